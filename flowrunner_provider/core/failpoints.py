@@ -1,0 +1,98 @@
+"""Named places at which a test, or the demo, may kill the process or fail the call.
+
+Production code marks each place with ``failpoint("files.copy.before_rename")``; without the
+environment variable that costs one attribute look-up. The variable holds a JSON list of rules::
+
+    FLOWRUNNER_FAILPOINTS='[{"point": "files.copy.*", "action": "kill", "hit": 2, "once": "/tmp/mark"}]'
+
+``point``   shell-style pattern of names.
+``action``  ``kill``: SIGKILL to this process · ``exit``: ``os._exit(70)`` · ``trace``: append the name
+            to the file ``to`` · ``error``: raise ``ConnectionLost``.
+``hit``     act at the n-th match only (from 1); absent: at every match.
+``once``    a file; the rule acts only if it can create that file, so that it acts once over
+            any number of processes. The name of the point and the time are written into it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flowrunner_provider.core.errors import ConnectionLost
+
+__all__ = ["ENVIRONMENT", "failpoint", "reload"]
+
+ENVIRONMENT = "FLOWRUNNER_FAILPOINTS"
+
+
+def _claim(marker: str | None, name: str) -> bool:
+    if marker is None:
+        return True
+    try:
+        descriptor = os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        return False
+    os.write(descriptor, json.dumps({"point": name, "pid": os.getpid()}).encode())
+    os.close(descriptor)
+    return True
+
+
+class _Rule:
+    def __init__(self, rule: dict[str, Any]) -> None:
+        self.pattern: str = rule["point"]
+        self.action: str = rule["action"]
+        self.hit: int | None = rule.get("hit")
+        self.once: str | None = rule.get("once")
+        self.to: str = rule.get("to", "")
+        self.seen = 0
+
+    def visit(self, name: str) -> None:
+        if not fnmatch.fnmatchcase(name, self.pattern):
+            return
+        self.seen += 1
+        if (self.hit is not None and self.seen != self.hit) or not _claim(self.once, name):
+            return
+        if self.action == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.action == "exit":
+            os._exit(70)
+        elif self.action == "error":
+            raise ConnectionLost(f"failpoint {name}")
+        elif self.action == "trace":
+            with Path(self.to).open("a", encoding="utf-8") as trace:
+                trace.write(name + "\n")
+
+
+def _nothing(name: str) -> None:
+    """No rule is set."""
+
+
+def _visitor(text: str | None) -> Callable[[str], None]:
+    if not text:
+        return _nothing
+    rules = [_Rule(rule) for rule in json.loads(text)]
+
+    def visit(name: str) -> None:
+        for rule in rules:
+            rule.visit(name)
+
+    return visit
+
+
+_visit = _visitor(os.environ.get(ENVIRONMENT))
+
+
+def failpoint(name: str) -> None:
+    """Mark a place: nothing happens unless a rule of the environment matches ``name``."""
+    _visit(name)
+
+
+def reload() -> None:
+    """Read the environment again (a forked test process sets its rules after the import)."""
+    global _visit  # noqa: PLW0603 - the one switch of this module
+    _visit = _visitor(os.environ.get(ENVIRONMENT))
