@@ -86,7 +86,8 @@ class Deadline:
         """
         if self.expired:
             raise TimedOut(
-                f"{what} took longer than its {self.seconds:g} s", remedy="raise `timeout`, or look at why it is slow"
+                f"{what} took longer than its {self.seconds:g} s",
+                remedy="raise `timeout`, or look at why it is slow",
             )
 
     def limit(self, seconds: float) -> float:

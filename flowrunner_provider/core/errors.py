@@ -86,7 +86,7 @@ class FlowRunnerError(Exception):
 class ConfigError(FlowRunnerError):
     """The DAG or the connection is wrong; ``field`` names the parameter or connection field to mend."""
 
-    _details = ("field",)
+    _details: ClassVar[tuple[str, ...]] = ("field",)
 
     def __init__(self, message: str, *, field: str = "", remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)

@@ -94,5 +94,5 @@ def failpoint(name: str) -> None:
 
 def reload() -> None:
     """Read the environment again (a forked test process sets its rules after the import)."""
-    global _visit  # noqa: PLW0603 - the one switch of this module
+    global _visit
     _visit = _visitor(os.environ.get(ENVIRONMENT))

@@ -1,0 +1,126 @@
+"""The journal of one task instance: what survives when its process is killed.
+
+All attempts of a task instance share one small key-value store. Its *header* says which
+*generation* of the work the records belong to, and whether that generation finished::
+
+    flowrunner                     {"v": 1, "generation": 0, "max_tries": 3, "finished": false}
+    flowrunner.checkpoint.<name>   {"generation": 0, "state": ...}
+    flowrunner.effect.<name>       {"generation": 0, ...}
+
+A retry, or a clear after a failure, opens the same generation and resumes it. A clear after a
+success is a wish to do the work again: it opens the next generation, to which older records do not
+belong. Airflow tells the two apart by ``max_tries``, which grows when a user clears a task.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Protocol
+
+from flowrunner_provider.core.errors import ConfigError, Json
+
+__all__ = ["MAX_RECORD_BYTES", "Journal", "KeyValue", "MemoryStore"]
+
+MAX_RECORD_BYTES = 60_000
+"""Below the 65,535 bytes above which Airflow's state store warns or refuses."""
+
+_HEADER = "flowrunner"
+
+
+class KeyValue(Protocol):
+    """A durable store of small JSON values; a failing call raises and is never "absent"."""
+
+    def get(self, key: str) -> Any:
+        """The value, or None when there is none."""
+
+    def set(self, key: str, value: Any) -> None:
+        """Store ``value`` durably before returning."""
+
+
+class MemoryStore:
+    """A :class:`KeyValue` for tests and for runs without Airflow; JSON in, JSON out."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+
+    def get(self, key: str) -> Any:
+        return json.loads(self.values[key]) if key in self.values else None
+
+    def set(self, key: str, value: Any) -> None:
+        self.values[key] = json.dumps(value)
+
+
+def _damaged(key: str) -> ConfigError:
+    return ConfigError(
+        f"the state record {key!r} of this task is damaged or was written by a newer version",
+        field="task_state_store",
+        remedy="look at the task's state store; clear it there to start the work afresh",
+    )
+
+
+class Journal:
+    """Reads and writes the records of the present generation.
+
+    :param store: where the records live.
+    :param max_tries: Airflow's ``ti.max_tries`` at this attempt.
+    :raises ConfigError: if the header was written by a newer version or is damaged: nothing may be
+        done before a person has looked, for a fresh start could repeat effects.
+    """
+
+    def __init__(self, store: KeyValue, *, max_tries: int) -> None:
+        self.store = store
+        header = store.get(_HEADER)
+        if header is None:
+            header = {"v": 1, "generation": 0, "max_tries": max_tries, "finished": False}
+        elif not isinstance(header, dict) or header.get("v") != 1:
+            raise _damaged(_HEADER)
+        elif header["finished"] and header["max_tries"] < max_tries:
+            header = {"v": 1, "generation": header["generation"] + 1, "finished": False}
+        self._header: dict[str, Any] = {**header, "max_tries": max_tries}
+        self.generation: int = header["generation"]
+
+    @property
+    def finished(self) -> bool:
+        """True when an earlier attempt finished this generation and was lost before Airflow knew."""
+        return bool(self._header["finished"])
+
+    @property
+    def result(self) -> Any:
+        """What :meth:`finish` was given, if it was kept."""
+        return self._header.get("result")
+
+    def open(self) -> None:
+        """Write the header; the first write of an attempt."""
+        self.store.set(_HEADER, self._header)
+
+    def finish(self, result: Json) -> None:
+        """The work of this generation is done; ``result`` is kept if it is small."""
+        self._header["finished"] = True
+        if len(json.dumps(result)) <= MAX_RECORD_BYTES // 2:
+            self._header["result"] = result
+        self.open()
+
+    def read(self, kind: str, name: str) -> dict[str, Any] | None:
+        """The record of this generation, or None; a failing store raises."""
+        key = f"{_HEADER}.{kind}.{name}"
+        record = self.store.get(key)
+        if record is None:
+            return None
+        if not isinstance(record, dict) or not isinstance(record.get("generation"), int):
+            raise _damaged(key)
+        return record if record["generation"] == self.generation else None
+
+    def write(self, kind: str, name: str, record: dict[str, Any]) -> None:
+        """Store a record of this generation durably.
+
+        :raises ConfigError: if it is too large for the store.
+        """
+        value = {"generation": self.generation, **record}
+        size = len(json.dumps(value))
+        if size > MAX_RECORD_BYTES:
+            raise ConfigError(
+                f"the {kind} record {name!r} has {size} bytes; a state record holds {MAX_RECORD_BYTES}",
+                field=name,
+                remedy="keep cursors and ranges in it, not data",
+            )
+        self.store.set(f"{_HEADER}.{kind}.{name}", value)

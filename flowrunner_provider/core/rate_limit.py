@@ -1,0 +1,177 @@
+"""Rate limits: one pace per connection, shared by everybody who uses it.
+
+The algorithm is GCRA (the virtual-scheduling form of the leaky bucket, ITU-T I.371): the whole
+state is one number, the *theoretical arrival time* of the next request. Reserving ``n`` requests
+moves it by ``n`` intervals and answers how long to wait, so there is no polling, no background
+thread, and a bulk sender can reserve a handful at a time instead of locking for each request.
+
+Where the number lives decides who shares it: a variable (:class:`LocalPacer`), a locked file of the
+host (:class:`FilePacer`), or Redis (``runtime.rate_limits``).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import struct
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Protocol
+
+from flowrunner_provider.core.deadline import SYSTEM_CLOCK, Clock
+from flowrunner_provider.core.errors import ConfigError
+
+__all__ = ["FilePacer", "LocalPacer", "Pacer", "RateLimit", "Unlimited", "gcra"]
+
+_UNITS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
+_TEXT = re.compile(r"\s*(\d+)\s*/\s*(?:(\d+)\s*)?(second|minute|hour|day)s?\s*", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateLimit:
+    """``count`` requests in any ``seconds``, of which ``burst`` may come at once.
+
+    :param count: how many.
+    :param seconds: in how long.
+    :param burst: how many may come without any gap; 1 spaces them evenly.
+    """
+
+    count: int
+    seconds: float
+    burst: int = 1
+
+    @classmethod
+    def parse(cls, text: str, *, burst: int = 1) -> RateLimit:
+        """Read ``"100/minute"``, ``"5/second"``, ``"1000/2 hours"``.
+
+        :raises ConfigError: for anything else, and for zero.
+        """
+        match = _TEXT.fullmatch(text) if isinstance(text, str) else None
+        if match is None or int(match[1]) == 0 or (match[2] and int(match[2]) == 0) or burst < 1:
+            raise ConfigError(
+                f"{text!r} is not a rate limit",
+                field="rate_limit",
+                remedy="write it as '100/minute', '5/second' or '1000/2 hours', with a burst of at least 1",
+            )
+        return cls(count=int(match[1]), seconds=_UNITS[match[3]] * int(match[2] or 1), burst=burst)
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two requests."""
+        return self.seconds / self.count
+
+    @property
+    def slack(self) -> float:
+        """Seconds by which a burst may be early."""
+        return (self.burst - 1) * self.interval
+
+
+class Pacer(Protocol):
+    """Tells a caller how long to wait; never waits itself."""
+
+    def reserve(self, count: int = 1, longest: float = inf) -> float:
+        """Reserve ``count`` requests; return the seconds to wait before the first of them.
+
+        Nothing is reserved when that wait would be longer than ``longest`` seconds.
+        """
+
+    def hold(self, seconds: float) -> None:
+        """The far side asks for silence: nobody starts a request for ``seconds``."""
+
+
+class Unlimited:
+    """No limit is set; :meth:`hold` is kept all the same."""
+
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock, self._until = clock, 0.0
+
+    def reserve(self, count: int = 1, longest: float = inf) -> float:
+        return max(0.0, self._until - self._clock.monotonic()) if self._until else 0.0
+
+    def hold(self, seconds: float) -> None:
+        self._until = max(self._until, self._clock.monotonic() + seconds)
+
+
+def gcra(
+    arrival: float, now: float, limit: RateLimit, count: int, longest: float = inf
+) -> tuple[float, float]:
+    """One step of GCRA.
+
+    :param arrival: the stored theoretical arrival time; 0 at first.
+    :param now: the present, on the same clock.
+    :return: the new theoretical arrival time, and the seconds to wait.
+    """
+    due = max(arrival, now)
+    wait = max(0.0, due - now - limit.slack)
+    if wait > longest:
+        return arrival, wait
+    return due + count * limit.interval, wait
+
+
+class LocalPacer:
+    """A limit for one process."""
+
+    def __init__(self, limit: RateLimit, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.limit, self._clock, self._arrival = limit, clock, 0.0
+
+    def reserve(self, count: int = 1, longest: float = inf) -> float:
+        now = self._clock.monotonic()
+        self._arrival, wait = gcra(self._arrival, now, self.limit, count, longest)
+        return wait
+
+    def hold(self, seconds: float) -> None:
+        self._arrival = max(self._arrival, self._clock.monotonic() + seconds + self.limit.slack)
+
+
+class FilePacer:
+    """A limit for all processes of a host: the one number in a locked file of eight bytes.
+
+    The wall clock is used, as the monotonic one means nothing to other processes after a reboot; a
+    number further ahead than anybody can have reserved (the clock was set back) is dropped.
+
+    :param path: the file; its folder is created, readable by the user alone.
+    """
+
+    _HORIZON = 7 * 86400.0
+
+    def __init__(self, limit: RateLimit, path: Path, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.limit, self._clock = limit, clock
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+    def reserve(self, count: int = 1, longest: float = inf) -> float:
+        with _Locked(self._file) as number:
+            now = self._clock.now().timestamp()
+            number.value, wait = gcra(self._sane(number.value, now), now, self.limit, count, longest)
+        return wait
+
+    def hold(self, seconds: float) -> None:
+        with _Locked(self._file) as number:
+            now = self._clock.now().timestamp()
+            number.value = max(self._sane(number.value, now), now + seconds + self.limit.slack)
+
+    def _sane(self, arrival: float, now: float) -> float:
+        return arrival if arrival < now + self._HORIZON else 0.0
+
+
+class _Locked:
+    """The number in the file, read under the lock and written back when the lock is given up."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __enter__(self) -> _Locked:
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        data = os.pread(self._descriptor, 8, 0)
+        self.value: float = struct.unpack("<d", data)[0] if len(data) == 8 else 0.0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.pwrite(self._descriptor, struct.pack("<d", self.value), 0)
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
