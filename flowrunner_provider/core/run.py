@@ -31,6 +31,7 @@ class Run:
     :param scope: dag, run, task and map index: what names the task instance in every attempt.
     :param retry: when a step is repeated in place.
     :param pacer: the connection's rate limit.
+    :param patience: the longest wait for the rate limit, seconds; beyond it the task gives its slot up.
     :param resume: False to ignore checkpoints (never the ledger of effects).
     :param sinks: who is told about progress.
     """
@@ -43,6 +44,7 @@ class Run:
     retry: RetryPlan = field(default_factory=RetryPlan)
     pacer: Pacer = field(default_factory=Unlimited)
     clock: Clock = SYSTEM_CLOCK
+    patience: float = 60.0
     resume: bool = True
     sinks: Sequence[Sink] = ()
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("flowrunner"))
@@ -103,7 +105,7 @@ class Run:
 
         :raises Throttled: when the wait is longer than is worth a worker slot.
         """
-        longest = self.retry.longest(self.deadline)
+        longest = min(self.patience, self.deadline.remaining())
         seconds = self.pacer.reserve(1, longest)
         if seconds > longest:
             raise Throttled("the connection's own rate limit is used up", retry_after=seconds)
