@@ -56,6 +56,8 @@ class Unknown:
     """Nobody can tell; a look-up that failed is this, never :class:`NotDone`."""
 
     reason: str = ""
+    temporary: bool = False
+    """True when a later look-up may tell, e.g. because this one timed out."""
 
 
 Reconciled = Done | NotDone | Unknown
@@ -167,7 +169,9 @@ class Effects:
         if isinstance(found, Done):
             self._confirm(effect, intent, found.result)
             return found
-        if isinstance(found, NotDone) or effect.repeatable or effect.on_unknown == "resend":
+        if isinstance(found, NotDone) or effect.repeatable:
+            return None
+        if effect.on_unknown == "resend":
             return None
         if effect.on_unknown == "skip":
             self._confirm(effect, intent, None)
@@ -176,6 +180,7 @@ class Effects:
         raise OutcomeUnknown(
             f"an earlier attempt was interrupted in {effect.name!r}; it may have happened{reason}",
             effect_key=intent.key,
+            reconcilable=found.temporary,
             remedy="look at the far side; then clear the task with on_unknown='resend' or 'skip'",
         )
 

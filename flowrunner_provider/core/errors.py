@@ -216,13 +216,17 @@ class OutcomeUnknown(FlowRunnerError):
     """The effect may or may not have happened: reconcile before acting again.
 
     :param effect_key: the key under which the far side may know the effect.
+    :param reconcilable: False when another attempt could not find out either.
     """
 
-    _details = ("effect_key",)
+    _details = ("effect_key", "reconcilable")
 
-    def __init__(self, message: str, *, effect_key: str = "", remedy: str = "") -> None:
+    def __init__(
+        self, message: str, *, effect_key: str = "", reconcilable: bool = True, remedy: str = ""
+    ) -> None:
         super().__init__(message, remedy=remedy)
         self.effect_key = effect_key
+        self.reconcilable = reconcilable
 
 
 class PartialFailure(FlowRunnerError):

@@ -1,0 +1,110 @@
+"""THE list of connectors. Strings only: reading it imports nothing.
+
+A new connector is a line here, a folder, and an extra in ``pyproject.toml``. Provider info, the
+catalogue, the README matrix and the JSON Schema are generated from this list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["CONNECTORS", "REEXPORTS", "Connector", "Reexport"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connector:
+    """One connector.
+
+    :param name: its folder.
+    :param title: its name for people.
+    :param extras: what to install for it, as in ``pyproject.toml``.
+    :param connections: the Airflow connection types that it uses; all owned by official providers.
+    :param operators: modules with its operators and sensors.
+    :param hooks: its hook classes, by connection type.
+    """
+
+    name: str
+    title: str
+    extras: tuple[str, ...]
+    connections: tuple[str, ...] = ()
+    operators: tuple[str, ...] = ()
+    hooks: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reexport:
+    """An official class that is good already: an action by import string, disabled where it is missing.
+
+    :param action: its id in the catalogue.
+    :param path: import string.
+    :param package: the distribution that brings it.
+    """
+
+    action: str
+    path: str
+    package: str
+
+
+_ROOT = "flowrunner_provider"
+
+CONNECTORS: tuple[Connector, ...] = (
+    Connector(
+        name="http",
+        title="HTTP and REST",
+        extras=("http",),
+        connections=("http",),
+        operators=(f"{_ROOT}.http.operators",),
+        hooks=(("http", f"{_ROOT}.http.hook.FlowRunnerHttpHook"),),
+    ),
+    Connector(
+        name="files",
+        title="Files",
+        extras=("files", "sftp"),
+        connections=("sftp",),
+        operators=(f"{_ROOT}.files.operators",),
+        hooks=(("sftp", f"{_ROOT}.files.hook.FlowRunnerSftpHook"),),
+    ),
+    Connector(
+        name="data",
+        title="Data formats",
+        extras=("data",),
+        operators=(f"{_ROOT}.data.operators",),
+    ),
+    Connector(
+        name="database",
+        title="SQL databases",
+        extras=("sqlite", "postgres"),
+        connections=("sqlite", "postgres"),
+        operators=(f"{_ROOT}.database.operators",),
+        hooks=(
+            ("sqlite", f"{_ROOT}.database.hook.FlowRunnerSqliteHook"),
+            ("postgres", f"{_ROOT}.database.hook.FlowRunnerPostgresHook"),
+        ),
+    ),
+    Connector(
+        name="email",
+        title="Email",
+        extras=("email",),
+        connections=("smtp",),
+        operators=(f"{_ROOT}.email.operators",),
+        hooks=(("smtp", f"{_ROOT}.email.hook.FlowRunnerSmtpHook"),),
+    ),
+)
+
+REEXPORTS: tuple[Reexport, ...] = (
+    Reexport(
+        action="email.notify",
+        path="airflow.providers.smtp.notifications.smtp.SmtpNotifier",
+        package="apache-airflow-providers-smtp",
+    ),
+    Reexport(
+        action="http.notify",
+        path="airflow.providers.http.notifications.http.HttpNotifier",
+        package="apache-airflow-providers-http",
+    ),
+    Reexport(
+        action="sql.execute",
+        path="airflow.providers.common.sql.operators.sql.SQLExecuteQueryOperator",
+        package="apache-airflow-providers-common-sql",
+    ),
+)

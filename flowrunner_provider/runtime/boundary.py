@@ -1,0 +1,57 @@
+"""The boundary to Airflow: the only place that translates and redacts what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from flowrunner_provider.core.errors import ConfigError, FlowRunnerError
+from flowrunner_provider.runtime.compat import AIRFLOW_V_3_3_PLUS
+from flowrunner_provider.runtime.masking import redact_error
+from flowrunner_provider.runtime.retry_policy import retrying_helps
+
+if TYPE_CHECKING:
+    import jinja2
+
+__all__ = ["NamedRendering", "boundary"]
+
+
+@contextmanager
+def boundary() -> Iterator[None]:
+    """Redact our errors on their way out; before Airflow 3.3, also say which ones must not be retried.
+
+    From 3.3 on the retry policy sees the typed error. Everything else passes through untouched.
+    """
+    try:
+        yield
+    except FlowRunnerError as error:
+        redact_error(error)
+        if not AIRFLOW_V_3_3_PLUS and not retrying_helps(error):
+            raise AirflowFailException(f"{type(error).__name__}: {error}") from error
+        raise
+
+
+class NamedRendering:
+    """Mixed into operators and sensors: a template that does not render is an error that names its field."""
+
+    def render_template_fields(self: Any, context: Any, jinja_env: jinja2.Environment | None = None) -> None:
+        """Render field by field.
+
+        :raises ConfigError: naming the field to mend.
+        """
+        from jinja2 import TemplateError
+
+        env = jinja_env or self.get_template_env()
+        for name in self.template_fields:
+            with boundary():
+                try:
+                    self._do_render_template_fields(self, [name], context, env, set())
+                except TemplateError as error:
+                    raise ConfigError(
+                        f"the template of {name!r} does not render: {type(error).__name__}: {error.message}",
+                        field=name,
+                        remedy="correct the expression; `airflow tasks render` shows the outcome",
+                    ) from error

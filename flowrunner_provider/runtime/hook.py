@@ -1,0 +1,150 @@
+"""The base of every hook: one frozen dataclass per connection type, read and checked in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+
+from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
+
+from flowrunner_provider.core.errors import ConfigError, FlowRunnerError
+from flowrunner_provider.core.spec import from_mapping, secret_fields
+from flowrunner_provider.runtime.masking import mask, mask_sensitive, redact, redact_error
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+__all__ = ["FlowRunnerHook", "connection", "extra_of", "options_of"]
+
+C = TypeVar("C")
+
+OPTIONS = "flowrunner"
+"""The key of a connection's extra below which our own options live; never sent anywhere."""
+
+
+def connection(conn_id: str) -> Connection:
+    """The connection ``conn_id``, its secrets masked.
+
+    :raises ConfigError: if Airflow does not know it.
+    """
+    try:
+        found = BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException as error:
+        raise ConfigError(
+            f"connection {conn_id!r} is not defined",
+            field="conn_id",
+            remedy=f"create it under Admin > Connections, with `airflow connections add {conn_id} ...`, "
+            f"or as AIRFLOW_CONN_{conn_id.upper()}",
+        ) from error
+    except (AirflowException, ValueError) as error:
+        raise ConfigError(
+            f"connection {conn_id!r} cannot be read ({type(error).__name__})",
+            field="conn_id",
+            remedy="correct its URI or JSON form",
+        ) from error
+    mask([found.password])
+    mask_sensitive(extra_of(found))
+    return found
+
+
+def extra_of(found: Connection) -> dict[str, Any]:
+    """The connection's extra as a dict; empty without one.
+
+    :raises ConfigError: if it is not a JSON object.
+    """
+    try:
+        extra = json.loads(found.extra) if found.extra else {}
+    except ValueError as error:
+        raise ConfigError(
+            f"connection {found.conn_id!r}: extra is not JSON",
+            field="extra",
+            remedy='write it as a JSON object, e.g. {"flowrunner": {"rate_limit": "100/minute"}}',
+        ) from error
+    if not isinstance(extra, dict):
+        raise ConfigError(
+            f"connection {found.conn_id!r}: extra must be a JSON object, not {type(extra).__name__}",
+            field="extra",
+            remedy="put braces around it",
+        )
+    return extra
+
+
+def options_of(found: Connection) -> dict[str, Any]:
+    """Our own options: the ``flowrunner`` key of the extra.
+
+    :raises ConfigError: if it is not a JSON object.
+    """
+    options = extra_of(found).get(OPTIONS, {})
+    if not isinstance(options, dict):
+        raise ConfigError(
+            f"connection {found.conn_id!r}: the extra's {OPTIONS!r} must be an object, "
+            f"not {type(options).__name__}",
+            field=OPTIONS,
+            remedy='write {"flowrunner": {"option": "value"}}',
+        )
+    return options
+
+
+class FlowRunnerHook(BaseHook, Generic[C]):
+    """Reads a connection into ``config_type``, and tests it.
+
+    Subclasses set ``config_type`` and, where the standard fields (host, port, login, password,
+    schema) need translating, override :meth:`values`.
+
+    :param conn_id: the Airflow connection.
+    """
+
+    conn_name_attr: ClassVar[str] = "conn_id"
+    default_conn_name: ClassVar[str] = ""
+    conn_type: ClassVar[str] = ""
+    hook_name: ClassVar[str] = ""
+    config_type: ClassVar[type]
+
+    def __init__(self, conn_id: str = "") -> None:
+        super().__init__()
+        self.conn_id = conn_id or self.default_conn_name
+
+    @classmethod
+    def values(cls, found: Connection) -> dict[str, Any]:
+        """The values for ``config_type``; the standard fields that are set, and our options."""
+        standard = {
+            "host": found.host,
+            "port": found.port,
+            "login": found.login,
+            "password": found.password,
+            "schema": found.schema,
+        }
+        known = {field.name for field in dataclasses.fields(cls.config_type)}
+        return {
+            **{name: value for name, value in standard.items() if value not in (None, "") and name in known},
+            **options_of(found),
+        }
+
+    @cached_property
+    def config(self) -> C:
+        """The connection, read and checked.
+
+        :raises ConfigError: naming the field to mend.
+        """
+        found = connection(self.conn_id)
+        config: Any = from_mapping(self.config_type, self.values(found), where=f"connection {self.conn_id!r}")
+        mask(str(getattr(config, name) or "") for name in secret_fields(self.config_type))
+        return cast("C", config)
+
+    def check(self) -> str:
+        """Reach the far side with the credentials; return what was seen, in one sentence.
+
+        :raises FlowRunnerError: saying what is wrong and what to do.
+        """
+        raise ConfigError(f"{type(self).__name__} has no connection test", field="conn_type")
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Airflow's connection test: success, and one actionable sentence without secrets."""
+        try:
+            return True, redact(self.check())
+        except FlowRunnerError as error:
+            redact_error(error)
+            return False, str(error)

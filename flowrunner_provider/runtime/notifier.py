@@ -1,0 +1,39 @@
+"""The base of every notifier: one coroutine, sent from a callback or from the triggerer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import BaseNotifier
+
+from flowrunner_provider.core.deadline import Deadline
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.runtime.boundary import boundary
+from flowrunner_provider.runtime.operator import run_to_end
+
+__all__ = ["FlowRunnerNotifier"]
+
+
+class FlowRunnerNotifier(BaseNotifier):
+    """Sends one message about a task or a run.
+
+    Subclasses implement :meth:`send`, which may read the rendered ``template_fields``.
+
+    :param timeout: seconds for the whole sending.
+    """
+
+    def __init__(self, *, timeout: float = 60.0) -> None:
+        super().__init__()
+        self.timeout = timeout
+
+    async def send(self, context: Any) -> None:
+        """Send the message; ``context`` may be empty in the triggerer."""
+        raise ConfigError(f"{type(self).__name__} sends nothing", field="send")
+
+    def notify(self, context: Any) -> None:
+        with boundary():
+            run_to_end(self.send(context), Deadline(self.timeout))
+
+    async def async_notify(self, context: Any) -> None:
+        with boundary():
+            await self.send(context)

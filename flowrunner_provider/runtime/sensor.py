@@ -1,0 +1,94 @@
+"""The base of every sensor: one observation, looked at from a worker or from the triggerer."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from airflow.sdk import BaseSensorOperator, PokeReturnValue
+from airflow.sdk.configuration import conf
+
+from flowrunner_provider.core.deadline import Deadline
+from flowrunner_provider.core.errors import ConfigError, Json, TransientError
+from flowrunner_provider.runtime.boundary import NamedRendering, boundary
+from flowrunner_provider.runtime.compat import AIRFLOW_V_3_3_PLUS
+from flowrunner_provider.runtime.operator import DEFAULT_RETRY_POLICY, run_to_end
+from flowrunner_provider.runtime.trigger import FlowRunnerTrigger, outcome
+
+__all__ = ["FlowRunnerSensor"]
+
+
+class FlowRunnerSensor(NamedRendering, BaseSensorOperator):
+    """Waits until the trigger's observation has something to tell, and returns that.
+
+    Subclasses set ``action`` and implement :meth:`trigger`. Both modes ask the same
+    :meth:`FlowRunnerTrigger.observe`, so they cannot differ in what they see.
+
+    :param deferrable: wait in the triggerer instead of holding a worker slot.
+    :param observation_timeout: seconds that a single look may take.
+    :param patience: transient errors in a row that are waited out.
+    """
+
+    action: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        *,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        observation_timeout: float = 60.0,
+        patience: int = 10,
+        retries: int | None = 3,
+        retry_delay: timedelta | float = timedelta(seconds=30),
+        retry_policy: Any = DEFAULT_RETRY_POLICY,
+        **kwargs: Any,
+    ) -> None:
+        if AIRFLOW_V_3_3_PLUS:
+            kwargs["retry_policy"] = retry_policy
+        super().__init__(retries=retries, retry_delay=retry_delay, **kwargs)
+        self.deferrable = deferrable
+        self.observation_timeout = observation_timeout
+        self.patience = patience
+        self._failures = 0
+
+    def trigger(self) -> FlowRunnerTrigger:
+        """What to look at; its arguments are the sensor's rendered fields."""
+        raise ConfigError(f"{type(self).__name__} observes nothing", field="trigger")
+
+    def look(self) -> Json:
+        """One observation from this process."""
+        return run_to_end(self.trigger().observe(), Deadline(self.observation_timeout))
+
+    def poke(self, context: Any) -> bool | PokeReturnValue:
+        del context
+        with boundary():
+            try:
+                result = self.look()
+            except TransientError as error:
+                self._failures += 1
+                if self._failures > self.patience:
+                    raise
+                self.log.warning("Observation %s failed: %s", self._failures, error)
+                return False
+        self._failures = 0
+        return PokeReturnValue(is_done=result is not None, xcom_value=result)
+
+    def execute(self, context: Any) -> Any:
+        """Look once; then wait here, or in the triggerer when ``deferrable``."""
+        if not self.deferrable:
+            return super().execute(context)
+        with boundary():
+            result = self.look()
+        if result is not None:
+            return result
+        self.defer(
+            trigger=self.trigger(),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=self.timeout),
+        )
+        return None
+
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+        """What the triggerer saw: the result, or the typed error raised for the retry policy."""
+        del context
+        with boundary():
+            return outcome(event)
