@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from airflow.sdk.configuration import conf
@@ -20,7 +21,7 @@ def state_path() -> Path:
     configured = conf.get(SECTION, "state_path", fallback="")
     if configured:
         return Path(configured)
-    return Path(conf.get("core", "dags_folder")).parent / "flowrunner"
+    return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "flowrunner"
 
 
 def rate_limit_url() -> str:

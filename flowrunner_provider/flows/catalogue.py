@@ -1,0 +1,208 @@
+"""The catalogue: every action with its parameters, its result and its promise, derived from the code.
+
+:func:`derive` imports all operators and reads them; it runs when the package is built. Everybody else
+reads the outcome, ``catalogue.json``, with :func:`load`, which imports nothing.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import importlib
+import importlib.metadata
+import inspect
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.spec import param_docs, schema_of_signature, schema_of_type
+from flowrunner_provider.registry import CONNECTORS, REEXPORTS, Connector, Reexport
+
+__all__ = ["ActionSpec", "derive", "find", "load", "missing_packages"]
+
+_FILE = "catalogue.json"
+_BASE_PARAMETERS = ("retries", "retry_delay", "retry_policy", "poke_interval", "timeout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionSpec:
+    """One action.
+
+    :param id: e.g. ``files.copy``.
+    :param path: import string of the class.
+    :param kind: operator, sensor or notifier.
+    :param category: the connector that it belongs to.
+    :param promise: what is true when it returns, and what happens when it is killed and run again.
+    :param params: JSON Schema of its parameters.
+    :param output: JSON Schema of its result.
+    :param template_fields: parameters in which Jinja is rendered.
+    :param connections: the Airflow connection types it uses.
+    :param requires: distributions that must be installed, as requirements.
+    :param official: True for a re-exported class of an official provider.
+    :param example: an example DAG that uses it, or empty.
+    """
+
+    id: str
+    path: str
+    kind: str
+    category: str
+    promise: str
+    params: dict[str, Any]
+    output: dict[str, Any] = field(default_factory=dict)
+    template_fields: list[str] = field(default_factory=list)
+    connections: list[str] = field(default_factory=list)
+    requires: list[str] = field(default_factory=list)
+    official: bool = False
+    example: str = ""
+
+
+def load() -> list[ActionSpec]:
+    """All actions, from ``catalogue.json``, ordered by id."""
+    text = files("flowrunner_provider.flows").joinpath(_FILE).read_text(encoding="utf-8")
+    return [ActionSpec(**entry) for entry in json.loads(text)["actions"]]
+
+
+def find(action: str) -> ActionSpec:
+    """The action ``action``.
+
+    :raises ConfigError: with the nearest ids when there is none.
+    """
+    import difflib
+
+    specs = {spec.id: spec for spec in load()}
+    if action not in specs:
+        close = difflib.get_close_matches(action, specs, 3, 0.5)
+        remedy = f"did you mean {', '.join(close)}?" if close else "see `flowrunner actions`"
+        raise ConfigError(f"there is no action {action!r}", field="action", remedy=remedy)
+    return specs[action]
+
+
+def missing_packages(spec: ActionSpec) -> list[str]:
+    """What of ``spec.requires`` is not installed here."""
+    missing = []
+    for requirement in spec.requires:
+        name = re.split(r"[\s<>=!\[;]", requirement, maxsplit=1)[0]
+        try:
+            importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(requirement)
+    return missing
+
+
+def derive(examples: Path | None = None) -> list[ActionSpec]:
+    """Read every operator of the registry and every re-export; all their packages must be installed.
+
+    :param examples: the folder of example DAGs.
+    """
+    sources = _sources(examples)
+    specs = [
+        _spec_of(cls, connector, sources)
+        for connector in CONNECTORS
+        for name in connector.operators
+        for cls in _actions_in(importlib.import_module(name))
+    ]
+    specs += [_spec_of_reexport(entry, sources) for entry in REEXPORTS]
+    return sorted(specs, key=lambda spec: spec.id)
+
+
+def _sources(examples: Path | None) -> dict[str, str]:
+    if examples is None:
+        return {}
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted(examples.glob("*.py"))}
+
+
+def _example_of(class_name: str, sources: dict[str, str]) -> str:
+    used = re.compile(rf"\b{class_name}\(")
+    return next((name for name, text in sources.items() if used.search(text)), "")
+
+
+def _actions_in(module: ModuleType) -> list[type]:
+    found = [value for value in vars(module).values() if isinstance(value, type)]
+    return [cls for cls in found if cls.__module__ == module.__name__ and vars(cls).get("action")]
+
+
+def _spec_of(cls: Any, connector: Connector, sources: dict[str, str]) -> ActionSpec:
+    prose, _ = param_docs(cls.__doc__)
+    return ActionSpec(
+        id=cls.action,
+        path=f"{cls.__module__}.{cls.__name__}",
+        kind="sensor" if hasattr(cls, "poke") else "operator",
+        category=connector.name,
+        promise=_first_paragraph(prose),
+        params=_params_of(cls),
+        output=_output_of(cls),
+        template_fields=list(cls.template_fields),
+        connections=list(connector.connections),
+        requires=[f"airflow-provider-flowrunner[{','.join(connector.extras)}]"] if connector.extras else [],
+        example=_example_of(cls.__name__, sources),
+    )
+
+
+def _params_of(cls: type) -> dict[str, Any]:
+    """The parameters of a class and of the bases that are ours, documented; the class's own come first."""
+    properties: dict[str, Any] = {}
+    required: list[str] = []
+    docs: dict[str, str] = {}
+    for base in cls.__mro__:
+        if not base.__module__.startswith("flowrunner_provider.") or "__init__" not in vars(base):
+            continue
+        schema: Any = schema_of_signature(vars(base)["__init__"])
+        for name, text in param_docs(base.__doc__)[1].items():
+            docs.setdefault(name, text)
+        for name, value in schema["properties"].items():
+            if name not in properties and (base is cls or name not in _BASE_PARAMETERS or name == "timeout"):
+                properties[name] = value
+                required += [name] if name in schema["required"] else []
+    for name, value in properties.items():
+        if name in docs:
+            value["description"] = docs[name]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _output_of(cls: type) -> dict[str, Any]:
+    """The schema of what ``perform`` (or the coroutine that it returns) gives."""
+    method = getattr(cls, "perform", None)
+    hint = get_type_hints(method).get("return", Any) if method else Any
+    if get_origin(hint) is collections.abc.Coroutine:
+        hint = get_args(hint)[2]
+    return schema_of_type(hint)
+
+
+def _spec_of_reexport(entry: Reexport, sources: dict[str, str]) -> ActionSpec:
+    module, _, name = entry.path.rpartition(".")
+    cls = getattr(importlib.import_module(module), name)
+    prose, docs = param_docs(cls.__doc__)
+    properties: dict[str, Any] = {}
+    required: list[str] = []
+    for parameter in list(inspect.signature(cls.__init__).parameters.values())[1:]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        properties[parameter.name] = {"description": docs[parameter.name]} if parameter.name in docs else {}
+        if parameter.default is parameter.empty:
+            required.append(parameter.name)
+    return ActionSpec(
+        id=entry.action,
+        path=entry.path,
+        kind="notifier" if hasattr(cls, "notify") else "operator",
+        category=entry.action.partition(".")[0],
+        promise=_first_paragraph(prose),
+        params={"type": "object", "properties": properties, "required": required},
+        template_fields=list(cls.template_fields),
+        requires=[entry.package],
+        official=True,
+        example=_example_of(name, sources),
+    )
+
+
+def _first_paragraph(prose: str) -> str:
+    return " ".join(prose.split("\n\n", 1)[0].split())
+
+
+def to_json(specs: list[ActionSpec]) -> str:
+    """The text of ``catalogue.json``."""
+    entries = [asdict(spec) for spec in specs]
+    return json.dumps({"version": 1, "actions": entries}, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,55 @@
+"""What Airflow's provider manager asks for, built from the registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flowrunner_provider import __version__
+from flowrunner_provider.registry import CONNECTORS
+
+__all__ = ["get_provider_info"]
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "state_path": {
+        "description": "Folder for shared rate limits and, before Airflow 3.3, for checkpoints. "
+        "By default flowrunner/ in AIRFLOW_HOME.",
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "/var/lib/airflow/flowrunner",
+        "default": "",
+    },
+    "rate_limit_url": {
+        "description": "Redis URL that shares the connections' rate limits between hosts; without one "
+        "they are shared by the processes of a host.",
+        "version_added": "0.1.0",
+        "type": "string",
+        "sensitive": True,
+        "example": "redis://:password@redis:6379/0",
+        "default": "",
+    },
+}
+
+
+def get_provider_info() -> dict[str, Any]:
+    """The entry point ``apache_airflow_provider``; reads the registry, imports no connector."""
+    integrations = [
+        {
+            "integration-name": f"FlowRunner {connector.title}",
+            "external-doc-url": "https://airflow.apache.org/",
+            "tags": ["software"],
+        }
+        for connector in CONNECTORS
+    ]
+    operators = [
+        {"integration-name": f"FlowRunner {connector.title}", "python-modules": list(connector.operators)}
+        for connector in CONNECTORS
+    ]
+    return {
+        "package-name": "airflow-provider-flowrunner",
+        "name": "FlowRunner",
+        "description": "Connectors that can be retried without fear.",
+        "versions": [__version__],
+        "integrations": integrations,
+        "operators": operators,
+        "config": {"flowrunner": {"description": "The FlowRunner provider.", "options": _OPTIONS}},
+    }
