@@ -1,0 +1,152 @@
+"""Fixtures for all tests: a clean environment, a guard around this machine, and servers on demand.
+
+The environment is set while this file is imported, before anything imports Airflow.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.support.chaos_proxy import ChaosProxy
+    from tests.support.http_server import HttpServer
+    from tests.support.postgres import Postgres
+    from tests.support.redis_server import RedisServer
+    from tests.support.smtp_sink import SmtpSink
+    from tests.support.sshd import Sshd
+    from tests.support.tls import Tls
+
+ROOT = Path(__file__).parent.parent
+if str(ROOT) not in sys.path:  # --import-mode=importlib does not; killed children import tests by name
+    sys.path.insert(0, str(ROOT))
+
+AIRFLOW_HOME = Path(tempfile.mkdtemp(prefix="flowrunner-airflow-home-"))
+UNWANTED = {
+    "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR",
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "FTP_PROXY", "NO_PROXY", "FLOWRUNNER_FAILPOINTS",
+}  # fmt: skip
+
+for name in list(os.environ):
+    if name.upper() in UNWANTED or name.startswith(("AIRFLOW_", "AIRFLOW__")):
+        del os.environ[name]
+os.environ["AIRFLOW_HOME"] = str(AIRFLOW_HOME)
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+
+settings.register_profile("default", max_examples=200, deadline=None)
+settings.register_profile("nightly", max_examples=5000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_unconfigure() -> None:
+    """Remove the session's Airflow home."""
+    shutil.rmtree(AIRFLOW_HOME, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment() -> Iterator[None]:
+    """Every test starts from, and is put back to, the environment of the session."""
+    before = dict(os.environ)
+    yield
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def this_machine_only() -> Iterator[None]:
+    """A connection to any other machine fails the test, even if the error is swallowed."""
+    from tests.support import guard
+
+    guard.install()
+    guard.outside.clear()
+    yield
+    tried = list(guard.outside)
+    guard.outside.clear()
+    if tried:
+        pytest.fail(f"tried to connect to {', '.join(tried)}: that would leave this machine", pytrace=False)
+
+
+@pytest.fixture
+def airflow_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An ``AIRFLOW_HOME`` of the test's own, for this process and the children that it starts.
+
+    Airflow has read the session's configuration already; what is looked up later, and every process
+    that starts afresh, sees this one.
+    """
+    home = tmp_path / "airflow"
+    home.mkdir()
+    monkeypatch.setenv("AIRFLOW_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    """A certificate authority and a certificate for ``localhost`` and ``127.0.0.1``."""
+    from tests.support.tls import Tls
+
+    return Tls.create(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL; ``postgres.database()`` is a fresh database."""
+    from tests.support.postgres import postgres
+
+    with postgres() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real Redis."""
+    from tests.support.redis_server import redis
+
+    with redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sshd() -> Iterator[Sshd]:
+    """A real OpenSSH server with SFTP; ``sshd.root()`` is a fresh directory."""
+    from tests.support.sshd import sshd
+
+    with sshd() as server:
+        yield server
+
+
+@pytest.fixture
+def smtp_sink(tmp_path: Path) -> Iterator[SmtpSink]:
+    """An SMTP server that keeps mail in ``tmp_path / "mail"``; plain, without AUTH."""
+    from tests.support.smtp_sink import SmtpSink
+
+    with SmtpSink(tmp_path / "mail") as sink:
+        yield sink
+
+
+@pytest.fixture
+def http_server() -> Iterator[HttpServer]:
+    """A programmable HTTP server."""
+    from tests.support.http_server import HttpServer
+
+    with HttpServer() as server:
+        yield server
+
+
+@pytest.fixture
+def chaos() -> Iterator[Callable[[str, int], ChaosProxy]]:
+    """``chaos(host, port)``: a chaos proxy in front of a server, stopped with the test."""
+    from tests.support.chaos_proxy import ChaosProxy
+
+    with ExitStack() as stack:
+        yield lambda host, port: stack.enter_context(ChaosProxy(host, port))

@@ -1,0 +1,1 @@
+"""Tests of the test support itself: a harness that finds nothing must be known to look."""
