@@ -1,0 +1,77 @@
+"""Connections: read, checked, masked, and refused with the name of the field to mend."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from flowrunner_provider.core.errors import AccessDenied, ConfigError
+from flowrunner_provider.core.spec import option
+from flowrunner_provider.runtime.hook import FlowRunnerHook
+from flowrunner_provider.runtime.masking import redact
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShopConfig:
+    host: str = option(label="Host", help="Set the connection's host.")
+    port: int = option(443, label="Port")
+    password: str | None = option(None, label="Password", secret=True)
+    signing_key: str | None = option(None, label="Signing key", secret=True)
+    region: str = option("eu", label="Region")
+
+
+class ShopHook(FlowRunnerHook[ShopConfig]):
+    config_type = ShopConfig
+    default_conn_name = "shop"
+
+    def check(self) -> str:
+        raise AccessDenied(f"login refused with {self.config.password}", remedy="check the password")
+
+
+def define(monkeypatch: pytest.MonkeyPatch, **connection: Any) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps({"conn_type": "http", **connection}))
+
+
+def test_standard_fields_and_our_options_become_one_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    define(monkeypatch, host="h", password="pw-canary-1", extra={"X-Other": "1", "flowrunner": {"region": "us"}})
+    assert ShopHook().config == ShopConfig(host="h", password="pw-canary-1", region="us")
+
+
+def test_secrets_are_masked_as_soon_as_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = {"X-Api-Key": "canary-of-others", "flowrunner": {"signing_key": "canary-of-ours"}}
+    define(monkeypatch, host="h", password="canary-of-password", extra=extra)
+    assert ShopHook().config
+    assert redact("canary-of-others canary-of-ours canary-of-password") == "*** *** ***"
+
+
+@pytest.mark.parametrize(
+    ("connection", "field", "text"),
+    [
+        ({"host": "h", "extra": "[1]"}, "extra", "must be a JSON object, not list"),
+        ({"host": "h", "extra": "{not json"}, "extra", "extra is not JSON"),
+        ({"host": "h", "extra": {"flowrunner": "fast"}}, "flowrunner", "must be an object, not str"),
+        ({"host": "h", "extra": {"flowrunner": {"regoin": "eu"}}}, "regoin", "did you mean 'region'"),
+        ({"host": "h", "extra": {"flowrunner": {"region": 5}}}, "region", "must be str, not int"),
+        ({}, "host", "Set the connection's host"),
+    ],
+)
+def test_bad_connections_name_the_field(
+    monkeypatch: pytest.MonkeyPatch, connection: dict[str, Any], field: str, text: str
+) -> None:
+    define(monkeypatch, **connection)
+    with pytest.raises(ConfigError, match=text) as caught:
+        _ = ShopHook().config
+    assert caught.value.field == field
+    assert "'shop'" in str(caught.value)
+
+
+def test_an_unknown_connection_says_how_to_create_it() -> None:
+    with pytest.raises(ConfigError, match=r"'nowhere' is not defined -> .*AIRFLOW_CONN_NOWHERE"):
+        _ = ShopHook("nowhere").config
+
+
+def test_test_connection_is_actionable_and_keeps_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    define(monkeypatch, host="h", password="canary-of-password")
+    assert ShopHook().test_connection() == (False, "login refused with *** -> check the password")
+    assert ShopHook("nowhere").test_connection()[0] is False

@@ -1,0 +1,83 @@
+"""The base sensor and trigger against their own contract, and what only they decide."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowrunner_provider.core.errors import FlowRunnerError, Rejected, Unavailable
+from flowrunner_provider.runtime import trigger as module
+from flowrunner_provider.runtime.sensor import FlowRunnerSensor
+from tests.contracts.sensor_contract import SensorContract
+from tests.runtime.probe import FileSensor, FileTrigger
+from tests.support.context import make_context
+
+
+class TestFileSensor(SensorContract):
+    @pytest.fixture(autouse=True)
+    def place(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "signal"
+
+    def sensor(self, **kwargs: Any) -> FlowRunnerSensor:
+        return FileSensor(task_id="t", path=str(self.path), **kwargs)
+
+    def appear(self) -> None:
+        self.path.write_text('{"rows": 3}')
+
+    def break_it(self) -> type[FlowRunnerError]:
+        self.path.write_text("broken")
+        return Rejected
+
+    def test_a_transient_error_is_waited_out_in_both_modes(self) -> None:
+        self.path.write_text("busy")
+        sensor = self.sensor(deferrable=False)
+        assert sensor.poke(make_context(sensor)) is False
+        assert sensor.poke(make_context(sensor)).xcom_value == {"after": "busy"}
+
+    def test_the_patience_of_a_poke_ends(self) -> None:
+        self.path.write_text("down")
+        sensor = self.sensor(deferrable=False, patience=2)
+        assert [sensor.poke(make_context(sensor)) for _ in range(2)] == [False, False]
+        with pytest.raises(Unavailable):
+            sensor.poke(make_context(sensor))
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    seen: list[float] = []
+
+    async def apause(seconds: float) -> None:
+        seen.append(seconds)
+
+    monkeypatch.setattr(module, "apause", apause)
+    return seen
+
+
+def first_event(trigger: FileTrigger) -> dict[str, Any]:
+    async def first() -> Any:
+        return [event.payload async for event in trigger.run()]
+
+    events: list[dict[str, Any]] = asyncio.run(first())
+    assert len(events) == 1
+    return events[0]
+
+
+def test_a_trigger_waits_before_its_first_look(tmp_path: Path, waits: list[float]) -> None:
+    (tmp_path / "signal").write_text("1")
+    event = first_event(FileTrigger(path=str(tmp_path / "signal"), poll_interval=30))
+    assert (event, waits) == ({"status": "done", "result": 1}, [30])
+
+
+def test_a_trigger_waits_transient_errors_out(tmp_path: Path, waits: list[float]) -> None:
+    (tmp_path / "signal").write_text("busy")
+    event = first_event(FileTrigger(path=str(tmp_path / "signal"), poll_interval=30))
+    assert event["result"] == {"after": "busy"}
+    assert len(waits) == 2
+    assert min(waits) >= 30, "never faster than the poll interval: no hot loop"
+
+
+def test_the_patience_of_a_trigger_ends_in_an_event(tmp_path: Path, waits: list[float]) -> None:
+    (tmp_path / "signal").write_text("down")
+    event = first_event(FileTrigger(path=str(tmp_path / "signal"), poll_interval=30, patience=4))
+    assert (event["status"], event["error_type"], len(waits)) == ("error", "Unavailable", 5)
