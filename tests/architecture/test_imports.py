@@ -1,0 +1,87 @@
+"""Who may import whom, and what importing costs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.source import ROOT, files, is_pure, module_name
+
+VENDORS = (
+    "aiofiles", "aiohttp", "aiosmtpd", "aiosmtplib", "airportsdata", "asyncssh", "boto3", "duckdb", "email_validator",
+    "google", "jmespath", "obstore", "paramiko", "psycopg", "psycopg2", "pyarrow", "redis", "requests", "rich",
+)  # fmt: skip
+
+
+def python(program: str, *, cwd: Path = ROOT) -> str:
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_import_linter_is_green() -> None:
+    program = Path(sys.executable).with_name("lint-imports")
+    result = subprocess.run([program, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_core_and_all_pure_files_import_without_airflow() -> None:
+    pure = [module_name(path) for path in files() if is_pure(path)]
+    assert len(pure) > 20
+    python(f"""
+import importlib, sys
+class NoAirflow:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "airflow":
+            raise ImportError("airflow is not for this file: " + name)
+sys.meta_path.insert(0, NoAirflow())
+for name in {pure!r}:
+    importlib.import_module(name)
+""")
+
+
+COST = """
+import json, sys, time
+import airflow.sdk
+from airflow.sdk import DAG, BaseOperator, BaseHook, BaseSensorOperator, BaseNotifier
+from flowrunner_provider.registry import CONNECTORS
+before, modules = time.process_time(), set(sys.modules)
+import importlib
+for connector in CONNECTORS:
+    for name in connector.operators:
+        importlib.import_module(name)
+cost = time.process_time() - before
+print(json.dumps({"cost": cost, "new": sorted(set(sys.modules) - modules)}))
+"""
+
+
+@pytest.mark.slow
+def test_importing_every_operator_is_cheap_and_loads_no_vendor_sdk() -> None:
+    measured = [json.loads(python(COST)) for _ in range(3)]
+    loaded = {name.split(".")[0] for name in measured[0]["new"]} & set(VENDORS)
+    assert not loaded, f"imported at parse time: {sorted(loaded)}"
+    assert min(run["cost"] for run in measured) < 0.150
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    loaded = python(
+        "import sys; before = set(sys.modules); import flowrunner_provider; print(set(sys.modules) - before)"
+    )
+    assert loaded.strip() == "{'flowrunner_provider'}"
+
+
+def test_provider_info_and_plugin_load_no_connector() -> None:
+    program = """
+import sys
+from flowrunner_provider import plugin, provider_info
+provider_info.get_provider_info()
+ours = [name.split(".")[1] for name in sys.modules if name.startswith("flowrunner_provider.")]
+print(sorted(set(ours)))
+"""
+    assert python(program).strip() == "['plugin', 'provider_info', 'registry']"
