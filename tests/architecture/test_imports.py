@@ -70,10 +70,8 @@ def test_importing_every_operator_is_cheap_and_loads_no_vendor_sdk() -> None:
 
 
 def test_the_package_itself_imports_nothing() -> None:
-    loaded = python(
-        "import sys; before = set(sys.modules); import flowrunner_provider; print(set(sys.modules) - before)"
-    )
-    assert loaded.strip() == "{'flowrunner_provider'}"
+    program = "import sys; before = set(sys.modules); import flowrunner_provider; print(set(sys.modules) - before)"
+    assert python(program).strip() == "{'flowrunner_provider'}"
 
 
 def test_provider_info_and_plugin_load_no_connector() -> None:
