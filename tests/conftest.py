@@ -49,7 +49,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_unconfigure() -> None:
-    """Remove the session's Airflow home."""
+    """End the fork server of the kill harness and remove the session's Airflow home."""
+    if (kill := sys.modules.get("tests.support.kill")) is not None:
+        kill.stop_fork_server()
     shutil.rmtree(AIRFLOW_HOME, ignore_errors=True)
 
 

@@ -34,6 +34,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,6 +50,7 @@ __all__ = [
     "double_kill",
     "kill_at",
     "random_kills",
+    "stop_fork_server",
     "sweep",
     "trace",
 ]
@@ -71,6 +73,11 @@ PRELOAD = [
 ]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(PRELOAD)
+
+
+def stop_fork_server() -> None:
+    """End the fork server, if there is one, and wait for its end; the next attempt starts another one."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined] - there is no public way
 
 
 @dataclass(frozen=True)
@@ -119,9 +126,7 @@ class Attempt:
     :param try_number: what ``make_context`` in the child takes for the try number.
     """
 
-    def __init__(
-        self, target: Callable[..., Any], *args: Any, rules: Iterable[Rule] = (), try_number: int = 1
-    ) -> None:
+    def __init__(self, target: Callable[..., Any], *args: Any, rules: Iterable[Rule] = (), try_number: int = 1) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="flowrunner-attempt-"))
         rules = list(rules)
         environment = {**os.environ, TRY_NUMBER: str(try_number), failpoints.ENVIRONMENT: json.dumps(rules)}
@@ -185,9 +190,7 @@ class Attempt:
         result = self._home / "result"
         if why is None and number is None and result.exists():
             return Outcome(code, None, output=output, **pickle.loads(result.read_bytes()))
-        why = why or (
-            f"killed by {signal.Signals(number).name}" if number else f"ended with code {code}, no result"
-        )
+        why = why or (f"killed by {signal.Signals(number).name}" if number else f"ended with code {code}, no result")
         return Outcome(code, number, why, output=output)
 
 
@@ -249,9 +252,7 @@ def _clean_run(target: Callable[..., Any], *args: Any, timeout: float) -> tuple[
     with tempfile.TemporaryDirectory(prefix="flowrunner-trace-") as directory:
         to = Path(directory) / "trace"
         to.touch()
-        outcome = attempt(
-            target, *args, rules=[{"point": "*", "action": "trace", "to": str(to)}], timeout=timeout
-        )
+        outcome = attempt(target, *args, rules=[{"point": "*", "action": "trace", "to": str(to)}], timeout=timeout)
         assert outcome.ok, f"the clean run failed: {outcome.error}\n{outcome.output}"
         return to.read_text().splitlines(), outcome.seconds or 0.0
 
@@ -308,9 +309,7 @@ class _Play:
         for number, how in enumerate(kills, 1):
             outcome = self.attempt(scene, number, **how)
             if must_kill and not outcome.killed:
-                return self._failed(
-                    name, "the failpoint was not reached; is the target deterministic?", outcome
-                )
+                return self._failed(name, "the failpoint was not reached; is the target deterministic?", outcome)
             if self.done(outcome):
                 break
         for number in range(len(kills) + 1, len(kills) + 1 + self.retries):
