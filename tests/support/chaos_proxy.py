@@ -196,9 +196,7 @@ class ChaosProxy:
             for each_reader, each_writer in sides:
                 await (_reset(each_writer) if rst else _finish(each_reader, each_writer))
 
-    async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: _Direction
-    ) -> bool:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: _Direction) -> bool:
         """Forward one direction; True when it ended in a cut."""
         writer.transport.set_write_buffer_limits(high=0)  # drain() waits until all is with the kernel
         if way.cut == 0:
@@ -260,9 +258,6 @@ async def _acknowledged(writer: asyncio.StreamWriter) -> None:
     """Wait until the other end's kernel has every byte: a reset would throw away what is under way."""
     connection: socket.socket = writer.get_extra_info("socket")
     for _ in range(2000):
-        if (
-            connection.fileno() < 0
-            or not struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4))[0]
-        ):
+        if connection.fileno() < 0 or not struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4))[0]:
             return
         await asyncio.sleep(0.0005)

@@ -173,9 +173,7 @@ class Blob:
         stop = min(size, int(last) + 1) if first and last else size
         if start >= stop:
             return Reply(416, headers={**headers, "Content-Range": f"bytes */{size}"})
-        return Reply(
-            206, self.data[start:stop], {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{size}"}
-        )
+        return Reply(206, self.data[start:stop], {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{size}"})
 
 
 @dataclass
@@ -228,13 +226,9 @@ class HttpServer:
         self._httpd = _Threading((HOST, 0), _Handler)
         self._httpd.owner = self
         if tls is not None:
-            self._httpd.socket = tls.wrap_socket(
-                self._httpd.socket, server_side=True, do_handshake_on_connect=False
-            )
+            self._httpd.socket = tls.wrap_socket(self._httpd.socket, server_side=True, do_handshake_on_connect=False)
         self._scheme = "http" if tls is None else "https"
-        self._thread = threading.Thread(
-            target=self._httpd.serve_forever, args=(0.02,), name="http-server", daemon=True
-        )
+        self._thread = threading.Thread(target=self._httpd.serve_forever, args=(0.02,), name="http-server", daemon=True)
         self.host = HOST
         self.port = int(self._httpd.server_address[1])
 
@@ -332,9 +326,7 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         headers = {name.lower(): value for name, value in self.headers.items()}
         query = parse_qs(url.query, keep_blank_values=True)
-        request = Request(
-            self.command, url.path, query, headers, self._body(), time.monotonic(), self.client_address
-        )
+        request = Request(self.command, url.path, query, headers, self._body(), time.monotonic(), self.client_address)
         owner.requests.append(request)
         try:
             self._send(owner.answer(request))

@@ -39,9 +39,7 @@ class Database:
     @property
     def dsn(self) -> str:
         """As libpq takes it."""
-        return (
-            f"host={self.host} port={self.port} dbname={self.name} user={self.user} password={self.password}"
-        )
+        return f"host={self.host} port={self.port} dbname={self.name} user={self.user} password={self.password}"
 
     def at(self, host: str, port: int) -> Database:
         """The same database through another address, e.g. that of a chaos proxy."""

@@ -115,9 +115,7 @@ class Server:
 
     def _start(self) -> None:
         self.port = free_port()
-        as_user: dict[str, Any] = (
-            {"user": self._user, "group": self._user, "extra_groups": []} if self._user else {}
-        )
+        as_user: dict[str, Any] = {"user": self._user, "group": self._user, "extra_groups": []} if self._user else {}
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 self._command(self.port),

@@ -89,8 +89,7 @@ class SmtpSink:
     def mails(self) -> list[Mail]:
         """Every accepted message, in the order of arrival."""
         envelopes = [
-            (path, json.loads(path.with_suffix(".json").read_text()))
-            for path in sorted(self.directory.glob("*.eml"))
+            (path, json.loads(path.with_suffix(".json").read_text())) for path in sorted(self.directory.glob("*.eml"))
         ]
         return [Mail(env["sender"], tuple(env["recipients"]), path.read_bytes()) for path, env in envelopes]
 
@@ -146,13 +145,9 @@ class SmtpSink:
         with self._lock:
             return self.after_data.pop(0) if self.after_data else AfterData.ACCEPT
 
-    def authenticate(
-        self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any
-    ) -> AuthResult:
+    def authenticate(self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any) -> AuthResult:
         """Check a login for aiosmtpd."""
-        good = (
-            isinstance(data, LoginPassword) and self.users.get(data.login.decode()) == data.password.decode()
-        )
+        good = isinstance(data, LoginPassword) and self.users.get(data.login.decode()) == data.password.decode()
         return AuthResult(success=good, handled=False)
 
 

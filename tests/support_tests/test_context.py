@@ -32,9 +32,7 @@ def test_the_methods_are_those_of_airflow() -> None:
     from airflow.sdk.execution_time.context import TaskStateStoreAccessor
 
     for name in ("get", "set", "delete", "clear"):
-        ours, theirs = (
-            inspect.signature(getattr(cls, name)) for cls in (FileStateStore, TaskStateStoreAccessor)
-        )
+        ours, theirs = (inspect.signature(getattr(cls, name)) for cls in (FileStateStore, TaskStateStoreAccessor))
         assert [(p.name, p.kind, p.default) for p in ours.parameters.values()] == [
             (p.name, p.kind, p.default) for p in theirs.parameters.values()
         ]

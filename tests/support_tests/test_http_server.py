@@ -29,9 +29,7 @@ def call(server: HttpServer, method: str, path: str, body: bytes | None = None, 
     """The response, its body read into ``content``."""
     connection = http.client.HTTPConnection(server.host, server.port, timeout=5)
     try:
-        connection.request(
-            method, path, body, {name.replace("_", "-"): value for name, value in headers.items()}
-        )
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
         response = connection.getresponse()
         response.content = response.read()  # type: ignore[attr-defined]
         return response
@@ -152,9 +150,7 @@ def test_redirects_and_tls(http_server: HttpServer, tls: Tls) -> None:
     assert (response.status, response.headers["Location"]) == (307, "/y")
     with HttpServer(tls=tls.server_context()) as server:
         server.route("GET", "/x", Reply(200, b"ok"))
-        connection = http.client.HTTPSConnection(
-            server.host, server.port, timeout=5, context=tls.client_context()
-        )
+        connection = http.client.HTTPSConnection(server.host, server.port, timeout=5, context=tls.client_context())
         connection.request("GET", "/x")
         assert connection.getresponse().read() == b"ok"
         connection.close()

@@ -90,9 +90,7 @@ def test_nginx_serves_files_and_ranges(tmp_path: Path) -> None:
     run.mkdir()
     (root / "a.txt").write_bytes(b"0123456789")
     with nginx(root, run) as server:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{server.port}/a.txt", headers={"Range": "bytes=2-4"}
-        )
+        request = urllib.request.Request(f"http://127.0.0.1:{server.port}/a.txt", headers={"Range": "bytes=2-4"})
         with urllib.request.urlopen(request, timeout=5) as response:
             assert (response.status, response.read()) == (206, b"234")
         processes = tree(server.pid)
@@ -138,18 +136,14 @@ def test_a_taken_port_is_tried_once_more(tmp_path: Path) -> None:
         def command(port: int) -> list[str]:
             return python(LISTEN)(ports.pop() if ports else port)
 
-        with Server(
-            "second", command, ready=lambda port: greets(port, b"hello"), log=tmp_path / "log"
-        ) as server:
+        with Server("second", command, ready=lambda port: greets(port, b"hello"), log=tmp_path / "log") as server:
             assert greets(server.port, b"hello")
 
 
 def test_a_deaf_server_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.support.servers.STOP_SECONDS", 0.3)
     deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + LISTEN
-    with Server(
-        "deaf", python(deaf), ready=lambda port: greets(port, b"hello"), log=tmp_path / "log"
-    ) as server:
+    with Server("deaf", python(deaf), ready=lambda port: greets(port, b"hello"), log=tmp_path / "log") as server:
         process = server._process
         assert process is not None
     assert process.returncode == -signal.SIGKILL

@@ -48,9 +48,7 @@ def test_chosen_recipients_are_refused(smtp_sink: SmtpSink) -> None:
 
 
 @pytest.mark.parametrize(("action", "kept"), [(AfterData.DROP, 1), (AfterData.LOSE, 0)])
-def test_the_reply_can_be_lost_with_or_without_the_mail(
-    smtp_sink: SmtpSink, action: AfterData, kept: int
-) -> None:
+def test_the_reply_can_be_lost_with_or_without_the_mail(smtp_sink: SmtpSink, action: AfterData, kept: int) -> None:
     smtp_sink.after_data = [action]
     smtp = client(smtp_sink)
     with pytest.raises(smtplib.SMTPServerDisconnected):
@@ -79,9 +77,7 @@ def test_data_can_be_refused(smtp_sink: SmtpSink) -> None:
 
 
 def test_starttls_and_auth(tmp_path: Path, tls: Tls) -> None:
-    with SmtpSink(
-        tmp_path / "mail", tls=tls.server_context(), starttls=True, users={"user": "password"}
-    ) as sink:
+    with SmtpSink(tmp_path / "mail", tls=tls.server_context(), starttls=True, users={"user": "password"}) as sink:
         with client(sink) as smtp, pytest.raises(smtplib.SMTPSenderRefused):
             smtp.send_message(mail())
         with client(sink) as smtp:
