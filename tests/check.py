@@ -26,6 +26,8 @@ SERVERS = {
 }
 """Program -> Debian package."""
 
+OLDEST_AIRFLOW = "3.2.2"
+
 
 def install_servers() -> None:
     """Install what is missing. Daemons are not started: the tests run their own, on free ports."""
@@ -64,7 +66,17 @@ def steps(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
         ("import contracts", [str(BIN / "lint-imports"), "--no-cache"]),
         ("generated files", [sys.executable, "-m", "flowrunner_provider.flows.generate", "--check"]),
         ("tests", tests),
+        ("oldest Airflow", oldest_airflow()),
     ]
+
+
+def oldest_airflow() -> list[str]:
+    """The tests that hold on every Airflow, on the oldest supported one, in an environment of its own."""
+    uv = os.environ.get("UV") or shutil.which("uv") or str(BIN / "uv")
+    packages = [f"apache-airflow=={OLDEST_AIRFLOW}", "hypothesis", "pytest", "pytest-timeout", "trustme"]
+    command = [uv, "run", "--quiet", "--isolated", "--no-project", "--with-editable", f"{ROOT}[all,demo]"]
+    command += [part for package in packages for part in ("--with", package)]
+    return [*command, "python", "-m", "pytest", "-q", "tests/runtime/test_versions.py"]
 
 
 def main() -> int:
