@@ -1,0 +1,19 @@
+"""The smallest valid arguments of every action: a new action is a line here, and inherits all contracts.
+
+Everything that would be reached is unreachable: connections are not defined, paths do not exist.
+"""
+
+from typing import Any
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "data.read_json": {"path": "/nowhere/in.json", "save_to": "/nowhere/out.jsonl"},
+    "data.write_csv": {"source": "/nowhere/in.jsonl", "path": "/nowhere/out.csv"},
+    "data.write_parquet": {"source": "/nowhere/in.jsonl", "path": "/nowhere/out.parquet"},
+    "email.send": {"to": "team@example.com", "subject": "Report", "text": "Hello"},
+    "files.copy": {"source": "sftp://partner@/out/a.csv", "dest": "/nowhere/a.csv"},
+    "files.list": {"path": "sftp://partner@/out"},
+    "http.download": {"endpoint": "/export", "save_to": "/nowhere/export.bin"},
+    "http.paginate": {"endpoint": "/orders", "strategy": "cursor", "save_to": "/nowhere/orders.jsonl"},
+    "http.request": {"endpoint": "/orders"},
+    "sql.load": {"conn_id": "warehouse", "source": "/nowhere/in.csv", "table": "orders"},
+}
