@@ -48,12 +48,12 @@ def option(default: Any = dataclasses.MISSING, *, label: str, help: str = "", se
     :param default: its default; required without one. A list or dict is copied per instance.
     :param label: its name in the connection form.
     :param help: one sentence for the form and the documentation.
-    :param secret: masked everywhere.
+    :param secret: masked everywhere, and left out of the representation.
     """
     metadata = {"label": label, "help": help, "secret": secret}
     if isinstance(default, list | dict):
-        return dataclasses.field(default_factory=default.copy, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+        return dataclasses.field(default_factory=default.copy, metadata=metadata, repr=not secret)
+    return dataclasses.field(default=default, metadata=metadata, repr=not secret)
 
 
 def secret_fields(cls: type) -> list[str]:
@@ -73,9 +73,7 @@ def parse_duration(value: str | float | timedelta, field: str = "duration") -> t
     else:
         match = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
         if match is None:
-            raise ConfigError(
-                f"{value!r} is not a duration", field=field, remedy="write '90s', '5m', '1h30m' or '2d'"
-            )
+            raise ConfigError(f"{value!r} is not a duration", field=field, remedy="write '90s', '5m', '1h30m' or '2d'")
         days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
         duration = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
     if duration < timedelta(0):
@@ -216,9 +214,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
             raise ConfigError(f"{where} has an unknown option {name!r}", field=name, remedy=remedy)
     converted = {name: _convert(value, hints[name], name, where) for name, value in values.items()}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        optional = (
-            field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-        )
+        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
         if field.name not in converted and not optional:
             raise ConfigError(
                 f"{where} lacks {field.name!r}",

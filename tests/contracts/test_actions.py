@@ -136,7 +136,7 @@ class TestCatalogue:
         assert all(spec.params["properties"] for spec in official)
 
     def test_a_wrong_id_gets_the_nearest_ones(self) -> None:
-        with pytest.raises(ConfigError, match="did you mean files.copy"):
+        with pytest.raises(ConfigError, match=r"did you mean files\.copy"):
             find("file.copy")
 
     def test_what_is_missing_is_named(self) -> None:
