@@ -111,9 +111,7 @@ class AirportsApi:
         given = request.headers.get("Authorization", "")
         if not hmac.compare_digest(given.encode(), f"Bearer {self.token}".encode()):
             self.stats.unauthorized += 1
-            return web.json_response(
-                {"error": "unauthorized"}, status=401, headers={"WWW-Authenticate": "Bearer"}
-            )
+            return web.json_response({"error": "unauthorized"}, status=401, headers={"WWW-Authenticate": "Bearer"})
         self.stats.requests += 1
         number, faults = self.stats.requests, self.faults
         if self.clock.monotonic() < self._not_before - _PATIENCE:

@@ -138,9 +138,7 @@ def check_leftovers(scratch: Scratch) -> Check:
     ]
     if scratch.database.exists():
         with closing(_connect(scratch.database)) as connection:
-            tables = [
-                str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")
-            ]
+            tables = [str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")]
         found += [f"table {one}" for one in tables if one != "airports" and not _LEDGER.fullmatch(one)]
     return Check("No leftovers", not found, ", ".join(found) or "no partial files, no staging tables")
 

@@ -51,17 +51,11 @@ def find_dag(given: Path | None) -> Path:
     :raises ConfigError: there is none.
     """
     package = Path(flowrunner_provider.__file__).parent
-    places = (
-        [given]
-        if given
-        else [folder / "example_dags" / f"{DAG_ID}.py" for folder in (package, package.parent)]
-    )
+    places = [given] if given else [folder / "example_dags" / f"{DAG_ID}.py" for folder in (package, package.parent)]
     for place in places:
         if place.is_file():
             return place.resolve()
-    raise ConfigError(
-        f"no DAG file at {places[0]}", field="dag", remedy="reinstall the package, or use --dag"
-    )
+    raise ConfigError(f"no DAG file at {places[0]}", field="dag", remedy="reinstall the package, or use --dag")
 
 
 @dataclass

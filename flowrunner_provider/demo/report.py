@@ -140,29 +140,26 @@ class Progress:
             self._live = None
 
     def _say(self, line: str) -> None:
-        self._lines.append(f"[dim]{self.elapsed:5.1f} s[/]  {line}")
         if self._live is None:
+            self._lines.append(f"[dim]{self.elapsed:5.1f} s[/]  {line}")
             self._flush()
         elif not self._seen.tasks:
-            self._live.update(line)
+            from rich.spinner import Spinner
+
+            self._live.update(Spinner("dots", text=line))
 
     def _flush(self, *, force: bool = False) -> None:
         now = self.clock.monotonic()
-        if self._live is None and self._lines and (force or now - self._flushed >= _QUIET):
+        if self._lines and (force or now - self._flushed >= _QUIET):
             self.out.print("\n".join(self._lines))
             self._lines.clear()
             self._flushed = now
 
     def _table(self, run: RunView, fired: Sequence[Fired], stats: Mapping[str, int]) -> RenderableType:
+        from rich.console import Group
         from rich.table import Table
 
-        table = Table(
-            title=f"recovery_pipeline, {self.elapsed:.0f} s",
-            caption=f"API: {stats['pages']} pages, {_api_faults(stats)}",
-            box=None,
-            title_justify="left",
-            caption_justify="left",
-        )
+        table = Table(box=None)
         for column in ("", "step", "state", "attempt", "killed"):
             table.add_column(column)
         for task in run.tasks:
@@ -174,7 +171,8 @@ class Progress:
                 str(task.tries),
                 f"{kills}×" if kills else "",
             )
-        return table
+        head = f"Pipeline under attack, {self.elapsed:.0f} s, {len(fired)} kills so far"
+        return Group(head, table, f"API: {stats['pages']} pages, {_api_faults(stats)}")
 
 
 def _api_faults(stats: Mapping[str, int]) -> str:
@@ -201,9 +199,7 @@ def _survival(checks: Sequence[Check]) -> RenderableType:
 
     table = Table(title="What survived (checked on the far side)", title_justify="left", show_header=False)
     for check in checks:
-        table.add_row(
-            "[green]✓[/]" if check.ok else "[bold red]✗ FAILED[/]", check.name, escape(check.detail)
-        )
+        table.add_row("[green]✓[/]" if check.ok else "[bold red]✗ FAILED[/]", check.name, escape(check.detail))
     return table
 
 

@@ -89,9 +89,7 @@ class Stage:
             own = with_kills(env, self.rules) if name == "scheduler" else env
             self.processes.start(name, [sys.executable, "-P", "-m", "airflow", *arguments], own)
         running = tuple(_COMPONENTS)
-        self._wait(
-            lambda: self.airflow.healthy("scheduler", "dag_processor"), "starting Airflow", deadline, *running
-        )
+        self._wait(lambda: self.airflow.healthy("scheduler", "dag_processor"), "starting Airflow", deadline, *running)
         self._wait(lambda: self._has_dag(dag_id), f"parsing {dag.name}", deadline, *running)
 
     def _has_dag(self, dag_id: str) -> bool:

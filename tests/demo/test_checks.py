@@ -152,9 +152,7 @@ def test_an_empty_far_side_fails_every_check(tmp_path: Path) -> None:
     assert failed == {check.name for check in evaluate(nothing)} - {"No leftovers"}
 
 
-def test_ui_stays_until_interrupted_and_keeps_the_verdict(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ui_stays_until_interrupted_and_keeps_the_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _ = play(tmp_path, None, "--ui")
     assert code == 0
     assert "http://127.0.0.1:1" in capsys.readouterr().out

@@ -29,9 +29,7 @@ class Demo:
         argv = [sys.executable, "-P", "-m", "flowrunner_provider.demo", "--dag", str(DAG), *options]
         env = {**os.environ, "TMPDIR": str(self.temp), "PYTHONUNBUFFERED": "1"}
         with self.output.open("wb") as out:
-            self.process = subprocess.Popen(
-                argv, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-            )
+            self.process = subprocess.Popen(argv, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
         self.seen: dict[int, psutil.Process] = {}
         self.foreign: set[str] = set()
 
@@ -95,9 +93,7 @@ def test_the_pipeline_survives_and_nothing_is_left(start: Callable[..., Demo]) -
     demo = start("--ui")
     demo.until(lambda: "Ctrl-C stops it" in demo.text() or demo.over())
     assert "All 7 checks passed" in demo.text(), demo.text()
-    assert re.search(
-        r"http://127\.0\.0\.1:\d+/dags/recovery_pipeline +login admin +password \S+", demo.text()
-    )
+    assert re.search(r"http://127\.0\.0\.1:\d+/dags/recovery_pipeline +login admin +password \S+", demo.text())
     assert not demo.over()
     assert len(demo.seen) >= 6
     demo.process.send_signal(signal.SIGINT)
@@ -130,3 +126,12 @@ def test_a_dag_that_does_not_import_is_told_at_once(start: Callable[..., Demo], 
     assert demo.process.returncode == 2
     assert "does not import: RuntimeError: sorry" in demo.text()
     assert demo.survivors() == []
+
+
+def test_a_run_that_takes_too_long_ends_and_keeps_its_logs(start: Callable[..., Demo]) -> None:
+    demo = start("--timeout", "3")
+    demo.until(demo.over)
+    assert demo.process.returncode == 1
+    assert "took longer than its 3 s" in demo.text()
+    assert demo.survivors() == []
+    assert len(list(demo.temp.glob("flowrunner-demo-*/logs/*.log"))) >= 2
