@@ -1,0 +1,44 @@
+"""The command line, as a user types it."""
+
+import json
+
+import pytest
+
+from flowrunner_provider.cli import main
+from flowrunner_provider.flows.catalogue import load
+
+
+def test_actions_lists_all_with_their_promise(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["actions"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [spec.id for spec in load()]
+
+
+def test_actions_as_json_is_the_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["actions", "--json"]) == 0
+    assert [entry["id"] for entry in json.loads(capsys.readouterr().out)] == [spec.id for spec in load()]
+
+
+def test_show_tells_how_to_use_an_action(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["actions", "show", "files.copy"]) == 0
+    out = capsys.readouterr().out
+    for part in ("from flowrunner_provider.files.operators import FileCopyOperator", "parameters", "source", "returns"):
+        assert part in out
+
+
+def test_show_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["actions", "show", "sql.load", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["params"]["required"]
+
+
+def test_a_wrong_id_says_what_is_near(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["actions", "show", "file.copy"]) == 2
+    assert capsys.readouterr().err == "flowrunner: there is no action 'file.copy' -> did you mean files.copy?\n"
+
+
+@pytest.mark.parametrize("argv", [[], ["dance"], ["actions", "show"]])
+def test_wrong_usage_ends_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert "usage: flowrunner" in capsys.readouterr().err
