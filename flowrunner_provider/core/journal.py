@@ -9,7 +9,8 @@ All attempts of a task instance share one small key-value store. Its *header* sa
 
 A retry, or a clear after a failure, opens the same generation and resumes it. A clear after a
 success is a wish to do the work again: it opens the next generation, to which older records do not
-belong. Airflow tells the two apart by ``max_tries``, which grows when a user clears a task.
+belong. Airflow tells the two apart by ``max_tries``, which grows when a user clears a task. The header
+is written only when a generation finishes: until then every attempt derives the same one.
 """
 
 from __future__ import annotations
@@ -89,16 +90,12 @@ class Journal:
         """What :meth:`finish` was given, if it was kept."""
         return self._header.get("result")
 
-    def open(self) -> None:
-        """Write the header; the first write of an attempt."""
-        self.store.set(_HEADER, self._header)
-
     def finish(self, result: Json) -> None:
         """The work of this generation is done; ``result`` is kept if it is small."""
         self._header["finished"] = True
         if len(json.dumps(result)) <= MAX_RECORD_BYTES // 2:
             self._header["result"] = result
-        self.open()
+        self.store.set(_HEADER, self._header)
 
     def read(self, kind: str, name: str) -> dict[str, Any] | None:
         """The record of this generation, or None; a failing store raises."""

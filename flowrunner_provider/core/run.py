@@ -69,7 +69,6 @@ class Run:
         lease = Lease(store, Owner.me())
         lease.take()
         journal = Journal(store, max_tries=max_tries)
-        journal.open()
         return cls(
             deadline=Deadline(timeout, clock),
             journal=journal,

@@ -61,7 +61,6 @@ class Scene:
         lease = Lease(self.store, who or owner(f"attempt-{self.attempts}"))
         lease.take()
         journal = Journal(self.store, max_tries=max_tries)
-        journal.open()
         self.journal = journal
         return Effects(journal, SCOPE, lease, clock=self.clock)
 

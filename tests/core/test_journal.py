@@ -11,9 +11,7 @@ from flowrunner_provider.core.journal import MAX_RECORD_BYTES, Journal, MemorySt
 
 
 def attempt(store: MemoryStore, max_tries: int = 3) -> Journal:
-    journal = Journal(store, max_tries=max_tries)
-    journal.open()
-    return journal
+    return Journal(store, max_tries=max_tries)
 
 
 def test_a_retry_reads_what_the_last_attempt_wrote() -> None:
