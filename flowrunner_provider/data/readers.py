@@ -90,9 +90,7 @@ def open_rows(
 def _check_csv(delimiter: str, quotechar: str, encoding: str) -> None:
     for name, value in (("delimiter", delimiter), ("quotechar", quotechar)):
         if len(value) != 1 or value in "\r\n":
-            raise ConfigError(
-                f"{name} must be one character, not {value!r}", field=name, remedy="',' or ';' say"
-            )
+            raise ConfigError(f"{name} must be one character, not {value!r}", field=name, remedy="',' or ';' say")
     if delimiter == quotechar:
         raise ConfigError("delimiter and quotechar are the same", field="quotechar", remedy="choose another")
     try:
@@ -190,9 +188,7 @@ class RowReader:
 
 
 class _JsonlReader(RowReader):
-    def __init__(
-        self, dataset: Dataset, expected: list[str], batch_rows: int, extra_keys: str, max_line: int
-    ) -> None:
+    def __init__(self, dataset: Dataset, expected: list[str], batch_rows: int, extra_keys: str, max_line: int) -> None:
         super().__init__(dataset, expected, batch_rows)
         self._extra_keys, self._max_line = extra_keys, max_line
         self._records: Iterator[tuple[int, dict[str, Any]]] = iter(())
@@ -203,9 +199,7 @@ class _JsonlReader(RowReader):
             first = list(islice(self._records, self._batch_rows))
             self.columns = list(dict.fromkeys(chain.from_iterable(record for _, record in first)))
             if first and not self.columns:
-                raise IntegrityError(
-                    f"{self.path}: its first rows are empty objects", remedy="name the columns"
-                )
+                raise IntegrityError(f"{self.path}: its first rows are empty objects", remedy="name the columns")
             self._records = chain(first, self._records)
 
     def _batches(self) -> Iterator[list[Row]]:
@@ -298,9 +292,7 @@ class _CsvReader(RowReader):
             if null_text is None:
                 yield [tuple(fields) for _, fields in chosen]
             else:
-                yield [
-                    tuple([None if text == null_text else text for text in fields]) for _, fields in chosen
-                ]
+                yield [tuple([None if text == null_text else text for text in fields]) for _, fields in chosen]
 
 
 class _ParquetReader(RowReader):
