@@ -1,0 +1,177 @@
+"""Answers: what they are, and how their bodies are read whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from flowrunner_provider.core.errors import IntegrityError
+from flowrunner_provider.core.secrets import redact_url
+from flowrunner_provider.core.streams import decompressed
+from flowrunner_provider.transport.http_errors import broken
+
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse
+    from yarl import URL
+
+__all__ = ["MAX_BYTES", "NO_RATIO", "Body", "BodyReader", "Call", "Response", "Streamed"]
+
+MAX_BYTES = 64 * 1024 * 1024
+"""The most decoded bytes that a request holds in memory unless told otherwise."""
+
+NO_RATIO = 2000.0
+"""More than deflate can do: where memory is bounded anyway, a good compression is no crime."""
+
+Body = bytes | AsyncIterator[bytes]
+"""What is sent; a stream can be sent once only, so such a request is never repeated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A whole answer. ``headers`` ignores case; ``content`` is decoded."""
+
+    status: int
+    headers: Mapping[str, str]
+    url: str
+    content: bytes
+
+    def text(self) -> str:
+        """The body as text, in the charset that the server names, else UTF-8."""
+        match = re.search(r"charset=\"?([\w.:-]+)", self.headers.get("Content-Type", ""), re.IGNORECASE)
+        try:
+            return self.content.decode(match[1] if match else "utf-8-sig", "replace")
+        except LookupError:
+            return self.content.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """The body as JSON.
+
+        :raises IntegrityError: if it is something else.
+        """
+        try:
+            return json.loads(self.content)
+        except (ValueError, RecursionError):
+            raise IntegrityError(
+                f"the answer of {redact_url(self.url)} is not JSON ({len(self.content)} bytes of "
+                f"{self.headers.get('Content-Type', 'unknown type')})",
+                remedy="check the endpoint, and the Accept header",
+            ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """An answer whose body is still on its way; ``length`` is its size if that is known."""
+
+    status: int
+    headers: Mapping[str, str]
+    url: str
+    length: int | None
+    chunks: AsyncIterator[bytes]
+
+
+@dataclass(slots=True)
+class Call:
+    """One request over all its hops: where it stands now, and what its owner allows."""
+
+    method: str
+    url: URL
+    home: bool
+    headers: Mapping[str, str]
+    body: Body | None
+    repeatable: bool
+    timeout: float
+    max_bytes: int | None
+    expected: Collection[int] | None
+    acted: bool = False  # an unrepeatable request was carried out: from now on no error says "nothing happened"
+
+    def expects(self, status: int) -> bool:
+        return 200 <= status < 300 if self.expected is None else status in self.expected
+
+
+class BodyReader:
+    """Reads the bodies of one transport.
+
+    :param wire: the exceptions that mean a broken exchange.
+    :param what: a call's method and redacted address, for messages.
+    """
+
+    def __init__(self, wire: tuple[type[Exception], ...], what: Callable[[Call], str]) -> None:
+        self._wire, self._what = wire, what
+
+    async def plain(self, call: Call, raw: ClientResponse) -> bytes:
+        """A body without content coding, held in memory: the hot path."""
+        pieces, size, read = [], 0, raw.content.readany
+        try:
+            while chunk := await read():
+                pieces.append(chunk)
+                size += len(chunk)
+                if size > (call.max_bytes or 0):
+                    raise IntegrityError(
+                        f"the answer to {self._what(call)} is larger than {call.max_bytes:,} bytes",
+                        remedy="raise `max_bytes`, or write it to a file with `save_to`",
+                    )
+        except self._wire as error:
+            raise broken(self._what(call), error, repeatable=call.repeatable) from None
+        self._check_length(call, raw, size)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _check_length(self, call: Call, raw: ClientResponse, size: int) -> None:
+        announced = raw.headers.get("Content-Length")
+        if announced is None or call.method == "HEAD" or raw.status in (204, 304):
+            return
+        if announced.isascii() and announced.isdigit() and int(announced) != size:
+            raise IntegrityError(
+                f"the answer to {self._what(call)} has {size} of {announced} bytes", remedy="ask again"
+            )
+
+    async def _pieces(self, call: Call, raw: ClientResponse) -> AsyncGenerator[bytes, None]:
+        """The body as it came, and an error unless it came whole."""
+        size = 0
+        try:
+            while chunk := await raw.content.readany():
+                size += len(chunk)
+                yield chunk
+        except self._wire as error:
+            raise broken(self._what(call), error, repeatable=call.repeatable) from None
+        self._check_length(call, raw, size)
+
+    def chunks(
+        self, call: Call, raw: ClientResponse, ratio: float, cap: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """The body decoded, at most ``cap`` bytes of it (or the caller's ``max_bytes``)."""
+        coding = raw.headers.get("Content-Encoding", "").strip().lower().removeprefix("x-")
+        pieces = self._pieces(call, raw)
+        if coding in ("", "identity"):
+            return _at_most(pieces, cap or call.max_bytes, lambda: self._what(call))
+        known: Literal["gzip", "deflate"]
+        if coding == "gzip":
+            known = "gzip"
+        elif coding == "deflate":
+            known = "deflate"
+        else:
+            raise IntegrityError(
+                f"the answer to {self._what(call)} is encoded as {coding[:40]!r}, which was not asked for",
+                remedy="have the server honour Accept-Encoding: gzip, deflate",
+            )
+        if call.method == "HEAD" or raw.status in (204, 304):
+            return pieces
+        limit = cap or call.max_bytes or 1 << 62
+        return decompressed(pieces, encoding=known, max_bytes=limit, max_ratio=ratio, what=self._what(call))
+
+
+async def _at_most(
+    pieces: AsyncGenerator[bytes, None], cap: int | None, what: Callable[[], str]
+) -> AsyncGenerator[bytes, None]:
+    size = 0
+    async with aclosing(pieces):
+        async for chunk in pieces:
+            size += len(chunk)
+            if cap is not None and size > cap:
+                raise IntegrityError(
+                    f"the answer to {what()} is larger than {cap:,} bytes", remedy="raise `max_bytes` if that is right"
+                )
+            yield chunk

@@ -1,0 +1,189 @@
+"""What went wrong with an HTTP exchange, told as the error that says what to do.
+
+The question that decides is *did it happen?* A request that may be repeated gets a transient error; one
+that may not, and that may have reached the server, gets :class:`OutcomeUnknown`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from flowrunner_provider.core.errors import (
+    AccessDenied,
+    ConfigError,
+    ConnectionLost,
+    FlowRunnerError,
+    IntegrityError,
+    MissingCredential,
+    NotFound,
+    OutcomeUnknown,
+    Rejected,
+    SecurityError,
+    TargetForbidden,
+    Throttled,
+    TimedOut,
+    Unavailable,
+)
+from flowrunner_provider.core.retry import parse_retry_after
+
+__all__ = ["BODY_SHOWN", "broken", "refused", "unknown"]
+
+BODY_SHOWN = 300
+"""Characters of an error's body that its message shows."""
+
+_BLANKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
+_CODE = re.compile(r"[\w.:-]{1,64}")
+_LOOK = "look at the server's log; the request was repeated as often as is safe"
+_MAYBE = "look at the far side before it is sent again; `idempotency_key` or `reconcile` answers that for you"
+
+
+def excerpt(body: str) -> str:
+    """At most 300 characters on one line; the caller has redacted them."""
+    text = _BLANKS.sub(" ", body).strip()
+    return text if len(text) <= BODY_SHOWN else f"{text[: BODY_SHOWN - 1]}…"
+
+
+def _error_code(body: str) -> str:
+    """The server's own code in a JSON body: ``{"error": {"code": …}}``, ``{"code": …}``, ``{"error": …}``."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    for key in ("error", "code"):
+        if isinstance(value, Mapping) and key in value:
+            value = value[key]
+    return str(value) if isinstance(value, str | int) and _CODE.fullmatch(str(value)) else ""
+
+
+def unknown(what: str) -> OutcomeUnknown:
+    """The request may have been carried out."""
+    return OutcomeUnknown(f"{what}; it may have been carried out", remedy=_MAYBE)
+
+
+def refused(
+    what: str,
+    status: int,
+    headers: Mapping[str, str],
+    body: str,
+    *,
+    now: datetime,
+    repeatable: bool,
+    has_credentials: bool,
+    sent_credentials: bool,
+) -> FlowRunnerError:
+    """The error for an answer that is not the expected one.
+
+    :param what: method and redacted URL.
+    :param body: its beginning, redacted.
+    :param repeatable: the request may be sent again.
+    :param has_credentials: the connection is set up with a way to prove who we are.
+    :param sent_credentials: False after a redirect to another origin.
+    """
+    shown = excerpt(body)
+    text = f"{what} was answered {status}" + (f": {shown}" if shown else "")
+    wait = parse_retry_after(headers.get("Retry-After"), now)
+    if status == 429 or (status == 403 and wait is not None):
+        return Throttled(text, retry_after=wait, remedy="ask less often: set `rate_limit` on the connection")
+    if status in (408, 425) or (status == 503 and (repeatable or wait is not None)):
+        return Unavailable(text, retry_after=wait, remedy=_LOOK)
+    if status >= 500:
+        return Unavailable(text, remedy=_LOOK) if repeatable and status != 501 else _server_error(text, status, body)
+    if status in (401, 403, 407):
+        return _denied(text, status, has_credentials, sent_credentials)
+    if status in (404, 410):
+        return NotFound(text, remedy="check the endpoint, and the host of the connection")
+    if status < 400 and not repeatable:
+        return unknown(f"{text}, which `expected_status` does not list")
+    remedy = "list the status in `expected_status` if it is a success" if status < 400 else "correct the request"
+    return Rejected(text, status=status, code=_error_code(body), remedy=remedy)
+
+
+def _server_error(text: str, status: int, body: str) -> FlowRunnerError:
+    if status == 501:
+        return Rejected(text, status=status, code=_error_code(body), remedy="the server cannot do this at all")
+    return unknown(text)
+
+
+def _denied(text: str, status: int, has_credentials: bool, sent_credentials: bool) -> FlowRunnerError:
+    if status == 407:
+        return AccessDenied(text, remedy="check the proxy's user and password in `proxies`")
+    if not sent_credentials:
+        return AccessDenied(
+            f"{text} (credentials are not sent along to another origin)",
+            remedy="use the address that the redirect leads to as the connection's host",
+        )
+    if status == 401 and not has_credentials:
+        return MissingCredential(
+            text, field="auth", remedy='set login and password, or `auth` to "bearer" or "api_key", on the connection'
+        )
+    return AccessDenied(text, remedy="check the connection's credentials, and what they are allowed to do")
+
+
+def broken(what: str, error: BaseException, *, repeatable: bool) -> FlowRunnerError:
+    """The error for an exchange that did not come to its end.
+
+    :param what: method and redacted URL.
+    :param error: what aiohttp, or the event loop, raised.
+    """
+    import aiohttp
+
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return ConnectionLost(
+            f"{what}: the name {error.host!r} cannot be resolved", remedy="check the connection's host, and the DNS"
+        )
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return _untrusted(what, error.certificate_error)
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return _handshake(what, error.os_error)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        reason = getattr(error.os_error, "strerror", None) or type(error.os_error).__name__
+        return ConnectionLost(
+            f"{what}: no connection to {error.host}:{error.port} ({reason})",
+            remedy="check host and port, and that the server runs and a firewall lets us through",
+        )
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return TimedOut(f"{what}: no connection in time", remedy="check host, port and firewall, or raise the timeout")
+    if isinstance(error, aiohttp.InvalidURL):
+        return ConfigError(f"{what}: the address is malformed", field="endpoint", remedy="correct it")
+    if isinstance(error, aiohttp.NonHttpUrlClientError):
+        return TargetForbidden(f"{what}: only http and https are allowed", remedy="correct the address")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return Rejected(f"{what}: the proxy refused with {error.status}", status=error.status, remedy="check `proxies`")
+    return _lost(what, error, repeatable)
+
+
+def _lost(what: str, error: BaseException, repeatable: bool) -> FlowRunnerError:
+    """What broke after the request, or a part of it, may have been sent."""
+    import aiohttp
+
+    if isinstance(error, TimeoutError):
+        how = f"{what}: no complete answer in time"
+        return TimedOut(how, remedy="raise the timeout, or look at why it is slow") if repeatable else unknown(how)
+    if isinstance(error, aiohttp.ClientResponseError):
+        how = f"{what}: the answer is not HTTP as it should be ({error.message[:80]!r})"
+        return IntegrityError(how, remedy="check scheme and port of the connection") if repeatable else unknown(how)
+    how = f"{what}: the connection broke ({type(error).__name__})"
+    return ConnectionLost(how, remedy=_LOOK) if repeatable else unknown(how)
+
+
+def _untrusted(what: str, error: Exception) -> FlowRunnerError:
+    reason: Any = getattr(error, "verify_message", "") or type(error).__name__
+    return SecurityError(
+        f"{what}: the server's certificate is not trusted ({reason})",
+        remedy="set `ca_file` for a private authority, or have the certificate mended; nothing was sent",
+    )
+
+
+def _handshake(what: str, error: OSError) -> FlowRunnerError:
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return ConnectionLost(f"{what}: the connection broke in the TLS handshake", remedy=_LOOK)
+    reason = getattr(error, "reason", None) or type(error).__name__
+    return SecurityError(
+        f"{what}: the TLS handshake failed ({reason})",
+        remedy="check that scheme and port fit, and the client certificate if one is asked for; nothing was sent",
+    )

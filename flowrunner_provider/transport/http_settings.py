@@ -1,0 +1,185 @@
+"""How one HTTP connection is spoken to: settings, credentials, TLS, and the guarded resolver."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import socket
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from flowrunner_provider import __version__
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.net_guard import NetPolicy, check_address
+
+if TYPE_CHECKING:
+    from aiohttp.abc import AbstractResolver
+
+__all__ = ["Anonymous", "Credentials", "HttpSettings", "StaticCredentials", "TlsOptions", "basic_credentials"]
+
+
+class Credentials(Protocol):
+    """What proves who we are; only ever added to requests to the connection's own origin."""
+
+    @property
+    def configured(self) -> bool:
+        """False when there is nothing to prove."""
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """Query parameters that are credentials."""
+
+    def secrets(self) -> Iterable[str]:
+        """Values that must not show in an error."""
+
+    async def headers(self) -> Mapping[str, str]:
+        """The headers for the next request; may fetch a token first."""
+
+    async def renew(self) -> bool:
+        """After a 401: whether a fresh credential is there that makes one more try worthwhile."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticCredentials:
+    """Credentials that never change: Basic, a fixed bearer token, an API key.
+
+    :param fixed: headers.
+    :param query: query parameters.
+    :param hidden: the secret values behind them.
+    """
+
+    fixed: Mapping[str, str] = field(default_factory=dict, repr=False)
+    query: Mapping[str, str] = field(default_factory=dict, repr=False)
+    hidden: tuple[str, ...] = field(default=(), repr=False)
+    configured: bool = True
+
+    def secrets(self) -> Iterable[str]:
+        return self.hidden
+
+    async def headers(self) -> Mapping[str, str]:
+        return self.fixed
+
+    async def renew(self) -> bool:
+        return False
+
+
+class Anonymous(StaticCredentials):
+    """No credentials."""
+
+    def __init__(self) -> None:
+        super().__init__(configured=False)
+
+
+def basic_credentials(login: str, password: str) -> StaticCredentials:
+    """RFC 7617, in UTF-8."""
+    pair = f"{login}:{password}"
+    header = "Basic " + base64.b64encode(pair.encode()).decode()
+    return StaticCredentials(fixed={"Authorization": header}, hidden=(password, pair))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TlsOptions:
+    """How the server's certificate is judged and ours is shown; for the connection's own origin only.
+
+    :param verify: False accepts any certificate.
+    :param ca_file: PEM file with the authorities to trust instead of the system's.
+    :param cert_file: PEM file with the client certificate.
+    :param key_file: PEM file with its key, if that is not in ``cert_file``.
+    """
+
+    verify: bool = True
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+
+    def context(self) -> ssl.SSLContext | bool:
+        """For aiohttp: True is the system's trust store, False no verification."""
+        if not self.cert_file and not (self.verify and self.ca_file):
+            return self.verify
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file or None)
+            if not self.verify:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            if self.cert_file:
+                context.load_cert_chain(self.cert_file, self.key_file or None, password=_no_password)
+        except OSError as error:
+            raise ConfigError(
+                f"the TLS files of the connection cannot be used: {error.strerror or type(error).__name__}",
+                field="ca_file" if not self.cert_file else "cert_file",
+                remedy="give PEM files that this worker can read; a key must not be encrypted",
+            ) from error
+        return context
+
+
+def _no_password() -> str:
+    return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpSettings:
+    """Everything about a connection that does not change from request to request.
+
+    :param base_url: scheme, host, port and perhaps a path; endpoints are appended to it.
+    :param policy: where requests and redirects may lead.
+    :param credentials: for the origin of ``base_url`` only.
+    :param headers: for the origin of ``base_url`` only.
+    :param secret_headers: names of headers, beyond the usual ones, that never leave their origin.
+    :param secrets: values that must not show in an error.
+    :param connect_timeout: seconds for TCP and TLS.
+    :param read_timeout: seconds of silence in the middle of an answer.
+    :param timeout: seconds for one whole exchange of :meth:`HttpTransport.request`.
+    :param max_connections: at a time.
+    :param proxies: scheme -> proxy URL; trusted, as it comes from the connection.
+    :param follow_redirects: False returns a redirect as the answer.
+    """
+
+    base_url: str
+    policy: NetPolicy
+    credentials: Credentials = field(default_factory=Anonymous)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secret_headers: frozenset[str] = frozenset()
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    connect_timeout: float = 10.0
+    read_timeout: float = 60.0
+    timeout: float = 120.0
+    tls: TlsOptions = field(default_factory=TlsOptions)
+    max_connections: int = 32
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
+    follow_redirects: bool = True
+    max_redirects: int = 10
+    user_agent: str = f"FlowRunner/{__version__}"
+
+
+def guarded_resolver(policy: NetPolicy, trusted: frozenset[str]) -> AbstractResolver:
+    """A resolver whose every answer has passed :func:`check_address`: a name that turns private is refused.
+
+    :param trusted: hosts that are not judged: the connection's proxies.
+    """
+    from aiohttp.abc import AbstractResolver, ResolveResult
+
+    class Guarded(AbstractResolver):
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+        ) -> list[ResolveResult]:
+            infos: Any = await asyncio.get_running_loop().getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, family=family, flags=socket.AI_ADDRCONFIG
+            )
+            found = []
+            for kind, _, proto, _, address in infos:
+                ip = f"{address[0]}%{address[3]}" if len(address) > 3 and address[3] else address[0]
+                if host not in trusted:
+                    check_address(host, ip, policy)
+                found.append(
+                    ResolveResult(
+                        hostname=host, host=ip, port=address[1], family=kind, proto=proto, flags=socket.AI_NUMERICHOST
+                    )
+                )
+            return found
+
+        async def close(self) -> None:
+            """Nothing is held."""
+
+    return Guarded()
