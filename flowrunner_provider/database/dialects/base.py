@@ -1,0 +1,257 @@
+"""One connection with at most one transaction, in the words that a load needs.
+
+The SQL here is what SQLite and PostgreSQL share; another dialect overrides what it says otherwise.
+Names come in as :class:`TableName` and :class:`Identifier` and values as parameters: nothing else is ever
+put into a statement.
+"""
+
+# ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+from flowrunner_provider.core.errors import ConfigError, IntegrityError
+from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
+
+__all__ = ["Column", "Copier", "Merged", "Row", "Session", "Table", "Type"]
+
+Row = tuple[Any, ...]
+
+Type = Literal[
+    "string", "integer", "number", "decimal", "boolean", "object", "array", "date", "time", "timestamp", "binary"
+]  # fmt: skip
+"""What a column holds, in the words of a dataset; ``null`` and ``mixed`` count as ``string``."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column to create."""
+
+    name: str
+    type: Type
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table that is there.
+
+    :param columns: name -> its type as the database calls it, without columns that it fills itself.
+    :param unique: the sets of columns that are unique, without partial and deferrable indexes.
+    """
+
+    name: TableName
+    columns: dict[str, str]
+    unique: list[frozenset[str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """What an upsert did with the staged rows."""
+
+    inserted: int
+    updated: int
+    skipped: int
+
+
+class Copier(Protocol):
+    """Takes rows in bulk; ``rows`` is what the database says it has stored, once the context has ended."""
+
+    rows: int
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Store a batch."""
+
+
+class Session(ABC):
+    """One connection.
+
+    Every method raises errors of :mod:`flowrunner_provider.core.errors` that name an SQLSTATE or the
+    like and never a value of a row.
+    """
+
+    kind: ClassVar[str]
+    quoting: ClassVar[Quoting]
+    types: ClassVar[Mapping[Type, str]]
+    placeholder: ClassVar[str]
+    """Of the n-th parameter; ``{}`` is n."""
+
+    def sql(self, name: TableName | Identifier | str) -> str:
+        """A name as SQL; text is one name."""
+        return (Identifier(name) if isinstance(name, str) else name).quoted(self.quoting)
+
+    def names(self, columns: Sequence[str], prefix: str = "") -> str:
+        """Names of columns as SQL, with commas."""
+        return ", ".join(prefix + self.sql(column) for column in columns)
+
+    @abstractmethod
+    def run(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+        """Run one statement and return its rows, if it has any."""
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Open the transaction."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Make everything since :meth:`begin` durable.
+
+        :raises OutcomeUnknown: when the connection broke before the answer came.
+        """
+
+    @abstractmethod
+    def rollback(self) -> None:
+        """Undo everything since :meth:`begin`; a connection that is gone has done so itself."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the connection."""
+
+    @abstractmethod
+    def locate(self, name: TableName) -> TableName:
+        """``name`` with its schema: of the table if it is there, else where it would be created."""
+
+    @abstractmethod
+    def table(self, name: TableName) -> Table | None:
+        """What is known of the table; None when there is none."""
+
+    @abstractmethod
+    def lock(self, name: TableName) -> None:
+        """Until the transaction ends nobody else writes into the table; readers go on."""
+
+    @abstractmethod
+    def copy(self, table: TableName, columns: Sequence[str]) -> AbstractContextManager[Copier]:
+        """Append rows in bulk."""
+
+    @abstractmethod
+    def stage(self, table: TableName, columns: Sequence[str]) -> TableName:
+        """An empty temporary table with these columns of ``table``, without its constraints."""
+
+    @abstractmethod
+    def replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
+        """An empty table that is to take the place of ``table``; its old rows stay visible to others.
+
+        :param columns: its columns; None for those of ``table``.
+        :param name: a name that it may have until then.
+        """
+
+    @abstractmethod
+    def swap(self, table: Table, replacement: TableName) -> None:
+        """The replacement takes the place and the name of the table."""
+
+    @abstractmethod
+    def check_constraints(self) -> None:
+        """Check now what the database would only check when it commits."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Name and version of the server, and whether this login may create tables."""
+
+    def create(
+        self, name: TableName, columns: Sequence[Column], *, keys: Sequence[str] = (), may_exist: bool = False
+    ) -> None:
+        """Create a table.
+
+        :param keys: its primary key.
+        """
+        parts = [f"{self.sql(column.name)} {self.types[column.type]}" for column in columns]
+        if keys:
+            parts.append(f"PRIMARY KEY ({self.names(keys)})")
+        guard = "IF NOT EXISTS " if may_exist else ""
+        self.run(f"CREATE TABLE {guard}{self.sql(name)} ({', '.join(parts)})")
+
+    def create_shared(self, name: TableName, columns: Sequence[Column], keys: Sequence[str]) -> None:
+        """Create a table outside of the transaction unless it is there, whoever else does the same now."""
+        self.create(name, columns, keys=keys, may_exist=True)
+
+    def insert_once(self, table: TableName, row: Mapping[str, Any], key: str) -> bool:
+        """Insert one row; False if its key is there already, after waiting for whoever is inserting it."""
+        marks = ", ".join(self.placeholder.format(n) for n in range(1, len(row) + 1))
+        return bool(
+            self.run(
+                f"INSERT INTO {self.sql(table)} ({self.names(list(row))}) VALUES ({marks})"
+                f" ON CONFLICT ({self.sql(key)}) DO NOTHING RETURNING 1",
+                list(row.values()),
+            )
+        )
+
+    def count(self, table: TableName) -> int:
+        """How many rows the table has."""
+        return int(self.run(f"SELECT count(*) FROM {self.sql(table)}")[0][0])
+
+    def empty(self, table: TableName) -> None:
+        """Delete every row; others see the old ones until the commit."""
+        self.run(f"DELETE FROM {self.sql(table)}")
+
+    def savepoint(self) -> None:
+        """Mark a place to go back to."""
+        self.run("SAVEPOINT flowrunner")
+
+    def keep(self) -> None:
+        """Forget the place: what came after it stays."""
+        self.run("RELEASE SAVEPOINT flowrunner")
+
+    def back(self) -> None:
+        """Undo what came after the place, and forget it."""
+        self.run("ROLLBACK TO SAVEPOINT flowrunner")
+        self.keep()
+
+    def has_null(self, table: TableName, keys: Sequence[str]) -> bool:
+        """Whether a row has no value in one of ``keys``."""
+        condition = " OR ".join(f"{self.sql(key)} IS NULL" for key in keys)
+        return bool(self.run(f"SELECT 1 FROM {self.sql(table)} WHERE {condition} LIMIT 1"))
+
+    def duplicates(self, table: TableName, keys: Sequence[str]) -> int:
+        """How many rows share their keys with an earlier one."""
+        names = self.names(keys)
+        found = self.run(
+            f"SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM {self.sql(table)}"
+            f" GROUP BY {names} HAVING count(*) > 1) AS d"
+        )
+        return int(found[0][0])
+
+    @abstractmethod
+    def keep_last(self, stage: TableName, keys: Sequence[str]) -> int:
+        """Delete the staged rows that a later one with the same keys replaces; return how many."""
+
+    @abstractmethod
+    def merge(self, stage: TableName, table: TableName, columns: Sequence[str], keys: Sequence[str]) -> Merged:
+        """Insert the staged rows, and update those whose keys are there. No keys may be there twice."""
+
+    def upsert_clause(self, columns: Sequence[str], keys: Sequence[str]) -> str:
+        """What to do about a row whose keys are there."""
+        rest = [column for column in columns if column not in keys]
+        if not rest:
+            return f"ON CONFLICT ({self.names(keys)}) DO NOTHING"
+        sets = ", ".join(f"{self.sql(column)} = excluded.{self.sql(column)}" for column in rest)
+        return f"ON CONFLICT ({self.names(keys)}) DO UPDATE SET {sets}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def duplicate_keys(keys: Sequence[str], count: int | None = None) -> IntegrityError:
+    """Rows of the source that share their keys; the keys' values are not told."""
+    many = "rows" if count is None else f"{count} row(s)"
+    return IntegrityError(
+        f"the source has {many} with the same {', '.join(keys)} as an earlier one",
+        remedy="make the source unique, or pass keep='last'",
+    )
+
+
+def unsuitable(table: TableName, what: Sequence[str]) -> ConfigError:
+    """A table whose replacement would lose something."""
+    return ConfigError(
+        f"mode='replace' would lose what belongs to {table}: {', '.join(what)}",
+        field="mode",
+        remedy="use mode='truncate': it swaps the rows in one transaction as well, and keeps the table",
+    )

@@ -1,0 +1,263 @@
+"""PostgreSQL, through psycopg 3.
+
+Rows travel as one ``COPY ... FROM STDIN (FORMAT csv)``: Python's own CSV writer formats them faster than
+the driver does (see the benchmark), and both sides of a value's text are defined by the same few rules.
+"""
+
+# ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from flowrunner_provider.core.deadline import Deadline
+from flowrunner_provider.core.errors import ConfigError, IntegrityError, OutcomeUnknown, TransientError
+from flowrunner_provider.core.extras import load
+from flowrunner_provider.database.config import PostgresConfig
+from flowrunner_provider.database.dialects.base import Column, Copier, Merged, Row, Session, Table, Type, duplicate_keys
+from flowrunner_provider.database.dialects.postgres_copy import CsvCopier
+from flowrunner_provider.database.dialects.postgres_errors import classified, connect_failed
+from flowrunner_provider.database.dialects.postgres_swap import put_in_place, stand_in
+from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
+
+if TYPE_CHECKING:
+    import psycopg
+
+__all__ = ["PostgresSession"]
+
+_UNIQUE = """
+SELECT array_agg(a.attname::text) FROM pg_index i
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indimmediate AND i.indisvalid
+  AND i.indpred IS NULL AND i.indexprs IS NULL
+GROUP BY i.indexrelid
+"""
+_COLUMNS = """
+SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute
+WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped AND attgenerated = '' AND attidentity <> 'a'
+ORDER BY attnum
+"""
+_PLACE = """
+SELECT n.nspname::text, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = to_regclass($1)
+"""
+_GRACE = 5.0  # seconds after the deadline in which the server's own time-out may still answer
+
+
+class PostgresSession(Session):
+    """A connection to a database; READ COMMITTED, its time zone UTC."""
+
+    kind = "postgres"
+    quoting = Quoting(max_bytes=63)
+    placeholder = "${}"
+    types: ClassVar[Mapping[Type, str]] = MappingProxyType(
+        {
+            "string": "text", "integer": "bigint", "number": "double precision", "decimal": "numeric",
+            "boolean": "boolean", "object": "jsonb", "array": "jsonb", "date": "date", "time": "time",
+            "timestamp": "timestamptz", "binary": "bytea",
+        }
+    )  # fmt: skip
+
+    def __init__(self, config: PostgresConfig, deadline: Deadline) -> None:
+        self._driver = load("psycopg", extra="postgres", needed_for="a connection to PostgreSQL")
+        self._deadline = deadline
+        self._where = f"{config.schema or config.login} at {config.host}:{config.port}"
+        deadline.check(f"connecting to {self._where}")
+        try:
+            self._connection: psycopg.Connection[Row] = self._driver.connect(
+                **_parameters(config, deadline), autocommit=True, cursor_factory=self._driver.RawCursor
+            )
+        except self._driver.Error as error:
+            raise connect_failed(error, self._where) from None
+        self._cursor = self._connection.cursor()
+        self._guard = threading.Timer(deadline.remaining() + _GRACE, self._cut)
+        self._guard.daemon = True
+        self._guard.start()
+        try:
+            self._prepare(config)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, config: PostgresConfig) -> None:
+        longest = self._deadline.remaining()
+        if config.statement_timeout is not None:
+            longest = min(longest, config.statement_timeout.total_seconds())
+        for name, value in {
+            "statement_timeout": str(max(1, int(longest * 1000))),
+            "lock_timeout": str(max(1, int(self._deadline.limit(config.lock_timeout.total_seconds()) * 1000))),
+            "default_transaction_isolation": "read committed",
+            "TimeZone": "UTC",
+            "client_encoding": "UTF8",
+        }.items():
+            self.run("SELECT set_config($1, $2, false)", [name, value])
+
+    def _cut(self) -> None:
+        """The deadline is over and the server silent: end the connection below the driver."""
+        with suppress(OSError, self._driver.Error):
+            descriptor = socket.socket(fileno=socket.dup(self._connection.fileno()))
+            with descriptor:
+                descriptor.shutdown(socket.SHUT_RDWR)
+
+    @contextmanager
+    def typed(self) -> Iterator[None]:
+        """Turn an error of the driver into one that says what to do, without any value of a row."""
+        try:
+            yield
+        except self._driver.Error as error:
+            raise classified(error, self._where, broken=self._broken, deadline=self._deadline) from None
+
+    @property
+    def _broken(self) -> bool:
+        return bool(self._connection.closed or self._connection.broken)
+
+    def run(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+        with self.typed():
+            self._cursor.execute(sql, values or None)
+            return self._cursor.fetchall() if self._cursor.description else []
+
+    def begin(self) -> None:
+        self.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+
+    def commit(self) -> None:
+        status = self._driver.pq.TransactionStatus
+        if self._connection.info.transaction_status != status.INTRANS:
+            raise IntegrityError("the transaction is not open any more", remedy="retry the task")
+        try:
+            self._cursor.execute("COMMIT")
+        except self._driver.Error as error:
+            if self._broken:
+                raise OutcomeUnknown(f"the connection to {self._where} broke at COMMIT") from None
+            raise classified(error, self._where, broken=False, deadline=self._deadline) from None
+
+    def rollback(self) -> None:
+        if not self._broken and self._connection.info.transaction_status:
+            with suppress(TransientError):  # a connection that breaks now has rolled back, too
+                self.run("ROLLBACK")
+
+    def close(self) -> None:
+        self._guard.cancel()
+        self._connection.close()
+
+    def locate(self, name: TableName) -> TableName:
+        found = self.run(_PLACE, [self.sql(name)])
+        if not found and name.schema is None:
+            found = [row for row in self.run("SELECT current_schema()::text") if row[0] is not None]
+            if not found:
+                raise ConfigError(
+                    "the user's search_path names no schema that is there",
+                    field="table",
+                    remedy="write schema.table",
+                )
+        return TableName(name.name, Identifier(found[0][0])) if found else name
+
+    def table(self, name: TableName) -> Table | None:
+        quoted = self.sql(name)
+        found = self.run(_PLACE, [quoted])
+        if not found:
+            return None
+        if found[0][1] not in ("r", "p", "f"):
+            raise ConfigError(f"{name} is no table", field="table", remedy="load into the table below it")
+        columns: dict[str, str] = dict(self.run(_COLUMNS, [quoted]))
+        return Table(name=name, columns=columns, unique=[frozenset(row[0]) for row in self.run(_UNIQUE, [quoted])])
+
+    def create_shared(self, name: TableName, columns: Sequence[Column], keys: Sequence[str]) -> None:
+        if self.table(name) is not None:
+            return
+        # Two that create at once collide in the catalogue: they take turns, by a lock named after the table.
+        self.begin()
+        self.run("SELECT pg_advisory_xact_lock(hashtext($1))", [self.sql(name)])
+        self.create(name, columns, keys=keys, may_exist=True)
+        self.commit()
+
+    def lock(self, name: TableName) -> None:
+        self.run(f"LOCK TABLE {self.sql(name)} IN SHARE ROW EXCLUSIVE MODE")
+
+    @contextmanager
+    def copy(self, table: TableName, columns: Sequence[str]) -> Iterator[Copier]:
+        statement = f"COPY {self.sql(table)} ({self.names(columns)}) FROM STDIN (FORMAT csv)"
+        copier = CsvCopier(len(columns), json=self._json_places(table, columns))
+        with self.typed(), self._cursor.copy(statement) as stream:
+            copier.send = stream.write
+            yield copier
+        copier.rows = self._cursor.rowcount
+
+    def _json_places(self, table: TableName, columns: Sequence[str]) -> list[int]:
+        types: dict[str, str] = dict(self.run(_COLUMNS, [self.sql(table)]))
+        return [place for place, column in enumerate(columns) if types.get(column) in ("json", "jsonb")]
+
+    def stage(self, table: TableName, columns: Sequence[str]) -> TableName:
+        name = self.sql("flowrunner_stage")
+        self.run(
+            f"CREATE TEMP TABLE {name} ON COMMIT DROP AS"
+            f" SELECT {self.names(columns)} FROM {self.sql(table)} WITH NO DATA"
+        )
+        return TableName.of("flowrunner_stage", "pg_temp")
+
+    def replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
+        return stand_in(self, table, columns, name)
+
+    def swap(self, table: Table, replacement: TableName) -> None:
+        put_in_place(self, table, replacement)
+
+    def check_constraints(self) -> None:
+        self.run("SET CONSTRAINTS ALL IMMEDIATE")
+
+    def keep_last(self, stage: TableName, keys: Sequence[str]) -> int:
+        # one COPY into a new table writes its rows in the order of their ctid
+        last = f"SELECT max(ctid) FROM {self.sql(stage)} GROUP BY {self.names(keys)}"
+        self.run(f"DELETE FROM {self.sql(stage)} WHERE ctid NOT IN ({last})")
+        return int(self._cursor.rowcount)
+
+    def merge(self, stage: TableName, table: TableName, columns: Sequence[str], keys: Sequence[str]) -> Merged:
+        """One statement; rows that were there are told from new ones by their ``xmax``."""
+        updates = set(columns) > set(keys)
+        if not updates and (count := self.duplicates(stage, keys)):
+            raise duplicate_keys(keys, count)
+        partitioned = self.run(_PLACE, [self.sql(table)])[0][1] == "p"  # has no system columns to return
+        known = self._known(stage, table, keys) if partitioned else 0
+        names, fresh = self.names(columns), "true" if partitioned else "xmax = 0"
+        insert = (
+            f"INSERT INTO {self.sql(table)} ({names}) SELECT {names} FROM {self.sql(stage)}"
+            f" {self.upsert_clause(columns, keys)} RETURNING ({fresh}) AS fresh"
+        )
+        try:
+            found = self.run(f"WITH done AS ({insert}) SELECT count(*), count(*) FILTER (WHERE fresh) FROM done")
+        except IntegrityError:
+            raise duplicate_keys(keys) from None
+        done, inserted = int(found[0][0]), int(found[0][1])
+        if partitioned and updates:
+            inserted -= known
+        return Merged(inserted=inserted, updated=done - inserted, skipped=0 if updates else self.count(stage) - done)
+
+    def _known(self, stage: TableName, table: TableName, keys: Sequence[str]) -> int:
+        same = " AND ".join(f"t.{self.sql(key)} = s.{self.sql(key)}" for key in keys)
+        exists = f"EXISTS (SELECT 1 FROM {self.sql(table)} AS t WHERE {same})"
+        return int(self.run(f"SELECT count(*) FROM {self.sql(stage)} AS s WHERE {exists}")[0][0])
+
+    def describe(self) -> str:
+        version, login, database, schema, may = self.run(
+            "SELECT current_setting('server_version'), current_user::text, current_database()::text,"
+            " current_schema()::text, has_schema_privilege(current_schema(), 'CREATE')"
+        )[0]
+        tables = f"{'may' if may else 'may not'} create tables in schema {schema}" if schema else "has no schema"
+        return f"PostgreSQL {version}, database {database}: user {login} {tables}"
+
+
+def _parameters(config: PostgresConfig, deadline: Deadline) -> dict[str, Any]:
+    """What libpq gets: what the connection says, and finite time-outs where it says nothing."""
+    silence = int(config.silence.total_seconds() * 1000)
+    keepalives = {"keepalives_idle": max(1, silence // 2000), "keepalives_interval": 5, "keepalives_count": 3}
+    address = {"host": config.host, "port": config.port, "user": config.login, "password": config.password}
+    return {
+        "connect_timeout": max(2, int(deadline.limit(config.connect_timeout.total_seconds()))),
+        "application_name": "flowrunner",
+        "tcp_user_timeout": silence,
+        **keepalives,
+        **config.driver,
+        **{name: value for name, value in {**address, "dbname": config.schema}.items() if value != ""},
+    }

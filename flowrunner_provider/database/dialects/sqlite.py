@@ -1,0 +1,261 @@
+"""SQLite, through the driver of the standard library.
+
+One write transaction (``BEGIN IMMEDIATE``) holds the load: other writers wait, readers go on (in WAL mode;
+with a rollback journal they wait for the commit). What the file's journal mode is stays as it is.
+"""
+
+# ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime, time, timedelta
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from flowrunner_provider.core.deadline import Deadline
+from flowrunner_provider.core.errors import (
+    AccessDenied,
+    ConfigError,
+    FlowRunnerError,
+    IntegrityError,
+    NotFound,
+    Rejected,
+    TimedOut,
+    Unavailable,
+)
+from flowrunner_provider.database.config import SqliteConfig
+from flowrunner_provider.database.dialects.base import Column, Copier, Merged, Row, Session, Table, Type, unsuitable
+from flowrunner_provider.database.dialects.values import as_json, converted, unencodable
+from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
+
+__all__ = ["SqliteSession"]
+
+_NATIVE: frozenset[type] = frozenset({str, int, float, bytes, bool, type(None)})
+_CONVERTERS: Mapping[type, Callable[[Any], Any]] = MappingProxyType(
+    {
+        dict: as_json,
+        list: as_json,
+        tuple: as_json,
+        datetime: lambda value: value.isoformat(" "),
+        date: date.isoformat,
+        time: time.isoformat,
+        timedelta: timedelta.total_seconds,
+        bytearray: bytes,
+        memoryview: bytes,
+    }
+)
+_OPCODES = 20_000  # of SQLite's machine between two looks at the deadline: some 100 microseconds
+
+
+class SqliteSession(Session):
+    """A connection to a database file.
+
+    :param create: make a file that is missing.
+    """
+
+    kind = "sqlite"
+    quoting = Quoting(max_bytes=255)
+    placeholder = "?{}"
+    types: ClassVar[Mapping[Type, str]] = MappingProxyType(
+        {
+            "string": "TEXT", "integer": "INTEGER", "number": "REAL", "decimal": "TEXT", "boolean": "INTEGER",
+            "object": "TEXT", "array": "TEXT", "date": "TEXT", "time": "TEXT", "timestamp": "TEXT", "binary": "BLOB",
+        }
+    )  # fmt: skip
+
+    def __init__(self, config: SqliteConfig, deadline: Deadline, *, create: bool = False) -> None:
+        self._deadline, self._path = deadline, config.path
+        if ":memory:" in config.path:
+            raise ConfigError("a database in memory is gone when the task ends", field="host", remedy="name a file")
+        mode = config.mode or ("rwc" if create or Path(config.path).exists() else "rw")
+        uri = f"file:{quote(config.path)}?mode={mode}"
+        wait = deadline.limit(config.busy_timeout.total_seconds())
+        with self._typed("open"):
+            self._connection = sqlite3.connect(
+                uri, uri=True, timeout=wait, isolation_level=None, check_same_thread=False
+            )
+        with self._typed("open"):
+            self._connection.set_progress_handler(lambda: deadline.expired, _OPCODES)
+            self._connection.execute(f"PRAGMA foreign_keys = {int(config.foreign_keys)}")
+            self._connection.execute("PRAGMA trusted_schema = 0")
+
+    @contextmanager
+    def _typed(self, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise _classified(error, self._path, verb, self._deadline) from None
+        except UnicodeEncodeError:
+            raise unencodable() from None
+        except OverflowError:
+            raise Rejected(
+                "a whole number of the source has more than 64 bits",
+                code="22003",
+                remedy="write it as text, or use on_bad_row='reject' to set such rows aside",
+            ) from None
+
+    def run(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+        with self._typed("run a statement in"):
+            return self._connection.execute(sql, tuple(values)).fetchall()
+
+    def begin(self) -> None:
+        self.run("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        self.run("COMMIT")
+
+    def rollback(self) -> None:
+        if self._connection.in_transaction:
+            self.run("ROLLBACK")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def locate(self, name: TableName) -> TableName:
+        return name if name.schema else TableName(name.name, Identifier("main"))
+
+    def _schema(self, name: TableName) -> Identifier:
+        schema = name.schema or Identifier("main")
+        known = [row[1] for row in self.run("PRAGMA database_list")]
+        if schema.text not in known:
+            raise NotFound(
+                f"there is no schema {schema.text!r} in {self._path}",
+                remedy="leave the schema away: SQLite calls the file itself main",
+            )
+        return schema
+
+    def table(self, name: TableName) -> Table | None:
+        schema = self.sql(self._schema(name))
+        listed = f"SELECT type, name FROM {schema}.sqlite_master WHERE lower(name) = lower(?1)"
+        found = self.run(f"{listed} AND type IN ('table', 'view')", [name.name.text])
+        if not found:
+            return None
+        if found[0][0] == "view":
+            raise ConfigError(f"{name} is a view", field="table", remedy="load into the table below it")
+        columns = self.run(f"PRAGMA {schema}.table_xinfo({self.sql(name.name)})")
+        normal = {row[1]: row[2] for row in columns if row[6] == 0}
+        primary = frozenset(row[1] for row in columns if row[5])
+        unique = [primary] if primary else []
+        for index in self.run(f"PRAGMA {schema}.index_list({self.sql(name.name)})"):
+            if index[2] and not index[4]:
+                parts = self.run(f"PRAGMA {schema}.index_info({self.sql(index[1])})")
+                if all(part[2] is not None for part in parts):
+                    unique.append(frozenset(part[2] for part in parts))
+        return Table(name=TableName.of(found[0][1], self._schema(name).text), columns=normal, unique=unique)
+
+    def lock(self, name: TableName) -> None:
+        """The write transaction has the whole file already."""
+
+    @contextmanager
+    def copy(self, table: TableName, columns: Sequence[str]) -> Iterator[Copier]:
+        marks = ", ".join("?" * len(columns))
+        statement = f"INSERT INTO {self.sql(table)} ({self.names(columns)}) VALUES ({marks})"
+        yield _Copier(self, statement)
+
+    def many(self, statement: str, rows: Sequence[Row]) -> int:
+        """Run a statement once per row; return how many rows it stored."""
+        with self._typed("write into"):
+            return self._connection.executemany(statement, rows).rowcount
+
+    def stage(self, table: TableName, columns: Sequence[str]) -> TableName:
+        stage = TableName.of("flowrunner_stage", "temp")
+        self.run(f"CREATE TABLE {self.sql(stage)} AS SELECT {self.names(columns)} FROM {self.sql(table)} LIMIT 0")
+        return stage
+
+    def replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
+        """In one write transaction the table itself can be made anew: others see the old one until the commit."""
+        del name
+        master = f"{self.sql(table.name.schema or 'main')}.sqlite_master"
+        text = table.name.name.text
+        listed = self.run(f"SELECT type, sql FROM {master} WHERE tbl_name = ?1 AND sql IS NOT NULL", [text])
+        if any(kind == "trigger" for kind, _ in listed) and columns is not None:
+            raise unsuitable(table.name, ["triggers"])
+        if self.run("PRAGMA foreign_keys")[0][0] and self._referenced(table.name):
+            raise unsuitable(table.name, ["foreign keys of other tables"])
+        self.run(f"DROP TABLE {self.sql(table.name)}")
+        if columns is not None:
+            self.create(table.name, columns)
+        else:
+            for _, statement in sorted(listed, key=lambda item: item[0] != "table"):
+                self.run(statement)
+        return table.name
+
+    def _referenced(self, name: TableName) -> bool:
+        tables = self.run("SELECT name FROM sqlite_master WHERE type = 'table'")
+        return any(
+            row[2].lower() == name.name.text.lower()
+            for (table,) in tables
+            for row in self.run(f"PRAGMA foreign_key_list({self.sql(table)})")
+        )
+
+    def swap(self, table: Table, replacement: TableName) -> None:
+        """The replacement has its name already."""
+
+    def check_constraints(self) -> None:
+        if self.run("PRAGMA foreign_keys")[0][0] and (broken := self.run("PRAGMA foreign_key_check")):
+            raise Rejected(
+                f"{len(broken)} row(s) would point to rows that are not there",
+                code="SQLITE_CONSTRAINT_FOREIGNKEY",
+                remedy="load the referenced table first",
+            )
+
+    def keep_last(self, stage: TableName, keys: Sequence[str]) -> int:
+        last = f"SELECT max(rowid) FROM {self.sql(stage)} GROUP BY {self.names(keys)}"
+        return len(self.run(f"DELETE FROM {self.sql(stage)} WHERE rowid NOT IN ({last}) RETURNING 1"))
+
+    def merge(self, stage: TableName, table: TableName, columns: Sequence[str], keys: Sequence[str]) -> Merged:
+        staged, names = self.count(stage), self.names(columns)
+        same = " AND ".join(f"t.{self.sql(key)} = s.{self.sql(key)}" for key in keys)
+        exists = f"EXISTS (SELECT 1 FROM {self.sql(table)} AS t WHERE {same})"
+        known = int(self.run(f"SELECT count(*) FROM {self.sql(stage)} AS s WHERE {exists}")[0][0])
+        # "WHERE true" keeps SQLite's parser from reading ON as part of a join
+        self.run(
+            f"INSERT INTO {self.sql(table)} ({names}) SELECT {names} FROM {self.sql(stage)} WHERE true"
+            f" {self.upsert_clause(columns, keys)}"
+        )
+        updates = set(columns) > set(keys)
+        self.run(f"DROP TABLE {self.sql(stage)}")
+        return Merged(inserted=staged - known, updated=known if updates else 0, skipped=0 if updates else known)
+
+    def describe(self) -> str:
+        version = self.run("SELECT sqlite_version()")[0][0]
+        self.run("BEGIN IMMEDIATE")
+        self.run("ROLLBACK")
+        return f"SQLite {version}, {self._path}: may be written, and tables may be created"
+
+
+class _Copier:
+    def __init__(self, session: SqliteSession, statement: str) -> None:
+        self._session, self._statement, self.rows = session, statement, 0
+
+    def write(self, rows: Sequence[Row]) -> None:
+        self.rows += self._session.many(self._statement, converted(rows, _NATIVE, _CONVERTERS))
+
+
+def _classified(error: sqlite3.Error, path: str, verb: str, deadline: Deadline) -> FlowRunnerError:
+    code: str = getattr(error, "sqlite_errorname", "") or "SQLITE_ERROR"
+    what = f"could not {verb} the SQLite database {path} ({code})"
+    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
+        return Unavailable(what, remedy="another process writes into it; the retry waits again")
+    if code.startswith("SQLITE_INTERRUPT"):
+        return TimedOut(f"{what} within {deadline.seconds:g} s", remedy="raise `timeout`")
+    if code.startswith("SQLITE_CANTOPEN"):
+        return NotFound(what, remedy="check the path in the connection's host, or pass create_table=True")
+    if code.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")):
+        return AccessDenied(what, remedy="check the owner of file and folder, and the connection's mode")
+    if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return IntegrityError(what, remedy="it is damaged or no database: restore it from a backup")
+    if code.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_NOMEM")):
+        return Unavailable(what, remedy="look at the disk of the database")
+    if code.startswith("SQLITE_CONSTRAINT"):
+        subject = str(error).partition(": ")[2]  # names of columns or of the constraint, never values
+        return Rejected(
+            f"a row breaks a constraint of the table ({code}{': ' if subject else ''}{subject})",
+            code=code,
+            remedy="correct the source, or use on_bad_row='reject' to set such rows aside",
+        )
+    return Rejected(what, code=code, remedy="check the table against the source")

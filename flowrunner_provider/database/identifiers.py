@@ -1,0 +1,124 @@
+"""Names of tables and columns: the only way one reaches SQL.
+
+A name is taken literally: never folded to lower case, never trimmed, always quoted. What cannot be
+quoted safely, or would be cut by the server, is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from flowrunner_provider.core.errors import ConfigError
+
+__all__ = ["Identifier", "Quoting", "TableName"]
+
+_PLAIN = re.compile(r"[^\W\d][\w$]*")
+_QUOTED = re.compile(r'"((?:[^"]|"")*)"')
+_SHOWN = 80
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quoting:
+    """How a database quotes a name.
+
+    :param mark: the quotation mark; doubled inside of a name.
+    :param max_bytes: the longest name, in UTF-8; longer ones would be cut or refused by the server.
+    """
+
+    mark: str = '"'
+    max_bytes: int = 63
+
+
+@dataclass(frozen=True)
+class Identifier:
+    """One name, e.g. of a column.
+
+    :raises ConfigError: if it is empty, or holds NUL or half a surrogate pair.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if not self.text or "\0" in self.text or not _encodable(self.text):
+            raise ConfigError(
+                f"{self.text[:_SHOWN]!r} cannot be the name of a table or column",
+                field="table",
+                remedy="use a name without NUL and without halves of surrogate pairs",
+            )
+
+    def quoted(self, quoting: Quoting) -> str:
+        """The name as SQL.
+
+        :raises ConfigError: if it is too long.
+        """
+        size = len(self.text.encode())
+        if size > quoting.max_bytes:
+            raise ConfigError(
+                f"the name {self.text[:_SHOWN]!r} has {size} bytes; this database takes {quoting.max_bytes}",
+                field="table",
+                remedy="choose a shorter name, or map the column with column_map",
+            )
+        return quoting.mark + self.text.replace(quoting.mark, quoting.mark * 2) + quoting.mark
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class TableName:
+    """A table, and the schema that it is in (None: where the database looks first)."""
+
+    name: Identifier
+    schema: Identifier | None = None
+
+    @classmethod
+    def of(cls, name: str, schema: str | None = None) -> TableName:
+        """From names that are known to be single ones."""
+        return cls(Identifier(name), None if schema is None else Identifier(schema))
+
+    @classmethod
+    def parse(cls, text: str, field: str = "table") -> TableName:
+        """Read ``table``, ``schema.table``, or either part ``"quoted"`` as in SQL.
+
+        :raises ConfigError: for anything else.
+        """
+        parts: list[str] = []
+        position = 0
+        while isinstance(text, str) and position <= len(text):
+            match = _QUOTED.match(text, position) or _PLAIN.match(text, position)
+            if match is None:
+                break
+            parts.append(match[1].replace('""', '"') if match.re is _QUOTED else match[0])
+            position = match.end()
+            if position == len(text) and len(parts) <= 2:
+                return cls.of(parts[-1], parts[0] if len(parts) == 2 else None)
+            if text[position : position + 1] != ".":
+                break
+            position += 1
+        shown = text[:_SHOWN] if isinstance(text, str) else type(text).__name__
+        raise ConfigError(
+            f"{shown!r} is not the name of a table",
+            field=field,
+            remedy='write table or schema.table, and odd names as "a table"."of ""this"" name"',
+        )
+
+    def quoted(self, quoting: Quoting) -> str:
+        """The name as SQL, with its schema if it has one."""
+        parts = [self.name] if self.schema is None else [self.schema, self.name]
+        return ".".join(part.quoted(quoting) for part in parts)
+
+    def beside(self, name: str) -> TableName:
+        """Another table in the same schema."""
+        return TableName(Identifier(name), self.schema)
+
+    def __str__(self) -> str:
+        parts = [self.name] if self.schema is None else [self.schema, self.name]
+        return ".".join(
+            part.text if _PLAIN.fullmatch(part.text) else '"' + part.text.replace('"', '""') + '"' for part in parts
+        )

@@ -1,0 +1,293 @@
+"""A load: rows of a file into a table, once.
+
+Everything happens in one transaction of the target's database: the ledger's row, the rows, the checks.
+So a kill at any point leaves either all of it or nothing, and the ledger tells the next attempt which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from typing import Protocol, cast, get_args
+
+from flowrunner_provider.core.errors import (
+    ConfigError,
+    ConnectionLost,
+    FlowRunnerError,
+    IntegrityError,
+    NotFound,
+    OutcomeUnknown,
+    Rejected,
+    TransientError,
+)
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.database.dialects.base import Column, Row, Session, Table, Type
+from flowrunner_provider.database.dialects.values import types_of
+from flowrunner_provider.database.identifiers import TableName
+from flowrunner_provider.database.ledger import Counts, Ledger
+from flowrunner_provider.database.plan import LoadPlan, LoadResult
+from flowrunner_provider.database.rejects import Rejects, store
+
+__all__ = ["Rows", "load"]
+
+_TYPES: dict[str, Type] = {
+    "str": "string", "int": "integer", "float": "number", "Decimal": "decimal", "bool": "boolean",
+    "dict": "object", "list": "array", "date": "date", "time": "time", "datetime": "timestamp", "bytes": "binary",
+}  # fmt: skip
+
+
+class Rows(Protocol):
+    """An open source."""
+
+    columns: list[str]
+
+    def __iter__(self) -> Iterator[list[Row]]:
+        """Batches of rows."""
+
+
+def load(
+    rows: Rows,
+    plan: LoadPlan,
+    connect: Callable[[], Session],
+    run: Run,
+    *,
+    fingerprint: str,
+    types: Mapping[str, str] | None = None,
+    total: int | None = None,
+) -> LoadResult:
+    """The rows are in the table, and the ledger beside it says so; both became visible at once.
+
+    Killed or repeated anywhere, it stores them exactly once: a later attempt finds the ledger's row and returns
+    its counts, or finds that nothing happened and does all of it. One batch is in memory at a time.
+
+    :param connect: opens a connection; called again when one broke at COMMIT.
+    :param fingerprint: of what is loaded; another one under the same key is refused.
+    :param types: of the source's columns, as a dataset declares them, for a table to create.
+    :param total: how many rows there are, for the progress.
+    :raises OutcomeUnknown: if the connection broke at COMMIT and the database cannot be asked now; the
+        retry asks it.
+    """
+    work = _Work(rows=rows, plan=plan, run=run, fingerprint=fingerprint, types=types or {}, total=total)
+    try:
+        with connect() as session:
+            return work.attempt(session)
+    except OutcomeUnknown as unknown:
+        return _reconcile(work, connect, unknown)
+
+
+def _reconcile(work: _Work, connect: Callable[[], Session], unknown: OutcomeUnknown) -> LoadResult:
+    failpoint("sql.load.before_reconcile")
+    try:
+        with connect() as session:
+            result = work.stored(session)
+    except TransientError as error:
+        raise OutcomeUnknown(
+            f"{unknown.message}, and whether it was stored cannot be asked now ({error.message})",
+            effect_key=work.key,
+            remedy="the retry asks the ledger first",
+        ) from None
+    if result is None:
+        raise ConnectionLost(f"{unknown.message}; nothing was stored")
+    return result
+
+
+@dataclass(kw_only=True)
+class _Work:
+    rows: Rows
+    plan: LoadPlan
+    run: Run
+    fingerprint: str
+    types: Mapping[str, str]
+    total: int | None
+    source: list[tuple[int, str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = self.run.effects.key("sql.load")
+        self.source = self.plan.columns(self.rows.columns)
+        self.columns = [name for _, name in self.source]
+
+    def attempt(self, session: Session) -> LoadResult:
+        failpoint("sql.load.after_connect")
+        target = session.locate(TableName.parse(self.plan.table))
+        self._checked(session, target)
+        ledger = Ledger(session, target)
+        ledger.ensure()
+        failpoint("sql.load.after_ledger_table")
+        session.begin()
+        try:
+            counts = ledger.claim(self.key, self.fingerprint)
+            if counts is not None:
+                session.rollback()
+                return self._result(target, counts)
+            failpoint("sql.load.after_ledger")
+            counts = self._fill(session, target)
+            ledger.record(self.key, counts)
+            failpoint("sql.load.before_commit")
+            self.run.lease.check()
+        except FlowRunnerError:
+            with suppress(FlowRunnerError):  # the first error tells more; the end of the connection undoes it, too
+                session.rollback()
+            raise
+        session.commit()
+        failpoint("sql.load.after_commit")
+        return self._result(target, counts)
+
+    def stored(self, session: Session) -> LoadResult | None:
+        """What the ledger says; None when nothing was stored and nobody is about to."""
+        target = session.locate(TableName.parse(self.plan.table))
+        session.begin()
+        counts = Ledger(session, target).claim(self.key, self.fingerprint)
+        session.rollback()
+        return None if counts is None else self._result(target, counts)
+
+    def _result(self, target: TableName, counts: Counts) -> LoadResult:
+        return LoadResult(table=str(target), **asdict(counts))
+
+    def _checked(self, session: Session, target: TableName) -> Table | None:
+        """The table, which fits the source; None when it is to be created."""
+        table = session.table(target)
+        if table is None:
+            if not self.plan.create_table:
+                raise NotFound(f"the table {target} is not there", remedy="create it, or pass create_table=True")
+            return None
+        if self.plan.mode == "replace" and self.plan.create_table:
+            return table
+        if unknown := [name for name in self.columns if name not in table.columns]:
+            raise ConfigError(
+                f"{target} has no column {unknown[0]!r} to load",
+                field="column_map",
+                remedy=f"it has {', '.join(table.columns)}; map the source's name to one of them, or to null",
+            )
+        if self.plan.keys and frozenset(self.plan.keys) not in table.unique:
+            raise ConfigError(
+                f"{target} has no primary key or unique index on exactly {', '.join(self.plan.keys)}",
+                field="keys",
+                remedy="create a unique index on these columns, or name those of an existing one",
+            )
+        return table
+
+    def _fill(self, session: Session, target: TableName) -> Counts:
+        batches = self._batches()
+        first = next(batches, [])
+        table = self._checked(session, target)
+        created = self._created(first) if self.plan.create_table else []
+        if table is None:
+            session.create(target, created, keys=self.plan.keys)
+            table = Table(name=target, columns={})
+            failpoint("sql.load.after_create")
+        batches = chain([first] if first else [], batches)
+        if self.plan.mode == "upsert":
+            counts = self._upsert(session, table.name, batches)
+        elif self.plan.mode == "replace" and table.columns:
+            counts = self._replace(session, table, created or None, batches)
+        else:
+            if self.plan.mode == "truncate":
+                session.lock(table.name)
+                session.empty(table.name)
+                failpoint("sql.load.after_empty")
+            counts = self._insert(session, table.name, batches)
+        session.check_constraints()
+        self._check_counts(counts)
+        return counts
+
+    def _created(self, batch: Sequence[Row]) -> list[Column]:
+        """The columns of a new table: of the types that the dataset declares, or else that the first batch has."""
+        found = types_of(batch) if batch else [set() for _ in self.columns]
+        return [
+            Column(name, _type(self.types.get(self.rows.columns[place]), found[index]))
+            for index, (place, name) in enumerate(self.source)
+        ]
+
+    def _batches(self) -> Iterator[list[Row]]:
+        places = [place for place, _ in self.source]
+        whole = places == list(range(len(self.rows.columns)))
+        progress = self.run.progress("load", unit="rows", total=self.total)
+        for batch in self.rows:
+            self.run.deadline.check("the load")
+            yield batch if whole else [tuple([row[place] for place in places]) for row in batch]
+            progress.advance(len(batch))
+            failpoint("sql.load.after_batch")
+        progress.finish()
+
+    def _insert(self, session: Session, table: TableName, batches: Iterable[list[Row]]) -> Counts:
+        if self.plan.reject_path is not None:
+            return self._insert_fitting(session, table, batches)
+        given = 0
+        with session.copy(table, self.columns) as copier:
+            for batch in batches:
+                copier.write(batch)
+                given += len(batch)
+        self._agree(copier.rows, given)
+        return Counts(rows=given, inserted=given)
+
+    def _insert_fitting(self, session: Session, table: TableName, batches: Iterable[list[Row]]) -> Counts:
+        rejects = Rejects(str(self.plan.reject_path), self.key[:16], self.columns, self.plan.max_failures)
+        session.check_constraints()
+        given = stored = 0
+        try:
+            for batch in batches:
+                stored += store(session, table, self.columns, batch, given + 1, rejects)
+                given += len(batch)
+            self._agree(stored, given - rejects.count)
+        except FlowRunnerError:
+            rejects.discard()
+            raise
+        rejects.publish()
+        return Counts(rows=given, inserted=stored, rejected=rejects.count)
+
+    def _replace(
+        self, session: Session, table: Table, columns: list[Column] | None, batches: Iterable[list[Row]]
+    ) -> Counts:
+        session.lock(table.name)
+        new = session.replacement(table, columns, f"flowrunner_{self.key[:16]}")
+        failpoint("sql.load.after_replacement")
+        counts = self._insert(session, new, batches)
+        self._agree(session.count(new), counts.inserted)
+        session.swap(table, new)
+        failpoint("sql.load.after_swap")
+        return counts
+
+    def _upsert(self, session: Session, table: TableName, batches: Iterable[list[Row]]) -> Counts:
+        stage = session.stage(table, self.columns)
+        staged = self._insert(session, stage, batches).rows
+        failpoint("sql.load.after_stage")
+        if session.has_null(stage, self.plan.keys):
+            raise Rejected(
+                f"a row has no value in a key column ({', '.join(self.plan.keys)})",
+                code="23502",
+                remedy="correct the source: such a row would be inserted again each time",
+            )
+        replaced = session.keep_last(stage, self.plan.keys) if self.plan.keep == "last" else 0
+        merged = session.merge(stage, table, self.columns, self.plan.keys)
+        failpoint("sql.load.after_merge")
+        skipped = merged.skipped + replaced
+        self._agree(merged.inserted + merged.updated + skipped, staged)
+        return Counts(rows=staged, inserted=merged.inserted, updated=merged.updated, skipped=skipped)
+
+    def _agree(self, stored: int, given: int) -> None:
+        if stored != given:
+            raise IntegrityError(
+                f"the database stored {stored} of {given} rows; all were taken back",
+                remedy="look for a trigger or rule that drops or redirects rows",
+            )
+
+    def _check_counts(self, counts: Counts) -> None:
+        expected, least = self.plan.expected_rows, self.plan.min_rows
+        if counts.rows < least or expected not in (None, counts.rows):
+            wanted = f"{expected}" if expected is not None else f"at least {least}"
+            raise IntegrityError(
+                f"the source has {counts.rows} rows, expected were {wanted}; nothing was stored",
+                remedy="look at the task that wrote the source",
+            )
+
+
+def _type(declared: str | None, found: set[type]) -> Type:
+    if declared in get_args(Type):
+        return cast("Type", declared)
+    names = {kind.__name__ for kind in found} - {"NoneType"}
+    if names == {"int", "float"}:
+        return "number"
+    return _TYPES.get(names.pop(), "string") if len(names) == 1 else "string"

@@ -1,0 +1,146 @@
+"""What a load is to do, checked before anything happens, and what it has done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.database.identifiers import Identifier, TableName
+
+__all__ = ["BadRow", "Keep", "LoadPlan", "LoadResult", "Mode"]
+
+Mode = Literal["append", "truncate", "replace", "upsert"]
+Keep = Literal["error", "last"]
+BadRow = Literal["fail", "reject"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadResult:
+    """What became of the rows of the source: ``rows`` is the sum of the other counts.
+
+    :param table: with its schema.
+    :param skipped: rows that a later one with the same keys replaced, or that had nothing to change.
+    :param rejected: rows set aside in ``reject_path``.
+    """
+
+    table: str
+    rows: int
+    inserted: int
+    updated: int
+    skipped: int
+    rejected: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadPlan:
+    """How rows get into a table; the parameters of the action ``sql.load``.
+
+    :raises ConfigError: naming the parameter to mend.
+    """
+
+    table: str
+    mode: Mode = "append"
+    keys: Sequence[str] = ()
+    column_map: Mapping[str, str | None] = field(default_factory=dict)
+    create_table: bool = False
+    keep: Keep = "error"
+    expected_rows: int | None = None
+    min_rows: int = 0
+    on_bad_row: BadRow = "fail"
+    reject_path: str | None = None
+    max_failures: int = 1000
+
+    def __post_init__(self) -> None:
+        TableName.parse(self.table)
+        for name, choices in (("mode", Mode), ("keep", Keep), ("on_bad_row", BadRow)):
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}",
+                    field=name,
+                    remedy=f"use one of {', '.join(map(repr, get_args(choices)))}",
+                )
+        self._check_keys()
+        self._check_counts()
+        self._check_rejects()
+
+    def _check_keys(self) -> None:
+        if isinstance(self.keys, str) or not all(isinstance(key, str) for key in self.keys):
+            raise ConfigError("keys must be a list of column names", field="keys", remedy='write ["id"], say')
+        if len(set(self.keys)) != len(self.keys):
+            raise ConfigError("keys names a column twice", field="keys", remedy="name each once")
+        if (self.mode == "upsert") != bool(self.keys):
+            raise ConfigError(
+                "mode='upsert' needs keys, and no other mode takes them",
+                field="keys",
+                remedy="name the columns of the table by which a row is known, or change the mode",
+            )
+        if self.keep != "error" and self.mode != "upsert":
+            raise ConfigError("keep is for mode='upsert'", field="keep", remedy="leave it away")
+
+    def _check_counts(self) -> None:
+        for name in ("expected_rows", "min_rows", "max_failures"):
+            value = getattr(self, name)
+            if value is None and name == "expected_rows":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ConfigError(f"{name} must be 0 or more", field=name, remedy="give a whole number")
+
+    def _check_rejects(self) -> None:
+        if self.on_bad_row == "fail":
+            if self.reject_path is not None:
+                raise ConfigError("reject_path is for on_bad_row='reject'", field="reject_path", remedy="add that, too")
+            return
+        if not self.reject_path or "\0" in self.reject_path or "://" in self.reject_path:
+            raise ConfigError(
+                "on_bad_row='reject' needs reject_path, a file on the worker's disk",
+                field="reject_path",
+                remedy="write reject_path='/data/orders.rejected.jsonl', say",
+            )
+        if self.mode == "upsert":
+            raise ConfigError(
+                "mode='upsert' cannot set single rows aside: it stores them all in one statement",
+                field="on_bad_row",
+                remedy="load with mode='append' into a table of its own first, or use on_bad_row='fail'",
+            )
+
+    def columns(self, source: Sequence[str]) -> list[tuple[int, str]]:
+        """The columns to load: the place in the source and the name in the table of each.
+
+        :raises ConfigError: if the map does not fit the source.
+        """
+        for name in self.column_map:
+            if name not in source:
+                raise ConfigError(
+                    f"column_map names {name!r}, which the source does not have",
+                    field="column_map",
+                    remedy=f"the source has {', '.join(source)}",
+                )
+        named = [(place, self.column_map.get(name, name)) for place, name in enumerate(source)]
+        chosen = [(place, Identifier(name).text) for place, name in named if name is not None]
+        names = [name for _, name in chosen]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(
+                f"two columns of the source go to {twice[0]!r}",
+                field="column_map",
+                remedy="give each a name of its own, or map one to null to leave it out",
+            )
+        if not names:
+            raise ConfigError("no column is left", field="column_map", remedy="map fewer of them to null")
+        if missing := [key for key in self.keys if key not in names]:
+            raise ConfigError(
+                f"the key {missing[0]!r} is not loaded",
+                field="keys",
+                remedy="name columns of the table, after column_map",
+            )
+        return chosen
+
+    def fingerprint(self, source: Mapping[str, Any]) -> str:
+        """A digest of what would be loaded where; the same in every attempt."""
+        chosen = ("table", "mode", "keys", "column_map", "keep", "on_bad_row")
+        parts = {name: value for name, value in asdict(self).items() if name in chosen}
+        text = json.dumps([parts, dict(source)], sort_keys=True, default=list)
+        return hashlib.sha256(text.encode()).hexdigest()[:40]
