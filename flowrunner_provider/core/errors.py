@@ -234,14 +234,18 @@ class PartialFailure(FlowRunnerError):
 
     :param done: how many items succeeded.
     :param failed: item -> reason.
+    :param retryable: False when every failure is for good, so that a retry has nothing left to do.
     """
 
-    _details = ("done", "failed")
+    _details = ("done", "failed", "retryable")
 
-    def __init__(self, message: str, *, done: int, failed: Mapping[str, str], remedy: str = "") -> None:
+    def __init__(
+        self, message: str, *, done: int, failed: Mapping[str, str], retryable: bool = True, remedy: str = ""
+    ) -> None:
         super().__init__(message, remedy=remedy)
         self.done = done
         self.failed = dict(failed)
+        self.retryable = retryable
 
 
 def _tree(root: type[FlowRunnerError]) -> dict[str, type[FlowRunnerError]]:

@@ -8,7 +8,7 @@ PermanentError    fail now: a retry cannot help
 Throttled, ...    retry after exactly ``retry_after``, off the worker slot
 TransientError    retry after a full-jitter exponential wait
 OutcomeUnknown    retry while the next attempt can reconcile; else fail now
-PartialFailure    retry: the next attempt does only what failed
+PartialFailure    retry: the next attempt does only what failed; else (all for good) fail now
 anything else     Airflow's own rules (``retry_delay``)
 ================  ===========================================================================
 """
@@ -23,6 +23,7 @@ from flowrunner_provider.core.errors import (
     ConfigError,
     FlowRunnerError,
     OutcomeUnknown,
+    PartialFailure,
     PermanentError,
     TransientError,
 )
@@ -43,6 +44,8 @@ def retrying_helps(error: FlowRunnerError) -> bool:
     """False when the next attempt would only fail again."""
     if isinstance(error, ConfigError | PermanentError):
         return False
+    if isinstance(error, PartialFailure):
+        return error.retryable
     return not (isinstance(error, OutcomeUnknown) and not error.reconcilable)
 
 

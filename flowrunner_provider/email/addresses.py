@@ -1,0 +1,157 @@
+"""Addresses and header values: what the user wrote, or a ConfigError that names it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.errors import MessageError, NonASCIILocalPartDefect
+from email.header import Header
+from email.headerregistry import Address, HeaderRegistry
+from email.utils import quote
+from typing import Any
+
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.extras import load
+
+__all__ = ["Mailbox", "header_lines", "header_text", "mailbox", "mailboxes"]
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_ENCODED_WORD = re.compile(r"=\?[^?\s]{1,80}\?[BbQq]\?")
+_LONGEST_QUOTED = 200  # with its address a line of RFC 5322 has room for it
+_LONGEST_WORD = 60
+_FOLD = "\r\n "
+_registry = HeaderRegistry()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mailbox:
+    """One address: ``name <local@domain>``.
+
+    :param name: the display name, in plain Unicode; may be empty.
+    :param local: the part before the @, quoted where it must be.
+    :param domain: the part after it, in ASCII (internationalised names as ``xn--``).
+    """
+
+    name: str
+    local: str
+    domain: str
+
+    @property
+    def address(self) -> str:
+        """What the mail server is given."""
+        return f"{self.local}@{self.domain}"
+
+    @property
+    def needs_utf8(self) -> bool:
+        """The server must know SMTPUTF8 (RFC 6531) to take it."""
+        return not self.local.isascii()
+
+    def header(self) -> str:
+        """For a header of the message, folded; names that are not plain words are quoted or encoded."""
+        if not self.name:
+            return self.address
+        if self.name.isascii() and len(self.name) <= _LONGEST_QUOTED:
+            return f'"{quote(self.name)}" <{self.address}>'
+        name = Header(self.name, "utf-8", maxlinelen=70).encode(linesep="\r\n")
+        return f"{name}\r\n <{self.address}>"
+
+
+def header_text(value: str, field: str) -> str:
+    """``value`` unchanged if it is safe as a header's text.
+
+    :param field: the parameter, for the message.
+    :raises ConfigError: for control characters, every kind of line break, bytes that were not text, and
+        encoded words (``=?utf-8?q?...?=``), which readers would decode into something else.
+    """
+    if not isinstance(value, str):
+        raise ConfigError(f"{field} must be text, not {type(value).__name__}", field=field)
+    if found := _CONTROL.search(value):
+        raise ConfigError(
+            f"{field} holds the character {found[0]!a}: {value[:80]!a}",
+            field=field,
+            remedy="a header is one line of text: take line breaks and control characters out of the value",
+        )
+    if _ENCODED_WORD.search(value):
+        raise ConfigError(
+            f"{field} holds an encoded word: {value[:80]!a}",
+            field=field,
+            remedy="write the text itself; it is encoded when the mail is built",
+        )
+    return value
+
+
+def header_lines(name: str, value: str | Sequence[Mailbox]) -> bytes:
+    """A header of the message with its CRLF, from text or addresses that have been checked.
+
+    The folding of ``email.message`` is not used: Python 3.11 and 3.12 lose the quotes of a name that they
+    fold (gh-121284), which makes other addresses of ``"Doe, John"``.
+    """
+    if not isinstance(value, str):
+        return f"{name}: {f',{_FOLD}'.join(box.header() for box in value)}\r\n".encode()
+    plain = value.isascii() and all(len(word) <= _LONGEST_WORD for word in value.split(" "))
+    header = Header(value, "us-ascii" if plain else "utf-8", header_name=name, maxlinelen=76)
+    return f"{name}: {header.encode(linesep=_FOLD[:2])}\r\n".encode()
+
+
+def mailboxes(value: str | Sequence[str], field: str) -> tuple[Mailbox, ...]:
+    """The addresses of ``value``, in their order.
+
+    :param value: a list, or a text with commas as in a mail header; ``"Doe, John" <j@x.org>`` is one.
+    :raises ConfigError: naming what is no address.
+    """
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        raise ConfigError(f"{field} must be a text or a list, not {type(value).__name__}", field=field)
+    return tuple(box for text in texts for box in _parsed(text, field) if text != "")
+
+
+def mailbox(value: str, field: str) -> Mailbox:
+    """The one address of ``value``.
+
+    :raises ConfigError: if there is none or more than one.
+    """
+    found = mailboxes(value, field)
+    if len(found) != 1:
+        raise ConfigError(
+            f"{field} must be one address, not {len(found)}",
+            field=field,
+            remedy="write it as 'reports@example.com' or 'Reports <reports@example.com>'",
+        )
+    return found[0]
+
+
+def _parsed(text: str, field: str) -> list[Mailbox]:
+    if not header_text(text, field).strip():
+        return []
+    try:
+        header: Any = _registry("To", text)
+    except (MessageError, ValueError, IndexError, TypeError, AttributeError) as error:  # its parser breaks, too
+        raise _no_address(text, field) from error
+    defects = [defect for defect in header.defects if not isinstance(defect, NonASCIILocalPartDefect)]
+    if defects or any(group.display_name is not None for group in header.groups):
+        raise _no_address(text, field)
+    return [_checked(address, text, field) for address in header.addresses]
+
+
+def _checked(address: Address, text: str, field: str) -> Mailbox:
+    validator = load("email_validator", extra="email", needed_for="sending mail")
+    try:
+        checked = validator.validate_email(
+            address.addr_spec,
+            check_deliverability=False,
+            globally_deliverable=False,
+            allow_quoted_local=True,
+            allow_domain_literal=True,
+        )
+    except validator.EmailNotValidError as error:
+        raise _no_address(text, field, f" ({error})") from error
+    return Mailbox(name=address.display_name, local=checked.local_part, domain=checked.ascii_domain)
+
+
+def _no_address(text: str, field: str, why: str = "") -> ConfigError:
+    return ConfigError(
+        f"{field}: {text[:200]!r} is not an address{why}",
+        field=field,
+        remedy="write a@x.org, or Name <a@x.org>; separate several by commas, and quote a name that has one",
+    )

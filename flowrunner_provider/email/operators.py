@@ -1,0 +1,199 @@
+"""Actions that send mail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.email.attachments import read_all
+from flowrunner_provider.email.config import SmtpConfig
+from flowrunner_provider.email.hook import FlowRunnerSmtpHook
+from flowrunner_provider.email.message import Mail, compose
+from flowrunner_provider.email.send import SendResult, deliver
+from flowrunner_provider.email.template import is_html, render
+from flowrunner_provider.runtime.operator import FlowRunnerOperator
+
+__all__ = ["EmailSendOperator"]
+
+
+class EmailSendOperator(FlowRunnerOperator):
+    """The mail server has taken the mail once for every recipient.
+
+    Killed or retried, it goes on where it was: who has the mail is not sent it again, and a mail whose fate
+    nobody knows (the worker died, or the connection broke, between the end of the message and the reply)
+    stops the task as ``OutcomeUnknown`` unless ``on_unknown`` says otherwise. The content must be the same
+    in every attempt, so keep try numbers and the present time out of it.
+
+    Cost: one connection; the mail is in memory, about three times its size. When some recipients are refused
+    the task fails as ``PartialFailure`` with the server's reply for each, and a retry sends to those that were
+    refused for now; when all are refused for good it fails as ``Rejected`` and is not retried. That the server
+    took the mail does not mean that it arrives: bounces come later, to ``from_email``.
+
+    :param subject: one line.
+    :param to: addresses, as a list or as text with commas; ``"Doe, John" <j@x.org>`` is one.
+    :param cc: copies that everybody sees.
+    :param bcc: copies that nobody sees; never in a header.
+    :param reply_to: where answers go.
+    :param from_email: the sender; by default the connection's ``from_email``.
+    :param html: the content in HTML; a plain text is derived from it unless ``text`` is given.
+    :param text: the content as plain text.
+    :param template: a Jinja file with the content; HTML if its name ends in ``.html`` (or ``.html.j2``).
+    :param template_folder: where templates and their layouts are looked up; by default the DAG's folder.
+    :param template_context: the names that the template may use; an undefined one is an error.
+    :param attachments: files or patterns such as ``/data/out/*.csv``; one that matches nothing is an error.
+    :param inline_images: content id to file, for ``<img src="cid:logo">``.
+    :param headers: further headers, e.g. ``{"X-Topic": "sales"}``.
+    :param on_unknown: what to do when an earlier attempt may have sent the mail: ``stop``; ``resend`` the same
+        bytes with the same Message-ID, so that many mailboxes show it once; or ``skip``.
+    :param max_total_size: largest mail in encoded bytes; by default the connection's, which is 20 MiB.
+    :param smtp_conn_id: the connection, of type ``smtp``.
+    """
+
+    action: ClassVar[str] = "email.send"
+    template_fields: ClassVar[Sequence[str]] = (
+        "subject",
+        "to",
+        "cc",
+        "bcc",
+        "reply_to",
+        "from_email",
+        "html",
+        "text",
+        "template",
+        "template_folder",
+        "template_context",
+        "attachments",
+        "inline_images",
+        "headers",
+        "smtp_conn_id",
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {  # type: ignore[misc]
+        "html": "html",
+        "template_context": "json",
+    }
+
+    def __init__(
+        self,
+        *,
+        subject: str | None = None,
+        to: str | list[str] | None = None,
+        cc: str | list[str] | None = None,
+        bcc: str | list[str] | None = None,
+        reply_to: str | list[str] | None = None,
+        from_email: str | None = None,
+        html: str | None = None,
+        text: str | None = None,
+        template: str | None = None,
+        template_folder: str | None = None,
+        template_context: dict[str, Any] | None = None,
+        attachments: list[str] | None = None,
+        inline_images: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+        on_unknown: Literal["stop", "resend", "skip"] = "stop",
+        max_total_size: int | None = None,
+        smtp_conn_id: str = "smtp_default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.subject = subject
+        self.to = to
+        self.cc = cc
+        self.bcc = bcc
+        self.reply_to = reply_to
+        self.from_email = from_email
+        self.html = html
+        self.text = text
+        self.template = template
+        self.template_folder = template_folder
+        self.template_context = template_context
+        self.attachments = attachments
+        self.inline_images = inline_images
+        self.headers = headers
+        self.on_unknown = on_unknown
+        self.max_total_size = max_total_size
+        self.smtp_conn_id = smtp_conn_id
+
+    async def perform(self, run: Run) -> SendResult:
+        """Compose the mail, which checks everything, and deliver it."""
+        if self.on_unknown not in ("stop", "resend", "skip"):
+            raise ConfigError(
+                f"on_unknown is {self.on_unknown!r}", field="on_unknown", remedy="write stop, resend or skip"
+            )
+        hook = FlowRunnerSmtpHook(self.smtp_conn_id)
+        config = hook.config
+        limit = config.max_total_size if self.max_total_size is None else self.max_total_size
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit <= 0:
+            raise ConfigError(
+                "max_total_size must be a positive number of bytes", field="max_total_size", remedy="correct it"
+            )
+        mail = self._mail(config, limit)
+        run.pacer = hook.pacer
+        return await deliver(
+            run,
+            mail,
+            hook.transport,
+            domain=config.message_id_domain or mail.sender.domain,
+            limit=limit,
+            on_unknown=self.on_unknown,
+        )
+
+    def _mail(self, config: SmtpConfig, limit: int) -> Mail:
+        sender = self.from_email or config.from_email
+        if not sender:
+            raise ConfigError(
+                f"neither the task nor connection {self.smtp_conn_id!r} says who sends",
+                field="from_email",
+                remedy="give from_email here or in the connection's extra",
+            )
+        html, text = self._content(config)
+        attachments, inline = read_all(self.attachments or [], self.inline_images or {}, limit)
+        return compose(
+            sender=sender,
+            to=self.to or (),
+            cc=self.cc or (),
+            bcc=self.bcc or (),
+            reply_to=self.reply_to or (),
+            subject=self._subject(config),
+            text=text,
+            html=html,
+            attachments=attachments,
+            inline=inline,
+            headers=self.headers,
+        )
+
+    def _subject(self, config: SmtpConfig) -> str:
+        if self.subject is not None:
+            return self.subject
+        if config.subject_template:
+            return self._rendered(config.subject_template).strip()
+        raise ConfigError("the mail has no subject", field="subject", remedy="give subject")
+
+    def _content(self, config: SmtpConfig) -> tuple[str | None, str | None]:
+        """The content as HTML and as plain text; a part that was not given is None."""
+        template = self.template
+        if not template:
+            if self.html is None and self.text is None and config.html_content_template:
+                return self._rendered(config.html_content_template), None
+            return self.html, self.text
+        taken = "html" if is_html(template) else "text"
+        if getattr(self, taken) is not None:
+            raise ConfigError(
+                f"template {template!r} and {taken} are both the {taken} of the mail",
+                field="template",
+                remedy="give one of them",
+            )
+        content = self._rendered(template)
+        return (content, self.text) if taken == "html" else (self.html, content)
+
+    def _rendered(self, template: str) -> str:
+        context = self.template_context or {}
+        if not isinstance(context, Mapping):
+            raise ConfigError("template_context must be a mapping", field="template_context", remedy="{...}")
+        return render(template, context, self.template_folder or self._dag_folder())
+
+    def _dag_folder(self) -> str:
+        dag = self.get_dag()
+        return (dag.folder if dag else "") or str(Path.cwd())
