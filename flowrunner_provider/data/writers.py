@@ -15,7 +15,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -215,8 +216,9 @@ class RowWriter:
                 )
         if batch:
             self._kinds.add_rows(self.columns, batch, self.rows)
+            with self._writable(batch):
+                self._append(batch)
             self._keep_preview([dict(zip(self.columns, row, strict=True)) for row in self._first(batch)])
-            self._append(batch)
             self.rows += len(batch)
 
     def write_records(self, records: Sequence[Mapping[str, Any]]) -> None:
@@ -239,9 +241,23 @@ class RowWriter:
         for place, record in enumerate(records, self.rows + 1):
             self._kinds.add_record(record, place)
         self.columns = list(self._kinds.seen)
+        with self._writable(records):
+            self._append_records(records)
         self._keep_preview(self._first(records))
-        self._append_records(records)
         self.rows += len(records)
+
+    @contextmanager
+    def _writable(self, batch: Sequence[Any]) -> Iterator[None]:
+        """Say which row it is that holds, inside an object or array, what no format can."""
+        try:
+            yield
+        except (TypeError, RecursionError) as error:
+            bad = next((row for row, values in enumerate(batch, self.rows + 1) if not _is_json(values)), None)
+            where = f"row {bad}" if bad else f"a row before row {self.rows + len(batch) + 1}"
+            raise IntegrityError(
+                f"{where} cannot be written to {self.path}: {error}",
+                remedy="make its values text, numbers, objects or arrays first",
+            ) from error
 
     def _first(self, batch: Sequence[Any]) -> Sequence[Any]:
         return batch[: max(0, PREVIEW_ROWS - self.rows)]
@@ -324,6 +340,14 @@ class RowWriter:
             failpoint("data.writer.after_write")
 
 
+def _is_json(values: Any) -> bool:
+    try:
+        json_text(values)
+    except (TypeError, RecursionError):
+        return False
+    return True
+
+
 class JsonlWriter(RowWriter):
     """One JSON object per line, UTF-8."""
 
@@ -332,13 +356,6 @@ class JsonlWriter(RowWriter):
         self._append_records([dict(zip(columns, row, strict=True)) for row in batch])
 
     def _append_records(self, records: Sequence[Mapping[str, Any]]) -> None:
-        lines: list[str] = []
-        try:
-            lines.extend(map(json_text, records))  # those before a failing one are kept: they number it
-        except (TypeError, RecursionError) as error:
-            raise IntegrityError(
-                f"row {self.rows + len(lines) + 1} cannot be written to {self.path}: {error}",
-                remedy="make its values text, numbers, objects or arrays first",
-            ) from error
+        lines = list(map(json_text, records))
         lines.append("")
         self._put("\n".join(lines).encode("utf-8", "backslashreplace"))  # a lone surrogate is \\udxxx in JSON, too

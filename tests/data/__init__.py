@@ -1,0 +1,1 @@
+"""Tests of flowrunner_provider.data."""
