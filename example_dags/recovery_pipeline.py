@@ -17,7 +17,7 @@ from flowrunner_provider.email.operators import EmailSendOperator
 from flowrunner_provider.files.operators import FileCopyOperator
 from flowrunner_provider.http.operators import HttpPaginateOperator
 
-STAGING = os.path.join(os.environ.get("FLOWRUNNER_DEMO_DIR", "/tmp/flowrunner"), "staging")
+STAGING = os.environ.get("FLOWRUNNER_DEMO_DIR", "/data/flowrunner") + "/staging"
 
 with DAG(
     "recovery_pipeline",
