@@ -106,6 +106,12 @@ def _selection(
             f"the source has no column {missing[0]!r}", field="columns", remedy=f"it has {', '.join(have)}"
         )
     names = [columns[name] for name in wanted] if isinstance(columns, Mapping) else wanted
+    if len(set(names)) != len(names) or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(
+            f"columns gives two columns one name, or none: {names}",
+            field="columns",
+            remedy="give each column a name of its own",
+        )
     return names, [have.index(name) for name in wanted]
 
 

@@ -121,7 +121,8 @@ class Kinds:
 
     def where(self, name: str) -> str:
         """The kinds of a column with their first rows, for a message."""
-        return ", ".join(f"{kind} in row {row}" for kind, row in self.seen.get(name, {}).items() if kind != "null")
+        found = sorted((row, kind) for kind, row in self.seen.get(name, {}).items() if kind != "null")
+        return ", ".join(f"{kind} in row {row}" for row, kind in found)
 
 
 def _plain(value: Any) -> Any:
