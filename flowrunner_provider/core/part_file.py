@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,9 +37,18 @@ def disk_errors(what: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise PermanentError(
-                f"the disk of {what} is full", remedy="free some space, then retry"
+                f"the disk of {what} is full ({_free(what)} bytes are free)",
+                remedy="free some space, then retry",
             ) from error
         raise PermanentError(f"{what}: {error.strerror or error}", remedy="look at the disk") from error
+
+
+def _free(path: str) -> int | str:
+    """How much is free where ``path`` is, or a word when even that cannot be found out."""
+    try:
+        return shutil.disk_usage(Path(path).parent).free
+    except OSError:
+        return "unknown"
 
 
 class PartFile:
@@ -56,11 +66,15 @@ class PartFile:
     def open(self, offset: int = 0) -> int:
         """Open the part at ``offset`` and cut off what lies beyond it; return where it really stands.
 
-        That is less than ``offset`` when fewer bytes survived: then the caller starts again from there.
+        That is less than ``offset`` when fewer bytes survived: then the caller starts again from there. At 0 the
+        part is a new file: an attempt that is taken for dead and still writes no longer writes into it.
         """
         with disk_errors(str(self.path)):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            if offset == 0:
+                self.part.unlink(missing_ok=True)
+                flags |= os.O_EXCL
             self._file = os.open(self.part, flags, 0o600)
             offset = min(offset, os.fstat(self._file).st_size)
             os.ftruncate(self._file, offset)
@@ -89,20 +103,33 @@ class PartFile:
         with disk_errors(str(self.path)):
             os.fsync(self._descriptor)
 
+    def size(self) -> int:
+        """How many bytes the disk says the part has."""
+        with disk_errors(str(self.path)):
+            return os.fstat(self._descriptor).st_size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """At most ``length`` of the bytes so far, from ``offset``."""
+        with disk_errors(str(self.path)):
+            return os.pread(self._descriptor, length, offset)
+
     def read(self) -> Iterator[bytes]:
         """The bytes so far, in chunks: to take up a digest where an earlier attempt left it."""
         position = 0
-        while chunk := os.pread(self._descriptor, 1 << 20, position):
+        while chunk := self.read_at(position, 1 << 20):
             yield chunk
             position += len(chunk)
 
-    def commit(self, *, replace: bool = True, mode: int | None = None) -> None:
+    def commit(self, *, replace: bool = True, mode: int | None = None, modified: float | None = None) -> None:
         """Make the file durable under its final name, in one step.
 
         :param replace: False to raise :class:`AlreadyExists` when the final name is taken.
         :param mode: permission bits; by default what the process's umask grants.
+        :param modified: the modification time to give it, in seconds since 1970 (UTC).
         """
         with disk_errors(str(self.path)):
+            if modified is not None:
+                os.utime(self._descriptor, (modified, modified))
             os.fchmod(self._descriptor, mode if mode is not None else 0o666 & ~_umask())
             os.fsync(self._descriptor)
             self.close()

@@ -1,0 +1,38 @@
+"""Files from a partner's SFTP server, and the day's report back to them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from airflow.sdk import DAG
+
+from flowrunner_provider.files.operators import FileCopyOperator, FileListOperator
+
+with DAG(
+    dag_id="files_actions",
+    schedule="@daily",
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    tags=["flowrunner", "files"],
+):
+    waiting = FileListOperator(
+        task_id="what_is_waiting",
+        path="sftp://partner@/out/*.csv",
+        min_age="5m",
+        sort="oldest",
+        limit=100,
+    )
+    fetch = FileCopyOperator(
+        task_id="fetch",
+        source="sftp://partner@/out/*.csv",
+        dest="/data/incoming/{{ run_id }}/",
+        move=True,
+        verify="checksum",
+        missing_ok=True,
+    )
+    deliver = FileCopyOperator(
+        task_id="deliver",
+        source="/data/reports/report.pdf",
+        dest="sftp://partner@/in/report.pdf",
+    )
+    waiting >> fetch >> deliver

@@ -1,0 +1,1 @@
+"""One file per store; each passes ``tests/contracts/store_contract.py``."""

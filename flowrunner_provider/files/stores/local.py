@@ -1,0 +1,186 @@
+"""This machine's disks. Links are never followed; what may take long runs in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import sys
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from flowrunner_provider.core.errors import AlreadyExists, PermanentError
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.names import part_name, resolve_inside
+from flowrunner_provider.core.part_file import PartFile, disk_errors
+from flowrunner_provider.files.store import Capabilities, Entry
+
+__all__ = ["CHUNK", "LocalStore"]
+
+CHUNK = 4 * 255 * 1024
+"""Bytes per read: four blocks of an SFTP write, about 1 MiB."""
+
+_BATCH = 256
+
+_CAPABILITIES = Capabilities(
+    atomic_replace=True,
+    atomic_create=True,
+    resumable_upload=True,
+    readable_parts=True,
+    case_sensitive=sys.platform not in ("darwin", "win32"),
+    modified_precision=1e-6,
+    nearby=True,
+)
+
+
+class LocalStore:
+    """Files by their absolute path on the worker."""
+
+    capabilities = _CAPABILITIES
+    where = "this machine"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is held open."""
+
+    def join(self, folder: str, relative: str) -> str:
+        return str(resolve_inside(Path(folder), relative))
+
+    async def stat(self, path: str) -> Entry:
+        with disk_errors(path):
+            return _entry(path, os.lstat(path))
+
+    async def list(self, path: str, recursive: bool = False) -> AsyncIterator[Entry]:
+        waiting = [path]
+        while waiting:
+            batches = _scan(waiting.pop())
+            while batch := await asyncio.to_thread(next, batches, None):
+                for entry in batch:
+                    if recursive and entry.is_dir:
+                        waiting.append(entry.path)
+                    yield entry
+
+    async def read(self, path: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        with disk_errors(path):
+            file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise PermanentError(f"{path} is not a file", remedy="name a regular file")
+            end = None if length is None else offset + length
+            while end is None or offset < end:
+                wanted = CHUNK if end is None else min(CHUNK, end - offset)
+                with disk_errors(path):
+                    chunk = await asyncio.to_thread(os.pread, file, wanted, offset)
+                if not chunk:
+                    return
+                offset += len(chunk)
+                yield chunk
+        finally:
+            os.close(file)
+
+    async def begin(self, path: str, token: str, *, resume_at: int = 0, size: int | None = None) -> LocalUpload:
+        upload = LocalUpload(PartFile(Path(path), token))
+        await asyncio.to_thread(upload.open, resume_at)
+        return upload
+
+    async def forget(self, path: str, token: str) -> None:
+        with disk_errors(path):
+            Path(path).with_name(part_name(Path(path).name, token)).unlink(missing_ok=True)
+
+    async def delete(self, path: str) -> None:
+        with disk_errors(path):
+            failpoint("local.before_delete")
+            await asyncio.to_thread(os.unlink, path)
+            failpoint("local.after_delete")
+
+    async def mkdir(self, path: str, parents: bool = False) -> None:
+        with disk_errors(path):
+            await asyncio.to_thread(Path(path).mkdir, parents=parents, exist_ok=True)
+
+    async def rename(self, path: str, target: str, *, replace: bool = False) -> None:
+        with disk_errors(path):
+            if replace:
+                await asyncio.to_thread(os.replace, path, target)
+                return
+            try:
+                await asyncio.to_thread(os.link, path, target, follow_symlinks=False)
+            except FileExistsError as error:
+                raise AlreadyExists(f"{target} is there already", remedy="choose another name") from error
+            await asyncio.to_thread(os.unlink, path)
+
+
+class LocalUpload:
+    """A :class:`~flowrunner_provider.core.part_file.PartFile`, used from an event loop."""
+
+    def __init__(self, part: PartFile) -> None:
+        self._part = part
+        self.offset = 0
+
+    def open(self, resume_at: int) -> None:
+        """Blocking."""
+        self.offset = self._part.open(resume_at)
+
+    async def write(self, chunk: bytes) -> None:
+        await asyncio.to_thread(self._part.write, chunk)
+        self.offset += len(chunk)
+
+    async def sync(self) -> None:
+        await asyncio.to_thread(self._part.sync)
+
+    async def size(self) -> int:
+        return self._part.size()
+
+    async def read_back(self, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        end = self.offset if length is None else min(self.offset, offset + length)
+        while offset < end:
+            chunk = await asyncio.to_thread(self._part.read_at, offset, min(CHUNK, end - offset))
+            if not chunk:
+                return
+            offset += len(chunk)
+            yield chunk
+
+    async def commit(self, *, replace: bool = True, modified: datetime | None = None, durable: bool = False) -> None:
+        seconds = None if modified is None else modified.timestamp()
+        await asyncio.to_thread(self._part.commit, replace=replace, modified=seconds)
+
+    async def close(self) -> None:
+        self._part.close()
+
+    async def discard(self) -> None:
+        with disk_errors(str(self._part.path)):
+            self._part.discard()
+
+
+def _scan(folder: str) -> Iterator[list[Entry]]:
+    """The entries of one folder, in batches; blocking. An entry that vanishes meanwhile is left out."""
+    batch: list[Entry] = []
+    with disk_errors(folder), os.scandir(folder) as found:
+        for item in found:
+            try:
+                batch.append(_entry(str(Path(folder) / item.name), item.stat(follow_symlinks=False)))
+            except FileNotFoundError:
+                continue
+            if len(batch) == _BATCH:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
+
+
+def _entry(path: str, status: os.stat_result) -> Entry:
+    return Entry(
+        path=path,
+        name=Path(path).name,
+        size=status.st_size,
+        modified=datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC),
+        is_dir=stat.S_ISDIR(status.st_mode),
+        is_link=stat.S_ISLNK(status.st_mode),
+        version=str(status.st_ino),
+    )

@@ -1,0 +1,408 @@
+"""A server's files over SFTP (protocol version 3, with OpenSSH's extensions where the server has them).
+
+Reads and writes keep a window of requests under way, so that the distance to the server costs little. A file is
+written to ``.{name}.{token}.part`` beside its final name and renamed with ``posix-rename@openssh.com``, which
+replaces in one step. A server without that extension declares ``atomic_replace=False``: there the old file is
+removed first, so readers may for a moment find none, yet never a part of one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace as changed
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from flowrunner_provider.core.errors import (
+    AlreadyExists,
+    FlowRunnerError,
+    NotFound,
+    PermanentError,
+    Rejected,
+)
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.names import join_inside, part_name
+from flowrunner_provider.files.store import Capabilities, Entry
+from flowrunner_provider.transport.ssh import SshTarget, connect, ssh_errors, start_sftp
+
+if TYPE_CHECKING:
+    import asyncssh
+
+__all__ = ["SftpStore"]
+
+T = TypeVar("T")
+
+WINDOW = 64
+"""Requests under way per file; 64 of 255 KiB fill the channel's window of 16 MiB."""
+
+_READ, _WRITE, _CREATE, _NEW = 0x01, 0x02, 0x08, 0x20  # SSH_FXF_*, draft-ietf-secsh-filexfer-02, section 6.3
+_CAPABILITIES = Capabilities(
+    atomic_replace=True,
+    atomic_create=True,
+    resumable_upload=True,
+    readable_parts=True,
+    modified_precision=1.0,
+)
+
+
+class SftpStore:
+    """Files on an SSH server, by absolute path, or relative to the login's home folder.
+
+    :param target: the server and the credentials.
+    :param where: how messages call it.
+    """
+
+    def __init__(self, target: SshTarget, *, where: str = "") -> None:
+        self._target = target
+        self.where = where or f"sftp://{target.where}"
+        self.capabilities = _CAPABILITIES
+        self._stack: AsyncExitStack | None = None
+        self._client: asyncssh.SFTPClient | None = None
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            connection = await stack.enter_async_context(connect(self._target))
+            self._client = await start_sftp(connection, self._target.timeout)
+            stack.callback(self._client.exit)
+            self._stack = stack.pop_all()
+        if not _extension(self._client, "posix_rename"):
+            self.capabilities = changed(_CAPABILITIES, atomic_replace=False)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stack is not None:
+            await self._stack.aclose()
+
+    @property
+    def client(self) -> asyncssh.SFTPClient:
+        """The SFTP session; only while the store is open."""
+        if self._client is None:
+            raise ValueError("the store is not open")
+        return self._client
+
+    def label(self, path: str) -> str:
+        """How messages call ``path``."""
+        return f"{self.where}{path if path.startswith('/') else f'/~/{path}'}"
+
+    async def timed(self, work: Awaitable[T], what: str) -> T:
+        """Await one answer of the server, not longer than the connection's time-out; errors typed."""
+        with ssh_errors(what):
+            async with asyncio.timeout(self._target.timeout):
+                return await work
+
+    def join(self, folder: str, relative: str) -> str:
+        return join_inside(folder, relative) if folder != "/" else f"/{join_inside('', relative)}"
+
+    async def stat(self, path: str) -> Entry:
+        return _entry(path, await self.timed(self.client.lstat(path), self.label(path)))
+
+    async def list(self, path: str, recursive: bool = False) -> AsyncIterator[Entry]:
+        waiting = [path]
+        while waiting:
+            folder = waiting.pop()
+            async for entry in self._scan(folder):
+                if recursive and entry.is_dir:
+                    waiting.append(entry.path)
+                yield entry
+
+    async def _scan(self, folder: str) -> AsyncIterator[Entry]:
+        what = f"listing {self.label(folder)}"
+        names = self.client.scandir(folder)
+        prefix = folder.rstrip("/") + "/" if folder else ""
+        try:
+            while True:
+                try:
+                    found = await self.timed(anext(names, None), what)
+                except (NotFound, Rejected) as error:
+                    await self._not_a_folder(folder)
+                    raise error
+                if found is None:
+                    return
+                name = str(found.filename)
+                if name not in (".", ".."):
+                    yield _entry(prefix + name, found.attrs)
+        finally:
+            with suppress(FlowRunnerError):
+                await self.timed(names.aclose(), what)  # type: ignore[attr-defined]
+
+    async def _not_a_folder(self, path: str) -> None:
+        """OpenSSH calls a folder that is a file "no such file"; say what it is."""
+        if not (await self.stat(path)).is_dir:
+            raise PermanentError(f"{self.label(path)} is not a folder", remedy="check the path")
+
+    async def read(self, path: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        what = f"reading {self.label(path)}"
+        file = await self.opened(path, _READ, what)
+        try:
+            async for chunk in self.blocks(file, what, offset, length):
+                yield chunk
+        finally:
+            with suppress(FlowRunnerError):
+                await self.timed(file.close(), what)
+
+    async def opened(self, path: str, flags: int, what: str) -> asyncssh.SFTPClientFile:
+        """A file on the server; each of its reads and writes is one request."""
+        return await self.timed(self.client.open(path, flags, encoding=None, block_size=0), what)
+
+    async def blocks(
+        self, file: asyncssh.SFTPClientFile, what: str, offset: int, length: int | None
+    ) -> AsyncIterator[bytes]:
+        """The blocks of an open file in order, a window of them under way.
+
+        Without ``length`` the window grows with what has come, so that a small file costs few requests.
+        """
+        size = min(self.client.limits.max_read_len, 255 * 1024)
+        end = None if length is None else offset + length
+        pending: deque[tuple[int, asyncio.Task[bytes]]] = deque()
+        window = WINDOW if end is not None else 2
+        try:
+            while True:
+                while len(pending) < window and (end is None or offset < end):
+                    wanted = size if end is None else min(size, end - offset)
+                    task = asyncio.create_task(self._block(file, offset, wanted))
+                    pending.append((wanted, task))
+                    offset += wanted
+                if not pending:
+                    return
+                wanted, task = pending.popleft()
+                block = await self.timed(task, what)
+                if block:
+                    yield block
+                if len(block) < wanted:
+                    return
+                window = min(WINDOW, window * 2)
+        finally:
+            await _stop([task for _, task in pending])
+
+    async def _block(self, file: asyncssh.SFTPClientFile, offset: int, wanted: int) -> bytes:
+        """``wanted`` bytes, or fewer if the file ends; a server may answer with less than was asked for."""
+        block: bytes = await file.read(wanted, offset)
+        while 0 < len(block) < wanted:
+            more: bytes = await file.read(wanted - len(block), offset + len(block))
+            if not more:
+                break
+            block += more
+        return block
+
+    async def begin(self, path: str, token: str, *, resume_at: int = 0, size: int | None = None) -> SftpUpload:
+        upload = SftpUpload(self, path, _part_of(path, token))
+        await upload.open(resume_at)
+        return upload
+
+    async def forget(self, path: str, token: str) -> None:
+        await self.remove_if_there(_part_of(path, token))
+
+    async def remove_if_there(self, path: str) -> None:
+        """Remove a file; none is fine."""
+        with suppress(NotFound):
+            await self.timed(self.client.remove(path), f"deleting {self.label(path)}")
+
+    async def delete(self, path: str) -> None:
+        failpoint("sftp.before_delete")
+        try:
+            await self.timed(self.client.remove(path), f"deleting {self.label(path)}")
+        except Rejected:
+            if (await self.stat(path)).is_dir:
+                raise PermanentError(f"{self.label(path)} is a folder", remedy="name a file") from None
+            raise
+        failpoint("sftp.after_delete")
+
+    async def mkdir(self, path: str, parents: bool = False) -> None:
+        what = f"making the folder {self.label(path)}"
+        try:
+            await self.timed(self.client.mkdir(path), what)
+        except (Rejected, AlreadyExists, PermanentError):
+            parent = path.rstrip("/").rpartition("/")[0]
+            try:
+                entry = await self.stat(path)
+            except NotFound:
+                if not (parents and parent):
+                    raise
+                await self.mkdir(parent, parents=True)
+                await self.mkdir(path)
+                return
+            if entry.is_link:
+                entry = _entry(path, await self.timed(self.client.stat(path), what))
+            if not entry.is_dir:
+                raise AlreadyExists(f"{self.label(path)} is there and not a folder", remedy="choose another") from None
+
+    async def rename(self, path: str, target: str, *, replace: bool = False) -> None:
+        what = f"renaming {self.label(path)} to {self.label(target)}"
+        if replace and self.capabilities.atomic_replace:
+            await self.timed(self.client.posix_rename(path, target), what)
+            return
+        if replace:
+            await self.remove_if_there(target)
+            failpoint("sftp.between_remove_and_rename")
+        else:
+            await self._refuse_existing(target)
+        try:
+            await self.timed(self.client.rename(path, target), what)
+        except Rejected:
+            await self._refuse_existing(target)
+            raise
+
+    async def _refuse_existing(self, path: str) -> None:
+        with suppress(NotFound):
+            await self.stat(path)
+            raise AlreadyExists(
+                f"{self.label(path)} is there already", remedy="choose another name, or if_exists='overwrite'"
+            )
+
+
+class SftpUpload:
+    """A part file on the server, written with a window of requests under way."""
+
+    def __init__(self, store: SftpStore, path: str, part: str) -> None:
+        self._store, self._path, self._part = store, path, part
+        self._what = f"writing {store.label(path)}"
+        self._file: asyncssh.SFTPClientFile | None = None
+        self._pending: deque[asyncio.Task[int]] = deque()
+        self._buffer = bytearray()
+        self._sent = 0
+
+    @property
+    def offset(self) -> int:
+        return self._sent + len(self._buffer)
+
+    @property
+    def _open(self) -> asyncssh.SFTPClientFile:
+        if self._file is None:
+            raise ValueError("the upload is closed")
+        return self._file
+
+    async def open(self, resume_at: int) -> None:
+        """Open the part; cut it off at ``resume_at``, or start a new file."""
+        store, flags = self._store, _READ | _WRITE | _CREATE
+        if resume_at == 0:
+            flags |= _NEW
+        try:
+            file = await store.opened(self._part, flags, self._what)
+        except (Rejected, AlreadyExists):
+            if resume_at:
+                raise
+            await store.remove_if_there(self._part)
+            file = await store.opened(self._part, flags, self._what)
+        self._file = file
+        if resume_at:
+            self._sent = min(resume_at, await self.size())
+            await store.timed(file.truncate(self._sent), self._what)
+
+    async def write(self, chunk: bytes) -> None:
+        block = min(self._store.client.limits.max_write_len, 255 * 1024)
+        if self._buffer:
+            self._buffer += chunk
+            chunk = bytes(self._buffer)
+            self._buffer.clear()
+        whole = len(chunk) - len(chunk) % block
+        for start in range(0, whole, block):
+            await self._send(chunk[start : start + block])
+        self._buffer += chunk[whole:]
+
+    async def _send(self, block: bytes) -> None:
+        while len(self._pending) >= WINDOW:
+            await self._arrived()
+        self._pending.append(asyncio.create_task(self._open.write(block, self._sent)))
+        self._sent += len(block)
+
+    async def _arrived(self) -> None:
+        """Await the oldest write; a plain failure is looked into, as SFTP has no status for a full disk."""
+        try:
+            await self._store.timed(self._pending.popleft(), self._what)
+        except Rejected as error:
+            raise await self._why(error) from error
+
+    async def _why(self, error: Rejected) -> FlowRunnerError:
+        try:
+            room = await self._store.timed(self._open.statvfs(), self._what)
+        except FlowRunnerError:
+            return error
+        free = int(room.bavail * room.frsize)
+        if free > 1024 * 1024:
+            return error
+        return PermanentError(
+            f"{self._what}: the disk of the server is full ({free} bytes are free)",
+            remedy="free some space there, then retry",
+        )
+
+    async def _flush(self) -> None:
+        if self._buffer:
+            block = bytes(self._buffer)
+            self._buffer.clear()
+            await self._send(block)
+        while self._pending:
+            await self._arrived()
+
+    async def sync(self) -> None:
+        await self._flush()
+
+    async def size(self) -> int:
+        attributes = await self._store.timed(self._open.stat(), self._what)
+        return int(attributes.size or 0)
+
+    async def read_back(self, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        await self._flush()
+        wanted = max(0, self._sent - offset) if length is None else length
+        async for chunk in self._store.blocks(self._open, self._what, offset, wanted):
+            yield chunk
+
+    async def commit(self, *, replace: bool = True, modified: datetime | None = None, durable: bool = False) -> None:
+        await self._flush()
+        if modified is not None:
+            seconds = int(modified.timestamp())
+            await self._store.timed(self._open.utime((seconds, seconds)), self._what)
+        if durable and _extension(self._store.client, "fsync"):
+            await self._store.timed(self._open.fsync(), self._what)
+        await self._store.timed(self._open.close(), self._what)
+        failpoint("sftp.before_rename")
+        await self._store.rename(self._part, self._path, replace=replace)
+        self._file = None
+        failpoint("sftp.after_rename")
+
+    async def close(self) -> None:
+        await _stop(self._pending)
+        self._pending.clear()
+        if self._file is not None:
+            file, self._file = self._file, None
+            with suppress(FlowRunnerError):
+                await self._store.timed(file.close(), self._what)
+
+    async def discard(self) -> None:
+        await self.close()
+        await self._store.remove_if_there(self._part)
+
+
+async def _stop(tasks: Any) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _part_of(path: str, token: str) -> str:
+    folder, slash, name = path.rpartition("/")
+    return f"{folder}{slash}{part_name(name, token)}"
+
+
+def _extension(client: asyncssh.SFTPClient, name: str) -> bool:
+    """Whether the server has announced an extension; asyncssh keeps that to itself."""
+    return bool(getattr(getattr(client, "_handler", None), f"_supports_{name}", False))
+
+
+def _entry(path: str, attributes: asyncssh.SFTPAttrs) -> Entry:
+    mode = attributes.permissions or 0
+    seconds = attributes.mtime
+    return Entry(
+        path=path,
+        name=path.rstrip("/").rpartition("/")[2],
+        size=attributes.size,
+        modified=None if seconds is None else datetime.fromtimestamp(seconds, UTC),
+        is_dir=stat.S_ISDIR(mode),
+        is_link=stat.S_ISLNK(mode),
+    )
