@@ -1,0 +1,1 @@
+"""HTTP and REST: requests, paginated extracts and downloads that can be retried without fear."""

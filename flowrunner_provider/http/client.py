@@ -1,0 +1,341 @@
+"""One request, with its promise: a GET is repeated freely, a POST is carried out once or its fate is found out."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlencode
+
+from flowrunner_provider.core.checkpoint import fingerprint
+from flowrunner_provider.core.effects import Done, Effect, Intent, NotDone, OnUnknown, Reconciled, Unknown
+from flowrunner_provider.core.errors import (
+    ConfigError,
+    FlowRunnerError,
+    IntegrityError,
+    NotFound,
+    OutcomeUnknown,
+    TransientError,
+    from_event,
+)
+from flowrunner_provider.core.extras import load
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.part_file import PartFile
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.core.secrets import is_sensitive_key, redact_url
+from flowrunner_provider.http.results import HttpResult
+from flowrunner_provider.transport.http import HttpTransport, Response
+
+__all__ = ["MAX_RESULT", "Reconcile", "RequestSpec", "compile_path", "encode_body", "part_token", "perform_request"]
+
+Method = Literal["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"]
+Format = Literal["auto", "json", "text", "bytes"]
+
+MAX_RESULT = 16 * 1024 * 1024
+"""The most bytes of a body that goes to XCom; more belongs in a file."""
+
+_LEDGER = frozenset({"POST", "PATCH"})
+_TEXT = re.compile(
+    r"text/|application/(xml|x-www-form-urlencoded|javascript|x-ndjson)|.*(\+xml|charset=)", re.IGNORECASE
+)
+_JSON = re.compile(r"[^;]*[/+]json\s*(;|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconcile:
+    """How to find out whether a lost POST was carried out.
+
+    :param endpoint: asked with GET; ``{key}`` in it is the effect's key.
+    :param exists_when: JMESPath on the JSON answer; true, or not empty, means that it was.
+    """
+
+    endpoint: str
+    exists_when: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestSpec:
+    """One request; the parameters of ``http.request``, checked and encoded."""
+
+    method: str
+    endpoint: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    response_format: Format = "auto"
+    select: str | None = None
+    expected: frozenset[int] | None = None
+    key_header: str = "Idempotency-Key"
+    key: bool | str = False
+    honours_key: bool = False
+    reconcile: Reconcile | None = None
+    on_unknown: OnUnknown = "stop"
+    save_to: Path | None = None
+    max_bytes: int | None = None
+
+
+def encode_body(json_value: Any, data: Any) -> tuple[bytes | None, str]:
+    """The body and its media type: JSON, a form (mapping), or text.
+
+    :raises ConfigError: when both are given, or one cannot be encoded.
+    """
+    if json_value is not None and data is not None:
+        raise ConfigError("both `json` and `data` are given", field="data", remedy="give exactly one of them")
+    if json_value is not None:
+        try:
+            return json.dumps(json_value, allow_nan=False).encode(), "application/json"
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"`json` is not JSON: {error}", field="json", remedy="give plain JSON values") from error
+    if data is None:
+        return None, ""
+    if isinstance(data, Mapping):
+        return urlencode(dict(data), doseq=True).encode(), "application/x-www-form-urlencoded"
+    if isinstance(data, str):
+        return data.encode(), "text/plain; charset=utf-8"
+    raise ConfigError("`data` must be text or a mapping", field="data", remedy="give a form, or text")
+
+
+def compile_path(expression: str, field_name: str) -> Callable[[Any], Any]:
+    """A JMESPath expression as a function.
+
+    :raises ConfigError: naming the parameter, when it cannot be read; the function raises it, too.
+    """
+    jmespath = load("jmespath", extra="http", needed_for="JMESPath expressions")
+    from jmespath.exceptions import JMESPathError
+
+    remedy = "see jmespath.org for the language"
+    try:
+        compiled = jmespath.compile(expression)
+    except JMESPathError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{field_name}: {reason}", field=field_name, remedy=remedy) from error
+
+    def search(value: Any) -> Any:
+        try:
+            return compiled.search(value)
+        except JMESPathError as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"{field_name} does not fit: {reason}", field=field_name, remedy=remedy) from error
+
+    return search
+
+
+def part_token(run: Run) -> str:
+    """Names this task's part files, the same in every attempt."""
+    return fingerprint(*run.scope)[:24]
+
+
+async def perform_request(http: HttpTransport, spec: RequestSpec, run: Run) -> HttpResult:
+    """Send the request of ``spec`` and return its answer, once over all attempts for POST and PATCH."""
+    shape = _shaper(spec)
+    found = compile_path(spec.reconcile.exists_when, "reconcile") if spec.reconcile else None
+    if spec.method == "DELETE":
+        return await _delete(http, spec, run, shape)
+    if spec.method not in _LEDGER:
+        result: HttpResult = await _send(http, spec, run, shape, repeatable=None)
+        return result
+    return await _once(http, spec, run, shape, found)
+
+
+async def _once(
+    http: HttpTransport, spec: RequestSpec, run: Run, shape: Shaper, found: Callable[[Any], Any] | None
+) -> HttpResult:
+    repeatable = bool(spec.key) and spec.honours_key
+    tries = run.retry.attempts if repeatable else 2
+    effect = Effect(
+        name="request",
+        fingerprint=fingerprint(spec.method, spec.endpoint, spec.params, spec.body or b""),
+        seconds=run.deadline.limit(run.patience + tries * http.settings.timeout)
+        if spec.save_to is None
+        else run.deadline.remaining(),
+        repeatable=repeatable,
+        on_unknown=spec.on_unknown,
+    )
+
+    async def act(intent: Intent) -> Any:
+        headers = dict(spec.headers)
+        if spec.key:
+            headers[spec.key_header] = intent.key if spec.key is True else spec.key
+        try:
+            sent = await _send(http, replace(spec, headers=headers), run, _lenient(shape), repeatable=repeatable)
+        except OutcomeUnknown as error:
+            error.effect_key, error.reconcilable = (
+                intent.key,
+                repeatable or found is not None or spec.on_unknown != "stop",
+            )
+            raise
+        return asdict(sent) if isinstance(sent, HttpResult) else sent
+
+    async def look(intent: Intent) -> Reconciled:
+        if found is None or spec.reconcile is None:
+            return Unknown()
+        return await _look_up(http, spec.reconcile.endpoint.replace("{key}", intent.key), found, shape)
+
+    answer = await run.effects.perform(effect, act, look)
+    if answer is None:
+        return HttpResult(status=0, url=redact_url(spec.endpoint), reconciled=True)
+    if "unusable" in answer:
+        raise from_event(answer["unusable"])
+    return HttpResult(**answer)
+
+
+async def _look_up(http: HttpTransport, endpoint: str, found: Callable[[Any], Any], shape: Shaper) -> Reconciled:
+    """Ask the far side; whatever goes wrong with asking is :class:`Unknown`, never "not there"."""
+    try:
+        answer = await http.request("GET", endpoint)
+        if not found(answer.json()):
+            return NotDone()
+        return Done(asdict(replace(shape(answer), reconciled=True)))
+    except NotFound:
+        return NotDone()
+    except FlowRunnerError as error:
+        return Unknown(f"the look-up failed: {error.message}", temporary=isinstance(error, TransientError))
+
+
+async def _delete(http: HttpTransport, spec: RequestSpec, run: Run, shape: Shaper) -> HttpResult:
+    """DELETE: "not there" is a success once a request whose fate is unknown may have done it."""
+    checkpoint = run.checkpoint("delete", fingerprint(spec.method, spec.endpoint, spec.params))
+    maybe_done = checkpoint.state is not None
+    checkpoint.save({"sent": True}, force=True)
+
+    async def once() -> HttpResult:
+        nonlocal maybe_done
+        try:
+            result: HttpResult = await _send(http, spec, run, shape, repeatable=None, retry=False)
+            return result
+        except NotFound:
+            if not maybe_done:
+                raise
+            run.log.info("It is gone already: an earlier request deleted it and its answer was lost.")
+            return HttpResult(status=404, url=redact_url(spec.endpoint), reconciled=True)
+        except TransientError:
+            maybe_done = True
+            raise
+
+    return await run.retry.acall(once, run.deadline)
+
+
+async def _send(
+    http: HttpTransport, spec: RequestSpec, run: Run, shape: Any, *, repeatable: bool | None, retry: bool = True
+) -> Any:
+    failpoint("http.request.before_send")
+    if spec.save_to is not None:
+        result = await _saved(http, spec, run, spec.save_to, repeatable)
+    else:
+        answer = await http.request(
+            spec.method,
+            spec.endpoint,
+            params=spec.params,
+            headers=spec.headers,
+            body=spec.body,
+            repeatable=repeatable,
+            expected=spec.expected,
+            max_bytes=spec.max_bytes or MAX_RESULT,
+            retry=retry,
+        )
+        result = shape(answer)
+    failpoint("http.request.after_send")
+    return result
+
+
+async def _saved(http: HttpTransport, spec: RequestSpec, run: Run, path: Path, repeatable: bool | None) -> HttpResult:
+    """The body straight into a file, which appears under its name when it is whole."""
+    part = PartFile(path, part_token(run))
+    may_repeat = spec.method not in _LEDGER or bool(repeatable)
+    answered = False
+
+    async def once() -> HttpResult:
+        nonlocal answered
+        async with http.stream(
+            spec.method,
+            spec.endpoint,
+            params=spec.params,
+            headers=spec.headers,
+            body=spec.body,
+            repeatable=repeatable,
+            expected=spec.expected,
+            max_bytes=spec.max_bytes,
+        ) as answer:
+            answered = True
+            part.open(0)
+            async for chunk in answer.chunks:
+                part.write(chunk)
+            size = part.tell()
+            return HttpResult(
+                status=answer.status, url=redact_url(answer.url), headers=_shown(answer), path=str(path), bytes=size
+            )
+
+    try:
+        result = await (run.retry.acall(once, run.deadline) if may_repeat else once())
+        failpoint("http.request.before_commit")
+        part.commit()
+        failpoint("http.request.after_commit")
+    except FlowRunnerError as error:
+        part.discard()
+        if answered and not may_repeat and not isinstance(error, OutcomeUnknown):
+            raise OutcomeUnknown(f"{error.message}; the request itself was carried out", remedy=error.remedy) from error
+        raise
+    return result
+
+
+# From an answer to a result
+
+Shaper = Callable[[Response], HttpResult]
+
+
+def _lenient(shape: Shaper) -> Callable[[Response], Any]:
+    """The act has happened when there is an answer to shape; that it cannot be used is told afterwards."""
+
+    def shaped(answer: Response) -> Any:
+        try:
+            return shape(answer)
+        except FlowRunnerError as error:
+            return {"unusable": error.to_event()}
+
+    return shaped
+
+
+def _shown(answer: Any) -> dict[str, str]:
+    return {
+        name: redact_url(value)
+        for name, value in answer.headers.items()
+        if not is_sensitive_key(name) and name.lower() != "set-cookie"
+    }
+
+
+def _shaper(spec: RequestSpec) -> Shaper:
+    select = compile_path(spec.select, "select") if spec.select else None
+
+    def shape(answer: Response) -> HttpResult:
+        body: Any = _body(answer, "json" if select else spec.response_format)
+        if select is not None:
+            body = select(body)
+            if body is None:
+                raise IntegrityError(
+                    f"`select` finds nothing in the answer of {redact_url(answer.url)}",
+                    remedy=f"compare {spec.select!r} with the answer",
+                )
+        return HttpResult(
+            status=answer.status,
+            url=redact_url(answer.url),
+            headers=_shown(answer),
+            body=body,
+            bytes=len(answer.content),
+        )
+
+    return shape
+
+
+def _body(answer: Response, wanted: Format) -> Any:
+    kind = answer.headers.get("Content-Type", "")
+    if wanted == "auto":
+        if not answer.content:
+            return None
+        wanted = "json" if _JSON.match(kind) else "text" if _TEXT.match(kind) else "bytes"
+    if wanted == "json":
+        return answer.json()
+    return answer.text() if wanted == "text" else base64.b64encode(answer.content).decode()

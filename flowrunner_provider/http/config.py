@@ -1,0 +1,229 @@
+"""An Airflow connection of type ``http``, read into the settings of the transport."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from flowrunner_provider.core.errors import ConfigError, MissingCredential
+from flowrunner_provider.core.net_guard import NetPolicy
+from flowrunner_provider.core.spec import option
+from flowrunner_provider.transport.http_settings import (
+    Anonymous,
+    Credentials,
+    HttpSettings,
+    StaticCredentials,
+    TlsOptions,
+    basic_credentials,
+)
+
+__all__ = ["HttpConfig", "flat_extra", "secret_headers", "settings_of"]
+
+Auth = Literal["none", "basic", "bearer", "api_key"]
+
+HARMLESS = frozenset(
+    {"accept", "accept-charset", "accept-language", "cache-control", "content-type", "user-agent", "x-api-version"}
+)
+"""Headers whose values are not worth hiding."""
+
+_IGNORED = frozenset({"stream", "check_response", "tcp_keep_alive", "srv_lookup", "flowrunner"})
+"""Flat keys of the official hook that have no meaning here; ``srv_lookup`` is refused when it is on."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class HttpConfig:
+    """An ``http`` connection: the standard fields, the official flat extras, and ours below ``flowrunner``.
+
+    Without ``auth``, a login means Basic, as in the official hook, and a password alone is not sent.
+    """
+
+    host: str = option("", label="Host", help="Name or address, with or without scheme and path.")
+    schema: str = option("", label="Scheme", help="http or https, when the host names none; http by default.")
+    port: int | None = option(None, label="Port")
+    login: str = option("", label="Login")
+    password: str = option("", label="Password, token or key", secret=True)
+    auth: Auth | None = option(
+        None, label="Authentication", help="basic, bearer (the password is the token), api_key or none."
+    )
+    api_key_name: str = option("X-Api-Key", label="API key name", help="The header or parameter that takes the key.")
+    api_key_in: Literal["header", "query"] = option("header", label="API key in", help="header or query.")
+    headers: dict[str, str] = option({}, label="Headers", help="Sent with every request to the host itself only.")
+    rate_limit: str | None = option(None, label="Rate limit", help="Shared by all tasks, e.g. 100/minute.")
+    burst: int = option(1, label="Burst", help="Requests that may come at once within the rate limit.")
+    timeout: float = option(120.0, label="Timeout", help="Seconds for one whole exchange.")
+    connect_timeout: float = option(10.0, label="Connect timeout", help="Seconds for TCP and TLS.")
+    read_timeout: float = option(60.0, label="Read timeout", help="Seconds of silence within an answer.")
+    allow_hosts: tuple[str, ...] = option(
+        (), label="Allowed hosts", help="Private hosts, *.suffixes or networks that redirects may lead to."
+    )
+    max_connections: int = option(32, label="Connections", help="At a time, per task.")
+    verify: bool = option(True, label="Verify TLS", help="False accepts any certificate: for tests only.")
+    ca_file: str = option("", label="CA file", help="PEM file of a private certificate authority.")
+    cert_file: str = option("", label="Client certificate", help="PEM file.")
+    key_file: str = option("", label="Client key", help="PEM file, if the certificate's does not hold it.")
+    proxies: dict[str, str] = option({}, label="Proxies", help="Scheme to proxy URL.")
+    trust_env: bool = option(True, label="Proxies of the environment", help="Use HTTP_PROXY, HTTPS_PROXY, NO_PROXY.")
+    follow_redirects: bool = option(True, label="Follow redirects")
+    max_redirects: int = option(10, label="Most redirects")
+    user_agent: str = option("", label="User agent")
+    honours_idempotency_key: bool = option(
+        False, label="Honours Idempotency-Key", help="True when the server recognises a repeated Idempotency-Key."
+    )
+    check_endpoint: str = option("", label="Test endpoint", help="What the connection test asks for.")
+
+
+def flat_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The options behind the flat keys of an official ``http`` connection: its settings, and the rest as headers.
+
+    :raises ConfigError: for a value that cannot be sent, and for ``srv_lookup``.
+    """
+    values: dict[str, Any] = {}
+    headers: dict[str, str] = {}
+    for name, value in extra.items():
+        if name == "srv_lookup" and str(value).lower() in ("true", "1", "yes"):
+            raise ConfigError("srv_lookup is not supported", field=name, remedy="give the host's own name")
+        if name in _IGNORED or (name in _RESERVED and value is None):
+            continue
+        if name in _RESERVED:
+            values |= _RESERVED[name](value)
+        elif isinstance(value, str | int | float) and not isinstance(value, bool):
+            headers[name] = str(value)
+        else:
+            raise ConfigError(
+                f"the extra {name!r} would be sent as a header, and is {type(value).__name__}",
+                field=name,
+                remedy="make it text, remove it, or put our own options below 'flowrunner'",
+            )
+    return {**values, "headers": headers} if headers else values
+
+
+def _verify(value: Any) -> dict[str, Any]:
+    return {"ca_file": value} if isinstance(value, str) else {"verify": value}
+
+
+def _cert(value: Any) -> dict[str, Any]:
+    cert, key = value if isinstance(value, list | tuple) and len(value) == 2 else (value, "")
+    return {"cert_file": cert, "key_file": key}
+
+
+def _proxies(value: Any) -> dict[str, Any]:
+    return {"proxies": {"http": value, "https": value} if isinstance(value, str) else value}
+
+
+_RESERVED: dict[str, Any] = {
+    "timeout": lambda value: {"timeout": value},
+    "verify": _verify,
+    "verify_ssl": _verify,
+    "cert": _cert,
+    "proxies": _proxies,
+    "proxy": _proxies,
+    "trust_env": lambda value: {"trust_env": value},
+    "allow_redirects": lambda value: {"follow_redirects": value},
+    "max_redirects": lambda value: {"max_redirects": value},
+}
+
+
+def secret_headers(config: HttpConfig) -> list[str]:
+    """The values of the connection's headers that must not be shown."""
+    return [value for name, value in config.headers.items() if name.lower() not in HARMLESS]
+
+
+def settings_of(config: HttpConfig) -> HttpSettings:
+    """The transport's settings for a connection.
+
+    :raises ConfigError: naming the field to mend.
+    """
+    _check(config)
+    base = _base_url(config)
+    parts = urlsplit(base)
+    proxies = dict(config.proxies) or (_environment_proxies(parts.hostname or "") if config.trust_env else {})
+    hidden = [config.password, *secret_headers(config), *(urlsplit(url).password or "" for url in proxies.values())]
+    more = {"user_agent": config.user_agent} if config.user_agent else {}
+    return HttpSettings(
+        base_url=base,
+        policy=NetPolicy(home=f"{parts.scheme}://{parts.netloc}", allow_hosts=config.allow_hosts),
+        credentials=_credentials(config),
+        headers=config.headers,
+        secret_headers=frozenset({*config.headers, config.api_key_name}),
+        secrets=tuple(value for value in hidden if value),
+        connect_timeout=config.connect_timeout,
+        read_timeout=config.read_timeout,
+        timeout=config.timeout,
+        tls=TlsOptions(
+            verify=config.verify, ca_file=config.ca_file, cert_file=config.cert_file, key_file=config.key_file
+        ),
+        max_connections=config.max_connections,
+        proxies=proxies,
+        follow_redirects=config.follow_redirects,
+        max_redirects=config.max_redirects,
+        **more,
+    )
+
+
+def _check(config: HttpConfig) -> None:
+    for name in ("timeout", "connect_timeout", "read_timeout", "max_connections", "burst"):
+        if not 0 < getattr(config, name) < float("inf"):
+            raise ConfigError(f"{name} must be positive and finite", field=name, remedy=f"correct {name}")
+
+
+def _base_url(config: HttpConfig) -> str:
+    host = config.host.strip()
+    if not host:
+        raise ConfigError("the connection has no host", field="host", remedy="set it, e.g. https://api.example.com")
+    if "://" not in host:
+        host = f"{config.schema or 'http'}://{_bracketed(host)}"
+    parts = urlsplit(host)
+    if parts.scheme not in ("http", "https"):
+        raise ConfigError(f"the scheme {parts.scheme!r} is not HTTP", field="host", remedy="use http or https")
+    if "@" in parts.netloc:
+        raise ConfigError("the host brings a login", field="host", remedy="use the fields login and password")
+    if parts.query or parts.fragment:
+        raise ConfigError("the host brings a query", field="host", remedy="put it into the endpoint or `query`")
+    try:
+        has_port = parts.port is not None
+    except ValueError:
+        raise ConfigError("the host's port is not a number", field="host", remedy="correct it") from None
+    port = "" if has_port or not config.port else f":{config.port}"
+    return f"{parts.scheme}://{parts.netloc}{port}{parts.path}"
+
+
+def _bracketed(host: str) -> str:
+    try:
+        return f"[{host}]" if ipaddress.ip_address(host).version == 6 else host
+    except ValueError:
+        return host
+
+
+def _credentials(config: HttpConfig) -> Credentials:
+    auth = config.auth or ("basic" if config.login else "none")
+    if auth == "none":
+        return Anonymous()
+    if auth == "basic":
+        if not config.login:
+            raise _missing("login", auth)
+        return basic_credentials(config.login, config.password)
+    if not config.password:
+        raise _missing("password", auth)
+    if auth == "bearer":
+        return StaticCredentials(fixed={"Authorization": f"Bearer {config.password}"}, hidden=(config.password,))
+    pair = {config.api_key_name: config.password}
+    if config.api_key_in == "query":
+        return StaticCredentials(query=pair, hidden=(config.password,))
+    return StaticCredentials(fixed=pair, hidden=(config.password,))
+
+
+def _missing(field: str, auth: str) -> ConfigError:
+    return MissingCredential(
+        f"auth {auth!r} needs the connection's {field}", field=field, remedy=f"set the {field}, or another `auth`"
+    )
+
+
+def _environment_proxies(host: str) -> dict[str, str]:
+    from urllib.request import getproxies, proxy_bypass
+
+    if proxy_bypass(host):
+        return {}
+    return {scheme: url for scheme, url in getproxies().items() if scheme in ("http", "https") and url}

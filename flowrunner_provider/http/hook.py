@@ -1,0 +1,76 @@
+"""The hook of ``http`` connections."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from flowrunner_provider.core.errors import NotFound, Rejected
+from flowrunner_provider.core.retry import RetryPlan
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.core.spec import from_mapping
+from flowrunner_provider.http.config import HttpConfig, flat_extra, secret_headers, settings_of
+from flowrunner_provider.runtime.hook import FlowRunnerHook, extra_of
+from flowrunner_provider.runtime.masking import mask
+from flowrunner_provider.runtime.operator import run_to_end
+from flowrunner_provider.runtime.rate_limits import pacer_for
+from flowrunner_provider.transport.http import HttpTransport
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+__all__ = ["FlowRunnerHttpHook"]
+
+_TEST_SECONDS = 15.0
+
+
+class FlowRunnerHttpHook(FlowRunnerHook[HttpConfig]):
+    """Reads an Airflow connection of type ``http``; those of the official hook work unchanged.
+
+    :param conn_id: the connection.
+    """
+
+    conn_name_attr: ClassVar[str] = "http_conn_id"
+    default_conn_name: ClassVar[str] = "http_default"
+    conn_type: ClassVar[str] = "http"
+    hook_name: ClassVar[str] = "HTTP"
+    config_type: ClassVar[type] = HttpConfig
+
+    @classmethod
+    def values(cls, found: Connection) -> dict[str, Any]:
+        """Standard fields and flat extras, over which our own options go."""
+        values = {**flat_extra(extra_of(found)), **super().values(found)}
+        headers = values.get("headers", {})
+        if isinstance(headers, dict):
+            values["headers"] = {**flat_extra(extra_of(found)).get("headers", {}), **headers}
+            probe = from_mapping(HttpConfig, {"headers": values["headers"]}, where="the connection")
+            mask(secret_headers(probe))
+        return values
+
+    def transport(self, run: Run) -> HttpTransport:
+        """A transport for this connection, at the pace that all tasks of the connection share.
+
+        :raises ConfigError: naming the field to mend.
+        """
+        config = self.config
+        settings = settings_of(config)
+        mask(settings.secrets)
+        mask(settings.credentials.secrets())
+        run.pacer = pacer_for(self.conn_id, config.rate_limit, config.burst)
+        return HttpTransport(settings, run)
+
+    def check(self) -> str:
+        """Ask the server once, with the credentials; any answer but a refusal of them will do."""
+        run = Run.alone(timeout=_TEST_SECONDS, retry=RetryPlan(attempts=1))
+        transport = self.transport(run)
+        return run_to_end(_probe(transport, self.config.check_endpoint), run.deadline)
+
+
+async def _probe(transport: HttpTransport, endpoint: str) -> str:
+    async with transport as http:
+        try:
+            answer = await http.request("GET", endpoint, timeout=_TEST_SECONDS)
+        except (NotFound, Rejected) as error:
+            if endpoint:
+                raise
+            return f"the server is there and answers ({error.message}); set `check_endpoint` to test a real one"
+    return f"GET {endpoint or '/'} was answered {answer.status}"

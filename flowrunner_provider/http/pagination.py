@@ -1,0 +1,160 @@
+"""Every page of an API into one JSON Lines file: no record lost, none doubled, whatever interrupts it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from flowrunner_provider.core.checkpoint import Checkpoint, fingerprint
+from flowrunner_provider.core.errors import FlowRunnerError, IntegrityError
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.data.dataset import Dataset
+from flowrunner_provider.data.writers import RowWriter, open_writer
+from flowrunner_provider.http.client import part_token
+from flowrunner_provider.http.paging import PagePlan, Pager, Position
+from flowrunner_provider.transport.http import HttpTransport, Response
+
+__all__ = ["CHECKPOINT_SECONDS", "paginate"]
+
+CHECKPOINT_SECONDS = 3.0
+"""Least time between two checkpoints: each is an fsync and a call to the state store."""
+
+
+@dataclass
+class _Place:
+    """How far the work has come; it is what a checkpoint holds, beside the writer's own state.
+
+    ``mark`` finds loops of any length in constant memory (Brent): it is the position at the last
+    power of two, and a position that comes back must meet it.
+    """
+
+    position: Position = None
+    pages: int = 0
+    total: int | None = None
+    mark: Position = None
+    power: int = 1
+    steps: int = 0
+    digest: str = ""
+    ended: bool = False
+
+
+async def paginate(http: HttpTransport, plan: PagePlan, path: Path, run: Run) -> Dataset:
+    """Write the records of all pages to ``path`` and return the reference to it.
+
+    A retry goes on at the page after the last checkpoint.
+
+    :raises IntegrityError: when the cursor moves in a circle, the count is not the announced one, or
+        there are more pages than ``max_pages``.
+    :raises ConfigError: when a path does not fit the pages.
+    """
+    pager = Pager(plan)
+    checkpoint = run.checkpoint("http.paginate", fingerprint(asdict(plan), str(path), http.settings.base_url))
+    left = checkpoint.state or {}
+    if "dataset" in left and _still_there(path, left["dataset"]["bytes"]):
+        return Dataset(**left["dataset"])
+    with open_writer(path, "jsonl", None, token=part_token(run), state=left.get("writer")) as writer:
+        place = _Place(**left["place"]) if writer.resumed else _Place()
+        try:
+            await _all_pages(http, pager, writer, place, checkpoint, run)
+            _check_total(place, writer.rows)
+        except IntegrityError:
+            writer.discard()
+            raise
+        failpoint("http.paginate.before_commit")
+        dataset = writer.commit()
+        failpoint("http.paginate.after_commit")
+    checkpoint.save({"dataset": asdict(dataset)}, force=True)
+    return dataset
+
+
+def _still_there(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+async def _all_pages(
+    http: HttpTransport, pager: Pager, writer: RowWriter, place: _Place, checkpoint: Checkpoint, run: Run
+) -> None:
+    progress = run.progress("fetch", unit="rows", total=place.total, start=writer.rows)
+    saved_at = run.clock.monotonic()
+    try:
+        while not place.ended:
+            rows = writer.rows
+            await _one_page(http, pager, writer, place)
+            failpoint("http.paginate.after_page")
+            progress.total = place.total
+            progress.advance(writer.rows - rows)
+            if run.clock.monotonic() - saved_at >= CHECKPOINT_SECONDS:
+                _save(checkpoint, writer, place)
+                saved_at = run.clock.monotonic()
+    except IntegrityError:
+        raise
+    except FlowRunnerError:
+        _save(checkpoint, writer, place)  # the place only moves with whole pages
+        raise
+    progress.finish()
+
+
+def _save(checkpoint: Checkpoint, writer: RowWriter, place: _Place) -> None:
+    checkpoint.save({"writer": writer.checkpoint(), "place": asdict(place)}, force=True)
+    failpoint("http.paginate.after_checkpoint")
+
+
+async def _one_page(http: HttpTransport, pager: Pager, writer: RowWriter, place: _Place) -> None:
+    """Fetch the page at ``place``, check it, write it, and move on; all of it or nothing."""
+    plan, number = pager.plan, place.pages + 1
+    if plan.max_pages is not None and place.pages >= plan.max_pages:
+        raise IntegrityError(
+            f"there are more than the {plan.max_pages} pages of `max_pages`",
+            remedy="raise it, or say with `stop_when` which page is the last",
+        )
+    answer = await pager.fetch(http, place.position)
+    body = answer.json()
+    records = pager.records(body, number)
+    total = pager.total(body)
+    following = pager.following(http, place.position, answer, body, len(records))
+    last = following is None or pager.stops(body) or (_numbered(plan) and total == writer.rows + len(records))
+    if not last:
+        _check_moves(plan, place, answer, following, len(records))
+    failpoint("http.paginate.before_write")
+    writer.write_records(records)
+    place.position, place.pages, place.ended = following, number, last
+    place.total = place.total if total is None else total
+    if _numbered(plan):
+        place.digest = _digest(answer)
+        return
+    place.steps += 1
+    if place.steps == place.power:
+        place.mark, place.power, place.steps = following, place.power * 2, 0
+
+
+def _numbered(plan: PagePlan) -> bool:
+    return plan.strategy in ("page", "offset")
+
+
+def _check_moves(plan: PagePlan, place: _Place, answer: Response, following: Position, count: int) -> None:
+    """Raise unless the way through the pages leads on."""
+    if _numbered(plan):
+        if count > 1 and _digest(answer) == place.digest:
+            raise IntegrityError(
+                f"pages {place.pages} and {place.pages + 1} are the same, byte for byte",
+                remedy=f"check that the API knows the parameter {plan.page_param!r} or {plan.offset_param!r}",
+            )
+    elif following in (place.position, place.mark):
+        raise IntegrityError(
+            f"the cursor after page {place.pages + 1} came up before: the pages go round in a circle",
+            remedy="check `cursor_path` and `cursor_param`; the API may not know the parameter",
+        )
+
+
+def _digest(answer: Response) -> str:
+    return hashlib.sha256(answer.content).hexdigest()[:16]
+
+
+def _check_total(place: _Place, rows: int) -> None:
+    if place.total is not None and place.total != rows:
+        raise IntegrityError(
+            f"{rows:,} records came, and the API announced {place.total:,}",
+            remedy="run it again; if they differ again, the data changes while it is read, or a page lacks records",
+        )
