@@ -7,6 +7,7 @@ import csv
 import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +125,14 @@ class CsvWriter(RowWriter):
             )
         if str in types and options.escape_formulas:
             values = [self._guarded(value) if isinstance(value, str) else value for value in values]
-        if types <= _AS_IT_IS or (types <= {*_AS_IT_IS, type(None)} and not null_text):
+        known = {*_AS_IT_IS, float} if float in types and self._floats_as_they_are(values) else _AS_IT_IS
+        if types <= known or (types <= {*known, type(None)} and not null_text):
             return values
         return [self._text(value) for value in values]
+
+    def _floats_as_they_are(self, values: Sequence[Any]) -> bool:
+        """csv writes finite floats by our rules."""
+        return self._options.decimal == "." and all(isfinite(value) for value in values if type(value) is float)
 
     def _text(self, value: Any) -> Any:
         if value is None:

@@ -88,7 +88,7 @@ def test_killed_at_every_failpoint(tmp_path: Path, kind: str) -> None:
 
 
 def test_killed_twice(tmp_path: Path) -> None:
-    assert double_kill(scenes(tmp_path, "csv"), work, Check(), limit=2 * KILLS).kills >= KILLS
+    assert double_kill(scenes(tmp_path, "csv"), work, Check(), limit=KILLS).kills >= KILLS
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "json"])

@@ -189,8 +189,8 @@ def test_mixed_columns(tmp_path: Path, state: Path) -> None:
         (WriteCsvOperator, {"source": "/nowhere/a.csv"}, NotFound, "is not there"),
         (WriteCsvOperator, {"columns": ["x"]}, ConfigError, "no column 'x'"),
         (WriteCsvOperator, {"columns": []}, ConfigError, "columns is no list"),
-        (WriteCsvOperator, {"columns": {"a": "b", "b": "b"}}, ConfigError, "the same"),
-        (WriteCsvOperator, {"columns": ["a", "a"]}, ConfigError, "same names"),
+        (WriteCsvOperator, {"columns": {"a": "b", "b": "b"}}, ConfigError, "two columns one name"),
+        (WriteCsvOperator, {"columns": ["a", "a"]}, ConfigError, "two columns one name"),
         (WriteCsvOperator, {"encoding": "no"}, ConfigError, "encoding"),
         (WriteCsvOperator, {"delimiter": "ab"}, ConfigError, "delimiter"),
         (WriteCsvOperator, {"quoting": "some"}, ConfigError, "quoting"),
@@ -259,13 +259,13 @@ def test_a_missing_extra(tmp_path: Path, state: Path, monkeypatch: pytest.Monkey
 
     source = tmp_path / "a.jsonl"
     source.write_text('{"a":1}\n')
+    read = ReadJsonOperator(task_id="t", path=str(source), records_path="a", save_to=str(tmp_path / "o.jsonl"))
     with monkeypatch.context() as patched:
         patched.setattr(extras.importlib, "import_module", missing)
         with pytest.raises(MissingExtra, match=r"\[data\]"):
             run(WriteColumnarOperator(task_id="t", source=str(source), path=str(tmp_path / "o.parquet")), state)
         with pytest.raises(MissingExtra, match=r"\[data\]"):
-            task = ReadJsonOperator(task_id="t", path=str(source), records_path="a", save_to=str(tmp_path / "o.jsonl"))
-            run(task, state)
+            run(read, state)
 
 
 def test_an_unreadable_file(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
