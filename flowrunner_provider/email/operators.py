@@ -53,7 +53,7 @@ class EmailSendOperator(FlowRunnerOperator):
     """
 
     action: ClassVar[str] = "email.send"
-    template_fields: ClassVar[Sequence[str]] = (
+    template_fields: Sequence[str] = (
         "subject",
         "to",
         "cc",
@@ -70,7 +70,7 @@ class EmailSendOperator(FlowRunnerOperator):
         "headers",
         "smtp_conn_id",
     )
-    template_fields_renderers: ClassVar[dict[str, str]] = {  # type: ignore[misc]
+    template_fields_renderers: ClassVar[dict[str, str]] = {
         "html": "html",
         "template_context": "json",
     }

@@ -108,6 +108,7 @@ class SmtpEnvelope:
     config: SmtpConfig
     deadline: Deadline
     refused: dict[str, Refusal] = field(default_factory=dict)
+    _writer: asyncio.StreamWriter | None = None
 
     @property
     def _timeout(self) -> float:
@@ -199,16 +200,13 @@ class SmtpEnvelope:
 
     async def _write(self, body: bytes) -> None:
         """The message without its final dot; when this returns the kernel has all of it."""
-        protocol, transport = self.client.protocol, self.client.transport
-        if protocol is None or not isinstance(transport, asyncio.WriteTransport):
+        protocol = self.client.protocol
+        transport: Any = self.client.transport  # uvloop's is no subclass of asyncio.WriteTransport
+        if protocol is None or transport is None:
             raise self._lost("send the message to")
         transport.set_write_buffer_limits(high=0)
-        writer = asyncio.StreamWriter(
-            transport,
-            protocol,
-            None,
-            asyncio.get_running_loop(),
-        )
+        # Kept on self: a StreamWriter that is forgotten closes the connection.
+        writer = self._writer = asyncio.StreamWriter(transport, protocol, None, asyncio.get_running_loop())
         for start in range(0, len(body), _CHUNK):
             writer.write(body[start : start + _CHUNK])
             async with asyncio.timeout(self._timeout):
