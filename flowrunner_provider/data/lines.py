@@ -35,6 +35,7 @@ def damage(path: str) -> Iterator[None]:
 
 
 def unzipped(file: IO[bytes], path: str) -> IO[bytes]:
+    """``file`` itself, or what it unpacks to when its name ends in ``.gz``."""
     return cast("IO[bytes]", gzip.GzipFile(fileobj=file, mode="rb")) if is_gzip(path) else file
 
 
