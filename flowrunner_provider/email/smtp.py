@@ -137,7 +137,7 @@ class SmtpEnvelope:
         mechanism = next((name for name in wanted if name in offered), None)
         if mechanism is None:
             raise ConfigError(
-                f"mail server {config.server} offers no {' or '.join(wanted).upper()} login"
+                f"mail server {config.server} offers no {' or '.join(name.upper() for name in wanted)} login"
                 f" (it offers: {', '.join(offered) or 'none'})",
                 field="auth_type",
                 remedy="turn TLS on if it is off, take the login out, or choose another auth_type",
@@ -180,9 +180,9 @@ class SmtpEnvelope:
             if reply.code == 421:
                 raise self._error(reply.code, reply.message, "closed the connection")
             if not 200 <= reply.code < 300:
-                self.refused[recipient] = Refusal(
-                    status=reply.code, code=_enhanced(reply.message), text=_said(reply.message)
-                )
+                code = _enhanced(reply.message)
+                text = _said(reply.message.removeprefix(code))
+                self.refused[recipient] = Refusal(status=reply.code, code=code, text=text)
 
     async def data(self, message: bytes) -> None:
         """DATA, the message, the final dot and its reply."""
