@@ -35,8 +35,8 @@ PLAN: tuple[Kill, ...] = (
     Kill(step="fetch", point="http.paginate.after_page", hit=20, description="after 20 of the API's pages"),
     Kill(step="load", point="sql.load.before_commit", description="all rows written, not committed"),
     Kill(step="load", point="sql.load.after_commit", description="rows committed, Airflow not told"),
-    Kill(step="report", point="email.send.after_confirm", description="mail sent, Airflow not told"),
-    Kill(step="archive", point="files.copy.before_rename", description="file uploaded, not yet renamed"),
+    Kill(step="report", point="effect.email.send.after_confirm", description="mail sent, Airflow not told"),
+    Kill(step="archive", point="sftp.before_rename", description="file uploaded, not yet renamed"),
 )
 
 

@@ -132,7 +132,7 @@ def _spec_of(cls: Any, connector: Connector, sources: dict[str, str]) -> ActionS
         path=f"{cls.__module__}.{cls.__name__}",
         kind="sensor" if hasattr(cls, "poke") else "operator",
         category=connector.name,
-        promise=_first_paragraph(prose),
+        promise=_promise(prose),
         params=_params_of(cls),
         output=_output_of(cls),
         template_fields=list(cls.template_fields),
@@ -189,7 +189,7 @@ def _spec_of_reexport(entry: Reexport, sources: dict[str, str]) -> ActionSpec:
         path=entry.path,
         kind="notifier" if hasattr(cls, "notify") else "operator",
         category=entry.action.partition(".")[0],
-        promise=_first_paragraph(prose),
+        promise=_promise(prose),
         params={"type": "object", "properties": properties, "required": required},
         template_fields=list(cls.template_fields),
         requires=[entry.package],
@@ -198,8 +198,9 @@ def _spec_of_reexport(entry: Reexport, sources: dict[str, str]) -> ActionSpec:
     )
 
 
-def _first_paragraph(prose: str) -> str:
-    return " ".join(prose.split("\n\n", 1)[0].split())
+def _promise(prose: str) -> str:
+    """The first two sentences: what is true when it returns, and what happens when it is killed."""
+    return " ".join(re.split(r"(?<=[.!?])\s+(?=[A-Z`])", " ".join(prose.split()))[:2])
 
 
 def to_json(specs: list[ActionSpec]) -> str:
