@@ -24,7 +24,7 @@ from flowrunner_provider.core.errors import (
 )
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.database.dialects.base import Column, Row, Session, Table, Type
+from flowrunner_provider.database.dialects.base import Column, CsvFile, Row, Session, Table, Type
 from flowrunner_provider.database.dialects.values import types_of
 from flowrunner_provider.database.identifiers import TableName
 from flowrunner_provider.database.ledger import Counts, Ledger
@@ -57,6 +57,7 @@ def load(
     fingerprint: str,
     types: Mapping[str, str] | None = None,
     total: int | None = None,
+    csv: CsvFile | None = None,
 ) -> LoadResult:
     """The rows are in the table, and the ledger beside it says so; both became visible at once.
 
@@ -66,11 +67,12 @@ def load(
     :param connect: opens a connection; called again when one broke at COMMIT.
     :param fingerprint: of what is loaded; another one under the same key is refused.
     :param types: of the source's columns, as a dataset declares them, for a table to create.
-    :param total: how many rows there are, for the progress.
+    :param total: how many rows there are, where that is known.
+    :param csv: the source as a file, for a database that reads CSV itself.
     :raises OutcomeUnknown: if the connection broke at COMMIT and the database cannot be asked now; the
         retry asks it.
     """
-    work = _Work(rows=rows, plan=plan, run=run, fingerprint=fingerprint, types=types or {}, total=total)
+    work = _Work(rows=rows, plan=plan, run=run, fingerprint=fingerprint, types=types or {}, total=total, csv=csv)
     try:
         with connect() as session:
             return work.attempt(session)
@@ -102,6 +104,7 @@ class _Work:
     fingerprint: str
     types: Mapping[str, str]
     total: int | None
+    csv: CsvFile | None
     source: list[tuple[int, str]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -215,6 +218,11 @@ class _Work:
     def _insert(self, session: Session, table: TableName, batches: Iterable[list[Row]]) -> Counts:
         if self.plan.reject_path is not None:
             return self._insert_fitting(session, table, batches)
+        if (copied := self._copy_file(session, table)) is not None:
+            stored, given = copied
+            self._agree(stored, given)
+            self._agree_with_source(given)
+            return Counts(rows=given, inserted=stored)
         given = 0
         with session.copy(table, self.columns) as copier:
             for batch in batches:
@@ -222,6 +230,17 @@ class _Work:
                 given += len(batch)
         self._agree(copier.rows, given)
         return Counts(rows=given, inserted=given)
+
+    def _copy_file(self, session: Session, table: TableName) -> tuple[int, int] | None:
+        """The way that is quickest: the file's bytes, where every column is loaded; None if that cannot be."""
+        if self.csv is None or len(self.source) != len(self.rows.columns):
+            return None
+
+        def passed() -> None:
+            self.run.deadline.check("the load")
+            failpoint("sql.load.after_batch")
+
+        return session.copy_file(table, self.columns, self.csv, passed)
 
     def _insert_fitting(self, session: Session, table: TableName, batches: Iterable[list[Row]]) -> Counts:
         rejects = Rejects(str(self.plan.reject_path), self.key[:16], self.columns, self.plan.max_failures)
@@ -272,6 +291,13 @@ class _Work:
             raise IntegrityError(
                 f"the database stored {stored} of {given} rows; all were taken back",
                 remedy="look for a trigger or rule that drops or redirects rows",
+            )
+
+    def _agree_with_source(self, given: int) -> None:
+        if self.total not in (None, given):
+            raise IntegrityError(
+                f"the source has {given} rows, and its dataset says {self.total}; nothing was stored",
+                remedy="it was replaced or cut since: run the task that wrote it again",
             )
 
     def _check_counts(self, counts: Counts) -> None:

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.data.dataset import UNKNOWN, Dataset
+from flowrunner_provider.data.dataset import UNKNOWN, Dataset, is_gzip
 from flowrunner_provider.data.readers import open_rows
+from flowrunner_provider.database.dialects.base import CsvFile
 from flowrunner_provider.database.hook import hook_for
 from flowrunner_provider.database.load import load
 from flowrunner_provider.database.plan import BadRow, Keep, LoadPlan, LoadResult, Mode
@@ -147,7 +148,19 @@ class SqlLoadOperator(FlowRunnerOperator):
                 fingerprint=plan.fingerprint(_identity(dataset)),
                 types=dataset.columns,
                 total=dataset.rows if dataset.rows != UNKNOWN else None,
+                csv=self._csv(dataset, len(rows.columns)),
             )
+
+    def _csv(self, dataset: Dataset, width: int) -> CsvFile | None:
+        if dataset.format != "csv" or is_gzip(dataset.path):
+            return None
+        return CsvFile(
+            path=dataset.path,
+            width=width,
+            delimiter=self.delimiter,
+            encoding=self.encoding,
+            null_text=self.null_text,
+        )
 
 
 def _number(value: int | str | None) -> int | None:

@@ -9,7 +9,7 @@ put into a statement.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 from flowrunner_provider.core.errors import ConfigError, IntegrityError
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
-__all__ = ["Column", "Copier", "Merged", "Row", "Session", "Table", "Type"]
+__all__ = ["Column", "Copier", "CsvFile", "Merged", "Row", "Session", "Table", "Type", "duplicate_keys", "unsuitable"]
 
 Row = tuple[Any, ...]
 
@@ -56,6 +56,21 @@ class Merged:
     inserted: int
     updated: int
     skipped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CsvFile:
+    """A CSV file with a header, for a database that reads such files itself.
+
+    :param width: how many columns it has.
+    :param null_text: the text that is NULL, quoted or not; None for none.
+    """
+
+    path: str
+    width: int
+    delimiter: str
+    encoding: str
+    null_text: str | None
 
 
 class Copier(Protocol):
@@ -126,6 +141,17 @@ class Session(ABC):
     @abstractmethod
     def copy(self, table: TableName, columns: Sequence[str]) -> AbstractContextManager[Copier]:
         """Append rows in bulk."""
+
+    def copy_file(
+        self, table: TableName, columns: Sequence[str], file: CsvFile, passed: Callable[[], None]
+    ) -> tuple[int, int] | None:
+        """Append the rows of a file, all of its columns; None, and nothing stored, if it must be parsed instead.
+
+        :param passed: called after each block.
+        :return: how many rows the database has stored, and how many the file has.
+        """
+        del table, columns, file, passed
+        return None
 
     @abstractmethod
     def stage(self, table: TableName, columns: Sequence[str]) -> TableName:
@@ -220,7 +246,10 @@ class Session(ABC):
 
     @abstractmethod
     def merge(self, stage: TableName, table: TableName, columns: Sequence[str], keys: Sequence[str]) -> Merged:
-        """Insert the staged rows, and update those whose keys are there. No keys may be there twice."""
+        """Insert the staged rows, and update those whose keys are there.
+
+        :raises IntegrityError: if staged rows share their keys.
+        """
 
     def upsert_clause(self, columns: Sequence[str], keys: Sequence[str]) -> str:
         """What to do about a row whose keys are there."""

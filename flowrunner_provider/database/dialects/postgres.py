@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,8 +18,19 @@ from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, OutcomeUnknown, TransientError
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.database.config import PostgresConfig
-from flowrunner_provider.database.dialects.base import Column, Copier, Merged, Row, Session, Table, Type, duplicate_keys
+from flowrunner_provider.database.dialects.base import (
+    Column,
+    Copier,
+    CsvFile,
+    Merged,
+    Row,
+    Session,
+    Table,
+    Type,
+    duplicate_keys,
+)
 from flowrunner_provider.database.dialects.postgres_copy import CsvCopier
+from flowrunner_provider.database.dialects.postgres_csv import Unfit, blocks, count_rows, fits, options
 from flowrunner_provider.database.dialects.postgres_errors import classified, connect_failed
 from flowrunner_provider.database.dialects.postgres_swap import put_in_place, stand_in
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
@@ -185,6 +196,31 @@ class PostgresSession(Session):
             copier.send = stream.write
             yield copier
         copier.rows = self._cursor.rowcount
+
+    def copy_file(
+        self, table: TableName, columns: Sequence[str], file: CsvFile, passed: Callable[[], None]
+    ) -> tuple[int, int] | None:
+        if not fits(file):
+            return None
+        names = self.names(columns)
+        lines = 0
+        self.savepoint()
+        try:
+            with (
+                self.typed(),
+                self._cursor.copy(f"COPY {self.sql(table)} ({names}) FROM STDIN ({options(file, names)})") as stream,
+            ):
+                for block in blocks(file):
+                    stream.write(block)
+                    lines += block.count(b"\n")
+                    passed()
+        except Unfit:
+            self.back()
+            return None
+        rows = int(self._cursor.rowcount)
+        self.keep()
+        # at least as many lines as rows: when both counts agree, no value holds a line break and no row is lost
+        return rows, lines if rows == lines else sum(map(count_rows, blocks(file)))
 
     def _json_places(self, table: TableName, columns: Sequence[str]) -> list[int]:
         types: dict[str, str] = dict(self.run(_COLUMNS, [self.sql(table)]))

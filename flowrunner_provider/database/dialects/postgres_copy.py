@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
@@ -79,7 +80,7 @@ class CsvCopier:
         self.send(data)
 
     def _with_json(self, rows: Sequence[Row]) -> Sequence[Row]:
-        if not any(isinstance(row[place], list | tuple) for place in self._json for row in rows):
+        if not self._json or not any({list, tuple} & set(map(type, _column(rows, n))) for n in self._json):
             return rows
         columns = list(zip(*rows, strict=True))
         for place in self._json:
@@ -101,6 +102,10 @@ class CsvCopier:
             if "\\." not in text:
                 return text
         return "".join(",".join(map(_quoted, row)) + "\r\n" for row in rows)
+
+
+def _column(rows: Sequence[Row], place: int) -> Iterator[Any]:
+    return map(itemgetter(place), rows)
 
 
 def _quoted(value: Any) -> str:

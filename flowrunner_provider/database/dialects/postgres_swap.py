@@ -15,6 +15,7 @@ WITH t AS (SELECT to_regclass($1)::oid AS oid)
 SELECT 'another owner' FROM pg_class c, t WHERE c.oid = t.oid AND c.relowner <> current_user::regrole
 UNION SELECT 'triggers' FROM pg_trigger g, t WHERE g.tgrelid = t.oid AND NOT g.tgisinternal
 UNION SELECT 'foreign keys' FROM pg_constraint c, t WHERE c.contype = 'f' AND t.oid IN (c.conrelid, c.confrelid)
+UNION SELECT 'rules' FROM pg_rewrite r, t WHERE r.ev_class = t.oid
 UNION SELECT 'row security' FROM pg_policy p, t WHERE p.polrelid = t.oid
 UNION SELECT 'partitions or inheritance' FROM pg_inherits i, t WHERE t.oid IN (i.inhrelid, i.inhparent)
 UNION SELECT 'partitions or inheritance' FROM pg_class c, t WHERE c.oid = t.oid AND c.relkind <> 'r'

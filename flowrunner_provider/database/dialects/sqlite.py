@@ -28,7 +28,17 @@ from flowrunner_provider.core.errors import (
     Unavailable,
 )
 from flowrunner_provider.database.config import SqliteConfig
-from flowrunner_provider.database.dialects.base import Column, Copier, Merged, Row, Session, Table, Type, unsuitable
+from flowrunner_provider.database.dialects.base import (
+    Column,
+    Copier,
+    Merged,
+    Row,
+    Session,
+    Table,
+    Type,
+    duplicate_keys,
+    unsuitable,
+)
 from flowrunner_provider.database.dialects.values import as_json, converted, unencodable
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
@@ -208,6 +218,8 @@ class SqliteSession(Session):
         return len(self.run(f"DELETE FROM {self.sql(stage)} WHERE rowid NOT IN ({last}) RETURNING 1"))
 
     def merge(self, stage: TableName, table: TableName, columns: Sequence[str], keys: Sequence[str]) -> Merged:
+        if count := self.duplicates(stage, keys):
+            raise duplicate_keys(keys, count)
         staged, names = self.count(stage), self.names(columns)
         same = " AND ".join(f"t.{self.sql(key)} = s.{self.sql(key)}" for key in keys)
         exists = f"EXISTS (SELECT 1 FROM {self.sql(table)} AS t WHERE {same})"

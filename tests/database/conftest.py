@@ -1,0 +1,50 @@
+"""Far sides."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.database.far_side import PostgresFarSide, SqliteFarSide
+
+if TYPE_CHECKING:
+    from tests.support.postgres import Database, Postgres
+
+pytest.register_assert_rewrite("tests.contracts.dialect_contract")
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def database(postgres: Postgres) -> Database:
+    """One database; tests get a schema each."""
+    return postgres.database()
+
+
+@pytest.fixture
+def make_sqlite(tmp_path: Path) -> Callable[[], SqliteFarSide]:
+    """A factory of fresh SQLite far sides."""
+
+    def make() -> SqliteFarSide:
+        folder = tmp_path / f"far-{next(_numbers)}"
+        folder.mkdir()
+        return SqliteFarSide(folder)
+
+    return make
+
+
+@pytest.fixture
+def make_postgres(tmp_path: Path, database: Database) -> Callable[[], PostgresFarSide]:
+    """A factory of fresh PostgreSQL far sides."""
+
+    def make() -> PostgresFarSide:
+        number = next(_numbers)
+        folder = tmp_path / f"far-{number}"
+        folder.mkdir()
+        return PostgresFarSide(folder, database, f"s{number}").make()
+
+    return make

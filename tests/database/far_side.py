@@ -1,0 +1,134 @@
+"""Real databases to load into and to look at, behind one face for both dialects; picklable for killed children."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flowrunner_provider.database.operators import SqlLoadOperator
+from tests.support.context import execute, make_context
+from tests.support.postgres import Database
+
+__all__ = ["FarSide", "PostgresFarSide", "SqliteFarSide", "load_rows"]
+
+CONN_ID = "warehouse"
+
+
+@dataclass(frozen=True)
+class FarSide:
+    """One empty database, or one schema of it, and a folder for files and state.
+
+    :param folder: fresh.
+    """
+
+    folder: Path
+    kind = ""
+
+    @property
+    def connection(self) -> str:
+        """The Airflow connection as JSON."""
+        raise NotImplementedError
+
+    def run(self, sql: str) -> list[tuple[Any, ...]]:
+        """Run a statement and return its rows."""
+        raise NotImplementedError
+
+    def name(self, table: str) -> str:
+        """``table`` with its schema."""
+        return table
+
+    def rows(self, table: str = "orders", order: str = "id") -> list[tuple[Any, ...]]:
+        return self.run(f"SELECT * FROM {self.name(table)} ORDER BY {order}")
+
+    def tables(self) -> set[str]:
+        raise NotImplementedError
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    def write(self, name: str, text: str) -> str:
+        path = self.folder / name
+        path.write_text(text, encoding="utf-8", newline="")
+        return str(path)
+
+    def jsonl(self, rows: list[dict[str, Any]], name: str = "source.jsonl") -> str:
+        return self.write(name, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def forget(self) -> None:
+        """The journal is lost, as if its writes had failed."""
+        shutil.rmtree(self.state)
+
+
+@dataclass(frozen=True)
+class SqliteFarSide(FarSide):
+    kind = "sqlite"
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "far.db"
+
+    @property
+    def connection(self) -> str:
+        return json.dumps({"conn_type": "sqlite", "host": str(self.file)})
+
+    def run(self, sql: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self.file, isolation_level=None)) as connection:
+            return connection.execute(sql).fetchall()
+
+    def tables(self) -> set[str]:
+        if not self.file.exists():
+            return set()
+        return {row[0] for row in self.run("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+@dataclass(frozen=True)
+class PostgresFarSide(FarSide):
+    database: Database
+    schema: str
+    kind = "postgres"
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def make(self) -> PostgresFarSide:
+        self.run(f"CREATE SCHEMA {self.schema}")
+        return self
+
+    @property
+    def connection(self) -> str:
+        database = self.database
+        return json.dumps(
+            {
+                "conn_type": "postgres",
+                "host": database.host,
+                "port": database.port,
+                "login": database.user,
+                "password": database.password,
+                "schema": database.name,
+                "extra": self.extra,
+            }
+        )
+
+    def run(self, sql: str) -> list[tuple[Any, ...]]:
+        with self.database.connect() as connection:
+            cursor = connection.execute(sql.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def name(self, table: str) -> str:
+        return f"{self.schema}.{table}"
+
+    def tables(self) -> set[str]:
+        listed = f"SELECT tablename::text FROM pg_tables WHERE schemaname = '{self.schema}'"
+        return {row[0] for row in self.run(listed)}
+
+
+def load_rows(far: FarSide, source: Any, table: str = "orders", **more: Any) -> Any:
+    """Run the action as Airflow does, with a state store of its own in the far side's folder."""
+    context = dict(more.pop("context", {}))
+    context.setdefault("state", far.state / context.get("run_id", "run"))
+    operator = SqlLoadOperator(task_id="load", conn_id=CONN_ID, source=source, table=far.name(table), **more)
+    return execute(operator, make_context(operator, **context))
