@@ -1,0 +1,207 @@
+"""Names that come from elsewhere: a remote listing, an attachment, a response header.
+
+The far side chooses these names and we choose the folder, so a name must never choose a folder too.
+The rule is *use it exactly or refuse it*: :func:`safe_component` returns the name unchanged or raises
+:class:`~flowrunner_provider.core.errors.PathEscape`. Nothing is cleaned up, because two cleaned names
+may become one file, and a renamed file is one that nobody finds again.
+
+A name is judged in every reading that some later program may give it: as it stands, folded by Unicode
+NFKC (``／`` becomes ``/``), and percent-decoded until nothing is left to decode (``%252e`` becomes ``.``).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from pathlib import Path
+from urllib.parse import unquote
+
+from flowrunner_provider.core.errors import PathEscape
+
+__all__ = [
+    "MAX_NAME_BYTES",
+    "collisions",
+    "filename_from_disposition",
+    "is_part_name",
+    "join_inside",
+    "part_name",
+    "resolve_inside",
+    "safe_component",
+]
+
+MAX_NAME_BYTES = 255
+"""What ext4, XFS, APFS and most SFTP servers allow for one component, in UTF-8."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_SEPARATOR = re.compile(r"[/\\]")
+_DRIVE = re.compile(r"[A-Za-z]:")
+_SLASH_LIKE = "[\u2044\u2215\u2216\u29f5\u29f8\u29f9]"  # look like a slash and do not fold to one
+_STEP_UP = re.compile(rf"(?:^|{_SLASH_LIKE})\.\.(?:{_SLASH_LIKE}|$)")
+_OVERLONG = re.compile(r"%c[01]%[89ab][0-9a-f]|%e0%[89][0-9a-f]%|%f0%8[0-9a-f]%", re.IGNORECASE)
+_U_ESCAPE = re.compile(r"%u([0-9a-f]{4})", re.IGNORECASE)  # the spelling of old IIS and of JavaScript's escape()
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PART = re.compile(r"\..+\.([A-Za-z0-9_-]{1,64})\.part", re.DOTALL)
+
+# RFC 6266 grammar: ;name=token or ;name="quoted"; possessive, so that a bad header costs linear time.
+_PARAMETER = re.compile(r'(?:^|;)\s*+([\w!#$&+.^`|~*-]++)\s*+=\s*+(?:"((?:[^"\\]|\\.)*+)"|([^;"][^;]*+))', re.DOTALL)
+_EXTENDED = re.compile(r"(utf-8|iso-8859-1)'[^']*'(.*)", re.IGNORECASE | re.DOTALL)
+
+
+def safe_component(name: str) -> str:
+    """Return ``name`` unchanged if it is safe as one path component, else raise ``PathEscape``.
+
+    Refused: empty and dots-only names, separators, control characters, drive letters, their percent-encoded
+    and look-alike spellings, lone surrogates (bytes that were not UTF-8), more than 255 bytes.
+
+    :param name: one component as the far side spelled it, never a path.
+    """
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise _escape(name, "is not valid Unicode") from None
+    if size > MAX_NAME_BYTES:
+        raise _escape(name, f"is longer than {MAX_NAME_BYTES} bytes")
+    for reading in _readings(name):
+        if reason := _danger(reading):
+            raise _escape(name, reason)
+    return name
+
+
+def join_inside(root: str, relative: str) -> str:
+    """Return the path of ``relative`` below ``root`` in a store; every component has been checked.
+
+    :param root: the folder in the store, as the user configured it; empty for the top of the store.
+    :param relative: a path with ``/`` between components, from a listing.
+    """
+    path = "/".join(_components(relative))
+    return f"{root.rstrip('/')}/{path}" if root else path
+
+
+def resolve_inside(root: Path, relative: str) -> Path:
+    """Return where ``relative`` really lies below ``root`` on this disk; no existing link leads out of it.
+
+    Links are looked at once, now. Against one that is swapped in later, open the result with ``O_NOFOLLOW``.
+
+    :param root: a folder of ours; it may itself be reached through links.
+    :param relative: a path with ``/`` between components, from a listing.
+    """
+    *folders, name = _components(relative)
+    try:
+        base = root.resolve()
+        parent = base.joinpath(*folders).resolve()
+        target = (parent / name).resolve()
+    except (OSError, RuntimeError):  # RuntimeError is how Python < 3.13 reports a loop of links
+        raise _escape(relative, "cannot be followed to its end") from None
+    if not (parent.is_relative_to(base) and target.is_relative_to(base)):
+        raise _escape(relative, "leads out of its folder through a link")
+    return parent / name
+
+
+def collisions(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return the groups of names that a case-insensitive or normalising file system takes for one.
+
+    :param names: names or relative paths; a repeated spelling counts once.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        groups.setdefault(_caseless(name), []).append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def part_name(name: str, token: str) -> str:
+    """Return the hidden sibling that holds the bytes until they are verified: ``.{name}.{token}.part``.
+
+    A name that would grow beyond 255 bytes is cut and gets a digest of the whole, which keeps it apart.
+
+    :param name: the final name.
+    :param token: tells attempts apart: 1 to 64 letters, digits, ``_`` or ``-``.
+    """
+    safe_component(name)
+    if not _TOKEN.fullmatch(token):
+        raise ValueError(f"a token is 1 to 64 letters, digits, '_' or '-', not {token!r}")
+    raw, room = name.encode(), MAX_NAME_BYTES - len(f"..{token}.part")
+    if len(raw) > room:
+        mark = "~" + blake2b(raw, digest_size=4).hexdigest()
+        name = raw[: room - len(mark)].decode(errors="ignore") + mark
+    return f".{name}.{token}.part"
+
+
+def is_part_name(name: str, token: str | None = None) -> bool:
+    """Tell whether ``name`` has the form that :func:`part_name` gives.
+
+    :param name: a component from a listing.
+    :param token: with it, only siblings of this very attempt count; pass it before deleting anything.
+    """
+    match = _PART.fullmatch(name)
+    return match is not None and token in (None, match[1])
+
+
+def filename_from_disposition(header: str) -> str | None:
+    """Return the file name that a Content-Disposition header suggests, or None when it suggests none.
+
+    ``filename*`` (RFC 5987) goes before ``filename`` (RFC 6266 section 4.3). Of a path only the last
+    component is used; a path that steps up raises ``PathEscape``.
+
+    :param header: the value of the header.
+    """
+    found: dict[str, str] = {}
+    for key, quoted, plain in _PARAMETER.findall(header):
+        found.setdefault(key.lower(), re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL) or plain.strip())
+    suggested = _extended(found.get("filename*", "")) or found.get("filename")
+    if not suggested:
+        return None
+    *folders, name = _SEPARATOR.split(suggested)
+    for folder in folders:
+        if folder and not _DRIVE.fullmatch(folder):
+            safe_component(folder)
+    return safe_component(name)
+
+
+def _readings(name: str) -> Iterator[str]:
+    """Yield the name as every later decoder may read it, from no decoding to full decoding."""
+    before, text = None, unicodedata.normalize("NFKC", name)
+    while text != before:
+        yield text
+        decoded = unquote(_U_ESCAPE.sub(lambda match: chr(int(match[1], 16)), text))
+        before, text = text, unicodedata.normalize("NFKC", decoded)
+
+
+def _danger(text: str) -> str:
+    """Return why ``text`` is no plain component, or an empty string."""
+    if not text.strip(". "):
+        return "is empty or made of dots and blanks"
+    if _SEPARATOR.search(text) or _OVERLONG.search(text):
+        return "holds a path separator"
+    if _CONTROL.search(text):
+        return "holds a control character"
+    if _DRIVE.match(text):
+        return "starts with a drive letter"
+    return "steps up" if _STEP_UP.search(text) else ""
+
+
+def _components(relative: str) -> list[str]:
+    return [safe_component(component) for component in relative.split("/")]
+
+
+def _caseless(name: str) -> str:
+    """Canonical caseless matching, Unicode section 3.13, definition D145."""
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
+
+
+def _extended(value: str) -> str:
+    """Decode an RFC 5987 value; empty when it is malformed, so that the plain ``filename`` is used."""
+    match = _EXTENDED.fullmatch(value)
+    if match is None:
+        return ""
+    try:
+        return unquote(match[2], encoding=match[1], errors="strict")
+    except UnicodeDecodeError:
+        return ""
+
+
+def _escape(name: str, reason: str) -> PathEscape:
+    shown = ascii(name if len(name) <= 80 else f"{name[:80]}...")
+    return PathEscape(f"the name {shown} {reason}", remedy="rename it at its source, or exclude it by pattern")
