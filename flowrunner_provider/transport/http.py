@@ -246,6 +246,7 @@ class HttpTransport:
                 auto_decompress=False,
                 read_bufsize=256 * 1024,
             )
+            session._retry_connection = False  # it repeats behind the back of pace, deadline and ledger
             self._stack.push_async_callback(session.close)
             self._sessions[repeatable] = session
         return session
