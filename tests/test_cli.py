@@ -33,7 +33,7 @@ def test_show_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_wrong_id_says_what_is_near(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["actions", "show", "file.copy"]) == 2
-    assert capsys.readouterr().err == "flowrunner: there is no action 'file.copy' -> did you mean files.copy?\n"
+    assert "there is no action 'file.copy' -> did you mean files.copy" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv", [[], ["dance"], ["actions", "show"]])

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 import json
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -33,8 +33,9 @@ def test_every_setting_has_a_label_and_a_schema(entry: tuple[str, Any]) -> None:
 
 def test_every_setting_that_sounds_secret_is_one(entry: tuple[str, Any]) -> None:
     _, hook = entry
-    names = [field.name for field in dataclasses.fields(hook.config_type)]
-    sounding = {name for name in names if is_sensitive_key(name)}
+    hints = get_type_hints(hook.config_type)
+    texts = [name for name, hint in hints.items() if hint in (str, str | None) and not name.endswith("_name")]
+    sounding = {name for name in texts if is_sensitive_key(name)}
     assert sounding <= set(secret_fields(hook.config_type))
 
 
