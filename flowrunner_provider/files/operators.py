@@ -96,7 +96,7 @@ class FileCopyOperator(FlowRunnerOperator):
         if split_glob(dest.path)[1]:
             raise ConfigError(f"dest {self.dest!r} is a pattern", field="dest", remedy="name a folder or a file")
         async with AsyncExitStack() as stack:
-            stores = await _opened([*sources, dest], run, stack)
+            stores = await _opened(run, stack, source=sources, dest=[dest])
             return await copy(
                 [(stores[location.root], location.path) for location in sources],
                 (stores[dest.root], dest.path),
@@ -194,7 +194,7 @@ class FileListOperator(FlowRunnerOperator):
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"limit is {self.limit}", field="limit", remedy="write a positive number")
         async with AsyncExitStack() as stack:
-            store = (await _opened([location], run, stack))[location.root]
+            store = (await _opened(run, stack, path=[location]))[location.root]
             return await self._list(store, location, folder, accept, recursive)
 
     def _where(self, location: Location) -> tuple[str, str, bool]:
@@ -265,9 +265,16 @@ def _moment(value: datetime | str | None) -> datetime | None:
     return moment
 
 
-async def _opened(locations: Sequence[Location], run: Run, stack: AsyncExitStack) -> dict[str, Store]:
-    """One open store for each root; all connections are read before the first is made."""
-    stores = {location.root: open_store(location) for location in locations}
+async def _opened(run: Run, stack: AsyncExitStack, **locations: Sequence[Location]) -> dict[str, Store]:
+    """One open store for each root; all connections are read before the first is made.
+
+    :param locations: by the parameter that they were given as.
+    """
+    stores: dict[str, Store] = {}
+    for field, several in locations.items():
+        for location in several:
+            if location.root not in stores:
+                stores[location.root] = open_store(location, field=field)
     for store in stores.values():
 
         async def enter(store: Store = store) -> Store:

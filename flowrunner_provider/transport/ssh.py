@@ -130,7 +130,7 @@ async def connect(target: SshTarget) -> AsyncIterator[asyncssh.SSHClientConnecti
     finally:
         connection.close()
         try:
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(2.0):
                 await connection.wait_closed()
         except TimeoutError:
             connection.abort()
@@ -138,6 +138,8 @@ async def connect(target: SshTarget) -> AsyncIterator[asyncssh.SSHClientConnecti
 
 async def _connect(target: SshTarget) -> asyncssh.SSHClientConnection:
     ssh = _ssh()
+    if not logging.getLogger("asyncssh").level:
+        ssh.set_log_level(logging.WARNING)  # it tells each packet's story at INFO
     known = target.known()
     if known is None:
         _log.warning("The host key of %s is not verified (no_host_key_check): anybody could answer", target.where)
@@ -166,8 +168,8 @@ async def _connect(target: SshTarget) -> asyncssh.SSHClientConnection:
                 **_credentials(target),
             )
             return opened
-    except (ssh.HostKeyNotVerifiable, ssh.KeyExchangeFailed) as error:
-        raise await _wrong_key(target, known, seen, error) from error
+    except (ssh.HostKeyNotVerifiable, ssh.KeyExchangeFailed, ssh.ConnectionLost) as error:
+        raise await _refusal(target, known, seen, error) from error
     except (ssh.Error, OSError, ValueError) as error:
         raise _connect_error(error, target) from error
 
@@ -201,28 +203,38 @@ def _credentials(target: SshTarget) -> dict[str, Any]:
     return given
 
 
-async def _wrong_key(
-    target: SshTarget, known: bytes | str | None, seen: list[Any], error: Exception
-) -> FlowRunnerError:
-    """What to say when the server's key is not, or cannot be, trusted."""
+async def _refusal(target: SshTarget, known: bytes | str | None, seen: list[Any], error: Exception) -> FlowRunnerError:
+    """Why no connection came about: the server's key, or something else.
+
+    A server that has no key of the known type hangs up before it shows one: then it is asked for what it has.
+    """
     ssh = _ssh()
-    if not seen and isinstance(error, ssh.KeyExchangeFailed):
+    trusted = [] if known is None else [*ssh.match_known_hosts(known, target.host, "", target.port)[0]]
+    if not seen and trusted:
         try:
             async with asyncio.timeout(target.connect_timeout):
                 key = await ssh.get_server_host_key(target.host, target.port, config=None)
         except (ssh.Error, OSError):
             key = None
-        if key is None or "host key" not in str(error).lower():
-            return Rejected(
-                f"{target.where} and this client have no algorithm in common: {error}",
-                remedy="set the extra `ciphers` to one that the server has",
-            )
-        seen.append(key)
-    if not seen:
+        if key is not None and key not in trusted:
+            seen.append(key)
+    if seen:
+        return _wrong_key(target, seen[-1], bool(trusted))
+    if isinstance(error, ssh.KeyExchangeFailed):
+        return Rejected(
+            f"{target.where} and this client have no algorithm in common: {error}",
+            remedy="set the extra `ciphers` to one that the server has",
+        )
+    if isinstance(error, ssh.HostKeyNotVerifiable):
         return HostKeyMismatch(f"the key of {target.where} is not trusted: {error}", remedy="ask its owner")
-    fingerprint = seen[-1].get_fingerprint()
-    line = " ".join(seen[-1].export_public_key().decode().split()[:2])
-    if any(ssh.match_known_hosts(known, target.host, "", target.port)[:3]):
+    return _connect_error(error, target)
+
+
+def _wrong_key(target: SshTarget, key: Any, known: bool) -> FlowRunnerError:
+    """What to say about a key that is not the known one, or where none is known."""
+    fingerprint = key.get_fingerprint()
+    line = " ".join(key.export_public_key().decode().split()[:2])
+    if known:
         return HostKeyMismatch(
             f"{target.where} shows the key {fingerprint}, which is not the known one",
             remedy="ask the owner of the server, by another way, whether the key was changed; somebody else may "

@@ -1,0 +1,92 @@
+"""The local store keeps the contract, and follows no link."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from flowrunner_provider.core.errors import PathEscape, PermanentError
+from flowrunner_provider.files.stores.local import LocalStore
+from tests.contracts.store_contract import StoreContract, collect
+from tests.files.far import Disk
+
+
+class TestLocal(StoreContract):
+    @pytest.fixture
+    def far(self, tmp_path):
+        return Disk(tmp_path.resolve())
+
+    @pytest.fixture
+    def open_store(self):
+        return LocalStore
+
+    def test_links_are_shown_and_not_followed(self, run, far):
+        far.put("d/f", b"x")
+        os.symlink(far.path / "d", far.path / "link")
+        os.symlink(far.path, far.path / "loop")
+        os.symlink("/etc/passwd", far.path / "passwd")
+
+        async def test(store):
+            found = {e.path.removeprefix(f"{far.root}/"): e.is_link async for e in store.list(far.root, True)}
+            assert found == {"d": False, "d/f": False, "link": True, "loop": True, "passwd": True}
+            assert (await store.stat(f"{far.root}/passwd")).is_link
+            with pytest.raises(PermanentError):
+                await collect(store.read(f"{far.root}/passwd"))
+            with pytest.raises(PathEscape):
+                store.join(far.root, "passwd")
+
+        run(test)
+
+    def test_a_part_that_is_a_link_is_not_written_through(self, run, far):
+        far.put("victim", b"precious")
+        os.symlink(far.path / "victim", far.path / ".f.t.part")
+
+        async def test(store):
+            with pytest.raises(PermanentError):
+                await store.begin(f"{far.root}/f", "t", resume_at=3)
+            upload = await store.begin(f"{far.root}/f", "t")
+            await upload.write(b"new")
+            await upload.commit()
+
+        run(test)
+        assert far.get("victim") == b"precious"
+        assert far.get("f") == b"new"
+
+    def test_a_pipe_is_refused_and_does_not_hang(self, run, far):
+        os.mkfifo(far.path / "pipe")
+
+        async def test(store):
+            with pytest.raises(PermanentError):
+                await collect(store.read(f"{far.root}/pipe"))
+
+        run(test)
+
+    def test_a_full_disk(self, tmp_path: Path):
+        mount = tmp_path / "small"
+        mount.mkdir()
+        if (
+            os.geteuid() != 0
+            or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)]).returncode
+        ):
+            if os.environ.get("REQUIRE_BACKENDS") == "1":
+                pytest.fail("a tmpfs cannot be mounted here")
+            pytest.skip("needs root and the right to mount a tmpfs")
+        try:
+            (mount / "f").write_bytes(b"old")
+
+            async def test() -> None:
+                upload = await LocalStore().begin(str(mount / "f"), "t")
+                with pytest.raises(PermanentError, match="is full"):
+                    for _ in range(20):
+                        await upload.write(b"x" * 100_000)
+                await upload.discard()
+
+            asyncio.run(test())
+            assert (mount / "f").read_bytes() == b"old"
+            assert os.listdir(mount) == ["f"]
+        finally:
+            subprocess.run(["umount", str(mount)], check=True)
