@@ -27,6 +27,7 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.part_file import PartFile
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.secrets import is_sensitive_key, redact_url
+from flowrunner_provider.core.spec import option
 from flowrunner_provider.http.results import HttpResult
 from flowrunner_provider.transport.http import HttpTransport, Response
 
@@ -53,8 +54,8 @@ class Reconcile:
     :param exists_when: JMESPath on the JSON answer; true, or not empty, means that it was.
     """
 
-    endpoint: str
-    exists_when: str
+    endpoint: str = option(label="Endpoint", help="give the endpoint that is asked with GET")
+    exists_when: str = option(label="Exists when", help="give the JMESPath that is true when it was carried out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -177,7 +177,7 @@ class HttpPaginateOperator(FlowRunnerOperator):
     :param query: added to the query of each page (of the first one for ``link_header`` and ``next_url``).
     :param headers: sent with every page.
     :param records_path: JMESPath of the list of records in a page.
-    :param cursor_path: JMESPath of the next cursor or address; none or empty is the end.
+    :param cursor_path: JMESPath of the next cursor or address; none, empty, false or 0 is the end.
     :param cursor_param: the parameter that takes the cursor.
     :param page_param: the parameter that takes the page's number.
     :param first_page: its number.

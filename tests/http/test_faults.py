@@ -12,7 +12,7 @@ import pytest
 from flowrunner_provider.http import download, pagination
 from flowrunner_provider.http.operators import HttpDownloadOperator, HttpPaginateOperator, HttpRequestOperator
 from tests.support.context import FileStateStore, execute, make_context
-from tests.support.http_server import Blob, Effects, HttpServer, Reply, json_reply
+from tests.support.http_server import Blob, Effects, HttpServer, Reply, drop, json_reply, throttled
 from tests.support.kill import Attempt, Outcome, attempt, double_kill, kill_at, random_kills, sweep
 
 pytestmark = pytest.mark.faults
@@ -221,6 +221,15 @@ def test_a_post_that_nobody_can_ask_about_stops_instead_of_happening_twice(stage
     for number in (1, 2):
         assert attempt(pay_blindly, scene, try_number=number).error_type == "OutcomeUnknown"
     at_most_once(scene)
+
+
+@pytest.mark.parametrize("look_up", [Reply(500), Reply(200, b"?"), drop(), throttled("99")])
+def test_a_failed_look_up_is_not_an_absence(stage, look_up):
+    scene = stage.scene(key_header=None, lose_replies=1)
+    stage.server.route("GET", scene.path("pay"), look_up)
+    for number in (1, 2):
+        assert attempt(pay_with_look_up, scene, try_number=number).error_type == "OutcomeUnknown"
+    assert len(stage.effects[scene.number].effects) == 1
 
 
 def test_a_zombie_and_its_retry_pay_once(stage):
