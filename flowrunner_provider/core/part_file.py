@@ -73,7 +73,8 @@ class PartFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             if offset == 0:
-                self.part.unlink(missing_ok=True)
+                if not self.part.is_symlink():  # a planted link is refused below, not removed
+                    self.part.unlink(missing_ok=True)
                 flags |= os.O_EXCL
             self._file = os.open(self.part, flags, 0o600)
             offset = min(offset, os.fstat(self._file).st_size)

@@ -27,7 +27,8 @@ __all__ = ["ESCAPES", "ODD_NAMES", "FarSide", "StoreContract"]
 ODD_NAMES = [
     "with space", " leading", "trailing ", "trailing.", "-rf", "~", "~root", "#1", "a;b", "a&b", "a|b", "$HOME",
     "`id`", "'single'", '"double"', "a*b", "a?b", "[a]", "{a}", "ab:c", "a<b>", "a=b", "a,b", "%41", "100%", "{{ x }}",
-    "CON", "nul.txt", ".hidden", "caf\u00e9", "cafe\u0301", "\u65e5\u672c\u8a9e", "\U0001f600", "\u05e9\u05dc\u05d5\u05dd",
+    "CON", "nul.txt", ".hidden", "caf\u00e9", "cafe\u0301", "\u65e5\u672c\u8a9e", "\U0001f600",
+    "\u05e9\u05dc\u05d5\u05dd",
     "x" * 180, "\u00fc" * 90, "UPPER", "upper", "a.b.c", "--", "@", "+", "!", "^", "a\tb".replace("\t", "_"),
 ]  # fmt: skip
 

@@ -393,11 +393,17 @@ def test_one_unreadable_file_is_an_error_and_not_a_gap(here, special_sshd, monke
 def test_connection_test(sshd, partner, monkeypatch, tmp_path):
     assert FlowRunnerSftpHook("partner").test_connection()[0]
     monkeypatch.setenv("HOME", str(tmp_path))
+    right = {"host_key": sshd.host_key, "key_file": str(sshd.key_file)}
     cases = {
         "refused": ({"port": free_port()}, "cannot be reached"),
         "unknown": ({"extra": {"key_file": str(sshd.key_file)}}, "SHA256:"),
-        "denied": ({"extra": {"host_key": sshd.host_key, "look_for_keys": "false"}, "password": "no-canary"}, "tried: password"),
-        "folder": ({"extra": {"host_key": sshd.host_key, "key_file": str(sshd.key_file), "flowrunner": {"test_folder": "/nowhere"}}}, "/nowhere is not there"),
+        "denied": (
+            {"extra": {"host_key": sshd.host_key, "look_for_keys": "false"}, "password": "no-canary"},
+            "tried: password",
+        ),
+        "folder": (
+            {"extra": {**right, "flowrunner": {"test_folder": "/nowhere"}}}, "/nowhere is not there",
+        ),
     }  # fmt: skip
     for name, (change, words) in cases.items():
         connection = {**json.loads(os.environ["AIRFLOW_CONN_PARTNER"]), **change}
@@ -432,7 +438,8 @@ def test_list(here):
     ("options", "field"),
     [
         ({"sort": "wildly"}, "sort"), ({"limit": 0}, "limit"), ({"min_age": "soon"}, "min_age"),
-        ({"newer_than": "2026-01-01"}, "newer_than"), ({"newer_than": "x"}, "newer_than"), ({"syntax": "sql", "pattern": "x"}, "syntax"),
+        ({"newer_than": "2026-01-01"}, "newer_than"), ({"newer_than": "x"}, "newer_than"),
+        ({"syntax": "sql", "pattern": "x"}, "syntax"),
         ({"pattern": "(", "syntax": "regex"}, "pattern"),
     ],
 )  # fmt: skip
