@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from airflow.sdk import DAG
 
 from flowrunner_provider.http.operators import HttpDownloadOperator, HttpPaginateOperator, HttpRequestOperator
 
-with DAG("http_actions", schedule=None, start_date=datetime(2026, 1, 1), catchup=False, tags=["flowrunner"]):
+with DAG(
+    "http_actions", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC), catchup=False, tags=["flowrunner"]
+):
     orders = HttpPaginateOperator(
         task_id="orders",
         http_conn_id="shop_api",

@@ -45,6 +45,7 @@ from flowrunner_provider.transport.http_urls import Params, as_url, is_absolute,
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
+    from multidict import CIMultiDict
     from yarl import URL
 
 __all__ = ["MAX_BYTES", "Body", "HttpTransport", "Response", "Streamed"]
@@ -80,6 +81,7 @@ class HttpTransport:
         self._foreign: CIMultiDict[str] = CIMultiDict(common)
         self._home = CIMultiDict(common)
         self._home.update(settings.headers)
+        self._proof: Mapping[str, str] | None = None
         self._wire = (self._aiohttp.ClientError, TimeoutError, OSError)
         self._reader = BodyReader(self._wire, self._what)
         self._tls = settings.tls.context()
@@ -149,6 +151,7 @@ class HttpTransport:
         """
         limit = self.run.deadline.seconds if timeout is None else timeout
         call = self._call(method, endpoint, params, headers, body, repeatable, limit, max_bytes, expected)
+        call.silence = self.settings.read_timeout
         raw = await self._certain(call, self._answered(call))
         try:
             async with aclosing(self._reader.chunks(call, raw, NO_RATIO if max_bytes else 100.0)) as chunks:
@@ -207,12 +210,12 @@ class HttpTransport:
         seconds = run.deadline.limit(call.timeout)
         if seconds <= 0:
             run.deadline.check(self._what(call))
-        headers = (self._home if call.home else self._foreign).copy()
-        if call.home:
-            headers.update(await settings.credentials.headers())
-        headers.update(call.headers)
+        headers = await self._own_headers() if call.home else self._foreign
+        if call.headers:
+            headers = headers.copy()
+            headers.update(call.headers)
         timeout = self._aiohttp.ClientTimeout(
-            total=seconds, sock_connect=settings.connect_timeout, sock_read=settings.read_timeout
+            total=seconds, sock_connect=settings.connect_timeout, sock_read=call.silence
         )
         try:
             return await self._session(call.repeatable)._request(
@@ -227,6 +230,14 @@ class HttpTransport:
             )
         except self._wire as error:
             raise broken(self._what(call), error, repeatable=call.repeatable) from None
+
+    async def _own_headers(self) -> CIMultiDict[str]:
+        """The connection's headers with its credentials; put together anew when these have changed."""
+        proof = await self.settings.credentials.headers()
+        if proof is not self._proof:
+            self._proof, self._proven = proof, self._home.copy()
+            self._proven.update(proof)
+        return self._proven
 
     def _session(self, repeatable: bool) -> ClientSession:
         """Pooled connections for what may be repeated. A request that may not gets a connection of its own:

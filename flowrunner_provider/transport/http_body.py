@@ -86,6 +86,7 @@ class Call:
     timeout: float
     max_bytes: int | None
     expected: Collection[int] | None
+    silence: float | None = None  # seconds between two pieces of the answer
     acted: bool = False  # an unrepeatable request was carried out: from now on no error says "nothing happened"
 
     def expects(self, status: int) -> bool:
@@ -104,9 +105,9 @@ class BodyReader:
 
     async def plain(self, call: Call, raw: ClientResponse) -> bytes:
         """A body without content coding, held in memory: the hot path."""
-        pieces, size, read = [], 0, raw.content.readany
+        pieces, size, stream = [], 0, raw.content
         try:
-            while chunk := await read():
+            while not stream.at_eof() and (chunk := await stream.readany()):
                 pieces.append(chunk)
                 size += len(chunk)
                 if size > (call.max_bytes or 0):

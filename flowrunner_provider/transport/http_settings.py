@@ -129,7 +129,7 @@ class HttpSettings:
     :param secret_headers: names of headers, beyond the usual ones, that never leave their origin.
     :param secrets: values that must not show in an error.
     :param connect_timeout: seconds for TCP and TLS.
-    :param read_timeout: seconds of silence in the middle of an answer.
+    :param read_timeout: seconds of silence in the middle of a streamed answer.
     :param timeout: seconds for one whole exchange of :meth:`HttpTransport.request`.
     :param max_connections: at a time.
     :param proxies: scheme -> proxy URL; trusted, as it comes from the connection.
