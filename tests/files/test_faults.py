@@ -14,7 +14,7 @@ from tests.files.far import Disk
 from tests.support.context import execute, make_context
 from tests.support.kill import Attempt, attempt, double_kill, kill_at, random_kills, sweep, trace
 
-pytestmark = [pytest.mark.faults, pytest.mark.backend]
+pytestmark = [pytest.mark.faults, pytest.mark.backend, pytest.mark.timeout(600)]
 
 CHUNK = 4 * 255 * 1024
 FILES = {"a.csv": b"alpha" * 40, "sub/c.csv": os.urandom(CHUNK + 7)}
