@@ -236,11 +236,17 @@ class _Work:
         if self.csv is None or len(self.source) != len(self.rows.columns):
             return None
 
-        def passed() -> None:
+        progress = self.run.progress("load", unit="lines", total=self.total)
+
+        def passed(lines: int) -> None:
             self.run.deadline.check("the load")
+            progress.advance(lines)
             failpoint("sql.load.after_batch")
 
-        return session.copy_file(table, self.columns, self.csv, passed)
+        copied = session.copy_file(table, self.columns, self.csv, passed)
+        if copied is not None:
+            progress.finish()
+        return copied
 
     def _insert_fitting(self, session: Session, table: TableName, batches: Iterable[list[Row]]) -> Counts:
         rejects = Rejects(str(self.plan.reject_path), self.key[:16], self.columns, self.plan.max_failures)

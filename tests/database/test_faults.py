@@ -76,7 +76,7 @@ class Scene:
 
 def play(scene: Scene) -> Any:
     os.environ[ENVIRONMENT] = scene.far.connection
-    return load_rows(scene.far, str(scene.far.folder / "source.csv"), batch_size=15, **scene.arguments())
+    return load_rows(scene.far, str(scene.far.folder / "source.csv"), batch_size=25, **scene.arguments())
 
 
 def check(scene: Scene) -> None:
@@ -183,12 +183,12 @@ def through(scene: Scene, proxy: ChaosProxy) -> Scene:
 @pytest.mark.backend
 @pytest.mark.parametrize("rst", [False, True])
 def test_the_connection_is_cut_anywhere(proxied: tuple[Scene, ChaosProxy], rst: bool) -> None:
-    """Cut after every 607th byte, in both directions: also in COPY and at COMMIT."""
+    """Cut after every 997th byte, in both directions: also in COPY and at COMMIT."""
     scene, proxy = proxied
     away = through(scene, proxy)
     play(away)
     check(scene)
-    total, step = proxy.bytes["up"], 607
+    total, step = proxy.bytes["up"], 997
     seen = set()
     for cut in range(1, total, step):
         for direction in ("cut_up", "cut_down"):

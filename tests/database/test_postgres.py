@@ -51,7 +51,7 @@ def test_a_file_that_is_copied_is_read_as_the_parser_reads_it(far: PostgresFarSi
             null_text = draw.choice([None, ""])
             session.begin()
             file = CsvFile(path=path, width=2, delimiter=",", encoding="utf-8-sig", null_text=null_text)
-            copied = session.copy_file(table, ["a", "b"], file, lambda: None)
+            copied = session.copy_file(table, ["a", "b"], file, lambda lines: None)
             if copied is not None:
                 with open_rows(path, null_text=null_text) as rows:
                     parsed = [row for batch in rows for row in batch]

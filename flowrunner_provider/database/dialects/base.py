@@ -143,11 +143,11 @@ class Session(ABC):
         """Append rows in bulk."""
 
     def copy_file(
-        self, table: TableName, columns: Sequence[str], file: CsvFile, passed: Callable[[], None]
+        self, table: TableName, columns: Sequence[str], file: CsvFile, passed: Callable[[int], None]
     ) -> tuple[int, int] | None:
         """Append the rows of a file, all of its columns; None, and nothing stored, if it must be parsed instead.
 
-        :param passed: called after each block.
+        :param passed: called after each block with the number of its lines.
         :return: how many rows the database has stored, and how many the file has.
         """
         del table, columns, file, passed

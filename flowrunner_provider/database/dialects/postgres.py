@@ -198,7 +198,7 @@ class PostgresSession(Session):
         copier.rows = self._cursor.rowcount
 
     def copy_file(
-        self, table: TableName, columns: Sequence[str], file: CsvFile, passed: Callable[[], None]
+        self, table: TableName, columns: Sequence[str], file: CsvFile, passed: Callable[[int], None]
     ) -> tuple[int, int] | None:
         if not fits(file):
             return None
@@ -212,8 +212,9 @@ class PostgresSession(Session):
             ):
                 for block in blocks(file):
                     stream.write(block)
-                    lines += block.count(b"\n")
-                    passed()
+                    found = block.count(b"\n")
+                    lines += found
+                    passed(found)
         except Unfit:
             self.back()
             return None
