@@ -133,7 +133,7 @@ class Effects:
             if settled is not None:
                 return settled.result
         self._announce(effect, intent)
-        with self._acting(effect):
+        with self._acting(effect, intent):
             result = await act(intent)
         self._confirm(effect, intent, result)
         return result
@@ -192,10 +192,12 @@ class Effects:
         self._lease.check()
 
     @contextlib.contextmanager
-    def _acting(self, effect: Effect) -> Iterator[None]:
+    def _acting(self, effect: Effect, intent: Intent) -> Iterator[None]:
         try:
             yield
         except OutcomeUnknown:
+            self._lease.check()
+            self._write(effect, intent, "intended", until=0.0)  # no longer in flight: the next attempt need not wait
             raise
         except FlowRunnerError:
             self._lease.check()

@@ -169,6 +169,17 @@ def test_an_error_that_means_nothing_happened_withdraws_the_intent(scene: Scene)
     assert perform(scene.attempt(), effect(content="mended"), scene.send) == "id-1"
 
 
+def test_an_act_that_ended_in_doubt_is_not_waited_for(scene: Scene) -> None:
+    async def lost(intent: Intent) -> str:
+        await scene.send(intent)
+        raise OutcomeUnknown("the reply was lost")
+
+    with pytest.raises(OutcomeUnknown):
+        perform(scene.attempt(), effect(), lost, scene.look)
+    assert perform(scene.attempt(), effect(), scene.send, scene.look) == "found"
+    assert len(scene.sent) == 1
+
+
 @pytest.mark.parametrize("error", [OutcomeUnknown("lost after sending"), ZeroDivisionError(), Crash()])
 def test_any_other_error_leaves_the_intent_standing(scene: Scene, error: BaseException) -> None:
     async def lost(intent: Intent) -> str:
