@@ -143,7 +143,7 @@ def _keys() -> dict[str, dict[str, Any]]:
     made = {
         "rsa": RSAKey.generate_key(2048, {"kid": "rsa-1", "alg": "RS256", "use": "sig"}),
         "ec": ECKey.generate_key("P-256", {"kid": "ec-1", "alg": "ES256", "use": "sig"}),
-        "ed": OKPKey.generate_key("Ed25519", {"kid": "ed-1", "alg": "EdDSA", "use": "sig"}),
+        "ed": OKPKey.generate_key("Ed25519", {"kid": "ed-1", "use": "sig"}),
     }
     return {name: dict(key.as_dict(private=True)) for name, key in made.items()}
 
