@@ -222,9 +222,11 @@ class _Inflater:
         pending = True
         while data or pending:
             room = _STEP - self._decoded % _STEP
+            before = decoder.copy()
             try:
                 piece = decoder.decompress(data, room)
             except zlib.error:
+                yield from self._capped(_up_to_damage(before, data, room))
                 raise self._damaged("is damaged") from None
             self._taken += len(data) - len(decoder.unconsumed_tail) - len(decoder.unused_data)
             data, pending = decoder.unconsumed_tail, len(piece) == room
@@ -268,6 +270,17 @@ class _Inflater:
 
     def _damaged(self, how: str) -> IntegrityError:
         return IntegrityError(f"{self._what}: the {self._encoding} data {how}", remedy=_DAMAGED_REMEDY)
+
+
+def _up_to_damage(decoder: zlib._Decompress, data: bytes, room: int) -> bytes:
+    """Return what decodes before the error in ``data``; zlib itself drops it, more of it the larger the chunk."""
+    piece = b""
+    for byte in data:
+        try:
+            piece += decoder.decompress(bytes((byte,)), max(1, room - len(piece)))
+        except zlib.error:
+            break
+    return piece
 
 
 @asynccontextmanager

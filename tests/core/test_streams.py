@@ -206,6 +206,18 @@ def test_garbage_after_the_end_is_damage(data: bytes, garbage: bytes, at: list[i
         assert joined(unpack(encoding), cut(packed, at)) == (data, IntegrityError)
 
 
+@pytest.mark.parametrize(("encoding", "pack"), FORMATS.values(), ids=FORMATS)
+@given(data=some_bytes, at=cuts, where=st.integers(0, 400), bit=st.integers(0, 7), limit=st.integers(0, 310))
+def test_damage_gives_the_same_outcome_for_every_chunking(
+    encoding: str, pack: Callable[[bytes], bytes], data: bytes, at: list[int], where: int, bit: int, limit: int
+) -> None:
+    packed = bytearray(pack(data))
+    packed[where % len(packed)] ^= 1 << bit
+    whole = joined(unpack(encoding, limit), [bytes(packed)])
+    assert joined(unpack(encoding, limit), cut(bytes(packed), at)) == whole
+    assert joined(unpack(encoding, limit), [bytes((byte,)) for byte in packed]) == whole
+
+
 @given(st.binary(max_size=60), cuts)
 def test_any_bytes_give_the_same_outcome_for_every_chunking(data: bytes, at: list[int]) -> None:
     for encoding in ("gzip", "deflate"):
