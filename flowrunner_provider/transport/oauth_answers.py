@@ -53,13 +53,15 @@ _CODE = re.compile(r"[\w.:/-]{1,64}", re.ASCII)
 class Token:
     """An access token.
 
-    :param fresh_until: on the monotonic clock.
+    :param fresh_until: when a new one should be fetched, on the monotonic clock.
+    :param dead_at: when it ends.
     :param refresh_token: the one that came along; empty for none.
     """
 
     access_token: str = field(repr=False)
     refresh_token: str = field(default="", repr=False)
     fresh_until: float
+    dead_at: float
 
 
 def fresh_for(lifetime: float) -> float:
@@ -100,6 +102,7 @@ def read_token(
         access_token=token,
         refresh_token=rotated if isinstance(rotated, str) and _VISIBLE.fullmatch(rotated) else "",
         fresh_until=began + fresh_for(lifetime),
+        dead_at=began + lifetime,
     )
 
 

@@ -4,6 +4,8 @@ Tasks, threads and event loops share one :class:`TokenCache`. Who finds no fresh
 task that fetches it, and everybody waits for that flight, in whichever loop. The flight is nobody's own: a
 request that is cancelled does not cancel it, so that a rotated refresh token that is on its way arrives.
 
+A server that is away for a moment is not noticed: the token that should have been replaced serves until its end.
+
 A *generation* numbers the tokens. Who was answered 401 says which generation was refused: a newer
 one is handed out as it is, and only the first asker causes a renewal.
 """
@@ -16,7 +18,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flowrunner_provider.core.deadline import Clock
 from flowrunner_provider.core.errors import FlowRunnerError, TransientError, from_event
@@ -26,15 +28,20 @@ __all__ = ["PROCESS_TOKENS", "Slot", "TokenCache"]
 
 _REFUSAL_KEPT = 30.0
 _FORCED_KEPT = 60.0
+_SPARE_KEPT = 10.0
 _MOST_SLOTS = 256
 
 _generations = itertools.count(1)  # of the process, so that a slot made anew never repeats a number
 
 
 class _Flight:
-    """One fetch that is under way, and who waits for it: futures, each with its loop."""
+    """One fetch that is under way, and who waits for it: futures, each with its loop.
 
-    def __init__(self) -> None:
+    :param spare: the token that should be replaced, to fall back on while it lasts.
+    """
+
+    def __init__(self, spare: Token | None) -> None:
+        self.spare = spare
         self.waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self.task: asyncio.Task[Token] | None = None  # the loop itself holds tasks weakly only
         self.generation = 0
@@ -127,7 +134,7 @@ class TokenCache:
                     _raise_while_it_holds(slot, now)
                 flight, starts = slot.flight, slot.flight is None
                 if flight is None:
-                    flight = slot.flight = _Flight()
+                    flight = slot.flight = _Flight(held if refused is None else None)
                     slot.token = None
                 landed = asyncio.get_running_loop().create_future()
                 flight.waiters.append((asyncio.get_running_loop(), landed))
@@ -151,16 +158,20 @@ def _start(slot: Slot, flight: _Flight, fetch: Callable[[], Awaitable[Token]], c
         return await fetch()
 
     def land(task: asyncio.Task[Token]) -> None:
-        error = None if task.cancelled() else task.exception()
+        error, now = None if task.cancelled() else task.exception(), clock.monotonic()
         with slot.lock:
-            if error is not None:
+            if isinstance(error, TransientError) and flight.spare is not None and now < flight.spare.dead_at:
+                again_at = min(flight.spare.dead_at, now + (error.retry_after or _SPARE_KEPT))
+                slot.token = flight.token = replace(flight.spare, fresh_until=again_at)
+                flight.generation = slot.generation
+            elif error is not None:
                 flight.error = error
-                _remember(slot, error, clock.monotonic())
+                _remember(slot, error, now)
             elif not task.cancelled():
                 slot.token = flight.token = task.result()
                 slot.generation = next(_generations)
                 slot.refusal = None
-                slot.forced_at = clock.monotonic() if forced else None
+                slot.forced_at = now if forced else None
                 flight.generation = slot.generation
             if slot.flight is flight:
                 slot.flight = None

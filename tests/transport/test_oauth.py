@@ -262,6 +262,38 @@ def test_nobody_listens():
     assert isinstance(fails(oauth(client(f"http://{HOST}:{free_port()}"))), ConnectionLost)
 
 
+def test_a_server_that_is_away_is_not_noticed_while_the_old_token_lasts(http_server):
+    http_server.route("POST", "/token", in_turn(granted(), Reply(503), Reply(503), Reply(503), Reply(503), granted()))
+    clock = ManualClock()
+    credentials = oauth(client(http_server.url), clock=clock)
+    token_of(credentials)
+    clock.advance(3545)
+    assert many(credentials) == {"Bearer good"}
+    assert len(http_server.requests) == 5
+    clock.advance(9)
+    assert many(credentials) == {"Bearer good"}
+    assert len(http_server.requests) == 5
+    clock.advance(2)
+    assert many(credentials) == {"Bearer good"}
+    assert len(http_server.requests) == 6
+
+
+def test_a_dead_token_is_never_used(http_server):
+    http_server.route("POST", "/token", in_turn(granted(), Reply(503)))
+    clock = ManualClock()
+    credentials = oauth(client(http_server.url), clock=clock)
+    token_of(credentials)
+    clock.advance(3601)
+    assert isinstance(fails(credentials), Unavailable)
+
+
+def test_a_refused_token_is_no_spare(http_server):
+    http_server.route("POST", "/token", in_turn(granted(), Reply(503)))
+    http_server.route("GET", "*", accepting(set()))
+    (error,) = pages(api(http_server, oauth(client(http_server.url))), 1)
+    assert isinstance(error, Unavailable)
+
+
 # One flight
 
 
