@@ -72,7 +72,7 @@ def test_read_json(tmp_path: Path, state: Path, orders: str, format_: Any, expec
         ("a.json", b'[{"a":1},{"a":2}]', "auto", None),
         ("a.json", b'[{"a":1},\n{"a":2}]', "auto", None),
         ("a.json", b'\xef\xbb\xbf{"a":1}\n\n{"a":2}\n', "auto", None),
-        ("a.json.gz", gzip.compress(b'{"a":1}\n{"a":2}\n'), "auto", None),
+        ("a.json.gz", gzip.compress(b'{"a":1}\n{"a":2}\n', mtime=0), "auto", None),
         ("a.ndjson", b'{"a":1}\n{"a":2}', "auto", None),
         ("a.txt", b'{"x":[{"a":1}]}\n{"x":[{"a":2}]}\n', True, "x"),
         ("a.json", b'{"x":[{"a":1},{"a":2}]}', "auto", "x[*]"),
