@@ -27,6 +27,8 @@ __all__ = ["CHECKPOINT_SECONDS", "DownloadSpec", "IfExists", "download"]
 CHECKPOINT_SECONDS = 3.0
 """Least time between two checkpoints: each is an fsync and a call to the state store."""
 
+_BLOCK = 256 * 1024
+
 IfExists = Literal["overwrite", "skip", "fail"]
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)", re.ASCII)
@@ -235,27 +237,41 @@ class _Job:
         return offset
 
     async def _write(self, answer: Streamed, start: int) -> None:
-        state, part, digest = self.state, self.part, self.digest
-        if part is None:
-            raise ValueError("the part is not open")
+        state = self.state
         self.progress = self.progress or self.run.progress("fetch", unit="bytes", total=state.total, start=start)
         self.progress.total, self.progress.done = state.total, start
-        async for chunk in answer.chunks:
-            if self.spec.max_bytes is not None and state.offset + len(chunk) > self.spec.max_bytes:
-                raise self._too_large()
-            part.write(chunk)
-            if digest is not None:
-                digest.update(chunk)
-            state.offset += len(chunk)
-            failpoint("http.download.after_chunk")
-            self.progress.advance(len(chunk))
-            if self.run.clock.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
-                self._save()
+        pending = bytearray()
+        try:
+            async for chunk in answer.chunks:
+                pending += chunk
+                if self.spec.max_bytes is not None and state.offset + len(pending) > self.spec.max_bytes:
+                    raise self._too_large()
+                while len(pending) >= _BLOCK:
+                    block = bytes(pending[:_BLOCK])
+                    del pending[:_BLOCK]
+                    self._put(block)
+        except TransientError:
+            self._put(bytes(pending))  # good bytes: the next request asks for what follows them
+            raise
+        self._put(bytes(pending))
         if state.total is not None and state.offset != state.total:
             raise IntegrityError(
                 f"{self._what()} has {state.offset} of {state.total} bytes", remedy="run it again from the start"
             )
         self.progress.finish()
+
+    def _put(self, block: bytes) -> None:
+        if self.part is None or not block:
+            return
+        self.part.write(block)
+        if self.digest is not None:
+            self.digest.update(block)
+        self.state.offset += len(block)
+        failpoint("http.download.after_block")
+        if self.progress is not None:
+            self.progress.advance(len(block))
+        if self.run.clock.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
+            self._save()
 
     def _save(self) -> None:
         if self.part is None or not self.state.validator:
