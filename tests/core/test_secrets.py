@@ -44,13 +44,8 @@ HARMLESS = [
 ]  # fmt: skip
 
 letters = st.sampled_from(string.printable.replace("*", "") + "äßé€🚀\u2028\udc80")
-secret_values = st.text(letters, min_size=6, max_size=40).filter(
-    lambda v: (
-        len(set(v)) > 3
-        and v.lower() not in ("username", "anonymous", "localhost", "password", "postgres")
-        and "***" not in v
-    )
-)
+# Not made of letters only: those that the redactor takes for everyday words are.
+secret_values = st.text(letters, min_size=6, max_size=40).filter(lambda v: len(set(v)) > 3 and not v.isalpha())
 noise = st.text(string.ascii_letters + " :/=&'\"\\%\n{}", max_size=30)
 
 
