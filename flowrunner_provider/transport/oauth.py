@@ -54,6 +54,7 @@ _PROOF_LIFETIME = 60.0
 _MOST_BYTES = 256 * 1024
 _ANY_STATUS = range(200, 600)  # each is judged by what a token request means
 
+_MEMORY = MemoryStore()
 _log = logging.getLogger("flowrunner")
 _sent: ContextVar[tuple[str, int]] = ContextVar("flowrunner_oauth_sent", default=("", 0))
 
@@ -282,6 +283,3 @@ class OAuthCredentials:
     def _learn(self, slot: Slot, secret: str) -> None:
         slot.learn(secret)
         self._mask((secret,))
-
-
-_MEMORY = MemoryStore()
