@@ -80,9 +80,7 @@ def _describe(schema: dict[str, Any], *, required: bool) -> str:
 def _parser() -> argparse.ArgumentParser:
     from flowrunner_provider.demo import command as demo
 
-    parser = argparse.ArgumentParser(
-        prog="flowrunner", description="Connectors that can be retried without fear."
-    )
+    parser = argparse.ArgumentParser(prog="flowrunner", description="Connectors that can be retried without fear.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

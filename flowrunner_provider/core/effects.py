@@ -101,9 +101,7 @@ class Effects:
     :param lease: fences an older attempt that is still alive.
     """
 
-    def __init__(
-        self, journal: Journal, scope: tuple[str, ...], lease: Lease, *, clock: Clock = SYSTEM_CLOCK
-    ) -> None:
+    def __init__(self, journal: Journal, scope: tuple[str, ...], lease: Lease, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._journal, self._scope, self._lease, self._clock = journal, scope, lease, clock
 
     def key(self, name: str) -> str:
@@ -159,9 +157,7 @@ class Effects:
         holder = Owner.from_json(record["owner"])
         left = record["until"] - now.timestamp()
         if holder.token != self._lease.owner.token and left > 0 and not holder.known_dead():
-            raise Unavailable(
-                f"another attempt of this task may be in the middle of {effect.name!r}", retry_after=left
-            )
+            raise Unavailable(f"another attempt of this task may be in the middle of {effect.name!r}", retry_after=left)
         return Intent(key=record["key"], at=record["at"]), True
 
     def _settle(self, effect: Effect, intent: Intent, found: Reconciled) -> Done | None:
@@ -201,9 +197,7 @@ class Effects:
             raise
         except FlowRunnerError:
             self._lease.check()
-            self._journal.write(
-                "effect", effect.name, {"state": "withdrawn", "fingerprint": effect.fingerprint}
-            )
+            self._journal.write("effect", effect.name, {"state": "withdrawn", "fingerprint": effect.fingerprint})
             raise
         failpoint(f"effect.{effect.name}.after_act")
 

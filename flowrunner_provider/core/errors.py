@@ -221,9 +221,7 @@ class OutcomeUnknown(FlowRunnerError):
 
     _details = ("effect_key", "reconcilable")
 
-    def __init__(
-        self, message: str, *, effect_key: str = "", reconcilable: bool = True, remedy: str = ""
-    ) -> None:
+    def __init__(self, message: str, *, effect_key: str = "", reconcilable: bool = True, remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)
         self.effect_key = effect_key
         self.reconcilable = reconcilable

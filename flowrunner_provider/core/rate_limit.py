@@ -94,9 +94,7 @@ class Unlimited:
         self._until = max(self._until, self._clock.monotonic() + seconds)
 
 
-def gcra(
-    arrival: float, now: float, limit: RateLimit, count: int, longest: float = inf
-) -> tuple[float, float]:
+def gcra(arrival: float, now: float, limit: RateLimit, count: int, longest: float = inf) -> tuple[float, float]:
     """One step of GCRA.
 
     :param arrival: the stored theoretical arrival time; 0 at first.

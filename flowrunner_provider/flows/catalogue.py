@@ -100,7 +100,7 @@ def derive(examples: Path | None = None) -> list[ActionSpec]:
     """
     sources = _sources(examples)
     specs = [
-        _spec_of(cls, connector, sources)
+        _spec_of(cls, name, connector, sources)
         for connector in CONNECTORS
         for name in connector.operators
         for cls in _actions_in(importlib.import_module(name))
@@ -122,14 +122,15 @@ def _example_of(class_name: str, sources: dict[str, str]) -> str:
 
 def _actions_in(module: ModuleType) -> list[type]:
     found = [value for value in vars(module).values() if isinstance(value, type)]
-    return [cls for cls in found if cls.__module__ == module.__name__ and vars(cls).get("action")]
+    ours = f"{module.__name__}."
+    return [cls for cls in found if f"{cls.__module__}.".startswith(ours) and vars(cls).get("action")]
 
 
-def _spec_of(cls: Any, connector: Connector, sources: dict[str, str]) -> ActionSpec:
+def _spec_of(cls: Any, module: str, connector: Connector, sources: dict[str, str]) -> ActionSpec:
     prose, _ = param_docs(cls.__doc__)
     return ActionSpec(
         id=cls.action,
-        path=f"{cls.__module__}.{cls.__name__}",
+        path=f"{module}.{cls.__name__}",
         kind="sensor" if hasattr(cls, "poke") else "operator",
         category=connector.name,
         promise=_promise(prose),

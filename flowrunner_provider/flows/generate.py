@@ -54,11 +54,7 @@ def _wanted() -> dict[Path, str]:
 
 def outdated() -> list[Path]:
     """Generated files that differ from what the code says."""
-    return [
-        path
-        for path, text in _wanted().items()
-        if not path.exists() or path.read_text(encoding="utf-8") != text
-    ]
+    return [path for path, text in _wanted().items() if not path.exists() or path.read_text(encoding="utf-8") != text]
 
 
 def main() -> int:

@@ -80,8 +80,7 @@ def options_of(found: Connection) -> dict[str, Any]:
     options = extra_of(found).get(OPTIONS, {})
     if not isinstance(options, dict):
         raise ConfigError(
-            f"connection {found.conn_id!r}: the extra's {OPTIONS!r} must be an object, "
-            f"not {type(options).__name__}",
+            f"connection {found.conn_id!r}: the extra's {OPTIONS!r} must be an object, not {type(options).__name__}",
             field=OPTIONS,
             remedy='write {"flowrunner": {"option": "value"}}',
         )

@@ -117,9 +117,7 @@ class FlowRunnerOperator(NamedRendering, BaseOperator):
 
     def perform(self, run: Run) -> Any:
         """Do the work: return a small result, or a coroutine that returns one."""
-        raise ConfigError(
-            f"{type(self).__name__} does nothing", field="perform", remedy="implement perform()"
-        )
+        raise ConfigError(f"{type(self).__name__} does nothing", field="perform", remedy="implement perform()")
 
     def execute(self, context: Any) -> Any:
         """Do the work once over all attempts and return its result as JSON."""
@@ -129,9 +127,7 @@ class FlowRunnerOperator(NamedRendering, BaseOperator):
                 raise ConfigError("timeout must be positive", field="timeout", remedy="write '1h', say")
             run = open_run(context, timeout=seconds, resume=self.resume, log=self.log)
             if run.journal.finished and run.journal.result is not None:
-                self.log.info(
-                    "An earlier attempt finished the work and was lost afterwards; its result stands."
-                )
+                self.log.info("An earlier attempt finished the work and was lost afterwards; its result stands.")
                 return run.journal.result
             result = self.perform(run)
             if inspect.iscoroutine(result):

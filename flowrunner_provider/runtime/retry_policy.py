@@ -58,9 +58,7 @@ class FlowRunnerRetryPolicy(RetryPolicy):
     def __init__(self, backoff: Backoff = _BACKOFF) -> None:
         self.backoff = backoff
 
-    def evaluate(
-        self, exception: BaseException, try_number: int, max_tries: int, context: Any = None
-    ) -> RetryDecision:
+    def evaluate(self, exception: BaseException, try_number: int, max_tries: int, context: Any = None) -> RetryDecision:
         """What to do about ``exception``; bounded by the task's ``retries`` in any case."""
         del max_tries, context
         if not isinstance(exception, FlowRunnerError):

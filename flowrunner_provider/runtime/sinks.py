@@ -20,9 +20,7 @@ def log_sink(log: logging.Logger) -> Sink:
     return lambda event: log.info("%s", event)
 
 
-def store_sink(
-    store: KeyValue, log: logging.Logger, *, every: float = 10.0, clock: Clock = SYSTEM_CLOCK
-) -> Sink:
+def store_sink(store: KeyValue, log: logging.Logger, *, every: float = 10.0, clock: Clock = SYSTEM_CLOCK) -> Sink:
     """The latest event under one key of the state store, written at most every ``every`` seconds.
 
     Progress is a courtesy: a store that fails is logged and not raised.

@@ -22,6 +22,7 @@ from urllib.parse import urljoin, urlsplit
 
 from flowrunner_provider.core.errors import (
     ConfigError,
+    CredentialExpired,
     FlowRunnerError,
     OutcomeUnknown,
     Rejected,
@@ -278,7 +279,13 @@ class HttpTransport:
                 if raw.status == 401 and call.home and not renewed:
                     renewed = True
                     if await self.settings.credentials.renew():
-                        continue
+                        if isinstance(call.body, bytes | None):
+                            continue
+                        raise CredentialExpired(
+                            f"{self._what(call)}: the token ran out while the body was sent",
+                            retry_after=0.0,
+                            remedy="nothing to do: a fresh token is there, and the retry sends the body again",
+                        )
                 raise await self._refused(call, raw)
             finally:
                 raw.release()

@@ -168,7 +168,7 @@ async def _connect(target: SshTarget) -> asyncssh.SSHClientConnection:
                 **_credentials(target),
             )
             return opened
-    except (ssh.HostKeyNotVerifiable, ssh.KeyExchangeFailed, ssh.ConnectionLost) as error:
+    except (ssh.HostKeyNotVerifiable, ssh.KeyExchangeFailed, ssh.ConnectionLost, ConnectionResetError) as error:
         raise await _refusal(target, known, seen, error) from error
     except (ssh.Error, OSError, ValueError) as error:
         raise _connect_error(error, target) from error

@@ -18,9 +18,7 @@ def test_names_the_command_for_what_is_not() -> None:
         load("no_such_package.sub", extra="http", needed_for="http.request")
 
 
-def test_a_package_that_is_broken_inside_is_not_called_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_that_is_broken_inside_is_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "halfbroken.py").write_text("import no_such_dependency")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):

@@ -21,9 +21,7 @@ for number in range(4):
 
 def run(*rules: dict[str, Any]) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "FLOWRUNNER_FAILPOINTS": json.dumps(rules)} if rules else dict(os.environ)
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, check=False
-    )
+    return subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, check=False)
 
 
 def test_without_rules_nothing_happens() -> None:

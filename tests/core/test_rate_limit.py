@@ -24,9 +24,7 @@ def test_reads_limits(text: str, count: int, seconds: float) -> None:
     assert (limit.count, limit.seconds, limit.burst) == (count, seconds, 1)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "100", "0/minute", "5/0 minutes", "-1/second", "5/week", "1.5/second", None, 5]
-)
+@pytest.mark.parametrize("text", ["", "100", "0/minute", "5/0 minutes", "-1/second", "5/week", "1.5/second", None, 5])
 def test_refuses_what_is_not_a_limit(text: object) -> None:
     with pytest.raises(ConfigError, match="100/minute") as caught:
         RateLimit.parse(text)  # type: ignore[arg-type]
@@ -36,9 +34,7 @@ def test_refuses_what_is_not_a_limit(text: object) -> None:
 @pytest.fixture(params=["local", "file"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> object:
     def pacer(limit: RateLimit, clock: ManualClock) -> Pacer:
-        return (
-            LocalPacer(limit, clock) if request.param == "local" else FilePacer(limit, tmp_path / "p", clock)
-        )
+        return LocalPacer(limit, clock) if request.param == "local" else FilePacer(limit, tmp_path / "p", clock)
 
     return pacer
 
@@ -137,9 +133,7 @@ def reserve_many(path: str, count: int, queue: "multiprocessing.Queue[list[float
 def test_processes_of_a_host_share_one_pace(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     queue: multiprocessing.Queue[list[float]] = context.Queue()
-    workers = [
-        context.Process(target=reserve_many, args=(os.fspath(tmp_path / "p"), 200, queue)) for _ in range(4)
-    ]
+    workers = [context.Process(target=reserve_many, args=(os.fspath(tmp_path / "p"), 200, queue)) for _ in range(4)]
     for worker in workers:
         worker.start()
     starts = sorted(start for _ in workers for start in queue.get())

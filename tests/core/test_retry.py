@@ -131,12 +131,8 @@ class TestRetryPlan:
             run(self.plan, step, Deadline(60, ManualClock()), face)
         assert (step.calls, len(waits)) == (3, 2)
 
-    @pytest.mark.parametrize(
-        "error", [NotFound("no"), OutcomeUnknown("perhaps")], ids=["permanent", "unknown"]
-    )
-    def test_never_repeats_what_is_not_transient(
-        self, waits: list[float], face: str, error: FlowRunnerError
-    ) -> None:
+    @pytest.mark.parametrize("error", [NotFound("no"), OutcomeUnknown("perhaps")], ids=["permanent", "unknown"])
+    def test_never_repeats_what_is_not_transient(self, waits: list[float], face: str, error: FlowRunnerError) -> None:
         step = Step(error)
         with pytest.raises(type(error)):
             run(self.plan, step, Deadline(60, ManualClock()), face)

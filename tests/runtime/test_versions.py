@@ -1,11 +1,14 @@
 """What must hold on every supported Airflow: run on the newest with all tests, and alone on the oldest."""
 
+import importlib.util
 import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.sdk import DAG, BaseOperator
+from airflow.sdk.definitions._internal.contextmanager import DagContext
 from airflow.sdk.exceptions import AirflowFailException
 
 from flowrunner_provider.core.errors import FlowRunnerError, NotFound, Unavailable
@@ -85,6 +88,14 @@ def test_the_example_dags_import() -> None:
     modules = sorted(folder.glob("*.py"))
     assert len(modules) >= len(CONNECTORS)
     for path in modules:
-        names: dict[str, Any] = {"__file__": str(path), "__name__": path.stem}
-        exec(compile(path.read_text(), str(path), "exec"), names)
-        assert any(isinstance(value, DAG) for value in names.values()), path.name
+        DagContext.autoregistered_dags.clear()
+        spec = importlib.util.spec_from_file_location(f"example_{path.stem}", path)
+        assert spec
+        assert spec.loader
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        DagContext.current_autoregister_module_name = spec.name
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            DagContext.current_autoregister_module_name = None
+        assert DagContext.autoregistered_dags, path.name

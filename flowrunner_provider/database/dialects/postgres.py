@@ -1,7 +1,7 @@
 """PostgreSQL, through psycopg 3.
 
-Rows travel as one ``COPY ... FROM STDIN (FORMAT csv)``: Python's own CSV writer formats them faster than
-the driver does (see the benchmark), and both sides of a value's text are defined by the same few rules.
+Rows travel as one ``COPY ... FROM STDIN (FORMAT csv)``: Python's own CSV writer formats them, and
+both sides of a value's text are defined by the same few rules.
 """
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters

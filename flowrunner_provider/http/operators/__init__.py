@@ -1,0 +1,9 @@
+"""The operators for HTTP and REST, one module per noun."""
+
+from __future__ import annotations
+
+from flowrunner_provider.http.operators.download import HttpDownloadOperator
+from flowrunner_provider.http.operators.paginate import HttpPaginateOperator
+from flowrunner_provider.http.operators.request import HttpRequestOperator
+
+__all__ = ["HttpDownloadOperator", "HttpPaginateOperator", "HttpRequestOperator"]

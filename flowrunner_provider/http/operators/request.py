@@ -1,0 +1,117 @@
+"""One request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.core.spec import from_mapping
+from flowrunner_provider.http.client import Format as ResponseFormat
+from flowrunner_provider.http.client import Method, Reconcile, RequestSpec, encode_body, perform_request
+from flowrunner_provider.http.hook import FlowRunnerHttpHook
+from flowrunner_provider.http.operators.arguments import local_path, mapping, one_of, positive, strings
+from flowrunner_provider.http.results import HttpResult
+from flowrunner_provider.runtime.operator import FlowRunnerOperator
+
+__all__ = ["HttpRequestOperator"]
+
+
+class HttpRequestOperator(FlowRunnerOperator):
+    """The request was answered with an expected status, and the whole answer was read.
+
+    Killed or retried, GET, HEAD, OPTIONS, PUT and DELETE are simply repeated. POST and PATCH are sent once: a
+    retry finds out with ``reconcile`` whether the lost one was carried out, or repeats it where the server
+    recognises the ``idempotency_key``, and else stops with OutcomeUnknown (``on_unknown``). One request per
+    attempt besides short repetitions; a result above 16 MiB belongs into a file (``save_to``).
+
+    :param endpoint: path and query, appended to the connection's host; an absolute URL of another server gets
+        none of the connection's credentials.
+    :param http_conn_id: an ``http`` connection.
+    :param method: the HTTP method.
+    :param query: added to the query; a list repeats its name.
+    :param headers: go before the connection's own.
+    :param json: the body, as JSON.
+    :param data: the body, as a form (mapping) or as text; not together with ``json``.
+    :param response_format: what becomes of the answer's body; ``bytes`` is base64, ``auto`` looks at its type.
+    :param select: JMESPath: what to return of a JSON body.
+    :param expected_status: statuses that are a success; by default all of 2xx.
+    :param idempotency_key: True sends a header ``Idempotency-Key`` that is the same in every attempt; text sends
+        that. It makes a POST repeatable if the connection has ``honours_idempotency_key``.
+    :param reconcile: ``{"endpoint": ..., "exists_when": JMESPath}``: a GET that tells whether a POST whose answer
+        was lost had been carried out; ``{key}`` in the endpoint is the idempotency key.
+    :param on_unknown: when nobody can tell: ``stop``, ``resend`` (perhaps a second time) or ``skip``.
+    :param save_to: a file on the worker's disk for the body, instead of the result.
+    :param max_bytes: the largest body; by default 16 MiB, or any with ``save_to``.
+    """
+
+    action: ClassVar[str] = "http.request"
+    keeps_result: ClassVar[bool] = False
+    template_fields: Sequence[str] = (
+        "http_conn_id", "endpoint", "query", "headers", "json", "data", "select", "reconcile", "save_to",
+        "idempotency_key",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        http_conn_id: str = "http_default",
+        method: Method = "GET",
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        json: Any = None,
+        data: Mapping[str, Any] | str | None = None,
+        response_format: ResponseFormat = "auto",
+        select: str | None = None,
+        expected_status: list[int] | None = None,
+        idempotency_key: bool | str = False,
+        reconcile: Mapping[str, str] | None = None,
+        on_unknown: Literal["stop", "resend", "skip"] = "stop",
+        save_to: str | None = None,
+        max_bytes: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.http_conn_id, self.endpoint, self.method = http_conn_id, endpoint, method
+        self.query, self.headers, self.json, self.data = query, headers, json, data
+        self.response_format, self.select, self.expected_status = response_format, select, expected_status
+        self.idempotency_key, self.reconcile, self.on_unknown = idempotency_key, reconcile, on_unknown
+        self.save_to, self.max_bytes = save_to, max_bytes
+
+    async def perform(self, run: Run) -> HttpResult:
+        hook = FlowRunnerHttpHook(self.http_conn_id)
+        spec = self._spec(honours_key=hook.config.honours_idempotency_key)
+        async with hook.transport(run) as http:
+            return await perform_request(http, spec, run)
+
+    def _spec(self, *, honours_key: bool) -> RequestSpec:
+        body, kind = encode_body(self.json, self.data)
+        headers = strings(self.headers, "headers")
+        if body is not None and not any(name.lower() == "content-type" for name in headers):
+            headers["Content-Type"] = kind
+        one_of("method", self.method, Method)
+        one_of("response_format", self.response_format, ResponseFormat)
+        one_of("on_unknown", self.on_unknown, Literal["stop", "resend", "skip"])
+        if self.save_to is not None and self.select is not None:
+            raise ConfigError("`select` and `save_to` exclude each other", field="select", remedy="give one of them")
+        reconcile = (
+            from_mapping(Reconcile, mapping(self.reconcile, "reconcile"), where="reconcile") if self.reconcile else None
+        )
+        return RequestSpec(
+            method=self.method,
+            endpoint=self.endpoint,
+            params=mapping(self.query, "query"),
+            headers=headers,
+            body=body,
+            response_format=self.response_format,
+            select=self.select,
+            expected=frozenset(self.expected_status) if self.expected_status else None,
+            key=self.idempotency_key,
+            honours_key=honours_key,
+            reconcile=reconcile,
+            on_unknown=self.on_unknown,
+            save_to=None if self.save_to is None else local_path(self.save_to, "save_to"),
+            max_bytes=positive(self.max_bytes, "max_bytes"),
+        )
