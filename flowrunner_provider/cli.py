@@ -71,7 +71,7 @@ def _describe(schema: dict[str, Any], *, required: bool) -> str:
     if isinstance(kind, list):
         kind = " or ".join(kind)
     if "anyOf" in schema:
-        kind = " or ".join(str(branch.get("type", "any")) for branch in schema["anyOf"])
+        kind = " or ".join(dict.fromkeys(str(branch.get("type", "any")) for branch in schema["anyOf"]))
     if required:
         return str(kind)
     return f"{kind}, default {json.dumps(schema.get('default'), ensure_ascii=False)}"
