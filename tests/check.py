@@ -15,11 +15,15 @@ import sys
 import time
 from pathlib import Path
 
+from tests.support import oidc
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 
 SERVERS = {
     "nginx": "nginx-light",
+    "node": "nodejs",
+    "npm": "npm",
     "redis-server": "redis-server",
     "sshd": "openssh-server",
     "/usr/lib/postgresql/15/bin/postgres": "postgresql-15",
@@ -86,6 +90,8 @@ def main() -> int:
     parser.add_argument("--nightly", action="store_true", help="more random kills and more examples")
     arguments = parser.parse_args()
     install_servers()
+    if shutil.which("npm"):
+        oidc.install()
     environment = dict(os.environ)
     if arguments.nightly:
         environment |= {"HYPOTHESIS_PROFILE": "nightly", "FLOWRUNNER_KILLS": "100"}

@@ -20,6 +20,9 @@ SLEEPS = re.compile(r"(time\.sleep|asyncio\.sleep|anyio\.sleep)")
 FORBIDDEN = re.compile(r"(pickle|marshal|dill)\.|yaml\.(load|unsafe_load)|os\.(system|popen)|(eval|exec|print)$")
 
 
+SHARED_EXTRAS = {"oauth", "redis"}
+"""Extras that several connectors may need, and none always."""
+
 FINITE_ELSEWHERE = {"transport/http.py": "None is the connection's own timeout, which is finite"}
 
 
@@ -141,10 +144,10 @@ def test_every_module_says_what_it_is_and_what_it_offers(path: Path) -> None:
 
 def test_registry_and_pyproject_name_the_same_extras() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = set(project["optional-dependencies"]) - {"all", "demo", "dev", "redis"}
+    extras = set(project["optional-dependencies"]) - {"all", "demo", "dev"} - SHARED_EXTRAS
     assert {extra for connector in CONNECTORS for extra in connector.extras} == extras
     everything = project["optional-dependencies"]["all"][0]
-    assert set(re.findall(r"\w+", everything.partition("[")[2])) == extras | {"redis"}
+    assert set(re.findall(r"\w+", everything.partition("[")[2])) == extras | SHARED_EXTRAS
 
 
 def test_generated_files_are_fresh() -> None:
