@@ -12,7 +12,8 @@ from tests.architecture.source import ROOT, files, is_pure, module_name
 
 VENDORS = (
     "aiofiles", "aiohttp", "aiosmtpd", "aiosmtplib", "airportsdata", "asyncssh", "boto3", "duckdb", "email_validator",
-    "google", "jmespath", "joserfc", "obstore", "paramiko", "psycopg", "psycopg2", "pyarrow", "redis", "requests", "rich",
+    "google", "jmespath", "joserfc", "obstore", "paramiko", "psycopg", "psycopg2", "pyarrow", "redis", "requests",
+    "rich",
 )  # fmt: skip
 
 
