@@ -14,8 +14,9 @@ fails with the error that says what to do. Requests that may be repeated are rep
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import AsyncGenerator, Awaitable, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Collection, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
@@ -26,6 +27,7 @@ from flowrunner_provider.core.errors import (
     FlowRunnerError,
     OutcomeUnknown,
     Rejected,
+    TimedOut,
     TransientError,
 )
 from flowrunner_provider.core.extras import load
@@ -39,9 +41,18 @@ from flowrunner_provider.core.net_guard import (
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.secrets import Redactor, redact_url
 from flowrunner_provider.core.streams import collect
-from flowrunner_provider.transport.http_body import MAX_BYTES, NO_RATIO, Body, BodyReader, Call, Response, Streamed
+from flowrunner_provider.transport.http_body import (
+    MAX_BYTES,
+    NO_RATIO,
+    Body,
+    BodyReader,
+    Call,
+    Response,
+    Streamed,
+    repeated,
+)
 from flowrunner_provider.transport.http_errors import broken, refused, unknown
-from flowrunner_provider.transport.http_settings import HttpSettings, guarded_resolver
+from flowrunner_provider.transport.http_settings import HttpSettings, Outgoing, Refused, guarded_resolver
 from flowrunner_provider.transport.http_urls import Params, as_url, is_absolute, joined, with_credentials, with_query
 
 if TYPE_CHECKING:
@@ -82,7 +93,9 @@ class HttpTransport:
         self._foreign: CIMultiDict[str] = CIMultiDict(common)
         self._home = CIMultiDict(common)
         self._home.update(settings.headers)
-        self._proof: Mapping[str, str] | None = None
+        self._proof = settings.credentials.fixed
+        self._proven = self._home.copy()
+        self._proven.update(self._proof or {})
         self._wire = (self._aiohttp.ClientError, TimeoutError, OSError)
         self._reader = BodyReader(self._wire, self._what)
         self._tls = settings.tls.context()
@@ -128,7 +141,7 @@ class HttpTransport:
                 call.method, call.url, call.home, call.headers, call.body = first
                 return await self._whole(call)
 
-            return await self.run.retry.acall(once, self.run.deadline)
+            return await repeated(once, self.run)
         return await self._certain(call, self._whole(call))
 
     @asynccontextmanager
@@ -192,7 +205,7 @@ class HttpTransport:
         url = self._address(text, home=home)
         if repeatable is None:
             repeatable = method in _REPEATABLE
-        repeatable = repeatable and (body is None or isinstance(body, bytes))
+        repeatable = repeatable and not isinstance(body, AsyncIterator)
         return Call(method, url, home, headers or {}, body, repeatable, timeout, max_bytes, expected)
 
     def _address(self, text: str, *, home: bool) -> URL:
@@ -208,13 +221,10 @@ class HttpTransport:
         """One hop: pace, deadline, headers, and the head of the answer."""
         run, settings = self.run, self.settings
         await run.paced()
+        headers = await self._headers(call)
         seconds = run.deadline.limit(call.timeout)
         if seconds <= 0:
             run.deadline.check(self._what(call))
-        headers = await self._own_headers() if call.home else self._foreign
-        if call.headers:
-            headers = headers.copy()
-            headers.update(call.headers)
         timeout = self._aiohttp.ClientTimeout(
             total=seconds, sock_connect=settings.connect_timeout, sock_read=call.silence
         )
@@ -223,7 +233,7 @@ class HttpTransport:
                 call.method,
                 call.url,
                 headers=headers,
-                data=call.body,
+                data=call.body() if callable(call.body) else call.body,
                 allow_redirects=False,
                 timeout=timeout,
                 ssl=self._tls if call.home else True,
@@ -232,13 +242,42 @@ class HttpTransport:
         except self._wire as error:
             raise broken(self._what(call), error, repeatable=call.repeatable) from None
 
-    async def _own_headers(self) -> CIMultiDict[str]:
-        """The connection's headers with its credentials; put together anew when these have changed."""
-        proof = await self.settings.credentials.headers()
+    async def _headers(self, call: Call) -> CIMultiDict[str]:
+        """What goes along on this hop: at home with the credentials; what the caller gave goes before the rest."""
+        credentials = self.settings.credentials
+        if not call.home:
+            headers = self._foreign
+        else:
+            if credentials.fixed is None:
+                await self._prove(call)
+            headers = self._proven
+        if call.headers:
+            headers = headers.copy()
+            headers.update(call.headers)
+        if call.home and credentials.signs:
+            outgoing = Outgoing(call.method, str(call.url), headers, call.body)
+            call.proof = await self._in_time(call, credentials.sign(outgoing))
+            headers = headers.copy()
+            headers.update(call.proof)
+        return headers
+
+    async def _prove(self, call: Call) -> None:
+        """Put the connection's headers together anew when its credentials have changed."""
+        call.proof = proof = await self._in_time(call, self.settings.credentials.headers())
         if proof is not self._proof:
             self._proof, self._proven = proof, self._home.copy()
             self._proven.update(proof)
-        return self._proven
+
+    async def _in_time(self, call: Call, work: Awaitable[T]) -> T:
+        """Await the credentials, which may have to ask a third party, for as long as the run has."""
+        try:
+            async with asyncio.timeout(self.run.deadline.remaining()):
+                return await work
+        except TimeoutError:
+            raise TimedOut(
+                f"{self._what(call)}: no credentials in time; nothing was sent",
+                remedy="look at what gives the credentials (`token_url`), or raise `timeout`",
+            ) from None
 
     def _session(self, repeatable: bool) -> ClientSession:
         """Pooled connections for what may be repeated. A request that may not gets a connection of its own:
@@ -278,13 +317,14 @@ class HttpTransport:
                     continue
                 if raw.status == 401 and call.home and not renewed:
                     renewed = True
-                    if await self.settings.credentials.renew():
-                        if isinstance(call.body, bytes | None):
+                    refused = Refused(call.proof, tuple(raw.headers.getall("WWW-Authenticate", ())))
+                    if await self._in_time(call, self.settings.credentials.renew(refused)):
+                        if not call.once_only:
                             continue
                         raise CredentialExpired(
-                            f"{self._what(call)}: the token ran out while the body was sent",
+                            f"{self._what(call)}: the credentials were refused while the body was sent",
                             retry_after=0.0,
-                            remedy="nothing to do: a fresh token is there, and the retry sends the body again",
+                            remedy="nothing to do: fresh ones are there, and the retry sends the body again",
                         )
                 raise await self._refused(call, raw)
             finally:
@@ -312,7 +352,7 @@ class HttpTransport:
         if raw.status in (301, 302, 303) and becomes_get:
             call.method, call.body = "GET", None
             call.headers = {name: v for name, v in call.headers.items() if name.lower() not in _ABOUT_BODY}
-        elif call.body is not None and not isinstance(call.body, bytes):
+        elif call.once_only:
             raise Rejected(
                 f"{self._what(call)}: the redirect asks for the body again, which was a stream",
                 status=raw.status,
@@ -336,9 +376,10 @@ class HttpTransport:
             repeatable=call.repeatable,
             has_credentials=self.settings.credentials.configured,
             sent_credentials=call.home,
+            fields=self.settings.credentials.fields,
         )
         if isinstance(error, TransientError) and error.retry_after:
-            self.run.pacer.hold(error.retry_after)
+            self.run.hold(error.retry_after)
         return error
 
     async def _certain(self, call: Call, work: Awaitable[T]) -> T:

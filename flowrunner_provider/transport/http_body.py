@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from flowrunner_provider.core.errors import IntegrityError
+from flowrunner_provider.core.errors import ConnectionLost, FlowRunnerError, IntegrityError
+from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.secrets import redact_url
 from flowrunner_provider.core.streams import decompressed
 from flowrunner_provider.transport.http_errors import broken
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from aiohttp import ClientResponse
     from yarl import URL
 
-__all__ = ["MAX_BYTES", "NO_RATIO", "Body", "BodyReader", "Call", "Response", "Streamed"]
+__all__ = ["MAX_BYTES", "NO_RATIO", "Body", "BodyCut", "BodyReader", "Call", "Response", "Streamed", "repeated"]
+
+T = TypeVar("T")
 
 MAX_BYTES = 64 * 1024 * 1024
 """The most decoded bytes that a request holds in memory unless told otherwise."""
@@ -26,8 +29,43 @@ MAX_BYTES = 64 * 1024 * 1024
 NO_RATIO = 2000.0
 """More than deflate can do: where memory is bounded anyway, a good compression is no crime."""
 
-Body = bytes | AsyncIterator[bytes]
-"""What is sent; a stream can be sent once only, so such a request is never repeated."""
+Body = bytes | AsyncIterator[bytes] | Callable[[], AsyncIterator[bytes]]
+"""What is sent; a stream can be sent once only, so such a request is never repeated. A function gives the same
+stream as often as it is called."""
+
+
+class BodyCut(ConnectionLost):
+    """The connection broke in the middle of the answer's body."""
+
+    def to_event(self) -> dict[str, Any]:
+        """As the error that it is for everybody else."""
+        return {**super().to_event(), "error_type": "ConnectionLost"}
+
+
+async def repeated(step: Callable[[], Awaitable[T]], run: Run) -> T:
+    """Repeat ``step`` in place as the run's plan says.
+
+    :raises IntegrityError: when the body of the answer was cut each time: that is no accident of the network.
+    """
+    cuts = 0
+
+    async def once() -> T:
+        nonlocal cuts
+        try:
+            return await step()
+        except BodyCut:
+            cuts += 1
+            raise
+
+    try:
+        return await run.retry.acall(once, run.deadline)
+    except BodyCut as error:
+        if 1 < cuts == run.retry.attempts:
+            raise IntegrityError(
+                f"{error.message}; its body was cut short {cuts} times in a row",
+                remedy="look at the server, and at the proxies before it: the answer is never whole",
+            ) from error
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +125,13 @@ class Call:
     max_bytes: int | None
     expected: Collection[int] | None
     silence: float | None = None  # seconds between two pieces of the answer
+    proof: Mapping[str, str] = field(default_factory=dict)  # what the credentials gave for the latest hop
     acted: bool = False  # an unrepeatable request was carried out: from now on no error says "nothing happened"
+
+    @property
+    def once_only(self) -> bool:
+        """Its body is a stream that is gone once it was sent."""
+        return isinstance(self.body, AsyncIterator)
 
     def expects(self, status: int) -> bool:
         return 200 <= status < 300 if self.expected is None else status in self.expected
@@ -116,7 +160,7 @@ class BodyReader:
                         remedy="raise `max_bytes`, or write it to a file with `save_to`",
                     )
         except self._wire as error:
-            raise broken(self._what(call), error, repeatable=call.repeatable) from None
+            raise self._cut(call, error) from None
         self._check_length(call, raw, size)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -137,8 +181,12 @@ class BodyReader:
                 size += len(chunk)
                 yield chunk
         except self._wire as error:
-            raise broken(self._what(call), error, repeatable=call.repeatable) from None
+            raise self._cut(call, error) from None
         self._check_length(call, raw, size)
+
+    def _cut(self, call: Call, error: Exception) -> FlowRunnerError:
+        found = broken(self._what(call), error, repeatable=call.repeatable)
+        return BodyCut(found.message, remedy=found.remedy) if type(found) is ConnectionLost else found
 
     def chunks(
         self, call: Call, raw: ClientResponse, ratio: float, cap: int | None = None
