@@ -12,7 +12,7 @@ from typing import Any
 from flowrunner_provider import __version__
 from flowrunner_provider.core.errors import FlowRunnerError
 
-__all__ = ["main"]
+__all__ = ["airflow_commands", "from_airflow", "main"]
 
 
 def _write(text: str) -> None:
@@ -97,6 +97,20 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true", help="as JSON")
     show.set_defaults(run=_show_action)
     return parser
+
+
+def airflow_commands() -> list[Any]:
+    """``airflow flowrunner ...``: the same commands below Airflow's own command line."""
+    from airflow.cli.cli_config import ActionCommand, Arg, lazy_load_command
+
+    arguments = Arg(("arguments",), nargs=argparse.REMAINDER, help="as for the command flowrunner; try -- --help")  # type: ignore[no-untyped-call]
+    function = lazy_load_command("flowrunner_provider.cli.from_airflow")
+    return [ActionCommand(name="flowrunner", help="FlowRunner's commands", func=function, args=(arguments,))]
+
+
+def from_airflow(arguments: argparse.Namespace) -> None:
+    """What ``airflow flowrunner`` runs; ends with the exit status of the command."""
+    sys.exit(main([part for part in arguments.arguments if part != "--"]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -51,5 +51,7 @@ def get_provider_info() -> dict[str, Any]:
         "versions": [__version__],
         "integrations": integrations,
         "operators": operators,
+        "notifications": [path for connector in CONNECTORS for path in connector.notifiers],
+        "cli": ["flowrunner_provider.cli.airflow_commands"],
         "config": {"flowrunner": {"description": "The FlowRunner provider.", "options": _OPTIONS}},
     }

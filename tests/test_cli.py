@@ -1,6 +1,9 @@
 """The command line, as a user types it."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +37,15 @@ def test_show_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_wrong_id_says_what_is_near(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["actions", "show", "file.copy"]) == 2
     assert "there is no action 'file.copy' -> did you mean files.copy" in capsys.readouterr().err
+
+
+def test_airflow_s_own_command_line_has_it_too() -> None:
+    program = Path(sys.executable).with_name("airflow")
+    done = subprocess.run(
+        [program, "flowrunner", "actions", "show", "sql.load"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "from flowrunner_provider.database.operators import SqlLoadOperator" in done.stdout
 
 
 @pytest.mark.parametrize("argv", [[], ["dance"], ["actions", "show"]])
