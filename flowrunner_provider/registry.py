@@ -53,7 +53,7 @@ CONNECTORS: tuple[Connector, ...] = (
         title="HTTP and REST",
         extras=("http",),
         connections=("http",),
-        operators=(f"{_ROOT}.http.operators",),
+        operators=(f"{_ROOT}.http.operators", f"{_ROOT}.http.sensors"),
         hooks=(("http", f"{_ROOT}.http.hook.FlowRunnerHttpHook"),),
     ),
     Connector(
@@ -96,6 +96,11 @@ REEXPORTS: tuple[Reexport, ...] = (
         action="email.notify",
         path="airflow.providers.smtp.notifications.smtp.SmtpNotifier",
         package="apache-airflow-providers-smtp",
+    ),
+    Reexport(
+        action="http.event",
+        path="airflow.providers.http.triggers.http.HttpEventTrigger",
+        package="apache-airflow-providers-http",
     ),
     Reexport(
         action="http.notify",

@@ -81,6 +81,11 @@ class Journal:
         self.generation: int = header["generation"]
 
     @property
+    def max_tries(self) -> int:
+        """Airflow's ``ti.max_tries`` at this attempt: it grows when a user clears the task."""
+        return int(self._header["max_tries"])
+
+    @property
     def finished(self) -> bool:
         """True when an earlier attempt finished this generation and was lost before Airflow knew."""
         return bool(self._header["finished"])

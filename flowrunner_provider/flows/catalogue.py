@@ -34,7 +34,7 @@ class ActionSpec:
 
     :param id: e.g. ``files.copy``.
     :param path: import string of the class.
-    :param kind: operator, sensor or notifier.
+    :param kind: operator, sensor, trigger or notifier.
     :param category: the connector that it belongs to.
     :param promise: what is true when it returns, and what happens when it is killed and run again.
     :param params: JSON Schema of its parameters.
@@ -165,7 +165,9 @@ def _params_of(cls: type) -> dict[str, Any]:
 
 
 def _output_of(cls: type) -> dict[str, Any]:
-    """The schema of what ``perform`` (or the coroutine that it returns) gives."""
+    """The schema of what ``perform`` (or the coroutine that it returns) gives; of a sensor, what it ``returns``."""
+    if (returns := getattr(cls, "returns", None)) is not None:
+        return schema_of_type(returns)
     method = getattr(cls, "perform", None)
     hint = get_type_hints(method).get("return", Any) if method else Any
     if get_origin(hint) is collections.abc.Coroutine:
@@ -188,15 +190,20 @@ def _spec_of_reexport(entry: Reexport, sources: dict[str, str]) -> ActionSpec:
     return ActionSpec(
         id=entry.action,
         path=entry.path,
-        kind="notifier" if hasattr(cls, "notify") else "operator",
+        kind=_kind_of(cls),
         category=entry.action.partition(".")[0],
         promise=_promise(prose),
         params={"type": "object", "properties": properties, "required": required},
-        template_fields=list(cls.template_fields),
+        template_fields=list(getattr(cls, "template_fields", ())),
         requires=[entry.package],
         official=True,
         example=_example_of(name, sources),
     )
+
+
+def _kind_of(cls: Any) -> str:
+    marks = {"notify": "notifier", "poke": "sensor", "execute": "operator", "serialize": "trigger"}
+    return next(kind for mark, kind in marks.items() if hasattr(cls, mark))
 
 
 def _promise(prose: str) -> str:

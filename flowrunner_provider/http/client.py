@@ -77,6 +77,8 @@ class RequestSpec:
     on_unknown: OnUnknown = "stop"
     save_to: Path | None = None
     max_bytes: int | None = None
+    effect: str = "request"  # its name in the ledger
+    once: bool = False  # under the ledger whatever the method: a PUT whose answer must be the same in every attempt
 
 
 def encode_body(json_value: Any, data: Any) -> tuple[bytes | None, str]:
@@ -136,7 +138,7 @@ async def perform_request(http: HttpTransport, spec: RequestSpec, run: Run) -> H
     found = compile_path(spec.reconcile.exists_when, "reconcile") if spec.reconcile else None
     if spec.method == "DELETE":
         return await _delete(http, spec, run, shape)
-    if spec.method not in _LEDGER:
+    if spec.method not in _LEDGER and not spec.once:
         result: HttpResult = await _send(http, spec, run, shape, repeatable=None)
         return result
     return await _once(http, spec, run, shape, found)
@@ -145,10 +147,10 @@ async def perform_request(http: HttpTransport, spec: RequestSpec, run: Run) -> H
 async def _once(
     http: HttpTransport, spec: RequestSpec, run: Run, shape: Shaper, found: Callable[[Any], Any] | None
 ) -> HttpResult:
-    repeatable = bool(spec.key) and spec.honours_key
+    repeatable = spec.method not in _LEDGER or (bool(spec.key) and spec.honours_key)
     tries = run.retry.attempts if repeatable else 2
     effect = Effect(
-        name="request",
+        name=spec.effect,
         fingerprint=fingerprint(spec.method, spec.endpoint, spec.params, spec.body or b""),
         seconds=run.deadline.limit(run.patience + tries * http.settings.timeout)
         if spec.save_to is None

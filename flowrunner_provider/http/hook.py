@@ -10,7 +10,7 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.spec import from_mapping
 from flowrunner_provider.http.config import HttpConfig, flat_extra, secret_headers, settings_of
 from flowrunner_provider.runtime.hook import FlowRunnerHook, extra_of
-from flowrunner_provider.runtime.masking import mask
+from flowrunner_provider.runtime.masking import mask, masking_async
 from flowrunner_provider.runtime.operator import run_to_end
 from flowrunner_provider.runtime.rate_limits import pacer_for
 from flowrunner_provider.transport.http import HttpTransport
@@ -57,6 +57,12 @@ class FlowRunnerHttpHook(FlowRunnerHook[HttpConfig]):
         mask(settings.credentials.secrets())
         run.pacer = pacer_for(self.conn_id, config.rate_limit, config.burst)
         return HttpTransport(settings, run)
+
+    async def atransport(self, run: Run) -> HttpTransport:
+        """:meth:`transport` for the triggerer: the connection is read without blocking its event loop."""
+        async with masking_async():
+            await self.aload()
+            return self.transport(run)
 
     def check(self) -> str:
         """Ask the server once, with the credentials; any answer but a refusal of them will do."""

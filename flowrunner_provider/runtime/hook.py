@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
@@ -12,12 +14,12 @@ from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
 from flowrunner_provider.core.errors import ConfigError, FlowRunnerError
 from flowrunner_provider.core.spec import from_mapping, secret_fields
-from flowrunner_provider.runtime.masking import mask, mask_sensitive, redact, redact_error
+from flowrunner_provider.runtime.masking import mask, mask_sensitive, masking_async, redact, redact_error
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-__all__ = ["FlowRunnerHook", "connection", "extra_of", "options_of"]
+__all__ = ["FlowRunnerHook", "aconnection", "connection", "extra_of", "options_of"]
 
 C = TypeVar("C")
 
@@ -30,8 +32,22 @@ def connection(conn_id: str) -> Connection:
 
     :raises ConfigError: if Airflow does not know it.
     """
-    try:
+    with _look_up(conn_id):
         found = BaseHook.get_connection(conn_id)
+    return _masked(found)
+
+
+async def aconnection(conn_id: str) -> Connection:
+    """:func:`connection` for an event loop that must not be blocked: the triggerer's."""
+    with _look_up(conn_id):
+        found = await BaseHook.aget_connection(conn_id)
+    return _masked(found)
+
+
+@contextmanager
+def _look_up(conn_id: str) -> Iterator[None]:
+    try:
+        yield
     except AirflowNotFoundException as error:
         raise ConfigError(
             f"connection {conn_id!r} is not defined",
@@ -45,6 +61,9 @@ def connection(conn_id: str) -> Connection:
             field="conn_id",
             remedy="correct its URI or JSON form",
         ) from error
+
+
+def _masked(found: Connection) -> Connection:
     mask([found.password])
     mask_sensitive(extra_of(found))
     return found
@@ -128,7 +147,14 @@ class FlowRunnerHook(BaseHook, Generic[C]):
 
         :raises ConfigError: naming the field to mend.
         """
-        found = connection(self.conn_id)
+        return self._read(connection(self.conn_id))
+
+    async def aload(self) -> None:
+        """Read :attr:`config` without blocking the event loop."""
+        async with masking_async():
+            self.config = self._read(await aconnection(self.conn_id))
+
+    def _read(self, found: Connection) -> C:
         config: Any = from_mapping(self.config_type, self.values(found), where=f"connection {self.conn_id!r}")
         mask(str(getattr(config, name) or "") for name in secret_fields(self.config_type))
         return cast("C", config)

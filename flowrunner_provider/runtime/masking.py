@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
-from airflow.sdk.log import mask_secret
+from airflow.sdk.log import amask_secret, mask_secret
 
 from flowrunner_provider.core.errors import FlowRunnerError
 from flowrunner_provider.core.secrets import Redactor, is_sensitive_key
 
-__all__ = ["mask", "mask_sensitive", "redact", "redact_error"]
+__all__ = ["mask", "mask_sensitive", "masking_async", "redact", "redact_error"]
 
 _redactor = Redactor()
+_gathered: ContextVar[list[str] | None] = ContextVar("gathered", default=None)
 
 
 def mask(values: Iterable[str | None]) -> None:
     """Never show these values again: not in a log, an error, or a rendered field."""
     for value in values:
         if value:
-            mask_secret(value)
             _redactor.add(value)
+            if (gathered := _gathered.get()) is None:
+                mask_secret(value)
+            else:
+                gathered.append(value)
+
+
+@asynccontextmanager
+async def masking_async() -> AsyncIterator[None]:
+    """Within it :func:`mask` blocks no event loop: Airflow's supervisor is told at the end, asynchronously."""
+    token = _gathered.set([])
+    try:
+        yield
+    finally:
+        values = _gathered.get() or []
+        _gathered.reset(token)
+        for value in dict.fromkeys(values):
+            await amask_secret(value)
 
 
 def mask_sensitive(tree: Any) -> None:

@@ -121,6 +121,10 @@ class FlowRunnerOperator(NamedRendering, BaseOperator):
 
     def execute(self, context: Any) -> Any:
         """Do the work once over all attempts and return its result as JSON."""
+        return self.attempt(context, self.perform)
+
+    def attempt(self, context: Any, perform: Callable[[Run], Any]) -> Any:
+        """One attempt, or its continuation after a deferral: open the run, do the work, remember that it is done."""
         with boundary():
             seconds = parse_duration(self.timeout, "timeout").total_seconds()
             if seconds <= 0:
@@ -129,7 +133,7 @@ class FlowRunnerOperator(NamedRendering, BaseOperator):
             if run.journal.finished and run.journal.result is not None:
                 self.log.info("An earlier attempt finished the work and was lost afterwards; its result stands.")
                 return run.journal.result
-            result = self.perform(run)
+            result = perform(run)
             if inspect.iscoroutine(result):
                 result = run_to_end(result, run.deadline)
             answer = to_json(result)

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 from airflow.sdk.configuration import conf
 
-from flowrunner_provider.core.deadline import Deadline
+from flowrunner_provider.core.deadline import SYSTEM_CLOCK, Deadline
 from flowrunner_provider.core.errors import ConfigError, Json, TransientError
 from flowrunner_provider.runtime.boundary import NamedRendering, boundary
 from flowrunner_provider.runtime.compat import AIRFLOW_V_3_3_PLUS
 from flowrunner_provider.runtime.operator import DEFAULT_RETRY_POLICY, run_to_end
-from flowrunner_provider.runtime.trigger import FlowRunnerTrigger, outcome
+from flowrunner_provider.runtime.trigger import FlowRunnerTrigger, outcome, sealed
 
 __all__ = ["FlowRunnerSensor"]
 
@@ -30,6 +30,9 @@ class FlowRunnerSensor(NamedRendering, BaseSensorOperator):
     """
 
     action: ClassVar[str] = ""
+
+    returns: ClassVar[Any] = None
+    """The dataclass whose JSON form the observation is, for the catalogue."""
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class FlowRunnerSensor(NamedRendering, BaseSensorOperator):
         self.observation_timeout = observation_timeout
         self.patience = patience
         self._failures = 0
+        self._not_before = 0.0
 
     def trigger(self) -> FlowRunnerTrigger:
         """What to look at; its arguments are the sensor's rendered fields."""
@@ -56,14 +60,23 @@ class FlowRunnerSensor(NamedRendering, BaseSensorOperator):
 
     def look(self) -> Json:
         """One observation from this process."""
-        return run_to_end(self.trigger().observe(), Deadline(self.observation_timeout))
+        trigger = self.trigger()
+        result = run_to_end(trigger.observe(), Deadline(self.observation_timeout))
+        self._leave_alone(trigger.asked)
+        return result
+
+    def _leave_alone(self, seconds: float) -> None:
+        self._not_before = SYSTEM_CLOCK.monotonic() + seconds
 
     def poke(self, context: Any) -> bool | PokeReturnValue:
         del context
+        if SYSTEM_CLOCK.monotonic() < self._not_before:
+            return False
         with boundary():
             try:
                 result = self.look()
             except TransientError as error:
+                self._leave_alone(error.retry_after or 0.0)
                 self._failures += 1
                 if self._failures > self.patience:
                     raise
@@ -77,14 +90,17 @@ class FlowRunnerSensor(NamedRendering, BaseSensorOperator):
         if not self.deferrable:
             return super().execute(context)
         with boundary():
-            result = self.look()
-        if result is not None:
-            return result
-        self.defer(
-            trigger=self.trigger(),
-            method_name="execute_complete",
-            timeout=timedelta(seconds=self.timeout),
-        )
+            trigger = self.trigger()
+            try:
+                result = self.look()
+            except TransientError as error:
+                result = None
+                trigger.first_look = max(trigger.first_look, error.retry_after or 0.0)
+                self.log.warning("The first observation failed, the triggerer goes on: %s", error)
+            if result is not None:
+                return result
+            sealed(trigger)
+        self.defer(trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=self.timeout))
         return None
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:

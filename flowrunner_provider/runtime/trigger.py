@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, TypeVar
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from flowrunner_provider.core.errors import FlowRunnerError, Json, TransientError, from_event
+from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, Json, TransientError, from_event
 from flowrunner_provider.core.retry import Backoff, apause
-from flowrunner_provider.runtime.masking import redact_error
+from flowrunner_provider.runtime.masking import redact, redact_error
 
-__all__ = ["FlowRunnerTrigger", "outcome"]
+__all__ = ["FIRST_LOOK", "FlowRunnerTrigger", "outcome", "sealed"]
+
+FIRST_LOOK = 6.0
+"""Seconds that a deferred task waits at least: an event that comes sooner meets a race in Airflow's scheduler."""
 
 
 def outcome(event: dict[str, Any]) -> Any:
@@ -26,29 +30,52 @@ def _event(payload: dict[str, Json]) -> TriggerEvent:
     return TriggerEvent(payload)  # type: ignore[no-untyped-call]
 
 
+T = TypeVar("T", bound="FlowRunnerTrigger")
+
+
+def sealed(trigger: T) -> T:
+    """The trigger, which Airflow is about to store: refused when a known secret is among its arguments.
+
+    :raises ConfigError: without naming it.
+    """
+    text = json.dumps(trigger.arguments(), ensure_ascii=False)
+    if redact(text) != text:
+        raise ConfigError(
+            "a secret is among what would be stored with the deferred task",
+            field="deferrable",
+            remedy="let the connection send it (password, `auth`, headers), and not the task",
+        )
+    return trigger
+
+
 class FlowRunnerTrigger(BaseTrigger):
     """Polls :meth:`observe` until it has something to tell.
 
-    The first look comes after one interval: the operator has just looked itself, and an event that
-    comes too quickly meets a race in Airflow's scheduler. A :class:`TransientError` is waited out, for
-    as long as it asks and up to ``patience`` times in a row; every other error ends the wait as an
-    event, from which the operator raises the same error, so that the retry policy sees it.
+    The first look comes after one interval: the operator has just looked itself. A :class:`TransientError`
+    is waited out, for as long as it asks and up to ``patience`` times in a row; every other error ends the
+    wait as an event, from which the operator raises the same error, so that the retry policy sees it.
 
     :param poll_interval: seconds between two looks.
     :param patience: transient errors in a row that are waited out.
+    :param first_look: seconds before the first look, if that is more than one interval.
     """
 
-    def __init__(self, *, poll_interval: float = 30.0, patience: int = 10, **kwargs: Any) -> None:
+    def __init__(
+        self, *, poll_interval: float = 30.0, patience: int = 10, first_look: float = FIRST_LOOK, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
         self.poll_interval = poll_interval
         self.patience = patience
+        self.first_look = first_look
+        self.asked = 0.0
+        """Seconds that the far side wished to be left alone in its last answer; :meth:`observe` may set it."""
 
     def arguments(self) -> dict[str, Any]:
         """The subclass's own constructor arguments: JSON values, connection ids, never secrets."""
         return {}
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        own = {"poll_interval": self.poll_interval, "patience": self.patience}
+        own = {"poll_interval": self.poll_interval, "patience": self.patience, "first_look": self.first_look}
         return f"{type(self).__module__}.{type(self).__qualname__}", {**own, **self.arguments()}
 
     async def observe(self) -> Json:
@@ -57,7 +84,7 @@ class FlowRunnerTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event: ``{"status": "done", "result": ...}`` or ``{"status": "error", ...}``."""
-        failures, wait = 0, self.poll_interval
+        failures, wait = 0, max(self.poll_interval, self.first_look)
         while True:
             await apause(wait)
             try:
@@ -73,7 +100,7 @@ class FlowRunnerTrigger(BaseTrigger):
             except FlowRunnerError as error:
                 yield self._error(error)
                 return
-            failures, wait = 0, self.poll_interval
+            failures, wait = 0, max(self.poll_interval, self.asked)
             if result is not None:
                 yield _event({"status": "done", "result": result})
                 return

@@ -12,8 +12,13 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "email.send": {"to": "team@example.com", "subject": "Report", "text": "Hello"},
     "files.copy": {"source": "sftp://partner@/out/a.csv", "dest": "/nowhere/a.csv"},
     "files.list": {"path": "sftp://partner@/out"},
+    "http.async_job": {
+        "submit": {"endpoint": "/jobs"},
+        "poll": {"endpoint": "/jobs/{job_id}", "success": "done", "failed": "failed"},
+    },
     "http.download": {"endpoint": "/export", "save_to": "/nowhere/export.bin"},
     "http.paginate": {"endpoint": "/orders", "strategy": "cursor", "save_to": "/nowhere/orders.jsonl"},
     "http.request": {"endpoint": "/orders"},
+    "http.wait": {"endpoint": "/exports/today"},
     "sql.load": {"conn_id": "warehouse", "source": "/nowhere/in.csv", "table": "orders"},
 }

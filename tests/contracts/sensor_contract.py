@@ -25,7 +25,7 @@ def _event(trigger: Any) -> dict[str, Any]:
     path, arguments = trigger.serialize()
     arguments = json.loads(json.dumps(arguments))
     again = import_string(path)(**arguments)
-    again.poll_interval = 0.01
+    again.poll_interval = again.first_look = 0.01
 
     async def first() -> Any:
         events = [event async for event in again.run()]

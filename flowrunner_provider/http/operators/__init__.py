@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from flowrunner_provider.http.operators.async_job import HttpAsyncJobOperator
 from flowrunner_provider.http.operators.download import HttpDownloadOperator
 from flowrunner_provider.http.operators.paginate import HttpPaginateOperator
 from flowrunner_provider.http.operators.request import HttpRequestOperator
 
-__all__ = ["HttpDownloadOperator", "HttpPaginateOperator", "HttpRequestOperator"]
+__all__ = ["HttpAsyncJobOperator", "HttpDownloadOperator", "HttpPaginateOperator", "HttpRequestOperator"]

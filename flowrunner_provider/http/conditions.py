@@ -1,0 +1,184 @@
+"""One look at an HTTP resource, and what it means: done, failed for good, or not yet. Nothing is changed by looking."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from flowrunner_provider.core.errors import ConfigError, IntegrityError, Json, Rejected
+from flowrunner_provider.core.retry import parse_retry_after
+from flowrunner_provider.core.secrets import is_sensitive_key, redact_url
+from flowrunner_provider.http.client import compile_path
+from flowrunner_provider.transport.http import HttpTransport, Response
+
+__all__ = ["MAX_BODY", "MAX_VALUE", "Look", "Observation", "Watch", "asked_to_wait", "excerpt", "no_credentials"]
+
+Look = Literal["GET", "HEAD", "POST"]
+
+MAX_BODY = 4 * 1024 * 1024
+"""The largest answer that a look reads."""
+
+MAX_VALUE = 48_000
+"""The most bytes of JSON that a look may tell: it goes through Airflow's database."""
+
+_SUCCESS = frozenset(range(200, 300))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What was waited for.
+
+    :param status: HTTP status of the answer that met the condition.
+    :param url: where it came from, redacted.
+    :param value: what ``select`` took from it; None without ``select``.
+    """
+
+    status: int
+    url: str
+    value: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """The parameters of ``http.wait`` that say what to ask for and what to make of the answer.
+
+    :raises ConfigError: by :meth:`check`, for what cannot work, before anything is asked.
+    """
+
+    endpoint: str
+    method: Look = "GET"
+    query: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    json: Any = None
+    success_when: str | None = None
+    fail_when: str | None = None
+    select: str | None = None
+    expected_status: tuple[int, ...] | None = None
+    not_yet_status: tuple[int, ...] = (404,)
+    observe_only: bool = False
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        :raises ConfigError: naming the parameter.
+        """
+        if self.method not in Look.__args__:  # type: ignore[attr-defined]
+            raise ConfigError(f"{self.method!r} changes things", field="method", remedy="look with GET, HEAD or POST")
+        if self.method == "POST" and not self.observe_only:
+            raise ConfigError(
+                "a POST may change things, and a wait repeats it",
+                field="observe_only",
+                remedy="set observe_only=True if this POST only asks; use http.async_job to start work",
+            )
+        if self.method != "POST" and self.json is not None:
+            raise ConfigError(f"{self.method} takes no body", field="json", remedy="use `query`, or POST")
+        no_credentials(self.endpoint, self.query, self.headers)
+        for name in ("success_when", "fail_when", "select"):
+            if (expression := getattr(self, name)) is not None:
+                compile_path(expression, name)
+
+    async def look(self, http: HttpTransport) -> tuple[Observation | None, float]:
+        """Ask once: the observation, or None while there is nothing to tell, and the seconds that the server asks for.
+
+        :raises Rejected: when ``fail_when`` is met.
+        """
+        judged = _SUCCESS if self.expected_status is None else frozenset(self.expected_status)
+        waited = frozenset(self.not_yet_status) - judged
+        body = None if self.json is None else json.dumps(self.json).encode()
+        answer = await http.request(
+            self.method,
+            self.endpoint,
+            params=self.query,
+            headers={"Content-Type": "application/json", **self.headers} if body is not None else self.headers,
+            body=body,
+            repeatable=True,
+            expected=judged | waited,
+            max_bytes=MAX_BODY,
+            retry=False,
+        )
+        found = None if answer.status in waited else self._judge(answer)
+        return found, asked_to_wait(answer, http)
+
+    def _judge(self, answer: Response) -> Observation | None:
+        seen = _document(answer)
+        if self.fail_when is not None and (failed := compile_path(self.fail_when, "fail_when")(seen)):
+            why = failed if isinstance(failed, str) else excerpt(answer.text())
+            raise Rejected(
+                f"`fail_when` is met by the answer of {redact_url(answer.url)} ({answer.status}): {excerpt(why)}",
+                status=answer.status,
+                remedy="look at what is waited for; it will not come by waiting",
+            )
+        if self.success_when is not None and not compile_path(self.success_when, "success_when")(seen):
+            return None
+        return Observation(status=answer.status, url=redact_url(answer.url), value=self._selected(seen, answer))
+
+    def _selected(self, seen: dict[str, Any], answer: Response) -> Any:
+        if self.select is None:
+            return None
+        value = compile_path(self.select, "select")(seen)
+        if value is None:
+            raise IntegrityError(
+                f"`select` finds nothing in the answer of {redact_url(answer.url)}",
+                remedy=f"compare {self.select!r} with {{status, headers, json, text}} of the answer",
+            )
+        if (size := len(json.dumps(value))) > MAX_VALUE:
+            raise IntegrityError(
+                f"`select` takes {size:,} bytes; a wait returns at most {MAX_VALUE:,}",
+                remedy="take less, and fetch the rest with http.request",
+            )
+        return value
+
+    def to_json(self) -> dict[str, Json]:
+        """Its fields as JSON values, from which it can be made again."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Watch:
+        """What :meth:`to_json` wrote."""
+        fields: dict[str, Any] = dict(values)
+        for name in ("expected_status", "not_yet_status"):
+            fields[name] = None if fields[name] is None else tuple(fields[name])
+        return cls(**fields)
+
+
+def _document(answer: Response) -> dict[str, Any]:
+    """What the expressions see; ``json`` is None for a body that is none, header names are in lower case."""
+    try:
+        body = json.loads(answer.content) if answer.content else None
+    except (ValueError, RecursionError):
+        body = None
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    return {"status": answer.status, "headers": headers, "json": body, "text": answer.text()}
+
+
+def asked_to_wait(answer: Response, http: HttpTransport) -> float:
+    """Seconds of the answer's ``Retry-After``; 0 without one."""
+    return parse_retry_after(answer.headers.get("Retry-After"), http.run.clock.now()) or 0.0
+
+
+def excerpt(text: str, most: int = 300) -> str:
+    """The beginning of ``text`` on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def no_credentials(endpoint: str, query: Mapping[str, Any], headers: Mapping[str, Any], where: str = "") -> None:
+    """Refuse what looks like a credential: these go into Airflow's database when a task is deferred.
+
+    :param where: a prefix of the parameters' names.
+    :raises ConfigError: naming the parameter.
+    """
+    checks: tuple[tuple[str, Callable[[], bool]], ...] = (
+        ("endpoint", lambda: redact_url(endpoint) != endpoint),
+        ("query", lambda: any(is_sensitive_key(name) for name in query)),
+        ("headers", lambda: any(is_sensitive_key(name) for name in headers)),
+    )
+    for name, holds_one in checks:
+        if holds_one():
+            raise ConfigError(
+                f"{where}{name} seems to hold a credential",
+                field=f"{where}{name}",
+                remedy="let the connection send it (password, `auth`, headers)",
+            )

@@ -1,0 +1,302 @@
+"""A job that an API runs: started once, waited for, its result fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import TaskDeferralTimeout
+
+from flowrunner_provider.core.checkpoint import Checkpoint
+from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, TimedOut, TransientError
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.retry import Backoff, RetryPlan, apause
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.core.spec import from_mapping, parse_duration
+from flowrunner_provider.http.async_job import (
+    Cancel,
+    Fetch,
+    JobResult,
+    Poll,
+    Seen,
+    Submit,
+    cancel_job,
+    failure,
+    job_id_of,
+    with_id,
+)
+from flowrunner_provider.http.client import Reconcile, RequestSpec, compile_path, encode_body, perform_request
+from flowrunner_provider.http.hook import FlowRunnerHttpHook
+from flowrunner_provider.http.operators.arguments import local_path, mapping, positive, strings
+from flowrunner_provider.http.triggers import HttpJobTrigger
+from flowrunner_provider.runtime.boundary import boundary
+from flowrunner_provider.runtime.kill import ON_KILL_SECONDS, in_time, stopped_by_user
+from flowrunner_provider.runtime.operator import FlowRunnerOperator, run_to_end
+from flowrunner_provider.runtime.trigger import outcome, sealed
+from flowrunner_provider.transport.http import HttpTransport
+
+__all__ = ["HttpAsyncJobOperator"]
+
+_PATIENCE = 10
+
+
+class HttpAsyncJobOperator(FlowRunnerOperator):
+    """The job has been started once and has ended well, and its result has been fetched where one was asked for.
+
+    Killed or retried, it goes on with the job that an earlier attempt started; one whose start was interrupted is
+    found out about like any POST (``idempotency_key``, ``reconcile``, else OutcomeUnknown). A job that failed is an
+    error with its own message; cleared afterwards, the task starts another one, and so it does after a success.
+    When a user ends the task, ``cancel`` ends the job, as well as that can be done within seconds. One small request
+    per interval, never sooner than the server's Retry-After.
+
+    :param submit: the request that starts the job: ``endpoint``, and if need be ``method`` (POST, PUT, PATCH),
+        ``query``, ``headers``, ``json`` or ``data``, ``idempotency_key``, ``reconcile`` and ``on_unknown`` as in
+        ``http.request``; with ``reconcile`` the job's id is taken from the answer to the look-up.
+    :param job_id_path: JMESPath of the job's id in the answer.
+    :param poll: how its state is asked for: ``endpoint`` with ``{job_id}`` in it, ``status_path`` (JMESPath),
+        ``success`` and ``failed`` (lists of statuses that are the end; all others mean that it runs), and if need be
+        ``interval`` (``10s``), ``message_path`` (its explanation of a failure), ``query``, ``headers``.
+    :param http_conn_id: an ``http`` connection.
+    :param result: the request for the result: ``endpoint`` with ``{job_id}``, and if need be ``query``, ``headers``,
+        ``response_format``, ``select``, ``save_to``, ``max_bytes`` as in ``http.request``.
+    :param cancel: the request that ends the job: ``endpoint`` with ``{job_id}``, and if need be ``method``, ``json``.
+    :param deferrable: wait in the triggerer instead of holding a worker slot.
+    """
+
+    action: ClassVar[str] = "http.async_job"
+    keeps_result: ClassVar[bool] = False
+    template_fields: Sequence[str] = ("http_conn_id", "submit", "job_id_path", "poll", "result", "cancel")
+
+    def __init__(
+        self,
+        *,
+        submit: Mapping[str, Any],
+        poll: Mapping[str, Any],
+        job_id_path: str = "id",
+        http_conn_id: str = "http_default",
+        result: Mapping[str, Any] | None = None,
+        cancel: Mapping[str, Any] | None = None,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.submit, self.poll, self.job_id_path = submit, poll, job_id_path
+        self.http_conn_id, self.result, self.cancel, self.deferrable = http_conn_id, result, cancel, deferrable
+        self._ti: Any = None
+        self._hook: FlowRunnerHttpHook | None = None
+        self._job_id = ""
+
+    def execute(self, context: Any) -> Any:
+        self._ti = context["ti"]
+        return super().execute(context)
+
+    def execute_complete(self, context: Any, event: dict[str, Any], job: dict[str, Any]) -> Any:
+        """The triggerer saw the job end, or could not look any longer: look from here, and finish the work."""
+        self._ti = context["ti"]
+
+        def go_on(run: Run) -> Any:
+            outcome(event)
+            return self._work(run, job)
+
+        return self.attempt(context, go_on)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Any) -> Any:
+        """A wait in the triggerer that took too long is the same error as one on the worker."""
+        with boundary():
+            try:
+                return super().resume_execution(next_method, next_kwargs, context)
+            except TaskDeferralTimeout as error:
+                raise TimedOut(
+                    f"the job did not end within {self.timeout}", remedy="raise `timeout`; the retry goes on waiting"
+                ) from error
+
+    async def perform(self, run: Run) -> JobResult:
+        return await self._work(run, None)
+
+    async def _work(self, run: Run, job: dict[str, Any] | None) -> JobResult:
+        plan = _Plan(self)
+        hook = self._hook = FlowRunnerHttpHook(self.http_conn_id)
+        submit = plan.request(honours_key=hook.config.honours_idempotency_key)
+        async with hook.transport(run) as http:
+            while True:
+                job = job or await self._submitted(http, submit, run)
+                self._job_id = job["id"]
+                seen = await self._ended(http, plan, job, run)
+                if not seen.failed:
+                    break
+                if run.journal.max_tries <= job["max_tries"]:
+                    self._remember(run, job["number"], failed=run.journal.max_tries)
+                    raise failure(job["id"], seen)
+                run.log.info("The job %s ended as %s before the task was cleared.", job["id"], seen.status)
+                self._remember(run, job["number"], failed=job["max_tries"])
+                job = None
+            self._job_id = ""
+            result = None
+            if plan.result is not None:
+                failpoint("http.async_job.before_result")
+                result = await perform_request(http, plan.fetch(job["id"]), run)
+        failpoint("http.async_job.after_result")
+        return JobResult(job_id=job["id"], status=seen.status, result=result)
+
+    async def _submitted(self, http: HttpTransport, submit: RequestSpec, run: Run) -> dict[str, Any]:
+        """The job of this run: that of an earlier attempt, unless a user has cleared the task since it failed."""
+        state = _book(run, "http.async_job").state or {"number": 1, "failed": None}
+        number = state["number"]
+        if state["failed"] is not None and run.journal.max_tries > state["failed"]:
+            number += 1
+        failpoint("http.async_job.before_submit")
+        answer = await perform_request(http, replace(submit, effect=f"submit.{number}"), run)
+        failpoint("http.async_job.after_submit")
+        if answer.status == 0:
+            raise ConfigError(
+                "nobody knows whether the job was started, so there is none to wait for",
+                field="submit.on_unknown",
+                remedy="use `reconcile`, or on_unknown='resend'",
+            )
+        job_id = job_id_of(answer.body, self.job_id_path)
+        run.log.info("The job %s has been started.", job_id)
+        record = _book(run, f"http.async_job.{number}")
+        if record.state is None:
+            record.save({"max_tries": run.journal.max_tries}, force=True)
+        return {"id": job_id, "number": number, "max_tries": record.state["max_tries"]}
+
+    @staticmethod
+    def _remember(run: Run, number: int, *, failed: int) -> None:
+        _book(run, "http.async_job").save({"number": number, "failed": failed}, force=True)
+        failpoint("http.async_job.after_failure")
+
+    async def _ended(self, http: HttpTransport, plan: _Plan, job: dict[str, Any], run: Run) -> Seen:
+        """The last look at the job; until then it waits here, or in the triggerer."""
+        failures, wait = 0, 0.0
+        while True:
+            failpoint("http.async_job.before_look")
+            try:
+                seen = await plan.poll.look(http, job["id"])
+            except TransientError as error:
+                failures += 1
+                if failures > _PATIENCE:
+                    raise
+                backoff = Backoff(base=plan.interval, cap=max(600.0, plan.interval))
+                wait = max(plan.interval, error.retry_after or 0.0, backoff.delay(failures, run.retry.rng))
+                run.log.warning("Look %s at the job %s failed: %s", failures, job["id"], error)
+            else:
+                failures, wait = 0, max(plan.interval, seen.asked)
+                if not seen.running:
+                    return seen
+            if self.deferrable:
+                self._defer(plan, job, run, wait)
+            if wait > run.deadline.remaining():
+                raise TimedOut(
+                    f"the job {job['id']} has not ended within {self.timeout}",
+                    remedy="raise `timeout`; the retry goes on waiting for the same job",
+                )
+            await apause(wait)
+
+    def _defer(self, plan: _Plan, job: dict[str, Any], run: Run, wait: float) -> None:
+        trigger = HttpJobTrigger(
+            http_conn_id=self.http_conn_id,
+            job_id=job["id"],
+            poll=plan.poll.to_json(),
+            cancel=None if plan.cancel is None else asdict(plan.cancel),
+            poll_interval=plan.interval,
+        )
+        trigger.first_look = max(trigger.first_look, wait)
+        failpoint("http.async_job.before_defer")
+        self.defer(
+            trigger=sealed(trigger),
+            method_name="execute_complete",
+            kwargs={"job": job},
+            timeout=timedelta(seconds=max(1.0, run.deadline.remaining())),
+        )
+
+    def on_kill(self) -> None:
+        """A user has ended the running task: end the job, too. A worker that shuts down leaves it alone."""
+        ti, hook, job_id = self._ti, self._hook, self._job_id
+        if self.cancel and hook and job_id:
+            in_time(lambda: self._end(hook, job_id) if stopped_by_user(ti) else None)
+
+    def _end(self, hook: FlowRunnerHttpHook, job_id: str) -> None:
+        try:
+            run = Run.alone(timeout=ON_KILL_SECONDS - 0.5, retry=RetryPlan(attempts=2))
+            run_to_end(_cancel(hook, _Plan(self).cancel, job_id, run), run.deadline)
+            self.log.info("The job %s was cancelled.", job_id)
+        except FlowRunnerError as error:
+            self.log.warning("The job %s could not be cancelled: %s", job_id, error)
+
+
+async def _cancel(hook: FlowRunnerHttpHook, cancel: Cancel | None, job_id: str, run: Run) -> None:
+    if cancel is not None:
+        async with hook.transport(run) as http:
+            await cancel_job(http, cancel, job_id)
+
+
+def _book(run: Run, name: str) -> Checkpoint:
+    """What is remembered about the jobs of this run, also with ``resume=False``: it belongs to the ledger."""
+    return replace(run, resume=True).checkpoint(name)
+
+
+class _Plan:
+    """The rendered parameters, checked before anything is sent."""
+
+    def __init__(self, operator: HttpAsyncJobOperator) -> None:
+        self.submit = from_mapping(Submit, mapping(operator.submit, "submit"), where="submit")
+        self.poll = from_mapping(Poll, mapping(operator.poll, "poll"), where="poll")
+        self.poll.check()
+        self.interval = parse_duration(self.poll.interval, "poll.interval").total_seconds()
+        if self.interval < 1:
+            raise ConfigError("the interval is below a second", field="poll.interval", remedy="write '10s', say")
+        self.result: Fetch | None = None
+        if operator.result:
+            self.result = from_mapping(Fetch, mapping(operator.result, "result"), where="result")
+            self.fetch("1")
+        self.cancel: Cancel | None = None
+        if operator.cancel:
+            self.cancel = from_mapping(Cancel, mapping(operator.cancel, "cancel"), where="cancel")
+            with_id(self.cancel.endpoint, "1", "cancel.endpoint")
+        if not operator.job_id_path:
+            raise ConfigError("job_id_path is empty", field="job_id_path", remedy="give the JMESPath of the job's id")
+        compile_path(operator.job_id_path, "job_id_path")
+        self.job_id_path = operator.job_id_path
+
+    def request(self, *, honours_key: bool) -> RequestSpec:
+        """The submission."""
+        submit = self.submit
+        body, kind = encode_body(submit.json, submit.data)
+        headers = strings(submit.headers, "submit.headers")
+        if body is not None and not any(name.lower() == "content-type" for name in headers):
+            headers["Content-Type"] = kind
+        reconcile = from_mapping(Reconcile, submit.reconcile, where="submit.reconcile") if submit.reconcile else None
+        return RequestSpec(
+            method=submit.method,
+            endpoint=submit.endpoint,
+            params=submit.query,
+            headers=headers,
+            body=body,
+            select=self.job_id_path,
+            key=submit.idempotency_key,
+            honours_key=honours_key,
+            reconcile=reconcile,
+            on_unknown=submit.on_unknown,
+            once=True,
+        )
+
+    def fetch(self, job_id: str) -> RequestSpec:
+        """The request for the result."""
+        fetch = self.result or Fetch(endpoint="{job_id}")
+        if fetch.save_to is not None and fetch.select is not None:
+            raise ConfigError("`select` and `save_to` exclude each other", field="result", remedy="give one of them")
+        if fetch.select is not None:
+            compile_path(fetch.select, "result.select")
+        return RequestSpec(
+            method="GET",
+            endpoint=with_id(fetch.endpoint, job_id, "result.endpoint"),
+            params=fetch.query,
+            headers=strings(fetch.headers, "result.headers"),
+            response_format=fetch.response_format,
+            select=fetch.select,
+            save_to=None if fetch.save_to is None else local_path(fetch.save_to, "result.save_to"),
+            max_bytes=positive(fetch.max_bytes, "result.max_bytes"),
+        )
