@@ -14,7 +14,6 @@ fails with the error that says what to do. Requests that may be repeated are rep
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Collection, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -23,11 +22,9 @@ from urllib.parse import urljoin, urlsplit
 
 from flowrunner_provider.core.errors import (
     ConfigError,
-    CredentialExpired,
     FlowRunnerError,
     OutcomeUnknown,
     Rejected,
-    TimedOut,
     TransientError,
 )
 from flowrunner_provider.core.extras import load
@@ -41,6 +38,7 @@ from flowrunner_provider.core.net_guard import (
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.secrets import Redactor, redact_url
 from flowrunner_provider.core.streams import collect
+from flowrunner_provider.transport.http_auth import Proofs
 from flowrunner_provider.transport.http_body import (
     MAX_BYTES,
     NO_RATIO,
@@ -52,12 +50,11 @@ from flowrunner_provider.transport.http_body import (
     repeated,
 )
 from flowrunner_provider.transport.http_errors import broken, refused, unknown
-from flowrunner_provider.transport.http_settings import HttpSettings, Outgoing, Refused, guarded_resolver
+from flowrunner_provider.transport.http_settings import HttpSettings, guarded_resolver
 from flowrunner_provider.transport.http_urls import Params, as_url, is_absolute, joined, with_credentials, with_query
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
-    from multidict import CIMultiDict
     from yarl import URL
 
 __all__ = ["MAX_BYTES", "Body", "HttpTransport", "Response", "Streamed"]
@@ -86,16 +83,8 @@ class HttpTransport:
 
     async def __aenter__(self) -> HttpTransport:
         self._aiohttp = load("aiohttp", extra="http", needed_for="HTTP")
-        from multidict import CIMultiDict
-
         settings = self.settings
-        common = {"User-Agent": settings.user_agent, "Accept-Encoding": "gzip, deflate", "Accept": "*/*"}
-        self._foreign: CIMultiDict[str] = CIMultiDict(common)
-        self._home = CIMultiDict(common)
-        self._home.update(settings.headers)
-        self._proof = settings.credentials.fixed
-        self._proven = self._home.copy()
-        self._proven.update(self._proof or {})
+        self._proofs = Proofs(settings, self.run, self._what)
         self._wire = (self._aiohttp.ClientError, TimeoutError, OSError)
         self._reader = BodyReader(self._wire, self._what)
         self._tls = settings.tls.context()
@@ -221,7 +210,7 @@ class HttpTransport:
         """One hop: pace, deadline, headers, and the head of the answer."""
         run, settings = self.run, self.settings
         await run.paced()
-        headers = await self._headers(call)
+        headers = await self._proofs.headers(call)
         seconds = run.deadline.limit(call.timeout)
         if seconds <= 0:
             run.deadline.check(self._what(call))
@@ -241,43 +230,6 @@ class HttpTransport:
             )
         except self._wire as error:
             raise broken(self._what(call), error, repeatable=call.repeatable) from None
-
-    async def _headers(self, call: Call) -> CIMultiDict[str]:
-        """What goes along on this hop: at home with the credentials; what the caller gave goes before the rest."""
-        credentials = self.settings.credentials
-        if not call.home:
-            headers = self._foreign
-        else:
-            if credentials.fixed is None:
-                await self._prove(call)
-            headers = self._proven
-        if call.headers:
-            headers = headers.copy()
-            headers.update(call.headers)
-        if call.home and credentials.signs:
-            outgoing = Outgoing(call.method, str(call.url), headers, call.body)
-            call.proof = await self._in_time(call, credentials.sign(outgoing))
-            headers = headers.copy()
-            headers.update(call.proof)
-        return headers
-
-    async def _prove(self, call: Call) -> None:
-        """Put the connection's headers together anew when its credentials have changed."""
-        call.proof = proof = await self._in_time(call, self.settings.credentials.headers())
-        if proof is not self._proof:
-            self._proof, self._proven = proof, self._home.copy()
-            self._proven.update(proof)
-
-    async def _in_time(self, call: Call, work: Awaitable[T]) -> T:
-        """Await the credentials, which may have to ask a third party, for as long as the run has."""
-        try:
-            async with asyncio.timeout(self.run.deadline.remaining()):
-                return await work
-        except TimeoutError:
-            raise TimedOut(
-                f"{self._what(call)}: no credentials in time; nothing was sent",
-                remedy="look at what gives the credentials (`token_url`), or raise `timeout`",
-            ) from None
 
     def _session(self, repeatable: bool) -> ClientSession:
         """Pooled connections for what may be repeated. A request that may not gets a connection of its own:
@@ -317,15 +269,8 @@ class HttpTransport:
                     continue
                 if raw.status == 401 and call.home and not renewed:
                     renewed = True
-                    refused = Refused(call.proof, tuple(raw.headers.getall("WWW-Authenticate", ())))
-                    if await self._in_time(call, self.settings.credentials.renew(refused)):
-                        if not call.once_only:
-                            continue
-                        raise CredentialExpired(
-                            f"{self._what(call)}: the credentials were refused while the body was sent",
-                            retry_after=0.0,
-                            remedy="nothing to do: fresh ones are there, and the retry sends the body again",
-                        )
+                    if await self._proofs.renew(call, raw):
+                        continue
                 raise await self._refused(call, raw)
             finally:
                 raw.release()
@@ -378,6 +323,7 @@ class HttpTransport:
             sent_credentials=call.home,
             fields=self.settings.credentials.fields,
         )
+        error.status = raw.status
         if isinstance(error, TransientError) and error.retry_after:
             self.run.hold(error.retry_after)
         return error

@@ -75,6 +75,7 @@ def refused(
     repeatable: bool,
     has_credentials: bool,
     sent_credentials: bool,
+    fields: tuple[str, ...] = (),
 ) -> FlowRunnerError:
     """The error for an answer that is not the expected one.
 
@@ -83,6 +84,7 @@ def refused(
     :param repeatable: the request may be sent again.
     :param has_credentials: the connection is set up with a way to prove who we are.
     :param sent_credentials: False after a redirect to another origin.
+    :param fields: the fields of the connection that hold the credentials.
     """
     shown = excerpt(body)
     text = f"{what} was answered {status}" + (f": {shown}" if shown else "")
@@ -94,7 +96,7 @@ def refused(
     if status >= 500:
         return Unavailable(text, remedy=_LOOK) if repeatable and status != 501 else _server_error(text, status, body)
     if status in (401, 403, 407):
-        return _denied(text, status, has_credentials, sent_credentials)
+        return _denied(text, status, has_credentials, sent_credentials, fields)
     if status in (404, 410):
         return NotFound(text, remedy="check the endpoint, and the host of the connection")
     if status < 400 and not repeatable:
@@ -109,7 +111,9 @@ def _server_error(text: str, status: int, body: str) -> FlowRunnerError:
     return unknown(text)
 
 
-def _denied(text: str, status: int, has_credentials: bool, sent_credentials: bool) -> FlowRunnerError:
+def _denied(
+    text: str, status: int, has_credentials: bool, sent_credentials: bool, fields: tuple[str, ...]
+) -> FlowRunnerError:
     if status == 407:
         return AccessDenied(text, remedy="check the proxy's user and password in `proxies`")
     if not sent_credentials:
@@ -121,7 +125,8 @@ def _denied(text: str, status: int, has_credentials: bool, sent_credentials: boo
         return MissingCredential(
             text, field="auth", remedy='set login and password, or `auth` to "bearer" or "api_key", on the connection'
         )
-    return AccessDenied(text, remedy="check the connection's credentials, and what they are allowed to do")
+    check = " and ".join(f"`{name}`" for name in fields) or "credentials"
+    return AccessDenied(text, remedy=f"check the connection's {check}, and what they are allowed to do")
 
 
 def broken(what: str, error: BaseException, *, repeatable: bool) -> FlowRunnerError:

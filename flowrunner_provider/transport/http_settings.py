@@ -17,7 +17,45 @@ from flowrunner_provider.core.net_guard import NetPolicy, check_address
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractResolver
 
-__all__ = ["Anonymous", "Credentials", "HttpSettings", "StaticCredentials", "TlsOptions", "basic_credentials"]
+    from flowrunner_provider.transport.http_body import Body
+
+__all__ = [
+    "Anonymous",
+    "Credentials",
+    "HttpSettings",
+    "Outgoing",
+    "Refused",
+    "StaticCredentials",
+    "TlsOptions",
+    "basic_credentials",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One request as it is about to be sent, for credentials that sign it.
+
+    :param url: in the spelling that goes onto the wire.
+    :param headers: all but those of the signature.
+    :param body: a stream can be read once only, and that is the sender's to do.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: Body | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A request that was answered 401.
+
+    :param sent: what the credentials had given for it, the very same object.
+    :param challenges: each ``WWW-Authenticate`` header of the answer.
+    """
+
+    sent: Mapping[str, str]
+    challenges: tuple[str, ...] = ()
 
 
 class Credentials(Protocol):
@@ -28,8 +66,20 @@ class Credentials(Protocol):
         """False when there is nothing to prove."""
 
     @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of the connection to check when the server refuses."""
+
+    @property
+    def fixed(self) -> Mapping[str, str] | None:
+        """Headers that stay the same; None when :meth:`headers` has to be asked before each request."""
+
+    @property
     def query(self) -> Mapping[str, str]:
         """Query parameters that are credentials."""
+
+    @property
+    def signs(self) -> bool:
+        """Whether :meth:`sign` has to be asked about each request."""
 
     def secrets(self) -> Iterable[str]:
         """Values that must not show in an error."""
@@ -37,8 +87,11 @@ class Credentials(Protocol):
     async def headers(self) -> Mapping[str, str]:
         """The headers for the next request; may fetch a token first."""
 
-    async def renew(self) -> bool:
-        """After a 401: whether a fresh credential is there that makes one more try worthwhile."""
+    async def sign(self, request: Outgoing) -> Mapping[str, str]:
+        """Headers for this one request, which go over all others."""
+
+    async def renew(self, refused: Refused) -> bool:
+        """After a 401: whether something newer than what was refused makes one more try worthwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +107,8 @@ class StaticCredentials:
     query: Mapping[str, str] = field(default_factory=dict, repr=False)
     hidden: tuple[str, ...] = field(default=(), repr=False)
     configured: bool = True
+    fields: tuple[str, ...] = ()
+    signs: bool = field(default=False, init=False)
 
     def secrets(self) -> Iterable[str]:
         return self.hidden
@@ -61,7 +116,10 @@ class StaticCredentials:
     async def headers(self) -> Mapping[str, str]:
         return self.fixed
 
-    async def renew(self) -> bool:
+    async def sign(self, request: Outgoing) -> Mapping[str, str]:
+        return {}
+
+    async def renew(self, refused: Refused) -> bool:
         return False
 
 
@@ -76,7 +134,7 @@ def basic_credentials(login: str, password: str) -> StaticCredentials:
     """RFC 7617, in UTF-8."""
     pair = f"{login}:{password}"
     header = "Basic " + base64.b64encode(pair.encode()).decode()
-    return StaticCredentials(fixed={"Authorization": header}, hidden=(password, pair))
+    return StaticCredentials(fixed={"Authorization": header}, hidden=(password, pair), fields=("login", "password"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +145,14 @@ class TlsOptions:
     :param ca_file: PEM file with the authorities to trust instead of the system's.
     :param cert_file: PEM file with the client certificate.
     :param key_file: PEM file with its key, if that is not in ``cert_file``.
+    :param key_password: opens the key, if it is encrypted.
     """
 
     verify: bool = True
     ca_file: str = ""
     cert_file: str = ""
     key_file: str = ""
+    key_password: str = field(default="", repr=False)
 
     def context(self) -> ssl.SSLContext | bool:
         """For aiohttp: True is the system's trust store, False no verification."""
@@ -104,18 +164,14 @@ class TlsOptions:
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
             if self.cert_file:
-                context.load_cert_chain(self.cert_file, self.key_file or None, password=_no_password)
+                context.load_cert_chain(self.cert_file, self.key_file or None, password=lambda: self.key_password)
         except OSError as error:
             raise ConfigError(
                 f"the TLS files of the connection cannot be used: {error.strerror or type(error).__name__}",
                 field="ca_file" if not self.cert_file else "cert_file",
-                remedy="give PEM files that this worker can read; a key must not be encrypted",
+                remedy="give PEM files that this worker can read, and `key_password` if the key is encrypted",
             ) from error
         return context
-
-
-def _no_password() -> str:
-    return ""
 
 
 @dataclass(frozen=True, kw_only=True)

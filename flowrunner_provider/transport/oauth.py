@@ -22,7 +22,6 @@ import base64
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from contextvars import ContextVar
 from urllib.parse import quote_plus, urlencode, urlsplit
 
 from flowrunner_provider.core.checkpoint import fingerprint
@@ -35,7 +34,7 @@ from flowrunner_provider.core.retry import RetryPlan
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.secrets import Redactor
 from flowrunner_provider.transport.http import HttpTransport
-from flowrunner_provider.transport.http_settings import HttpSettings, TlsOptions
+from flowrunner_provider.transport.http_settings import HttpSettings, Outgoing, Refused, TlsOptions
 from flowrunner_provider.transport.oauth_answers import Token, read_discovery, read_token
 from flowrunner_provider.transport.oauth_settings import JwtBearer, OAuthSettings, RefreshToken
 from flowrunner_provider.transport.oauth_signing import signed
@@ -56,7 +55,14 @@ _ANY_STATUS = range(200, 600)  # each is judged by what a token request means
 
 _MEMORY = MemoryStore()
 _log = logging.getLogger("flowrunner")
-_sent: ContextVar[tuple[str, int]] = ContextVar("flowrunner_oauth_sent", default=("", 0))
+
+
+class _Bearer(dict[str, str]):
+    """The header with a token, and the token's generation."""
+
+    def __init__(self, token: str = "", generation: int = 0) -> None:
+        super().__init__({"Authorization": f"Bearer {token}"})
+        self.generation = generation
 
 
 class OAuthCredentials:
@@ -77,7 +83,10 @@ class OAuthCredentials:
     """
 
     configured = True
+    fields: tuple[str, ...] = ("scope", "audience")
+    fixed = None
     query: Mapping[str, str] = {}
+    signs = False
 
     def __init__(
         self,
@@ -97,7 +106,7 @@ class OAuthCredentials:
         self._mask, self._tokens, self._clock = mask, tokens, clock
         self._retry = retry or RetryPlan()
         self._known: tuple[str, ...] = tuple(settings.secrets())
-        self._masked = 0
+        self._sent = _Bearer()
         plain = settings.allow_http or settings.home.startswith("http:")
         self._wire = HttpSettings(
             base_url=settings.home,
@@ -125,22 +134,21 @@ class OAuthCredentials:
         :raises AccessDenied: and the others that :mod:`.oauth_answers` names.
         """
         token, generation = await self._obtain() or ("", 0)
-        _sent.set((self._key, generation))
-        if generation != self._masked:
+        sent = self._sent
+        if generation != sent.generation:
             self._mask((token,))
-            self._masked = generation
-        return {"Authorization": f"Bearer {token}"}
+            self._sent = sent = _Bearer(token, generation)
+        return sent
 
-    async def renew(self) -> bool:
+    async def sign(self, request: Outgoing) -> Mapping[str, str]:
+        return {}
+
+    async def renew(self, refused: Refused) -> bool:
         """After a 401: fetch one new token, unless somebody has done so since the request was sent.
-
-        It must be awaited in the task that awaited :meth:`headers`; else a renewal of the last minute counts.
 
         :return: False if the refused token was itself fetched after a 401: asking on would be a loop.
         """
-        slot, (key, generation) = self._slot(), _sent.get()
-        if key != self._key:
-            generation = 0 if slot.renewed_lately(self._clock.monotonic()) else slot.generation
+        generation = refused.sent.generation if isinstance(refused.sent, _Bearer) else self._slot().generation
         return await self._obtain(refused=generation) is not None
 
     def _slot(self) -> Slot:

@@ -397,7 +397,7 @@ def test_a_401_is_tried_once_more_with_a_renewed_credential(http_server):
     class Renewing(StaticCredentials):
         renewals = 0
 
-        async def renew(self) -> bool:
+        async def renew(self, refused) -> bool:
             Renewing.renewals += 1
             return True
 

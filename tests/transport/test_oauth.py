@@ -37,7 +37,7 @@ from flowrunner_provider.core.journal import MemoryStore
 from flowrunner_provider.core.retry import Backoff, RetryPlan
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.transport.http import HttpTransport
-from flowrunner_provider.transport.http_settings import HttpSettings, NetPolicy, TlsOptions
+from flowrunner_provider.transport.http_settings import HttpSettings, NetPolicy, Refused, TlsOptions
 from flowrunner_provider.transport.oauth import OAuthCredentials
 from flowrunner_provider.transport.oauth_settings import ClientCredentials, RefreshToken
 from flowrunner_provider.transport.oauth_tokens import PROCESS_TOKENS, TokenCache
@@ -488,13 +488,13 @@ def test_a_second_401_is_access_denied_and_no_storm(http_server):
     assert tokens.count == 3
 
 
-def test_renew_from_another_task_counts_the_renewal_of_the_last_minute(http_server):
+def test_the_same_refusal_told_five_times_is_one_renewal(http_server):
     http_server.route("POST", "/token", tokens := Tokens())
     credentials = oauth(client(http_server.url))
 
     async def work() -> list[bool]:
-        await asyncio.create_task(credentials.headers())
-        return [await asyncio.create_task(credentials.renew()) for _ in range(5)]
+        refused = Refused(await credentials.headers())
+        return [await asyncio.create_task(credentials.renew(refused)) for _ in range(5)]
 
     assert asyncio.run(work()) == [True] * 5
     assert tokens.count == 2
@@ -506,9 +506,9 @@ def test_two_connections_in_one_task_are_told_apart(http_server):
     one, two = (oauth(client(http_server.url, scope=scope), tokens=cache) for scope in ("one", "two"))
 
     async def work() -> None:
-        await one.headers()
+        sent = await one.headers()
         await two.headers()
-        assert await one.renew()
+        assert await one.renew(Refused(sent))
         assert (await two.headers())["Authorization"] == "Bearer token-2"
         assert (await one.headers())["Authorization"] == "Bearer token-3"
 
@@ -658,7 +658,7 @@ def test_no_secret_in_errors_logs_and_representations(http_server, caplog, metho
 
 async def refused(credentials: OAuthCredentials) -> FlowRunnerError:
     with pytest.raises(FlowRunnerError) as caught:
-        await credentials.renew()
+        await credentials.renew(Refused(await credentials.headers()))
     return caught.value
 
 
