@@ -21,6 +21,7 @@ class Connector:
     :param connections: the Airflow connection types that it uses; all owned by official providers.
     :param operators: modules with its operators and sensors.
     :param hooks: its hook classes, by connection type.
+    :param notifiers: its notifier classes.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Connector:
     connections: tuple[str, ...] = ()
     operators: tuple[str, ...] = ()
     hooks: tuple[tuple[str, str], ...] = ()
+    notifiers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +40,14 @@ class Reexport:
     :param action: its id in the catalogue.
     :param path: import string.
     :param package: the distribution that brings it.
+    :param kept: True where the package is too heavy to be installed for a build: what its class takes is
+        kept in ``flows/reexports.json``, with the version that it was read from.
     """
 
     action: str
     path: str
     package: str
+    kept: bool = False
 
 
 _ROOT = "flowrunner_provider"
@@ -89,6 +94,14 @@ CONNECTORS: tuple[Connector, ...] = (
         operators=(f"{_ROOT}.email.operators",),
         hooks=(("smtp", f"{_ROOT}.email.hook.FlowRunnerSmtpHook"),),
     ),
+    Connector(
+        name="webhooks",
+        title="Webhooks",
+        extras=("http",),
+        connections=("http",),
+        operators=(f"{_ROOT}.webhooks.operators",),
+        notifiers=(f"{_ROOT}.webhooks.notifier.WebhookNotifier",),
+    ),
 )
 
 REEXPORTS: tuple[Reexport, ...] = (
@@ -96,6 +109,36 @@ REEXPORTS: tuple[Reexport, ...] = (
         action="email.notify",
         path="airflow.providers.smtp.notifications.smtp.SmtpNotifier",
         package="apache-airflow-providers-smtp",
+    ),
+    Reexport(
+        action="events.message",
+        path="airflow.providers.common.messaging.triggers.msg_queue.MessageQueueTrigger",
+        package="apache-airflow-providers-common-messaging",
+        kept=True,
+    ),
+    Reexport(
+        action="events.pubsub_publish",
+        path="airflow.providers.google.cloud.operators.pubsub.PubSubPublishMessageOperator",
+        package="apache-airflow-providers-google",
+        kept=True,
+    ),
+    Reexport(
+        action="events.servicebus_send",
+        path="airflow.providers.microsoft.azure.operators.asb.AzureServiceBusSendMessageOperator",
+        package="apache-airflow-providers-microsoft-azure",
+        kept=True,
+    ),
+    Reexport(
+        action="events.sns_publish",
+        path="airflow.providers.amazon.aws.operators.sns.SnsPublishOperator",
+        package="apache-airflow-providers-amazon",
+        kept=True,
+    ),
+    Reexport(
+        action="events.sqs_publish",
+        path="airflow.providers.amazon.aws.operators.sqs.SqsPublishOperator",
+        package="apache-airflow-providers-amazon",
+        kept=True,
     ),
     Reexport(
         action="http.event",

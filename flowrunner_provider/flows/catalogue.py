@@ -22,9 +22,11 @@ from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.spec import param_docs, schema_of_signature, schema_of_type
 from flowrunner_provider.registry import CONNECTORS, REEXPORTS, Connector, Reexport
 
-__all__ = ["ActionSpec", "derive", "find", "load", "missing_packages"]
+__all__ = ["ActionSpec", "derive", "find", "kept", "load", "missing_packages", "read_again"]
 
 _FILE = "catalogue.json"
+_KEPT = "reexports.json"
+_KEPT_FACTS = ("kind", "promise", "params", "template_fields")
 _BASE_PARAMETERS = ("retries", "retry_delay", "retry_policy", "poke_interval", "timeout")
 
 
@@ -93,10 +95,11 @@ def missing_packages(spec: ActionSpec) -> list[str]:
     return missing
 
 
-def derive(examples: Path | None = None) -> list[ActionSpec]:
-    """Read every operator of the registry and every re-export; all their packages must be installed.
+def derive(examples: Path | None = None, known: dict[str, Any] | None = None) -> list[ActionSpec]:
+    """Read every operator of the registry and every re-export; all packages but the kept ones must be installed.
 
     :param examples: the folder of example DAGs.
+    :param known: what is known of the kept re-exports; None: what ``reexports.json`` says.
     """
     sources = _sources(examples)
     specs = [
@@ -105,7 +108,16 @@ def derive(examples: Path | None = None) -> list[ActionSpec]:
         for name in connector.operators
         for cls in _actions_in(importlib.import_module(name))
     ]
-    specs += [_spec_of_reexport(entry, sources) for entry in REEXPORTS]
+    specs += [
+        _spec_of(_class_at(path), path.rpartition(".")[0], connector, sources)
+        for connector in CONNECTORS
+        for path in connector.notifiers
+    ]
+    known = kept() if known is None else known
+    specs += [
+        _spec_of_kept(entry, known[entry.action], sources) if entry.kept else _spec_of_reexport(entry, sources)
+        for entry in REEXPORTS
+    ]
     return sorted(specs, key=lambda spec: spec.id)
 
 
@@ -131,7 +143,7 @@ def _spec_of(cls: Any, module: str, connector: Connector, sources: dict[str, str
     return ActionSpec(
         id=cls.action,
         path=f"{module}.{cls.__name__}",
-        kind="sensor" if hasattr(cls, "poke") else "operator",
+        kind=_kind_of(cls),
         category=connector.name,
         promise=_promise(prose),
         params=_params_of(cls),
@@ -175,10 +187,50 @@ def _output_of(cls: type) -> dict[str, Any]:
     return schema_of_type(hint)
 
 
+def kept() -> dict[str, Any]:
+    """``reexports.json``: action -> what its class takes, and the package's version that says so."""
+    text = files("flowrunner_provider.flows").joinpath(_KEPT).read_text(encoding="utf-8")
+    known: dict[str, Any] = json.loads(text)
+    return known
+
+
+def read_again(known: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """``known``, read anew from the packages that are installed here; and the actions of all the others.
+
+    :param known: what :func:`kept` returned.
+    """
+    fresh, absent = {}, []
+    for entry in sorted(REEXPORTS, key=lambda entry: entry.action):
+        if not entry.kept:
+            continue
+        try:
+            version = importlib.metadata.version(entry.package)
+        except importlib.metadata.PackageNotFoundError:
+            fresh[entry.action] = known[entry.action]
+            absent.append(entry.action)
+            continue
+        spec = _spec_of_reexport(entry, {})
+        facts = {name: getattr(spec, name) for name in _KEPT_FACTS}
+        fresh[entry.action] = {"package": entry.package, "version": version, **facts}
+    return fresh, absent
+
+
+def _spec_of_kept(entry: Reexport, known: dict[str, Any], sources: dict[str, str]) -> ActionSpec:
+    return ActionSpec(
+        id=entry.action,
+        path=entry.path,
+        category=entry.action.partition(".")[0],
+        requires=[entry.package],
+        official=True,
+        example=_example_of(entry.path.rpartition(".")[2], sources),
+        **{name: known[name] for name in _KEPT_FACTS},
+    )
+
+
 def _spec_of_reexport(entry: Reexport, sources: dict[str, str]) -> ActionSpec:
-    module, _, name = entry.path.rpartition(".")
-    cls = getattr(importlib.import_module(module), name)
+    cls = _class_at(entry.path)
     prose, docs = param_docs(cls.__doc__)
+    prose = re.split(r"^\.\. ", prose, maxsplit=1, flags=re.MULTILINE)[0]
     properties: dict[str, Any] = {}
     required: list[str] = []
     for parameter in list(inspect.signature(cls.__init__).parameters.values())[1:]:
@@ -197,8 +249,13 @@ def _spec_of_reexport(entry: Reexport, sources: dict[str, str]) -> ActionSpec:
         template_fields=list(getattr(cls, "template_fields", ())),
         requires=[entry.package],
         official=True,
-        example=_example_of(name, sources),
+        example=_example_of(cls.__name__, sources),
     )
+
+
+def _class_at(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def _kind_of(cls: Any) -> str:

@@ -2,6 +2,7 @@
 
 Run it as ``python -m flowrunner_provider.flows.generate``, with ``--check`` only to look.
 
+``flowrunner_provider/flows/reexports.json``   from those of the heavy official packages that are installed here
 ``flowrunner_provider/flows/catalogue.json``   from the operators
 ``README.md``, between its markers              from the catalogue
 """
@@ -9,11 +10,12 @@ Run it as ``python -m flowrunner_provider.flows.generate``, with ``--check`` onl
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from pathlib import Path
 
-from flowrunner_provider.flows.catalogue import ActionSpec, derive, to_json
+from flowrunner_provider.flows.catalogue import ActionSpec, derive, kept, read_again, to_json
 from flowrunner_provider.registry import CONNECTORS
 
 __all__ = ["matrix", "outdated"]
@@ -43,10 +45,12 @@ def matrix(specs: list[ActionSpec]) -> str:
 
 
 def _wanted() -> dict[Path, str]:
-    specs = derive(_ROOT / "example_dags")
+    known, _ = read_again(kept())
+    specs = derive(_ROOT / "example_dags", known)
     readme = _ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     return {
+        _ROOT / "flowrunner_provider" / "flows" / "reexports.json": json.dumps(known, indent=1) + "\n",
         _ROOT / "flowrunner_provider" / "flows" / "catalogue.json": to_json(specs),
         readme: _MARKED.sub(lambda found: found[1] + matrix(specs) + found[2], text),
     }
@@ -68,6 +72,8 @@ def main() -> int:
         return 1 if stale else 0
     for path, text in _wanted().items():
         path.write_text(text, encoding="utf-8")
+    if absent := read_again(kept())[1]:
+        sys.stderr.write(f"not installed, kept as they were: {', '.join(absent)}\n")
     return 0
 
 

@@ -73,6 +73,7 @@ class HttpConfig:
         False, label="Honours Idempotency-Key", help="True when the server recognises a repeated Idempotency-Key."
     )
     check_endpoint: str = option("", label="Test endpoint", help="What the connection test asks for.")
+    webhook: dict[str, Any] = option({}, label="Webhook", help="How webhook.send and webhook.notify sign; never sent.")
 
 
 def flat_extra(extra: Mapping[str, Any]) -> dict[str, Any]:

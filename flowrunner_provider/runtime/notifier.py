@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from airflow.sdk import BaseNotifier
 
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.spec import PythonOnly
 from flowrunner_provider.runtime.boundary import boundary
 from flowrunner_provider.runtime.operator import run_to_end
 
@@ -20,10 +21,11 @@ class FlowRunnerNotifier(BaseNotifier):
     Subclasses implement :meth:`send`, which may read the rendered ``template_fields``.
 
     :param timeout: seconds for the whole sending.
+    :param context: filled in by Airflow's deadline alerts.
     """
 
-    def __init__(self, *, timeout: float = 60.0) -> None:
-        super().__init__()
+    def __init__(self, *, timeout: float = 60.0, context: Annotated[Any, PythonOnly] = None) -> None:
+        super().__init__(context)
         self.timeout = timeout
 
     async def send(self, context: Any) -> None:

@@ -19,6 +19,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "http.download": {"endpoint": "/export", "save_to": "/nowhere/export.bin"},
     "http.paginate": {"endpoint": "/orders", "strategy": "cursor", "save_to": "/nowhere/orders.jsonl"},
     "http.request": {"endpoint": "/orders"},
+    "webhook.notify": {"endpoint": "/hooks/airflow"},
+    "webhook.send": {"endpoint": "/hooks/orders", "payload": {"order": 1}},
     "http.wait": {"endpoint": "/exports/today"},
     "sql.load": {"conn_id": "warehouse", "source": "/nowhere/in.csv", "table": "orders"},
 }

@@ -1,6 +1,8 @@
 """What every action of the catalogue must hold to. Driven by the registry: a new action is tested unasked."""
 
+import asyncio
 import importlib
+import importlib.metadata
 import inspect
 import json
 import re
@@ -8,11 +10,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG
+import structlog
+from airflow.sdk import DAG, BaseOperator
 
 from flowrunner_provider.core.errors import ConfigError, FlowRunnerError
 from flowrunner_provider.core.spec import param_docs
-from flowrunner_provider.flows.catalogue import ActionSpec, derive, find, load, missing_packages
+from flowrunner_provider.flows.catalogue import ActionSpec, derive, find, kept, load, missing_packages, read_again
+from flowrunner_provider.registry import REEXPORTS
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 from flowrunner_provider.runtime.retry_policy import FlowRunnerRetryPolicy, retrying_helps
 from tests.architecture.source import ROOT
@@ -22,6 +26,7 @@ from tests.support.context import FileStateStore, execute, make_context
 SPECS = derive(ROOT / "example_dags")
 OURS = [spec for spec in SPECS if not spec.official]
 OPERATORS = [spec for spec in OURS if spec.kind == "operator"]
+NOTIFIERS = [spec for spec in OURS if spec.kind == "notifier"]
 
 
 def class_of(spec: ActionSpec) -> Any:
@@ -65,7 +70,7 @@ class TestDeclaration:
         assert stale == set(), "documents a parameter that is not there"
 
     def test_the_result_has_a_schema(self, spec: ActionSpec) -> None:
-        assert spec.output.get("properties"), "declare the return type of perform()"
+        assert spec.kind == "notifier" or spec.output.get("properties"), "declare the return type of perform()"
 
     def test_template_fields_are_parameters(self, spec: ActionSpec) -> None:
         assert set(spec.template_fields) <= set(spec.params["properties"])
@@ -79,6 +84,11 @@ class TestDeclaration:
 
 
 class TestInADag:
+    @pytest.fixture(params=[spec for spec in OURS if spec.kind != "notifier"], ids=lambda spec: spec.id)
+    def spec(self, request: pytest.FixtureRequest) -> ActionSpec:
+        found: ActionSpec = request.param
+        return found
+
     def test_it_is_built_without_any_connection(self, spec: ActionSpec) -> None:
         operator = build(spec)
         assert operator.retries >= 1
@@ -126,6 +136,33 @@ class TestErrors:
         assert caught.value.field == "timeout"
 
 
+@pytest.mark.parametrize("spec", NOTIFIERS, ids=lambda spec: spec.id)
+class TestNotifiers:
+    def test_an_unknown_connection_is_a_typed_error_that_says_what_to_do(self, spec: ActionSpec) -> None:
+        notifier = class_of(spec)(**ARGUMENTS[spec.id])
+        with pytest.raises(FlowRunnerError) as caught:
+            notifier(make_context())
+        assert caught.value.remedy
+        with pytest.raises(type(caught.value)):
+            asyncio.run(class_of(spec)(**ARGUMENTS[spec.id]).async_notify({}))
+
+    def test_its_failure_does_not_hide_that_of_the_task(self, spec: ActionSpec) -> None:
+        from airflow.sdk.execution_time.task_runner import _run_task_state_change_callbacks
+
+        told: list[str] = []
+        callbacks = [class_of(spec)(**ARGUMENTS[spec.id]), lambda context: told.append(str(context["exception"]))]
+        task = BaseOperator(task_id="t", on_failure_callback=callbacks)
+        context = make_context(task, exception=ValueError("the task's own"))
+        _run_task_state_change_callbacks(task, "on_failure_callback", context, structlog.get_logger())
+        assert told == ["the task's own"]
+
+    def test_a_deadline_alert_hands_it_the_context(self, spec: ActionSpec) -> None:
+        from airflow._shared.module_loading import accepts_context
+
+        assert accepts_context(class_of(spec))
+        assert class_of(spec)(**ARGUMENTS[spec.id], context={"deadline": {}}).context == {"deadline": {}}
+
+
 class TestCatalogue:
     def test_the_file_says_what_the_code_says(self) -> None:
         assert load() == SPECS
@@ -134,6 +171,17 @@ class TestCatalogue:
         official = [spec for spec in SPECS if spec.official]
         assert official
         assert all(spec.params["properties"] for spec in official)
+
+    def test_what_is_kept_is_what_the_registry_names(self) -> None:
+        entries = {entry.action: entry.package for entry in REEXPORTS if entry.kept}
+        assert {action: known["package"] for action, known in kept().items()} == entries
+
+    def test_a_kept_entry_of_an_absent_package_stays_and_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def absent(package: str) -> str:
+            raise importlib.metadata.PackageNotFoundError(package)
+
+        monkeypatch.setattr(importlib.metadata, "version", absent)
+        assert read_again(kept()) == (kept(), sorted(kept()))
 
     def test_a_wrong_id_gets_the_nearest_ones(self) -> None:
         with pytest.raises(ConfigError, match=r"did you mean files\.copy"):

@@ -1,0 +1,44 @@
+"""The hook of receivers: an ``http`` connection with a ``webhook`` option."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.core.spec import from_mapping
+from flowrunner_provider.http.hook import FlowRunnerHttpHook
+from flowrunner_provider.runtime.masking import mask
+from flowrunner_provider.transport.http import HttpTransport
+from flowrunner_provider.webhooks.config import Scheme, WebhookOptions, signer_of
+from flowrunner_provider.webhooks.signing import Signer
+
+__all__ = ["FlowRunnerWebhookHook"]
+
+
+class FlowRunnerWebhookHook(FlowRunnerHttpHook):
+    """Reads an Airflow connection of type ``http`` and how the messages to it are signed.
+
+    :param conn_id: the connection.
+    """
+
+    def options(self) -> WebhookOptions:
+        """The connection's ``webhook`` option, its secrets masked.
+
+        :raises ConfigError: naming the field to mend.
+        """
+        where = f"connection {self.conn_id!r}, webhook"
+        options: WebhookOptions = from_mapping(WebhookOptions, self.config.webhook, where=where)
+        for secret in options.secrets:
+            mask([str(secret), str(secret).removeprefix("whsec_")])
+        return options
+
+    def signer(self, sign: Scheme | None = None) -> Signer:
+        """What signs the messages; ``sign`` goes before the connection's own scheme."""
+        return signer_of(self.options(), sign)
+
+    def transport(self, run: Run) -> HttpTransport:
+        """A transport that follows no redirect by itself, and shows no signing secret in an error."""
+        http = super().transport(run)
+        secrets = (*http.settings.secrets, *self.options().secrets)
+        http.settings = replace(http.settings, follow_redirects=False, secrets=secrets)
+        return http

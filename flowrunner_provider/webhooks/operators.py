@@ -1,0 +1,85 @@
+"""The operator for outbound webhooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.http.operators.arguments import one_of, strings
+from flowrunner_provider.runtime.operator import FlowRunnerOperator
+from flowrunner_provider.webhooks.config import Scheme
+from flowrunner_provider.webhooks.hook import FlowRunnerWebhookHook
+from flowrunner_provider.webhooks.send import SUCCESS, Delivery, Message, encode_payload, send_once
+
+__all__ = ["WebhookSendOperator"]
+
+
+class WebhookSendOperator(FlowRunnerOperator):
+    """The receiver has accepted the message: it answered with an expected status.
+
+    Killed or retried, the message keeps its id; one whose answer was lost is sent again where the receiver
+    recognises ids (``idempotent_receiver``), and else stops with OutcomeUnknown (``on_unknown``). Each try is
+    signed anew with the secret of the connection (``{"flowrunner": {"webhook": {"secret": "whsec_..."}}}`` in
+    its extra). The answer's body is not read; redirects are followed within the origin only, and 410 Gone is
+    final.
+
+    :param endpoint: appended to the connection's host.
+    :param payload: JSON; a template that gives text sends a JSON text.
+    :param http_conn_id: an ``http`` connection.
+    :param event_type: e.g. ``invoice.paid``: the payload becomes ``data`` in an envelope with ``type`` and
+        ``timestamp``, as Standard Webhooks recommend; without it the payload itself is the body.
+    :param event_id: by which the receiver recognises a repetition; by default derived from dag, run and task, the
+        same in every attempt.
+    :param sign: goes before the connection's own scheme, which is Standard Webhooks if it has a secret.
+    :param expected_status: statuses that are a success; by default all of 2xx.
+    :param headers: go before the connection's own; not those that the signature sets.
+    :param idempotent_receiver: True when the receiver recognises a repeated id, as Standard Webhooks ask of it.
+    :param on_unknown: when nobody can tell: ``stop``, ``resend`` (perhaps a second time) or ``skip``.
+    """
+
+    action: ClassVar[str] = "webhook.send"
+    template_fields: Sequence[str] = ("http_conn_id", "endpoint", "payload", "event_type", "event_id", "headers")
+
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        payload: Any,
+        http_conn_id: str = "http_default",
+        event_type: str | None = None,
+        event_id: str | None = None,
+        sign: Scheme | None = None,
+        expected_status: list[int] | None = None,
+        headers: Mapping[str, str] | None = None,
+        idempotent_receiver: bool = False,
+        on_unknown: Literal["stop", "resend", "skip"] = "stop",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.http_conn_id, self.endpoint, self.payload = http_conn_id, endpoint, payload
+        self.event_type, self.event_id, self.sign = event_type, event_id, sign
+        self.expected_status, self.headers = expected_status, headers
+        self.idempotent_receiver, self.on_unknown = idempotent_receiver, on_unknown
+
+    async def perform(self, run: Run) -> Delivery:
+        one_of("on_unknown", self.on_unknown, Literal["stop", "resend", "skip"])
+        if self.sign is not None:
+            one_of("sign", self.sign, Scheme)
+        if self.event_id is not None and not self.event_id:
+            raise ConfigError("the event id is empty", field="event_id", remedy="leave it out, or correct its template")
+        message = Message(
+            endpoint=self.endpoint,
+            payload=encode_payload(self.payload),
+            event_type=self.event_type or "",
+            event_id=self.event_id or "",
+            headers=strings(self.headers, "headers"),
+            expected=frozenset(self.expected_status) if self.expected_status else SUCCESS,
+            idempotent_receiver=self.idempotent_receiver,
+            on_unknown=self.on_unknown,
+        )
+        hook = FlowRunnerWebhookHook(self.http_conn_id)
+        signer = hook.signer(self.sign)
+        async with hook.transport(run) as http:
+            return await send_once(http, message, signer, run)

@@ -1,0 +1,217 @@
+"""One message to one receiver: serialised once, signed anew for each try, accepted once."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+from urllib.parse import urljoin
+
+from flowrunner_provider.core.checkpoint import fingerprint
+from flowrunner_provider.core.effects import Effect, Intent, OnUnknown
+from flowrunner_provider.core.errors import ConfigError, OutcomeUnknown, PermanentError, Rejected, TargetForbidden
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.net_guard import same_origin
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.core.secrets import redact_url
+from flowrunner_provider.transport.http import HttpTransport
+from flowrunner_provider.transport.http_errors import unknown
+from flowrunner_provider.transport.http_urls import is_absolute
+from flowrunner_provider.webhooks.signing import Signer
+
+__all__ = ["SUCCESS", "Delivery", "Message", "check_message", "deliver", "encode_payload", "send_once"]
+
+SUCCESS = frozenset(range(200, 300))
+"""What a receiver answers that has taken the message."""
+
+_EFFECT = "webhook"
+_GONE = 410
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_SAME_POST = frozenset({307, 308})
+_ID = re.compile(r"[!-~]{1,256}")
+_LOOK = (
+    "look at the receiver; set idempotent_receiver if it recognises a repeated id, or clear the task with "
+    "on_unknown='resend' or 'skip'"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """A message that the receiver has accepted.
+
+    :param event_id: its id, the same in every try.
+    :param status: what the receiver answered; 0 when an unknown outcome was taken for done.
+    :param bytes: size of the body.
+    :param signed: whether it carried a signature.
+    """
+
+    event_id: str
+    status: int
+    bytes: int
+    signed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """What is sent, checked and serialised.
+
+    :param payload: JSON, in UTF-8.
+    :param event_type: puts the payload as ``data`` into the envelope that Standard Webhooks recommend.
+    :param event_id: empty for the key of the effect.
+    :param idempotent_receiver: a repeated id is recognised, so that a repetition does no harm.
+    """
+
+    endpoint: str
+    payload: bytes
+    event_type: str = ""
+    event_id: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    expected: frozenset[int] = SUCCESS
+    idempotent_receiver: bool = False
+    on_unknown: OnUnknown = "stop"
+
+    def body(self, at: str) -> bytes:
+        """The bytes that are signed and sent; ``at`` says when the event was first announced, in ISO 8601."""
+        if not self.event_type:
+            return self.payload
+        head = f'{{"type":{json.dumps(self.event_type)},"timestamp":{json.dumps(at)},"data":'
+        return head.encode() + self.payload + b"}"
+
+
+def encode_payload(payload: Any) -> bytes:
+    """The payload as compact JSON.
+
+    :raises ConfigError: when it is none.
+    """
+    try:
+        return json.dumps(payload, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"the payload is not JSON ({type(error).__name__})",
+            field="payload",
+            remedy="give plain values: mappings, lists, texts, finite numbers",
+        ) from None
+
+
+def check_message(message: Message, signer: Signer, base_url: str) -> None:
+    """Refuse what cannot be delivered, before any effect.
+
+    :param base_url: the connection's own address.
+    :raises ConfigError: naming the parameter to correct.
+    """
+    if message.event_id and not _ID.fullmatch(message.event_id):
+        raise ConfigError(
+            "the event id must be printable ASCII without blanks, at most 256 characters",
+            field="event_id",
+            remedy="leave it out: then it is derived from dag, run and task",
+        )
+    signer.check_id(message.event_id)
+    taken = sorted(name for name in message.headers if name.lower() in signer.header_names)
+    if taken:
+        raise ConfigError(
+            f"the header {taken[0]!r} is set by the webhook itself", field="headers", remedy="remove it, or rename it"
+        )
+    if signer.signs and is_absolute(message.endpoint) and not same_origin(message.endpoint, base_url):
+        raise ConfigError(
+            "the endpoint names another server than the connection, whose secret would sign it",
+            field="endpoint",
+            remedy="make a connection for that receiver, or send with sign='none'",
+        )
+
+
+async def send_once(http: HttpTransport, message: Message, signer: Signer, run: Run) -> Delivery:
+    """Deliver ``message`` once over all attempts of the task.
+
+    :raises OutcomeUnknown: when the receiver may have taken it and would not recognise a repetition.
+    :raises PermanentError: when the endpoint is gone (410).
+    """
+    check_message(message, signer, http.settings.base_url)
+    tries = run.retry.attempts
+    effect = Effect(
+        name=_EFFECT,
+        fingerprint=fingerprint(message.endpoint, message.event_type, message.event_id, message.payload),
+        seconds=run.deadline.limit(tries * (http.settings.timeout + run.retry.in_place + run.patience)),
+        repeatable=message.idempotent_receiver,
+        on_unknown=message.on_unknown,
+    )
+
+    async def act(intent: Intent) -> Any:
+        named = replace(message, event_id=message.event_id or intent.key)
+        try:
+            return asdict(await deliver(http, named, signer, run, at=intent.at))
+        except OutcomeUnknown as error:
+            error.effect_key, error.remedy = intent.key, _LOOK
+            error.reconcilable = message.idempotent_receiver or message.on_unknown != "stop"
+            raise
+
+    answer = await run.effects.perform(effect, act)
+    if answer is None:  # on_unknown='skip'
+        return Delivery(event_id=message.event_id or run.effects.key(_EFFECT), status=0, bytes=0, signed=signer.signs)
+    return Delivery(**answer)
+
+
+async def deliver(http: HttpTransport, message: Message, signer: Signer, run: Run, *, at: str) -> Delivery:
+    """Post the message, again in place while the receiver is known not to have taken it, or would recognise it.
+
+    :param message: with its id.
+    :param at: when the event was first announced.
+    """
+    body = message.body(at)
+
+    async def once() -> int:
+        failpoint("webhook.send.before_send")
+        status = await _post(http, message, body, signer, run)
+        failpoint("webhook.send.after_send")
+        return status
+
+    status = await run.retry.acall(once, run.deadline)
+    return Delivery(event_id=message.event_id, status=status, bytes=len(body), signed=signer.signs)
+
+
+async def _post(http: HttpTransport, message: Message, body: bytes, signer: Signer, run: Run) -> int:
+    """One try, over redirects within the origin. The status is the receipt; the answer's body is not read."""
+    endpoint, limit = message.endpoint, run.deadline.sub(http.settings.timeout)
+    for _ in range(http.settings.max_redirects + 1):
+        limit.check("the delivery")
+        proof = signer.headers(message.event_id, int(run.clock.now().timestamp()), body)
+        async with http.stream(
+            "POST",
+            endpoint,
+            headers={"Content-Type": "application/json", **_plain(message.headers), **proof},
+            body=body,
+            repeatable=message.idempotent_receiver,
+            timeout=limit.remaining(),
+            expected=message.expected | _REDIRECTS | {_GONE},
+        ) as answer:
+            status, here, location = answer.status, answer.url, answer.headers.get("Location", "")
+        if status in message.expected:
+            return status
+        what = f"POST {redact_url(here)} was answered {status}"
+        if status == _GONE:
+            raise PermanentError(
+                f"{what}: the endpoint is gone", remedy="ask the receiver for its new endpoint, or remove the task"
+            )
+        endpoint = _redirected(message, what, status, here, location)
+    raise Rejected("the receiver redirects in a circle", status=status, remedy="correct the endpoint")
+
+
+def _redirected(message: Message, what: str, status: int, here: str, location: str) -> str:
+    """Where to post again; only 307 and 308 ask for that, and only the same origin may."""
+    target = urljoin(here, location)
+    if status in _SAME_POST and location:
+        if same_origin(here, target):
+            return target
+        raise TargetForbidden(
+            f"{what}: a redirect to another origin, which a webhook does not follow",
+            remedy="if the receiver has moved, correct the connection's host; it was not sent there",
+        )
+    if message.idempotent_receiver:
+        raise Rejected(what, status=status, remedy="list the status in `expected_status`, or correct the endpoint")
+    raise unknown(what)
+
+
+def _plain(headers: Mapping[str, str]) -> dict[str, str]:
+    """Header names as they are, but one spelling of Content-Type, which has a default."""
+    return {"Content-Type" if name.lower() == "content-type" else name: value for name, value in headers.items()}
