@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlencode
 
 from flowrunner_provider.core.checkpoint import fingerprint
 from flowrunner_provider.core.effects import Done, Effect, Intent, NotDone, OnUnknown, Reconciled, Unknown
@@ -24,26 +20,33 @@ from flowrunner_provider.core.errors import (
 )
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.core.failpoints import failpoint
-from flowrunner_provider.core.part_file import PartFile
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.secrets import is_sensitive_key, redact_url
 from flowrunner_provider.core.spec import option
+from flowrunner_provider.http.bodies import StreamedBody, encode_body, exchange
+from flowrunner_provider.http.formats import STRUCTURED, Format, detect, parse
 from flowrunner_provider.http.results import HttpResult
+from flowrunner_provider.http.targets import Target, Writing, local_target
 from flowrunner_provider.transport.http import HttpTransport, Response
+from flowrunner_provider.transport.http_body import repeated
 
-__all__ = ["MAX_RESULT", "Reconcile", "RequestSpec", "compile_path", "encode_body", "part_token", "perform_request"]
+__all__ = [
+    "MAX_RESULT",
+    "Reconcile",
+    "RequestSpec",
+    "compile_path",
+    "encode_body",
+    "look_up",
+    "part_token",
+    "perform_request",
+]
 
 Method = Literal["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"]
-Format = Literal["auto", "json", "text", "bytes"]
 
 MAX_RESULT = 16 * 1024 * 1024
 """The most bytes of a body that goes to XCom; more belongs in a file."""
 
 _LEDGER = frozenset({"POST", "PATCH"})
-_TEXT = re.compile(
-    r"text/|application/(xml|x-www-form-urlencoded|javascript|x-ndjson)|.*(\+xml|charset=)", re.IGNORECASE
-)
-_JSON = re.compile(r"[^;]*[/+]json\s*(;|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +69,9 @@ class RequestSpec:
     endpoint: str
     params: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | None = None
+    body: bytes | StreamedBody | None = None
     response_format: Format = "auto"
+    csv_delimiter: str = ","
     select: str | None = None
     expected: frozenset[int] | None = None
     key_header: str = "Idempotency-Key"
@@ -75,31 +79,16 @@ class RequestSpec:
     honours_key: bool = False
     reconcile: Reconcile | None = None
     on_unknown: OnUnknown = "stop"
-    save_to: Path | None = None
+    save_to: Target | Path | None = None
     max_bytes: int | None = None
+
+    @property
+    def target(self) -> Target | None:
+        """Where the answer's body goes; a bare path is on this machine."""
+        return local_target(self.save_to) if isinstance(self.save_to, Path) else self.save_to
+
     effect: str = "request"  # its name in the ledger
     once: bool = False  # under the ledger whatever the method: a PUT whose answer must be the same in every attempt
-
-
-def encode_body(json_value: Any, data: Any) -> tuple[bytes | None, str]:
-    """The body and its media type: JSON, a form (mapping), or text.
-
-    :raises ConfigError: when both are given, or one cannot be encoded.
-    """
-    if json_value is not None and data is not None:
-        raise ConfigError("both `json` and `data` are given", field="data", remedy="give exactly one of them")
-    if json_value is not None:
-        try:
-            return json.dumps(json_value, allow_nan=False).encode(), "application/json"
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"`json` is not JSON: {error}", field="json", remedy="give plain JSON values") from error
-    if data is None:
-        return None, ""
-    if isinstance(data, Mapping):
-        return urlencode(dict(data), doseq=True).encode(), "application/x-www-form-urlencoded"
-    if isinstance(data, str):
-        return data.encode(), "text/plain; charset=utf-8"
-    raise ConfigError("`data` must be text or a mapping", field="data", remedy="give a form, or text")
 
 
 def compile_path(expression: str, field_name: str) -> Callable[[Any], Any]:
@@ -148,13 +137,14 @@ async def _once(
     http: HttpTransport, spec: RequestSpec, run: Run, shape: Shaper, found: Callable[[Any], Any] | None
 ) -> HttpResult:
     repeatable = spec.method not in _LEDGER or (bool(spec.key) and spec.honours_key)
+    streamed = isinstance(spec.body, StreamedBody) or spec.save_to is not None
     tries = run.retry.attempts if repeatable else 2
     effect = Effect(
         name=spec.effect,
-        fingerprint=fingerprint(spec.method, spec.endpoint, spec.params, spec.body or b""),
-        seconds=run.deadline.limit(run.patience + tries * http.settings.timeout)
-        if spec.save_to is None
-        else run.deadline.remaining(),
+        fingerprint=fingerprint(spec.method, spec.endpoint, spec.params, _identity(spec.body)),
+        seconds=run.deadline.remaining()
+        if streamed
+        else run.deadline.limit(run.patience + tries * http.settings.timeout),
         repeatable=repeatable,
         on_unknown=spec.on_unknown,
     )
@@ -176,9 +166,11 @@ async def _once(
     async def look(intent: Intent) -> Reconciled:
         if found is None or spec.reconcile is None:
             return Unknown()
-        return await _look_up(http, spec.reconcile.endpoint.replace("{key}", intent.key), found, shape)
+        return await look_up(http, spec.reconcile.endpoint.replace("{key}", intent.key), found, shape)
 
     answer = await run.effects.perform(effect, act, look)
+    if spec.target is not None:
+        await Writing(spec.target, part_token(run)).discard()  # what a killed attempt may have left
     if answer is None:
         return HttpResult(status=0, url=redact_url(spec.endpoint), reconciled=True)
     if "unusable" in answer:
@@ -186,7 +178,13 @@ async def _once(
     return HttpResult(**answer)
 
 
-async def _look_up(http: HttpTransport, endpoint: str, found: Callable[[Any], Any], shape: Shaper) -> Reconciled:
+def _identity(body: bytes | StreamedBody | None) -> Any:
+    return body.identity() if isinstance(body, StreamedBody) else body or b""
+
+
+async def look_up(
+    http: HttpTransport, endpoint: str, found: Callable[[Any], Any], shape: Callable[[Response], HttpResult]
+) -> Reconciled:
     """Ask the far side; whatever goes wrong with asking is :class:`Unknown`, never "not there"."""
     try:
         answer = await http.request("GET", endpoint)
@@ -226,62 +224,86 @@ async def _send(
     http: HttpTransport, spec: RequestSpec, run: Run, shape: Any, *, repeatable: bool | None, retry: bool = True
 ) -> Any:
     failpoint("http.request.before_send")
-    if spec.save_to is not None:
-        result = await _saved(http, spec, run, spec.save_to, repeatable)
+    if spec.target is not None:
+        result = await _saved(http, spec, run, spec.target, repeatable)
     else:
-        answer = await http.request(
-            spec.method,
-            spec.endpoint,
-            params=spec.params,
-            headers=spec.headers,
-            body=spec.body,
-            repeatable=repeatable,
-            expected=spec.expected,
-            max_bytes=spec.max_bytes or MAX_RESULT,
-            retry=retry,
-        )
-        result = shape(answer)
+        result = shape(await _answer(http, spec, run, repeatable=repeatable, retry=retry))
     failpoint("http.request.after_send")
     return result
 
 
-async def _saved(http: HttpTransport, spec: RequestSpec, run: Run, path: Path, repeatable: bool | None) -> HttpResult:
+async def _answer(
+    http: HttpTransport, spec: RequestSpec, run: Run, *, repeatable: bool | None, retry: bool
+) -> Response:
+    most = spec.max_bytes or MAX_RESULT
+    if isinstance(spec.body, StreamedBody):
+        return await exchange(
+            http,
+            run,
+            spec.method,
+            spec.endpoint,
+            spec.body,
+            repeatable=spec.method not in _LEDGER or bool(repeatable),
+            params=spec.params,
+            headers=spec.headers,
+            expected=spec.expected,
+            max_bytes=most,
+        )
+    return await http.request(
+        spec.method,
+        spec.endpoint,
+        params=spec.params,
+        headers=spec.headers,
+        body=spec.body,
+        repeatable=repeatable,
+        expected=spec.expected,
+        max_bytes=most,
+        retry=retry,
+    )
+
+
+async def _saved(
+    http: HttpTransport, spec: RequestSpec, run: Run, target: Target, repeatable: bool | None
+) -> HttpResult:
     """The body straight into a file, which appears under its name when it is whole."""
-    part = PartFile(path, part_token(run))
+    writing, body = Writing(target, part_token(run)), spec.body
     may_repeat = spec.method not in _LEDGER or bool(repeatable)
     answered = False
 
     async def once() -> HttpResult:
         nonlocal answered
-        async with http.stream(
-            spec.method,
-            spec.endpoint,
-            params=spec.params,
-            headers=spec.headers,
-            body=spec.body,
-            repeatable=repeatable,
-            expected=spec.expected,
-            max_bytes=spec.max_bytes,
-        ) as answer:
-            answered = True
-            part.open(0)
-            async for chunk in answer.chunks:
-                part.write(chunk)
-            size = part.tell()
-            return HttpResult(
-                status=answer.status, url=redact_url(answer.url), headers=_shown(answer), path=str(path), bytes=size
-            )
+        try:
+            async with http.stream(
+                spec.method,
+                spec.endpoint,
+                params=spec.params,
+                headers=body.headers(spec.headers) if isinstance(body, StreamedBody) else spec.headers,
+                body=body,
+                repeatable=repeatable,
+                expected=spec.expected,
+                max_bytes=spec.max_bytes,
+            ) as answer:
+                answered = True
+                size = await writing.fill(answer.chunks)
+        except FlowRunnerError as error:
+            raise (body.explained(error) if isinstance(body, StreamedBody) else error) from error
+        return HttpResult(
+            status=answer.status, url=redact_url(answer.url), headers=_shown(answer), path=target.shown, bytes=size
+        )
 
     try:
-        result = await (run.retry.acall(once, run.deadline) if may_repeat else once())
+        result = await (repeated(once, run) if may_repeat else once())
+        run.lease.check()
         failpoint("http.request.before_commit")
-        part.commit()
+        await writing.commit()
         failpoint("http.request.after_commit")
     except FlowRunnerError as error:
-        part.discard()
+        await writing.discard()
         if answered and not may_repeat and not isinstance(error, OutcomeUnknown):
             raise OutcomeUnknown(f"{error.message}; the request itself was carried out", remedy=error.remedy) from error
         raise
+    finally:
+        await writing.close()
     return result
 
 
@@ -314,7 +336,11 @@ def _shaper(spec: RequestSpec) -> Shaper:
     select = compile_path(spec.select, "select") if spec.select else None
 
     def shape(answer: Response) -> HttpResult:
-        body: Any = _body(answer, "json" if select else spec.response_format)
+        wanted = spec.response_format
+        if select is not None and wanted == "auto":
+            found = detect(answer.headers.get("Content-Type", ""))
+            wanted = found if found in STRUCTURED else "json"
+        body = parse(answer, wanted, delimiter=spec.csv_delimiter)
         if select is not None:
             body = select(body)
             if body is None:
@@ -331,14 +357,3 @@ def _shaper(spec: RequestSpec) -> Shaper:
         )
 
     return shape
-
-
-def _body(answer: Response, wanted: Format) -> Any:
-    kind = answer.headers.get("Content-Type", "")
-    if wanted == "auto":
-        if not answer.content:
-            return None
-        wanted = "json" if _JSON.match(kind) else "text" if _TEXT.match(kind) else "bytes"
-    if wanted == "json":
-        return answer.json()
-    return answer.text() if wanted == "text" else base64.b64encode(answer.content).decode()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -12,15 +11,18 @@ from flowrunner_provider.core.checkpoint import Checkpoint, fingerprint
 from flowrunner_provider.core.errors import AlreadyExists, ConfigError, IntegrityError, TransientError
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.names import filename_from_disposition, safe_component
-from flowrunner_provider.core.part_file import PartFile, disk_errors
 from flowrunner_provider.core.progress import Progress
 from flowrunner_provider.core.retry import apause
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.secrets import redact_url
 from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.http.client import part_token
+from flowrunner_provider.http.parts import Part, part_of
 from flowrunner_provider.http.results import Download
+from flowrunner_provider.http.targets import Target
+from flowrunner_provider.http.validator import Validator, forget, remember, remembered
 from flowrunner_provider.transport.http import HttpTransport, Streamed
+from flowrunner_provider.transport.http_body import BodyCut
 
 __all__ = ["CHECKPOINT_SECONDS", "DownloadSpec", "IfExists", "download"]
 
@@ -39,7 +41,7 @@ class DownloadSpec:
     """The parameters of ``http.download``, checked; ``folder`` tells that the name comes from the server."""
 
     endpoint: str
-    save_to: Path
+    save_to: Target
     folder: bool = False
     params: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
@@ -47,6 +49,7 @@ class DownloadSpec:
     checksum: str = ""
     max_bytes: int | None = None
     if_exists: IfExists = "overwrite"
+    only_if_changed: bool = False
 
 
 @dataclass
@@ -60,6 +63,7 @@ class _State:
     last_modified: str = ""
     content_type: str = ""
     inode: int = 0
+    committing: bool = False
 
     @property
     def validator(self) -> str:
@@ -72,103 +76,144 @@ class _State:
 class _Job:
     def __init__(self, http: HttpTransport, spec: DownloadSpec, run: Run) -> None:
         self.http, self.spec, self.run = http, spec, run
-        identity = fingerprint(spec.endpoint, spec.params, str(spec.save_to), http.settings.base_url)
+        identity = fingerprint(spec.endpoint, spec.params, spec.save_to.shown, http.settings.base_url)
         self.checkpoint: Checkpoint = run.checkpoint("http.download", identity)
         self.state = _State(**(self.checkpoint.state or {}))
-        self.part: PartFile | None = None
+        self.durable = self.state.offset
+        self.known: Validator | None = None
+        self.part: Part | None = None
         self.digest: Digest | None = None
         self.progress: Progress | None = None
         self.saved_at = run.clock.monotonic()
 
     @property
-    def target(self) -> Path:
-        return self.spec.save_to / self.state.name if self.spec.folder else self.spec.save_to
+    def target(self) -> Target:
+        return self.spec.save_to.below(self.state.name) if self.spec.folder else self.spec.save_to
 
     async def work(self) -> Download:
-        if self._landed():
-            return self._result()
-        if not self.spec.folder and (kept := self._kept()):
+        if await self._landed():
+            return await self._result()
+        if not self.spec.folder and (kept := await self._kept()):
             return kept
+        if self.spec.only_if_changed:
+            self.known = await remembered(self.target, self._source())
         try:
             kept = await self._fetch_all()
             if kept is not None:
                 return kept
             self._verify()
-            self._commit()
+            await self._commit()
         except (IntegrityError, AlreadyExists):
             if self.part is not None:
-                self.part.discard()
+                await self.part.discard()
             raise
         finally:
             if self.part is not None:
-                self.part.close()
-        return self._result()
+                await self.part.close()
+        return await self._result()
 
-    def _landed(self) -> bool:
-        """Whether an earlier attempt was killed after the file got its name: it is known by its inode."""
-        if not self.state.inode or not self.target.is_file() or self.target.stat().st_ino != self.state.inode:
+    async def _landed(self) -> bool:
+        """Whether an earlier attempt was killed after the file got its name."""
+        state = self.state
+        if not state.committing:
             return False
-        PartFile(self.target, part_token(self.run)).discard()
+        part = part_of(self.target, part_token(self.run))
+        if not await part.landed(state.offset, state.inode, self.spec.algorithm, self.spec.checksum):
+            return False
+        await part.discard()
         return True
 
-    def _kept(self) -> Download | None:
+    async def _kept(self) -> Download | None:
         """What ``if_exists`` makes of a file that is there already."""
-        if self.spec.if_exists == "overwrite" or not self.target.exists():
+        if self.spec.if_exists == "overwrite":
+            return None
+        size = await part_of(self.target, part_token(self.run)).present()
+        if size is None:
             return None
         if self.spec.if_exists == "fail":
             raise AlreadyExists(
-                f"{self.target} is there already", remedy="choose another name, or if_exists='overwrite'"
+                f"{self.target.shown} is there already", remedy="choose another name, or if_exists='overwrite'"
             )
-        return Download(path=str(self.target), bytes=self.target.stat().st_size, skipped=True)
+        return Download(path=self.target.shown, bytes=size, skipped=True, changed=False)
 
     async def _fetch_all(self) -> Download | None:
-        """Fetch until the body is whole; a broken connection is resumed while that makes progress."""
-        failures = 0
+        """Fetch until the body is whole; a broken connection is resumed while that makes progress.
+
+        :raises IntegrityError: when the body is cut at the same byte each time.
+        """
+        failures = cuts = 0
         while True:
             before = self.state.offset
             try:
                 return await self._fetch()
             except TransientError as error:
-                if self.part is not None:
-                    self.state.offset = self.part.tell()
+                await self._settle()
                 failures = 1 if self.state.offset > before else failures + 1
+                cuts = cuts + 1 if isinstance(error, BodyCut) and failures > 1 else int(isinstance(error, BodyCut))
                 wait = self.run.retry.wait(error, failures, self.run.deadline)
+                if wait is None and 1 < cuts == self.run.retry.attempts:
+                    raise IntegrityError(
+                        f"{error.message}; {self._what()} was cut short {cuts} times in a row",
+                        remedy="look at the server, and at the proxies before it: the answer is never whole",
+                    ) from error
                 if wait is None:
-                    self._save()
+                    await self._save()
                     raise
             await apause(wait)
+
+    async def _settle(self) -> None:
+        """After a failure: what has arrived stays, and the next request asks for what follows it."""
+        if self.part is None:
+            return
+        try:
+            await self.part.sync()
+            self.state.offset = self.part.offset
+        except TransientError:
+            self.state.offset = self.durable
 
     async def _fetch(self) -> Download | None:
         """One request for what is missing."""
         state, spec = self.state, self.spec
-        start = self._start()
+        start = await self._start()
         headers = {**spec.headers, "Accept-Encoding": "identity"}
+        expected = None
         if start:
             headers |= {"Range": f"bytes={start}-", "If-Range": state.validator}
-        expected = frozenset({200, 206, 416}) if start else None
+            expected = frozenset({200, 206, 416})
+        elif self.known is not None:
+            headers |= self.known.conditions()
+            expected = frozenset({200, 206, 304})
         async with self.http.stream(
             "GET", spec.endpoint, params=spec.params, headers=headers, expected=expected
         ) as answer:
+            if answer.status == 304 and self.known is not None:
+                return self._unchanged(self.known)
             if start and not self._continues(answer, start):
                 start = 0
                 if answer.status != 200:
                     state.offset = 0
                     self._forget()
                     return await self._fetch()
-            if start == 0:
-                self._begin(answer)
-                if spec.folder and (kept := self._kept()):
-                    return kept
+            if start == 0 and (kept := await self._begin(answer)):
+                return kept
             await self._write(answer, start)
         return None
 
-    def _start(self) -> int:
+    def _unchanged(self, known: Validator) -> Download:
+        return Download(
+            path=self.target.shown,
+            bytes=known.bytes,
+            etag=known.etag,
+            last_modified=known.last_modified,
+            changed=False,
+        )
+
+    async def _start(self) -> int:
         """The byte to ask for next; the last one again when all are there, as no server sends none."""
         state = self.state
         if not state.validator or not state.offset or (self.spec.folder and not state.name):
             return 0
-        start = state.offset - 1 if state.offset == state.total else state.offset
-        return start if self._open(start) == start else 0
+        return await self._open(state.offset - 1 if state.offset == state.total else state.offset)
 
     def _continues(self, answer: Streamed, start: int) -> bool:
         """Whether the answer goes on where the part ends, with the same version of the file.
@@ -194,7 +239,7 @@ class _Job:
     def _forget(self) -> None:
         self.state = _State(name=self.state.name)
 
-    def _begin(self, answer: Streamed) -> None:
+    async def _begin(self, answer: Streamed) -> Download | None:
         """Start from the first byte, and remember of which version."""
         if answer.status == 206:
             raise IntegrityError("a part was sent, and the whole was asked for", remedy="ask the server's owner")
@@ -208,10 +253,13 @@ class _Job:
         )
         if self.spec.max_bytes is not None and (answer.length or 0) > self.spec.max_bytes:
             raise self._too_large()
-        if self.part is not None and self.part.path != self.target:
-            self.part.discard()
+        if self.part is not None and self.part.target.path != self.target.path:
+            await self.part.discard()
             self.part = None
-        self._open(0)
+        if self.spec.folder and (kept := await self._kept()):
+            return kept
+        await self._open(0)
+        return None
 
     def _name(self, answer: Streamed) -> str:
         disposition = answer.headers.get("Content-Disposition", "")
@@ -222,16 +270,15 @@ class _Job:
             )
         return safe_component(name)
 
-    def _open(self, offset: int) -> int:
+    async def _open(self, offset: int) -> int:
         failpoint("http.download.before_open")
         if self.part is None:
-            self.part = PartFile(self.target, part_token(self.run))
-        self.part.close()
-        offset = self.part.open(offset)
-        self.state.offset = offset
+            self.part = part_of(self.target, part_token(self.run))
+        await self.part.close()
+        offset = self.state.offset = await self.part.open(offset, self.state.total)
         self.digest = Digest(self.spec.algorithm) if self.spec.algorithm else None
-        if self.digest is not None:
-            for chunk in self.part.read():
+        if self.digest is not None and offset:
+            async for chunk in self.part.read():
                 self.digest.update(chunk)
         failpoint("http.download.after_open")
         return offset
@@ -249,21 +296,21 @@ class _Job:
                 while len(pending) >= _BLOCK:
                     block = bytes(pending[:_BLOCK])
                     del pending[:_BLOCK]
-                    self._put(block)
+                    await self._put(block)
         except TransientError:
-            self._put(bytes(pending))  # good bytes: the next request asks for what follows them
+            await self._put(bytes(pending))  # good bytes: the next request asks for what follows them
             raise
-        self._put(bytes(pending))
+        await self._put(bytes(pending))
         if state.total is not None and state.offset != state.total:
             raise IntegrityError(
                 f"{self._what()} has {state.offset} of {state.total} bytes", remedy="run it again from the start"
             )
         self.progress.finish()
 
-    def _put(self, block: bytes) -> None:
+    async def _put(self, block: bytes) -> None:
         if self.part is None or not block:
             return
-        self.part.write(block)
+        await self.part.write(block)
         if self.digest is not None:
             self.digest.update(block)
         self.state.offset += len(block)
@@ -271,12 +318,13 @@ class _Job:
         if self.progress is not None:
             self.progress.advance(len(block))
         if self.run.clock.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
-            self._save()
+            await self._save()
 
-    def _save(self) -> None:
+    async def _save(self) -> None:
         if self.part is None or not self.state.validator:
             return
-        self.part.sync()
+        await self.part.sync()
+        self.durable = self.state.offset
         self.checkpoint.save(asdict(self.state), force=True)
         self.saved_at = self.run.clock.monotonic()
         failpoint("http.download.after_checkpoint")
@@ -288,21 +336,28 @@ class _Job:
                 remedy="check the expected value; if it is right, the file was damaged or replaced",
             )
 
-    def _commit(self) -> None:
+    async def _commit(self) -> None:
         if self.part is None:
             raise ValueError("the part is not open")
-        self.part.sync()
-        with disk_errors(str(self.target)):
-            self.state.inode = self.part.part.stat().st_ino
+        await self.part.sync()
+        await self.part.check_size(self.state.offset)
+        self.state.inode, self.state.committing = self.part.inode(), True
         self.checkpoint.save(asdict(self.state), force=True)
+        if self.spec.only_if_changed:
+            await forget(self.target)
         failpoint("http.download.before_commit")
-        self.part.commit(replace=self.spec.if_exists == "overwrite")
+        await self.part.commit(replace=self.spec.if_exists == "overwrite")
         failpoint("http.download.after_commit")
 
-    def _result(self) -> Download:
+    def _source(self) -> str:
+        return fingerprint(self.spec.endpoint, self.spec.params, self.http.settings.base_url)
+
+    async def _result(self) -> Download:
         state, spec = self.state, self.spec
+        if spec.only_if_changed and state.validator:
+            await remember(self.target, self._source(), state.etag, state.last_modified, part_token(self.run))
         return Download(
-            path=str(self.target),
+            path=self.target.shown,
             bytes=state.offset,
             checksum=f"{spec.algorithm}:{spec.checksum}" if spec.algorithm else "",
             etag=state.etag,

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.files.hook import open_store
+from flowrunner_provider.files.store import Store
+from flowrunner_provider.files.uri import Location, parse
+from flowrunner_provider.http.targets import Target
 
-__all__ = ["local_path", "mapping", "one_of", "positive", "strings"]
+__all__ = ["Stores", "local_path", "location", "mapping", "one_of", "positive", "strings"]
 
 
 def local_path(value: str, field: str) -> Path:
@@ -23,6 +28,41 @@ def local_path(value: str, field: str) -> Path:
             remedy="write /data/orders.jsonl, say",
         )
     return Path(value)
+
+
+def location(value: Any, field: str) -> Location:
+    """The value as an address on any store.
+
+    :raises ConfigError: naming ``field``.
+    """
+    if not isinstance(value, str):
+        raise ConfigError(f"{field} must be a path", field=field, remedy="write /data/x or sftp://partner@/out/x")
+    return parse(value, field=field)
+
+
+class Stores:
+    """The stores that a task uses, each opened once; an async context manager that closes them."""
+
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
+        self._open: dict[tuple[str, str], Store] = {}
+
+    async def __aenter__(self) -> Stores:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._stack.aclose()
+
+    async def target(self, value: Any, field: str) -> Target:
+        """The file or folder at an address.
+
+        :raises ConfigError: naming ``field``, for an address that is none, or a connection that is not there.
+        """
+        where = location(value, field)
+        key = (where.scheme, where.root)
+        if key not in self._open:
+            self._open[key] = await self._stack.enter_async_context(open_store(where, field=field))
+        return Target(store=self._open[key], path=where.path, root=where.root)
 
 
 def strings(value: Mapping[str, Any] | None, field: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -12,7 +11,7 @@ from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.http.download import DownloadSpec, IfExists, download
 from flowrunner_provider.http.hook import FlowRunnerHttpHook
-from flowrunner_provider.http.operators.arguments import local_path, mapping, one_of, positive, strings
+from flowrunner_provider.http.operators.arguments import Stores, mapping, one_of, positive, strings
 from flowrunner_provider.http.results import Download
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
@@ -23,20 +22,25 @@ _LENGTHS = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
 
 
 class HttpDownloadOperator(FlowRunnerOperator):
-    """The file holds exactly the bytes of the server's, of its announced length and the given checksum.
+    """The file, on any store, holds exactly the bytes of the server's, of its announced length and checksum.
 
     Killed or retried, it goes on where the bytes were durable if the server still has the same version (ETag or
-    Last-Modified) and knows ranges, and else starts again; no reader ever sees a part. Memory is constant.
+    Last-Modified) and knows ranges, and else starts again; no reader ever sees a part. Memory is constant. On a
+    store that is not this machine, a checksum reads back what was there before a retry.
 
     :param endpoint: appended to the connection's host; an absolute URL of another server gets none of the
         connection's credentials.
-    :param save_to: a file, or a folder (it exists, or ends in ``/``) for the name that the server gives.
+    :param save_to: a file, or a folder (it exists, or ends in ``/``) for the name that the server gives; on any
+        store: ``/data/in/``, ``sftp://partner@/in/x.csv``.
     :param http_conn_id: an ``http`` connection.
     :param query: added to the query.
     :param headers: go before the connection's own.
     :param checksum: the expected one, in hex, e.g. ``sha256:9f86...``; without a name its length tells the kind.
     :param max_bytes: the largest file to accept; any by default.
     :param if_exists: what to do when the file is there: ``overwrite``, ``skip`` or ``fail``.
+    :param only_if_changed: ask for the file only if the server has another version than the one that is there;
+        else the result says ``changed: false``. The version (ETag, Last-Modified) is kept beside the file, as
+        ``.<name>.version.json``; a file that somebody else has written since is fetched.
     """
 
     action: ClassVar[str] = "http.download"
@@ -53,29 +57,41 @@ class HttpDownloadOperator(FlowRunnerOperator):
         checksum: str | None = None,
         max_bytes: int | None = None,
         if_exists: IfExists = "overwrite",
+        only_if_changed: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.http_conn_id, self.endpoint, self.save_to = http_conn_id, endpoint, save_to
         self.query, self.headers, self.checksum = query, headers, checksum
-        self.max_bytes, self.if_exists = max_bytes, if_exists
+        self.max_bytes, self.if_exists, self.only_if_changed = max_bytes, if_exists, only_if_changed
 
     async def perform(self, run: Run) -> Download:
         algorithm, checksum = _checksum(self.checksum)
-        path = local_path(self.save_to, "save_to")
         one_of("if_exists", self.if_exists, IfExists)
-        spec = DownloadSpec(
-            endpoint=self.endpoint,
-            save_to=path,
-            folder=self.save_to.endswith("/") or os.path.isdir(path),  # noqa: ASYNC240, PTH112 - one quick look
-            params=mapping(self.query, "query"),
-            headers=strings(self.headers, "headers"),
-            algorithm=algorithm,
-            checksum=checksum,
-            max_bytes=positive(self.max_bytes, "max_bytes"),
-            if_exists=self.if_exists,
-        )
-        async with FlowRunnerHttpHook(self.http_conn_id).transport(run) as http:
+        if self.only_if_changed and self.if_exists != "overwrite":
+            raise ConfigError(
+                "only_if_changed replaces the file when it has changed",
+                field="only_if_changed",
+                remedy="leave if_exists at 'overwrite'",
+            )
+        hook = FlowRunnerHttpHook(self.http_conn_id)
+        async with Stores() as stores, hook.transport(run) as http:
+            target = await stores.target(self.save_to, "save_to")
+            folder = await target.is_folder()
+            if folder and self.only_if_changed:
+                raise ConfigError("only_if_changed needs the file's name", field="save_to", remedy="name the file")
+            spec = DownloadSpec(
+                endpoint=self.endpoint,
+                save_to=target,
+                folder=folder,
+                params=mapping(self.query, "query"),
+                headers=strings(self.headers, "headers"),
+                algorithm=algorithm,
+                checksum=checksum,
+                max_bytes=positive(self.max_bytes, "max_bytes"),
+                if_exists=self.if_exists,
+                only_if_changed=self.only_if_changed,
+            )
             return await download(http, spec, run)
 
 

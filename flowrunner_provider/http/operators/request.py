@@ -8,10 +8,12 @@ from typing import Any, ClassVar, Literal
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.spec import from_mapping
-from flowrunner_provider.http.client import Format as ResponseFormat
-from flowrunner_provider.http.client import Method, Reconcile, RequestSpec, encode_body, perform_request
+from flowrunner_provider.http.bodies import FormFile, StreamedBody, encode_body, multipart, pin, raw
+from flowrunner_provider.http.client import Method, Reconcile, RequestSpec, perform_request
+from flowrunner_provider.http.formats import STRUCTURED
+from flowrunner_provider.http.formats import Format as ResponseFormat
 from flowrunner_provider.http.hook import FlowRunnerHttpHook
-from flowrunner_provider.http.operators.arguments import local_path, mapping, one_of, positive, strings
+from flowrunner_provider.http.operators.arguments import Stores, location, mapping, one_of, positive, strings
 from flowrunner_provider.http.results import HttpResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
@@ -33,24 +35,30 @@ class HttpRequestOperator(FlowRunnerOperator):
     :param query: added to the query; a list repeats its name.
     :param headers: go before the connection's own.
     :param json: the body, as JSON.
-    :param data: the body, as a form (mapping) or as text; not together with ``json``.
-    :param response_format: what becomes of the answer's body; ``bytes`` is base64, ``auto`` looks at its type.
-    :param select: JMESPath: what to return of a JSON body.
+    :param data: the body, as a form (mapping) or as text; with ``files``, the other fields of the form.
+    :param files: a form with files, streamed from any store: field -> path, or
+        ``{"path": ..., "filename": ..., "content_type": ...}``, or a list of these.
+    :param body_from: the file, on any store, whose bytes are the body; streamed, too.
+    :param response_format: what becomes of the answer's body; ``auto`` looks at its type. ``xml`` becomes nested
+        objects (``@`` before attributes, ``#text`` beside them, a list where a tag repeats; no entities), ``csv``
+        and ``ndjson`` a list of records, ``bytes`` base64.
+    :param csv_delimiter: between the fields of ``csv``.
+    :param select: JMESPath: what to return of a JSON, XML, CSV or NDJSON body.
     :param expected_status: statuses that are a success; by default all of 2xx.
     :param idempotency_key: True sends a header ``Idempotency-Key`` that is the same in every attempt; text sends
         that. It makes a POST repeatable if the connection has ``honours_idempotency_key``.
     :param reconcile: ``{"endpoint": ..., "exists_when": JMESPath}``: a GET that tells whether a POST whose answer
         was lost had been carried out; ``{key}`` in the endpoint is the idempotency key.
     :param on_unknown: when nobody can tell: ``stop``, ``resend`` (perhaps a second time) or ``skip``.
-    :param save_to: a file on the worker's disk for the body, instead of the result.
+    :param save_to: a file on any store for the body, instead of the result: ``/data/x``, ``sftp://partner@/out/x``.
     :param max_bytes: the largest body; by default 16 MiB, or any with ``save_to``.
     """
 
     action: ClassVar[str] = "http.request"
     keeps_result: ClassVar[bool] = False
     template_fields: Sequence[str] = (
-        "http_conn_id", "endpoint", "query", "headers", "json", "data", "select", "reconcile", "save_to",
-        "idempotency_key",
+        "http_conn_id", "endpoint", "query", "headers", "json", "data", "files", "body_from", "select",
+        "reconcile", "save_to", "idempotency_key",
     )  # fmt: skip
 
     def __init__(
@@ -63,7 +71,10 @@ class HttpRequestOperator(FlowRunnerOperator):
         headers: Mapping[str, str] | None = None,
         json: Any = None,
         data: Mapping[str, Any] | str | None = None,
+        files: Mapping[str, Any] | None = None,
+        body_from: str | None = None,
         response_format: ResponseFormat = "auto",
+        csv_delimiter: str = ",",
         select: str | None = None,
         expected_status: list[int] | None = None,
         idempotency_key: bool | str = False,
@@ -76,26 +87,58 @@ class HttpRequestOperator(FlowRunnerOperator):
         super().__init__(**kwargs)
         self.http_conn_id, self.endpoint, self.method = http_conn_id, endpoint, method
         self.query, self.headers, self.json, self.data = query, headers, json, data
+        self.files, self.body_from, self.csv_delimiter = files, body_from, csv_delimiter
         self.response_format, self.select, self.expected_status = response_format, select, expected_status
         self.idempotency_key, self.reconcile, self.on_unknown = idempotency_key, reconcile, on_unknown
         self.save_to, self.max_bytes = save_to, max_bytes
 
     async def perform(self, run: Run) -> HttpResult:
         hook = FlowRunnerHttpHook(self.http_conn_id)
-        spec = self._spec(honours_key=hook.config.honours_idempotency_key)
-        async with hook.transport(run) as http:
+        self._check()
+        async with Stores() as stores, hook.transport(run) as http:
+            spec = await self._spec(stores, run, honours_key=hook.config.honours_idempotency_key)
             return await perform_request(http, spec, run)
 
-    def _spec(self, *, honours_key: bool) -> RequestSpec:
-        body, kind = encode_body(self.json, self.data)
-        headers = strings(self.headers, "headers")
-        if body is not None and not any(name.lower() == "content-type" for name in headers):
-            headers["Content-Type"] = kind
+    def _check(self) -> None:
+        """All that can be told without opening anything."""
         one_of("method", self.method, Method)
         one_of("response_format", self.response_format, ResponseFormat)
         one_of("on_unknown", self.on_unknown, Literal["stop", "resend", "skip"])
-        if self.save_to is not None and self.select is not None:
-            raise ConfigError("`select` and `save_to` exclude each other", field="select", remedy="give one of them")
+        if self.select is not None and (self.save_to is not None or self.response_format not in {"auto", *STRUCTURED}):
+            other = "save_to" if self.save_to is not None else f"response_format={self.response_format!r}"
+            raise ConfigError(f"`select` and {other} exclude each other", field="select", remedy="give one of them")
+        if self.body_from is not None and not (self.json is self.data is self.files is None):
+            raise ConfigError("`body_from` is the whole body", field="body_from", remedy="give no other one")
+        if self.files is not None and (self.json is not None or isinstance(self.data, str)):
+            raise ConfigError("`files` goes with fields only", field="files", remedy="give `data` as a mapping")
+        for field in ("save_to", "body_from"):
+            if getattr(self, field) is not None:
+                location(getattr(self, field), field)
+
+    async def _body(self, stores: Stores, run: Run) -> tuple[bytes | StreamedBody | None, str]:
+        if self.body_from is not None:
+            target = await stores.target(self.body_from, "body_from")
+            return raw(await pin(target.store, target.path, target.shown, field="body_from")), ""
+        if self.files is None:
+            return encode_body(self.json, self.data)
+        files = []
+        for name, given in mapping(self.files, "files").items():
+            for item in given if isinstance(given, list | tuple) else [given]:
+                how = {"path": item} if isinstance(item, str) else strings(item, "files")
+                if unknown := how.keys() - {"path", "filename", "content_type"}:
+                    raise ConfigError(f"files has the key {min(unknown)!r}", field="files", remedy="see its docs")
+                target = await stores.target(how.pop("path", None), "files")
+                files.append(
+                    FormFile(field=name, file=await pin(target.store, target.path, target.shown, field="files"), **how)
+                )
+        fields = mapping(self.data if isinstance(self.data, Mapping) else None, "data")
+        return multipart(fields, files, f"flowrunner-{run.effects.key('request')}"), ""
+
+    async def _spec(self, stores: Stores, run: Run, *, honours_key: bool) -> RequestSpec:
+        body, kind = await self._body(stores, run)
+        headers = strings(self.headers, "headers")
+        if kind and not any(name.lower() == "content-type" for name in headers):
+            headers["Content-Type"] = kind
         reconcile = (
             from_mapping(Reconcile, mapping(self.reconcile, "reconcile"), where="reconcile") if self.reconcile else None
         )
@@ -106,12 +149,13 @@ class HttpRequestOperator(FlowRunnerOperator):
             headers=headers,
             body=body,
             response_format=self.response_format,
+            csv_delimiter=self.csv_delimiter,
             select=self.select,
             expected=frozenset(self.expected_status) if self.expected_status else None,
             key=self.idempotency_key,
             honours_key=honours_key,
             reconcile=reconcile,
             on_unknown=self.on_unknown,
-            save_to=None if self.save_to is None else local_path(self.save_to, "save_to"),
+            save_to=None if self.save_to is None else await stores.target(self.save_to, "save_to"),
             max_bytes=positive(self.max_bytes, "max_bytes"),
         )

@@ -1,0 +1,296 @@
+"""What is sent: small bodies in memory, and files that are streamed from any store.
+
+A streamed body has a known length, can be sent again, and looks at its files once more before it gives its last
+block away: when one has changed meanwhile, the far side never gets a whole request.
+"""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import urlencode
+
+from flowrunner_provider.core.errors import (
+    ConfigError,
+    ConnectionLost,
+    FlowRunnerError,
+    IntegrityError,
+    Json,
+    NotFound,
+    OutcomeUnknown,
+    SecurityError,
+)
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.core.streams import collect
+from flowrunner_provider.files.store import Entry, Store, identity
+from flowrunner_provider.transport.http import HttpTransport, Response
+from flowrunner_provider.transport.http_body import repeated
+
+__all__ = ["FormFile", "Pinned", "StreamedBody", "encode_body", "exchange", "multipart", "pin", "raw"]
+
+_BINARY = "application/octet-stream"
+
+
+def encode_body(json_value: Any, data: Any) -> tuple[bytes | None, str]:
+    """The body and its media type: JSON, a form (mapping), or text.
+
+    :raises ConfigError: when both are given, or one cannot be encoded.
+    """
+    if json_value is not None and data is not None:
+        raise ConfigError("both `json` and `data` are given", field="data", remedy="give exactly one of them")
+    if json_value is not None:
+        try:
+            return json.dumps(json_value, allow_nan=False).encode(), "application/json"
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"`json` is not JSON: {error}", field="json", remedy="give plain JSON values") from error
+    if data is None:
+        return None, ""
+    if isinstance(data, Mapping):
+        return urlencode(dict(data), doseq=True).encode(), "application/x-www-form-urlencoded"
+    if isinstance(data, str):
+        return data.encode(), "text/plain; charset=utf-8"
+    raise ConfigError("`data` must be text or a mapping", field="data", remedy="give a form, or text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pinned:
+    """A file as it was when it was chosen: any change is noticed.
+
+    :param shown: its address, for messages.
+    """
+
+    store: Store
+    path: str
+    shown: str
+    entry: Entry
+    size: int
+
+    @property
+    def name(self) -> str:
+        """Its last component."""
+        return self.path.rpartition("/")[2]
+
+    def identity(self) -> list[Json]:
+        """What tells it from another file, or from another version."""
+        return [self.shown, self.size, str(self.entry.modified)]
+
+    async def check(self) -> None:
+        """Raise :class:`IntegrityError` if it is not the same any more."""
+        try:
+            now = identity(await self.store.stat(self.path))
+        except NotFound:
+            now = None
+        if now != identity(self.entry):
+            raise self.changed()
+
+    def changed(self) -> IntegrityError:
+        """The error that says so."""
+        return IntegrityError(
+            f"{self.shown} changed while it was sent; the request was broken off before its end",
+            remedy="send it when it is finished: wait for a done marker, or for a minimum age",
+        )
+
+
+async def pin(store: Store, path: str, shown: str, *, field: str) -> Pinned:
+    """The file at ``path``, as it is now.
+
+    :raises ConfigError: naming ``field``, for what is no file.
+    """
+    entry = await store.stat(path)
+    if entry.is_dir or entry.is_link or entry.size is None:
+        what = "a folder" if entry.is_dir else "a symbolic link" if entry.is_link else "of unknown size"
+        raise ConfigError(f"{shown} is {what}", field=field, remedy="name a regular file")
+    return Pinned(store=store, path=path, shown=shown, entry=entry, size=entry.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormFile:
+    """A file of a form.
+
+    :param field: the name of the form's field.
+    """
+
+    field: str
+    file: Pinned
+    filename: str = ""
+    content_type: str = ""
+
+
+class StreamedBody:
+    """Bytes and files, one after another; each call is a new pass over them.
+
+    :param kind: its media type.
+    :param boundary: bytes that no file may hold.
+    """
+
+    def __init__(self, segments: Sequence[bytes | Pinned], kind: str, boundary: bytes = b"") -> None:
+        self._segments, self._boundary, self.kind = segments, boundary, kind
+        self.files = [segment for segment in segments if isinstance(segment, Pinned)]
+        self.length = sum(len(item) if isinstance(item, bytes) else item.size for item in segments)
+        self.whole = False
+        """Whether the last block of the current pass was given away: from then on the far side may act."""
+        self.failure: FlowRunnerError | None = None
+
+    def identity(self) -> list[Json]:
+        """What tells it from another body."""
+        return [item.hex() if isinstance(item, bytes) else item.identity() for item in self._segments]
+
+    def headers(self, given: Mapping[str, str]) -> dict[str, str]:
+        """``given`` with length and type."""
+        kind = {} if any(name.lower() == "content-type" for name in given) else {"Content-Type": self.kind}
+        return {**given, **kind, "Content-Length": str(self.length)}
+
+    async def __call__(self) -> AsyncIterator[bytes]:
+        self.whole, self.failure = False, None
+        held = b""
+        try:
+            async for block in self._blocks():
+                if held:
+                    yield held
+                held = block
+            for file in self.files:
+                await file.check()
+        except FlowRunnerError as error:
+            self.failure = error
+            raise
+        failpoint("http.body.before_last_block")
+        self.whole = True
+        yield held
+
+    async def _blocks(self) -> AsyncIterator[bytes]:
+        for segment in self._segments:
+            if isinstance(segment, bytes):
+                if segment:
+                    yield segment
+                continue
+            async for block in self._file(segment):
+                yield block
+
+    async def _file(self, file: Pinned) -> AsyncIterator[bytes]:
+        left, tail = file.size, b""
+        if not left:
+            return
+        async with aclosing(cast("Any", file.store.read(file.path, 0, left))) as chunks:
+            async for chunk in chunks:
+                if self._boundary:
+                    if self._boundary in tail + chunk[: len(self._boundary)] or self._boundary in chunk:
+                        raise SecurityError(
+                            f"{file.shown} holds the boundary of the form", remedy="send it with another task id"
+                        )
+                    tail = (tail + chunk)[-len(self._boundary) :]
+                left -= len(chunk)
+                yield chunk
+        if left:
+            raise file.changed()
+
+    def explained(self, error: FlowRunnerError) -> FlowRunnerError:
+        """What ``error`` of the exchange really says: nothing happened as long as the body was not whole."""
+        if self.failure is not None:
+            return self.failure
+        if isinstance(error, OutcomeUnknown) and not self.whole and error.__cause__ is None:
+            return ConnectionLost(
+                f"{error.message.removesuffix('; it may have been carried out')}; the body was not whole yet",
+                remedy="nothing happened: it is sent again",
+            )
+        return error
+
+
+def raw(file: Pinned) -> StreamedBody:
+    """The bytes of a file as they are."""
+    return StreamedBody([file], mimetypes.guess_type(file.name)[0] or _BINARY)
+
+
+def multipart(fields: Mapping[str, Any], files: Sequence[FormFile], boundary: str) -> StreamedBody:
+    """A form with files (RFC 7578).
+
+    :param fields: texts, numbers, booleans; a list repeats its name, None is left out.
+    :param boundary: the same in every attempt, so that the request is.
+    :raises ConfigError: for a value or a type that cannot be sent.
+    """
+    segments: list[bytes | Pinned] = []
+    for name, value in fields.items():
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if item is not None:
+                text = _field_text(name, item)
+                segments.append(f"{_head(boundary, name)}\r\n{text}\r\n".encode())
+    for part in files:
+        kind = part.content_type or mimetypes.guess_type(part.file.name)[0] or _BINARY
+        if not kind.isprintable() or not kind.isascii():
+            raise ConfigError(f"the type of {part.file.shown} is none", field="files", remedy="write text/csv, say")
+        filename = _quoted(part.filename or part.file.name)
+        head = f"{_head(boundary, part.field, filename)}Content-Type: {kind}\r\n\r\n"
+        segments += [head.encode(), part.file, b"\r\n"]
+    if any(boundary.encode() in item[len(boundary) + 4 :] for item in segments if isinstance(item, bytes)):
+        raise ConfigError("a field holds the boundary of the form", field="data", remedy="use another task id")
+    segments.append(f"--{boundary}--\r\n".encode())
+    return StreamedBody(segments, f"multipart/form-data; boundary={boundary}", f"--{boundary}".encode())
+
+
+def _head(boundary: str, name: str, filename: str | None = None) -> str:
+    named = "" if filename is None else f'; filename="{filename}"'
+    return f'--{boundary}\r\nContent-Disposition: form-data; name="{_quoted(name)}"{named}\r\n'
+
+
+def _quoted(name: str) -> str:
+    """As browsers do it: the WHATWG's "multipart/form-data encoding algorithm"."""
+    return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _field_text(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise ConfigError(
+        f"the form's field {name!r} is {type(value).__name__}", field="data", remedy="make it text, or a list of texts"
+    )
+
+
+async def exchange(
+    http: HttpTransport,
+    run: Run,
+    method: str,
+    endpoint: str,
+    body: StreamedBody,
+    *,
+    repeatable: bool,
+    params: Mapping[str, Any],
+    headers: Mapping[str, str],
+    expected: Collection[int] | None,
+    max_bytes: int,
+) -> Response:
+    """Send a streamed body and return the whole answer; what is known not to have happened is repeated in place.
+
+    :param repeatable: doing it twice is like doing it once.
+    :raises OutcomeUnknown: when it must not be repeated and may have been carried out.
+    """
+
+    async def once() -> Response:
+        answered = False
+        try:
+            async with http.stream(
+                method,
+                endpoint,
+                params=params,
+                headers=body.headers(headers),
+                body=body,
+                repeatable=repeatable,
+                expected=expected,
+                max_bytes=max_bytes,
+            ) as answer:
+                answered = True
+                content = await collect(answer.chunks, max_bytes=max_bytes, what="the answer")
+                return Response(answer.status, answer.headers, answer.url, content)
+        except FlowRunnerError as error:
+            if answered and not repeatable and not isinstance(error, OutcomeUnknown):
+                raise OutcomeUnknown(
+                    f"{error.message}; the request itself was carried out", remedy=error.remedy
+                ) from error
+            raise body.explained(error) from error
+
+    return await repeated(once, run)

@@ -1,0 +1,199 @@
+"""The part of a download: on this disk as fast as it goes, on any other store through its upload session."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from flowrunner_provider.core.errors import FlowRunnerError, IntegrityError
+from flowrunner_provider.core.part_file import PartFile, disk_errors
+from flowrunner_provider.core.streams import Digest
+from flowrunner_provider.files.store import Upload
+from flowrunner_provider.http.targets import Target
+
+__all__ = ["Part", "part_of"]
+
+
+class Part(Protocol):
+    """Bytes on their way to ``target``."""
+
+    target: Target
+
+    @property
+    def offset(self) -> int:
+        """How many bytes it has."""
+
+    async def open(self, offset: int, size: int | None) -> int:
+        """Go on at ``offset``, or where fewer bytes survived; tells where."""
+
+    async def write(self, block: bytes) -> None:
+        """Append."""
+
+    def read(self) -> AsyncIterator[bytes]:
+        """All bytes so far."""
+
+    async def sync(self) -> None:
+        """What was written survives a kill."""
+
+    async def check_size(self, size: int) -> None:
+        """Raise unless the far side holds so many bytes."""
+
+    def inode(self) -> int:
+        """What the file is known by after it got its name; 0 where there is no such thing."""
+
+    async def landed(self, size: int, inode: int, algorithm: str, checksum: str) -> bool:
+        """Whether an attempt that was about to commit has done so."""
+
+    async def present(self) -> int | None:
+        """The size of what has the final name; None when nothing has."""
+
+    async def commit(self, *, replace: bool) -> None:
+        """Give it its name."""
+
+    async def close(self) -> None:
+        """Let go and keep it."""
+
+    async def discard(self) -> None:
+        """Remove it."""
+
+
+class _Here:
+    """On this disk. Writes are not handed to a thread: the page cache takes them as fast as a thread would."""
+
+    def __init__(self, target: Target, token: str) -> None:
+        self.target, self._path = target, Path(target.path)
+        self._part = PartFile(self._path, token)
+
+    @property
+    def offset(self) -> int:
+        return self._part.tell()
+
+    async def open(self, offset: int, size: int | None) -> int:
+        return self._part.open(offset)
+
+    async def write(self, block: bytes) -> None:
+        self._part.write(block)
+
+    async def read(self) -> AsyncIterator[bytes]:
+        for chunk in self._part.read():
+            yield chunk
+
+    async def sync(self) -> None:
+        self._part.sync()
+
+    async def check_size(self, size: int) -> None:
+        _same_size(self.target, self._part.size(), size)
+
+    def inode(self) -> int:
+        with disk_errors(str(self._path)):
+            return self._part.part.stat().st_ino
+
+    async def landed(self, size: int, inode: int, algorithm: str, checksum: str) -> bool:
+        return self._path.is_file() and self._path.stat().st_ino == inode
+
+    async def present(self) -> int | None:
+        return self._path.stat().st_size if self._path.exists() else None
+
+    async def commit(self, *, replace: bool) -> None:
+        self._part.commit(replace=replace)
+
+    async def close(self) -> None:
+        self._part.close()
+
+    async def discard(self) -> None:
+        self._part.discard()
+
+
+class _There:
+    """On any other store."""
+
+    def __init__(self, target: Target, token: str) -> None:
+        self.target, self._token = target, token
+        self._upload: Upload | None = None
+
+    @property
+    def _open(self) -> Upload:
+        if self._upload is None:
+            raise ValueError("the upload is closed")
+        return self._upload
+
+    @property
+    def offset(self) -> int:
+        return self._open.offset
+
+    async def open(self, offset: int, size: int | None) -> int:
+        capabilities = self.target.store.capabilities
+        wanted = offset if capabilities.resumable_upload and capabilities.readable_parts else 0
+        self._upload = await self.target.begin(self._token, resume_at=wanted, size=size)
+        return self._upload.offset
+
+    async def write(self, block: bytes) -> None:
+        await self._open.write(block)
+
+    async def read(self) -> AsyncIterator[bytes]:
+        async for chunk in self._open.read_back():
+            yield chunk
+
+    async def sync(self) -> None:
+        if self._upload is not None:
+            await self._upload.sync()
+
+    async def check_size(self, size: int) -> None:
+        _same_size(self.target, await self._open.size(), size)
+
+    def inode(self) -> int:
+        return 0
+
+    async def landed(self, size: int, inode: int, algorithm: str, checksum: str) -> bool:
+        """The part is gone, and what has the name has the size, and the checksum if one is known."""
+        if await self.present() != size:
+            return False
+        try:
+            survived = await self.open(size, size)
+        finally:
+            await self.close()
+        if size and survived == size:
+            return False
+        if algorithm:
+            digest = Digest(algorithm)
+            async for chunk in self.target.store.read(self.target.path):
+                digest.update(chunk)
+            return digest.hexdigest() == checksum
+        return True
+
+    async def present(self) -> int | None:
+        found = await self.target.entry()
+        return None if found is None else found.size or 0
+
+    async def commit(self, *, replace: bool) -> None:
+        await self._open.commit(replace=replace)
+
+    async def close(self) -> None:
+        if self._upload is not None:
+            upload, self._upload = self._upload, None
+            await upload.close()
+
+    async def discard(self) -> None:
+        upload, self._upload = self._upload, None
+        with suppress(FlowRunnerError):
+            if upload is not None:
+                await upload.discard()
+            else:
+                await self.target.store.forget(self.target.path, self._token)
+
+
+def part_of(target: Target, token: str) -> Part:
+    """The part of ``target``.
+
+    :param token: names the task, the same in every attempt.
+    """
+    return _Here(target, token) if target.here else _There(target, token)
+
+
+def _same_size(target: Target, held: int, size: int) -> None:
+    if held != size:
+        raise IntegrityError(
+            f"{target.shown}: {size} bytes were written and {held} are there", remedy="look at the disk of the far side"
+        )
