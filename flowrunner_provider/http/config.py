@@ -8,21 +8,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from flowrunner_provider.core.errors import ConfigError, MissingCredential
+from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.net_guard import NetPolicy
 from flowrunner_provider.core.spec import option
-from flowrunner_provider.transport.http_settings import (
-    Anonymous,
-    Credentials,
-    HttpSettings,
-    StaticCredentials,
-    TlsOptions,
-    basic_credentials,
-)
+from flowrunner_provider.http.credentials import Mask, credentials_of, secret_header_names
+from flowrunner_provider.transport.http_settings import HttpSettings, TlsOptions
+from flowrunner_provider.transport.oauth import TokenStore
 
 __all__ = ["HttpConfig", "flat_extra", "secret_headers", "settings_of"]
 
-Auth = Literal["none", "basic", "bearer", "api_key"]
+Auth = Literal[
+    "none", "basic", "bearer", "api_key", "digest", "oauth2_client_credentials", "oauth2_refresh_token",
+    "oauth2_jwt_bearer", "aws_sigv4", "hmac", "mtls",
+]  # fmt: skip
 
 HARMLESS = frozenset(
     {"accept", "accept-charset", "accept-language", "cache-control", "content-type", "user-agent", "x-api-version"}
@@ -46,10 +44,18 @@ class HttpConfig:
     login: str = option("", label="Login")
     password: str = option("", label="Password, token or key", secret=True)
     auth: Auth | None = option(
-        None, label="Authentication", help="basic, bearer (the password is the token), api_key or none."
+        None, label="Authentication", help="How we prove who we are; basic with a login, none without."
     )
     api_key_name: str = option("X-Api-Key", label="API key name", help="The header or parameter that takes the key.")
-    api_key_in: Literal["header", "query"] = option("header", label="API key in", help="header or query.")
+    api_key_in: Literal["header", "query", "cookie"] = option("header", label="API key in")
+    oauth: dict[str, Any] = option({}, label="OAuth 2.0", help="Of the oauth2 grants: token_url or issuer, scope, ...")
+    rotated_tokens: Literal["file", "memory"] = option(
+        "file",
+        label="Rotated refresh tokens",
+        help="file: kept encrypted in [flowrunner] state_path; memory: forgotten.",
+    )
+    aws: dict[str, Any] = option({}, label="AWS", help="Of aws_sigv4: region, service, session_token, profile.")
+    hmac: dict[str, Any] = option({}, label="HMAC", help="Of hmac: header, signs, algorithm, secret_encoding, ...")
     headers: dict[str, str] = option({}, label="Headers", help="Sent with every request to the host itself only.")
     rate_limit: str | None = option(None, label="Rate limit", help="Shared by all tasks, e.g. 100/minute.")
     burst: int = option(1, label="Burst", help="Requests that may come at once within the rate limit.")
@@ -64,6 +70,7 @@ class HttpConfig:
     ca_file: str = option("", label="CA file", help="PEM file of a private certificate authority.")
     cert_file: str = option("", label="Client certificate", help="PEM file.")
     key_file: str = option("", label="Client key", help="PEM file, if the certificate's does not hold it.")
+    key_password: str = option("", label="Password of the client key", secret=True)
     proxies: dict[str, str] = option({}, label="Proxies", help="Scheme to proxy URL.")
     trust_env: bool = option(True, label="Proxies of the environment", help="Use HTTP_PROXY, HTTPS_PROXY, NO_PROXY.")
     follow_redirects: bool = option(True, label="Follow redirects")
@@ -132,30 +139,44 @@ def secret_headers(config: HttpConfig) -> list[str]:
     return [value for name, value in config.headers.items() if name.lower() not in HARMLESS]
 
 
-def settings_of(config: HttpConfig) -> HttpSettings:
+def settings_of(
+    config: HttpConfig, *, store: TokenStore | None = None, mask: Mask = lambda secrets: None
+) -> HttpSettings:
     """The transport's settings for a connection.
 
+    :param store: where rotated refresh tokens are kept.
+    :param mask: told the secrets that turn up later, such as tokens.
     :raises ConfigError: naming the field to mend.
     """
     _check(config)
     base = _base_url(config)
     parts = urlsplit(base)
     proxies = dict(config.proxies) or (_environment_proxies(parts.hostname or "") if config.trust_env else {})
-    hidden = [config.password, *secret_headers(config), *(urlsplit(url).password or "" for url in proxies.values())]
+    hidden = [
+        config.password,
+        config.key_password,
+        *secret_headers(config),
+        *(urlsplit(url).password or "" for url in proxies.values()),
+    ]
+    tls = TlsOptions(
+        verify=config.verify,
+        ca_file=config.ca_file,
+        cert_file=config.cert_file,
+        key_file=config.key_file,
+        key_password=config.key_password,
+    )
     more = {"user_agent": config.user_agent} if config.user_agent else {}
     return HttpSettings(
         base_url=base,
         policy=NetPolicy(home=f"{parts.scheme}://{parts.netloc}", allow_hosts=config.allow_hosts),
-        credentials=_credentials(config),
+        credentials=credentials_of(config, base_url=base, tls=tls, proxies=proxies, store=store, mask=mask),
         headers=config.headers,
-        secret_headers=frozenset({*config.headers, config.api_key_name}),
+        secret_headers=secret_header_names(config),
         secrets=tuple(value for value in hidden if value),
         connect_timeout=config.connect_timeout,
         read_timeout=config.read_timeout,
         timeout=config.timeout,
-        tls=TlsOptions(
-            verify=config.verify, ca_file=config.ca_file, cert_file=config.cert_file, key_file=config.key_file
-        ),
+        tls=tls,
         max_connections=config.max_connections,
         proxies=proxies,
         follow_redirects=config.follow_redirects,
@@ -196,30 +217,6 @@ def _bracketed(host: str) -> str:
         return f"[{host}]" if ipaddress.ip_address(host).version == 6 else host
     except ValueError:
         return host
-
-
-def _credentials(config: HttpConfig) -> Credentials:
-    auth = config.auth or ("basic" if config.login else "none")
-    if auth == "none":
-        return Anonymous()
-    if auth == "basic":
-        if not config.login:
-            raise _missing("login", auth)
-        return basic_credentials(config.login, config.password)
-    if not config.password:
-        raise _missing("password", auth)
-    if auth == "bearer":
-        return StaticCredentials(fixed={"Authorization": f"Bearer {config.password}"}, hidden=(config.password,))
-    pair = {config.api_key_name: config.password}
-    if config.api_key_in == "query":
-        return StaticCredentials(query=pair, hidden=(config.password,))
-    return StaticCredentials(fixed=pair, hidden=(config.password,))
-
-
-def _missing(field: str, auth: str) -> ConfigError:
-    return MissingCredential(
-        f"auth {auth!r} needs the connection's {field}", field=field, remedy=f"set the {field}, or another `auth`"
-    )
 
 
 def _environment_proxies(host: str) -> dict[str, str]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.errors import NotFound, Rejected
+from flowrunner_provider.core.rate_limit import InBlocks, RateLimit
 from flowrunner_provider.core.retry import RetryPlan
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.spec import from_mapping
 from flowrunner_provider.http.config import HttpConfig, flat_extra, secret_headers, settings_of
+from flowrunner_provider.http.credentials import Mask
 from flowrunner_provider.runtime.hook import FlowRunnerHook, extra_of
-from flowrunner_provider.runtime.masking import mask, masking_async
+from flowrunner_provider.runtime.masking import mask, mask_soon, masking_async
 from flowrunner_provider.runtime.operator import run_to_end
 from flowrunner_provider.runtime.rate_limits import pacer_for
+from flowrunner_provider.runtime.secret_store import SecretStore
 from flowrunner_provider.transport.http import HttpTransport
 
 if TYPE_CHECKING:
@@ -46,23 +49,28 @@ class FlowRunnerHttpHook(FlowRunnerHook[HttpConfig]):
             mask(secret_headers(probe))
         return values
 
-    def transport(self, run: Run) -> HttpTransport:
+    def transport(self, run: Run, *, mask_later: Mask = mask) -> HttpTransport:
         """A transport for this connection, at the pace that all tasks of the connection share.
+
+        :param mask_later: told the secrets that turn up later, such as tokens.
 
         :raises ConfigError: naming the field to mend.
         """
         config = self.config
-        settings = settings_of(config)
+        rotates = config.auth == "oauth2_refresh_token" and config.rotated_tokens == "file"
+        settings = settings_of(config, store=SecretStore("oauth") if rotates else None, mask=mask_later)
         mask(settings.secrets)
         mask(settings.credentials.secrets())
         run.pacer = pacer_for(self.conn_id, config.rate_limit, config.burst)
+        if config.rate_limit:
+            run.pacer = InBlocks(run.pacer, RateLimit.parse(config.rate_limit, burst=config.burst), run.clock)
         return HttpTransport(settings, run)
 
     async def atransport(self, run: Run) -> HttpTransport:
         """:meth:`transport` for the triggerer: the connection is read without blocking its event loop."""
         async with masking_async():
             await self.aload()
-            return self.transport(run)
+            return self.transport(run, mask_later=mask_soon)
 
     def check(self) -> str:
         """Ask the server once, with the credentials; any answer but a refusal of them will do."""

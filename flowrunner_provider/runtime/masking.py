@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -12,9 +13,10 @@ from airflow.sdk.log import amask_secret, mask_secret
 from flowrunner_provider.core.errors import FlowRunnerError
 from flowrunner_provider.core.secrets import Redactor, is_sensitive_key
 
-__all__ = ["mask", "mask_sensitive", "masking_async", "redact", "redact_error"]
+__all__ = ["mask", "mask_sensitive", "mask_soon", "masking_async", "redact", "redact_error"]
 
 _redactor = Redactor()
+_telling: set[asyncio.Task[None]] = set()
 _gathered: ContextVar[list[str] | None] = ContextVar("gathered", default=None)
 
 
@@ -40,6 +42,21 @@ async def masking_async() -> AsyncIterator[None]:
         _gathered.reset(token)
         for value in dict.fromkeys(values):
             await amask_secret(value)
+
+
+def mask_soon(values: Iterable[str | None]) -> None:
+    """:func:`mask` for secrets that turn up inside the triggerer's event loop, such as tokens: our errors hide them
+    at once, and Airflow's supervisor is told by a task of its own."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        mask(values)
+        return
+    for value in filter(None, values):
+        _redactor.add(value)
+        task = loop.create_task(amask_secret(value))
+        _telling.add(task)
+        task.add_done_callback(_telling.discard)
 
 
 def mask_sensitive(tree: Any) -> None:
