@@ -65,6 +65,9 @@ class FlowRunnerError(Exception):
 
     _details: ClassVar[tuple[str, ...]] = ()
 
+    status: int = 0
+    """The far side's numeric status, where it answered with one."""
+
     def __init__(self, message: str, *, remedy: str = "") -> None:
         super().__init__(message)
         self.message = message

@@ -23,7 +23,7 @@ from typing import Protocol
 from flowrunner_provider.core.deadline import SYSTEM_CLOCK, Clock
 from flowrunner_provider.core.errors import ConfigError
 
-__all__ = ["FilePacer", "LocalPacer", "Pacer", "RateLimit", "Unlimited", "gcra"]
+__all__ = ["FilePacer", "InBlocks", "LocalPacer", "Pacer", "RateLimit", "Unlimited", "gcra"]
 
 _UNITS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 _TEXT = re.compile(r"\s*(\d+)\s*/\s*(?:(\d+)\s*)?(second|minute|hour|day)s?\s*", re.ASCII)
@@ -173,3 +173,41 @@ class _Locked:
     def __exit__(self, *_: object) -> None:
         os.pwrite(self._descriptor, struct.pack("<d", self.value), 0)
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+
+class InBlocks:
+    """A quick limit in small blocks: one look at the shared number pays for up to 10 ms of requests.
+
+    The requests of a block are spaced as the limit says. What is left of one is given up when its 10 ms have
+    passed twice, so a pause is never followed by more than one block at once. A slow limit, and one with a long
+    burst, go through one by one.
+
+    :param pacer: what keeps the number.
+    :param limit: its limit.
+    """
+
+    _SECONDS, _MOST = 0.01, 64
+
+    def __init__(self, pacer: Pacer, limit: RateLimit, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.limit, self._pacer, self._clock = limit, pacer, clock
+        size = int(self._SECONDS / limit.interval) if limit.slack <= self._SECONDS else 1
+        self._size = max(1, min(size, self._MOST))
+        self._left, self._next, self._expires = 0, 0.0, 0.0
+
+    def reserve(self, count: int = 1, longest: float = inf) -> float:
+        if self._size == 1 or count != 1:
+            return self._pacer.reserve(count, longest)
+        now = self._clock.monotonic()
+        if not self._left or now > self._expires:
+            wait = self._pacer.reserve(self._size, longest)
+            if wait > longest:
+                return wait
+            self._left, self._next = self._size, now + wait
+            self._expires = self._next + 2 * self._SECONDS
+        self._left -= 1
+        due, self._next = self._next, self._next + self.limit.interval
+        return max(0.0, due - now)
+
+    def hold(self, seconds: float) -> None:
+        self._left = 0
+        self._pacer.hold(seconds)

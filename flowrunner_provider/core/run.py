@@ -48,6 +48,7 @@ class Run:
     resume: bool = True
     sinks: Sequence[Sink] = ()
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("flowrunner"))
+    _quiet_until: float = field(default=0.0, init=False)
 
     @classmethod
     def open(
@@ -100,13 +101,32 @@ class Run:
         return Progress(step, unit=unit, total=total, start=start, sinks=self.sinks, clock=self.clock)
 
     async def paced(self) -> None:
-        """Wait until the connection's rate limit lets one more request start.
+        """Wait until the connection's rate limit lets one more request start, and nobody asks for silence.
 
         :raises Throttled: when the wait is longer than is worth a worker slot.
         """
+        if self._quiet_until:
+            self._silence()
         longest = min(self.patience, self.deadline.remaining())
         seconds = self.pacer.reserve(1, longest)
         if seconds > longest:
-            raise Throttled("the connection's own rate limit is used up", retry_after=seconds)
+            raise Throttled(
+                "the connection's own rate limit is used up", retry_after=seconds, remedy="nothing to do: it waits"
+            )
         if seconds > 0:
             await apause(seconds)
+        while self._quiet_until and (seconds := self._silence()) > 0:  # it may have begun while this one waited
+            await apause(seconds)
+
+    def _silence(self) -> float:
+        """Seconds for which the far side still asks for silence."""
+        seconds = self._quiet_until - self.clock.monotonic()
+        if seconds > self.retry.longest(self.deadline):
+            raise Throttled("the far side asks for silence", retry_after=seconds, remedy="nothing to do: it waits")
+        return seconds
+
+    def hold(self, seconds: float) -> None:
+        """The far side asks for silence: nobody who shares the pace starts a request for ``seconds``,
+        nor does anybody in this run who has waited for the pace already."""
+        self._quiet_until = max(self._quiet_until, self.clock.monotonic() + seconds)
+        self.pacer.hold(seconds)

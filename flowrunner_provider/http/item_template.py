@@ -1,0 +1,238 @@
+"""A request with places for the values of an item: ``{item}``, ``{item.customer.id}``, ``{item.tags.0}``, ``{index}``.
+
+These are filled when the request is sent, long after Airflow has rendered its Jinja. What an item brings is data:
+it is put in once and never looked at for places or templates, and in an endpoint it is percent-encoded, so that it
+can neither leave its path segment nor name another server. All other braces are ordinary characters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+from urllib.parse import quote, urlencode
+from uuid import UUID
+
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.http.client import Method
+
+__all__ = ["Filler", "ItemRequest", "RequestTemplate", "compile_text", "compile_value", "json_bytes"]
+
+Filler = Callable[[Any, int], Any]
+
+_PLACE = re.compile(r"\{(item(?:\.[^{}.]+)*|index)\}")
+_ALMOST = re.compile(r"\{\s*(?:item|index)\b[^{}]*\}?")
+_DOTS = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?=[/?#]|$)", re.IGNORECASE)
+_BEFORE_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+_SCALARS = (str, int, float, Decimal, date, time, UUID)
+
+
+def compile_value(value: Any, field_name: str) -> Filler | None:
+    """``value`` as a function of item and index; None when it has no places.
+
+    A text that is one place alone becomes the value itself, of whatever type; in a longer text the value must be
+    a scalar. Keys of mappings stay as they are.
+    """
+    if isinstance(value, str):
+        return _compile_leaf(value, field_name)
+    if isinstance(value, Mapping):
+        names = {name: compile_value(each, field_name) for name, each in value.items()}
+        if not any(names.values()):
+            return None
+        fixed = dict(value)
+        moving = [(name, fill) for name, fill in names.items() if fill is not None]
+        return lambda item, index: {**fixed, **{name: fill(item, index) for name, fill in moving}}
+    if isinstance(value, list | tuple):
+        parts = [(each, compile_value(each, field_name)) for each in value]
+        if not any(fill for _, fill in parts):
+            return None
+        return lambda item, index: [each if fill is None else fill(item, index) for each, fill in parts]
+    return None
+
+
+def compile_text(text: str, field_name: str, encode: Callable[[str], str] = str) -> Filler | None:
+    """``text`` as a function that gives text; None when it has no places.
+
+    :param encode: what becomes of each value before it is put in.
+    """
+    parts = _split(text, field_name)
+    if len(parts) == 1:
+        return None
+    pieces = [part if place % 2 == 0 else _path(part) for place, part in enumerate(parts)]
+
+    def fill(item: Any, index: int) -> str:
+        return "".join([p if isinstance(p, str) else encode(_text(_look_up(p, item, index), p)) for p in pieces])
+
+    return fill
+
+
+def _compile_leaf(text: str, field_name: str) -> Filler | None:
+    parts = _split(text, field_name)
+    if len(parts) == 3 and not parts[0] and not parts[2]:
+        path = _path(parts[1])
+        return lambda item, index: _look_up(path, item, index)
+    return compile_text(text, field_name)
+
+
+def _split(text: str, field_name: str) -> list[str]:
+    """Literal, place, literal, place, ..., literal."""
+    parts = _PLACE.split(text)
+    for literal in parts[::2]:
+        if found := _ALMOST.search(literal):
+            raise ConfigError(
+                f"{found[0]!r} in {field_name} is no place for an item's value",
+                field=field_name,
+                remedy="write {item}, {item.name}, {item.name.0} or {index}, without blanks",
+            )
+    return parts
+
+
+def _path(place: str) -> tuple[str, ...]:
+    return tuple(place.split("."))
+
+
+def _look_up(path: tuple[str, ...], item: Any, index: int) -> Any:
+    if path[0] == "index":
+        return index
+    value = item
+    for name in path[1:]:
+        if isinstance(value, Mapping) and name in value:
+            value = value[name]
+        elif isinstance(value, list | tuple) and name.isdecimal() and int(name) < len(value):
+            value = value[int(name)]
+        else:
+            raise _bad(path, "is not there")
+    return value
+
+
+def _text(value: Any, path: tuple[str, ...]) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, _SCALARS):
+        raise _bad(path, f"is {'null' if value is None else type(value).__name__}, and must be text or a number here")
+    return value.isoformat() if isinstance(value, date | time) else str(value)
+
+
+def _bad(path: tuple[str, ...], why: str) -> ConfigError:
+    place = "{" + ".".join(path) + "}"
+    return ConfigError(f"{place} of this item {why}", field="items", remedy="correct the item, or the request")
+
+
+def _compile_endpoint(endpoint: str) -> Filler | None:
+    """The endpoint, its values percent-encoded; none may be empty or a step up within the path."""
+    parts = _split(endpoint, "endpoint")
+    if len(parts) > 1 and _BEFORE_PATH.fullmatch(parts[0]):
+        raise ConfigError(
+            "the items would choose the server", field="endpoint", remedy="put places after the host, not into it"
+        )
+    if len(parts) > 1 and _DOTS.search("".join(parts[::2]).partition("?")[0]):
+        raise ConfigError("the endpoint steps up", field="endpoint", remedy="write the path without dots")
+    fill = compile_text(endpoint, "endpoint", lambda text: quote(text, safe=""))
+    if fill is None:
+        return None
+    in_path = [
+        _path(place) for number, place in enumerate(parts) if number % 2 and "?" not in "".join(parts[:number:2])
+    ]
+
+    def filled(item: Any, index: int) -> str:
+        for path in in_path:
+            if _look_up(path, item, index) == "":
+                raise _bad(path, "is empty, which would make it another address")
+        text: str = fill(item, index)
+        if _DOTS.search(text.partition("?")[0]):
+            raise ConfigError("the item would step up in the path", field="items", remedy="correct the item")
+        return text
+
+    return filled
+
+
+def json_bytes(value: Any) -> bytes:
+    """A value as JSON; what the rows of a Parquet file hold is written as text.
+
+    :raises ConfigError: for what is not JSON.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, default=_plain).encode()
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"`json` is not JSON: {error}", field="json", remedy="give plain JSON values") from error
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, date | datetime | time):
+        return value.isoformat()
+    if isinstance(value, Decimal | UUID):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRequest:
+    """The request for one item."""
+
+    endpoint: str
+    params: Mapping[str, Any]
+    headers: Mapping[str, str]
+    body: bytes | None
+
+
+@dataclass(kw_only=True)
+class RequestTemplate:
+    """The request of a batch, checked; ``method`` is fixed, all other texts may have places.
+
+    :raises ConfigError: naming the part to correct.
+    """
+
+    method: Method = "GET"
+    endpoint: str = ""
+    query: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    json: Any = None
+    data: Any = None
+
+    def __post_init__(self) -> None:
+        if self.json is not None and self.data is not None:
+            raise ConfigError("both `json` and `data` are given", field="data", remedy="give exactly one of them")
+        if not isinstance(self.data, str | Mapping | None):
+            raise ConfigError("`data` must be text or a mapping", field="data", remedy="give a form, or text")
+        self._endpoint = _compile_endpoint(self.endpoint)
+        self._query = compile_value(self.query, "query")
+        self._headers = compile_value(self.headers, "headers")
+        source, name = (self.data, "data") if self.json is None else (self.json, "json")
+        self._body = compile_value(source, name)
+        kind = ""
+        if source is not None:
+            form = isinstance(self.data, Mapping)
+            kind = "application/x-www-form-urlencoded" if form else "text/plain; charset=utf-8"
+            kind = kind if self.json is None else "application/json"
+        typed = any(name.lower() == "content-type" for name in self.headers)
+        self._kind = {} if typed or not kind else {"Content-Type": kind}
+        self._fixed_headers = self._strings(self.headers) if self._headers is None else {}
+        self._fixed_body = self._encoded(source) if self._body is None else None
+
+    def fill(self, item: Any, index: int) -> ItemRequest:
+        """The request for ``item``.
+
+        :raises ConfigError: when the item does not fit.
+        """
+        return ItemRequest(
+            self.endpoint if self._endpoint is None else self._endpoint(item, index),
+            self.query if self._query is None else self._query(item, index),
+            self._fixed_headers if self._headers is None else self._strings(self._headers(item, index)),
+            self._fixed_body if self._body is None else self._encoded(self._body(item, index)),
+        )
+
+    def _strings(self, headers: Mapping[str, Any]) -> dict[str, str]:
+        return {**self._kind, **{name: str(value) for name, value in headers.items() if value is not None}}
+
+    def _encoded(self, value: Any) -> bytes | None:
+        if self.json is not None:
+            return json_bytes(value)
+        if value is None and self.data is None:
+            return None
+        if isinstance(value, Mapping) and isinstance(self.data, Mapping):
+            return urlencode({name: each for name, each in value.items() if each is not None}, doseq=True).encode()
+        return _text(value, ("data",)).encode()
