@@ -36,6 +36,7 @@ __all__ = [
     "RequestSpec",
     "compile_path",
     "encode_body",
+    "lenient",
     "look_up",
     "part_token",
     "perform_request",
@@ -154,7 +155,7 @@ async def _once(
         if spec.key:
             headers[spec.key_header] = intent.key if spec.key is True else spec.key
         try:
-            sent = await _send(http, replace(spec, headers=headers), run, _lenient(shape), repeatable=repeatable)
+            sent = await _send(http, replace(spec, headers=headers), run, lenient(shape), repeatable=repeatable)
         except OutcomeUnknown as error:
             error.effect_key, error.reconcilable = (
                 intent.key,
@@ -183,7 +184,7 @@ def _identity(body: bytes | StreamedBody | None) -> Any:
 
 
 async def look_up(
-    http: HttpTransport, endpoint: str, found: Callable[[Any], Any], shape: Callable[[Response], HttpResult]
+    http: HttpTransport, endpoint: str, found: Callable[[Any], Any], shape: Callable[[Response], Any]
 ) -> Reconciled:
     """Ask the far side; whatever goes wrong with asking is :class:`Unknown`, never "not there"."""
     try:
@@ -312,7 +313,7 @@ async def _saved(
 Shaper = Callable[[Response], HttpResult]
 
 
-def _lenient(shape: Shaper) -> Callable[[Response], Any]:
+def lenient(shape: Callable[[Response], Any]) -> Callable[[Response], Any]:
     """The act has happened when there is an answer to shape; that it cannot be used is told afterwards."""
 
     def shaped(answer: Response) -> Any:

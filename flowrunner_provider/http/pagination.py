@@ -1,19 +1,28 @@
-"""Every page of an API into one JSON Lines file: no record lost, none doubled, whatever interrupts it."""
+"""Every page of an API into one file of rows: no record lost, none doubled, whatever interrupts it.
+
+The pages are written as JSON Lines, which a retry can go on with. For Parquet, and for another store than this
+machine's disks, they are staged on this machine first, in a folder of the task's own, and handed over at the end.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from flowrunner_provider.core.checkpoint import Checkpoint, fingerprint
-from flowrunner_provider.core.errors import FlowRunnerError, IntegrityError
+from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, IntegrityError, PermanentError
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.data.dataset import Dataset
+from flowrunner_provider.data.convert import convert
+from flowrunner_provider.data.dataset import Dataset, Format
 from flowrunner_provider.data.writers import RowWriter, open_writer
+from flowrunner_provider.files.plan import Item
+from flowrunner_provider.files.transfer import Transfer, transfer
 from flowrunner_provider.http.client import part_token
 from flowrunner_provider.http.paging import PagePlan, Pager, Position
+from flowrunner_provider.http.targets import Target, clean_staging, local_target, staging
 from flowrunner_provider.transport.http import HttpTransport, Response
 
 __all__ = ["CHECKPOINT_SECONDS", "paginate"]
@@ -40,18 +49,88 @@ class _Place:
     ended: bool = False
 
 
-async def paginate(http: HttpTransport, plan: PagePlan, path: Path, run: Run) -> Dataset:
-    """Write the records of all pages to ``path`` and return the reference to it.
+async def paginate(
+    http: HttpTransport,
+    plan: PagePlan,
+    target: Target | Path,
+    run: Run,
+    *,
+    format: Format = "jsonl",  # noqa: A002
+    pager: Pager | None = None,
+) -> Dataset:
+    """Write the records of all pages to ``target`` and return the reference to it.
 
-    A retry goes on at the page after the last checkpoint.
+    A retry goes on at the page after the last checkpoint; on another worker, where nothing is staged, at the first.
 
+    :param format: ``jsonl`` or ``parquet``.
+    :param pager: asks for the pages, if not by the plan alone.
     :raises IntegrityError: when the cursor moves in a circle, the count is not the announced one, or
         there are more pages than ``max_pages``.
     :raises ConfigError: when a path does not fit the pages.
     """
-    pager = Pager(plan)
-    checkpoint = run.checkpoint("http.paginate", fingerprint(asdict(plan), str(path), http.settings.base_url))
-    left = checkpoint.state or {}
+    target = local_target(target) if isinstance(target, Path) else target
+    pager = pager or Pager(plan)
+    identity = fingerprint(asdict(plan), target.shown, http.settings.base_url)
+    checkpoint = run.checkpoint("http.paginate", identity)
+    if target.here and format == "jsonl":
+        return await _extract(http, pager, Path(target.path), run, checkpoint)
+    done = run.checkpoint("http.paginate.hand_over", identity)
+    folder = staging(part_token(run))
+    if done.state is None or not await _handed_over(target, done.state["bytes"]):
+        try:
+            staged = await _extract(http, pager, folder / "pages.jsonl", run, checkpoint)
+            dataset = await _hand_over(staged, target, format, folder, run)
+        except (PermanentError, ConfigError):
+            clean_staging(folder)
+            raise
+        done.save(asdict(dataset), force=True)
+    clean_staging(folder)
+    failpoint("http.paginate.after_staging")
+    return Dataset(**done.state)
+
+
+async def _handed_over(target: Target, size: int) -> bool:
+    found = await target.entry()
+    return found is not None and found.size == size
+
+
+async def _hand_over(
+    staged: Dataset,
+    target: Target,
+    format: Format,  # noqa: A002
+    folder: Path,
+    run: Run,
+) -> Dataset:
+    """The staged pages in their final format under their final name."""
+    dataset = staged
+    if format == "parquet":
+        path = Path(target.path) if target.here else folder / "pages.parquet"
+        dataset = convert(staged, path, "parquet", run)
+    if target.here:
+        return dataset
+    source = local_target(dataset.path)
+    parent = target.path.rpartition("/")[0]
+    if parent:
+        await target.store.mkdir(parent, parents=True)
+    progress = run.progress("hand over", unit="bytes", total=dataset.bytes)
+    job = Transfer(
+        source=source.store, path=source.path, item=Item.of(0, source.name, await source.store.stat(source.path)),
+        dest=target.store, target=target.path, token=part_token(run), verify="size", replace=True,
+        preserve_times=False, durable=True, resume=None, advance=progress.advance, due=lambda: False,
+        remember=_nothing, guard=run.lease.check,
+    )  # fmt: skip
+    await transfer(job)
+    progress.finish()
+    return replace(dataset, path=target.shown)
+
+
+def _nothing(offset: int, digest: str) -> None:
+    """A hand-over that was interrupted starts again: the pages are here."""
+
+
+async def _extract(http: HttpTransport, pager: Pager, path: Path, run: Run, checkpoint: Checkpoint) -> Dataset:
+    """All pages into a JSON Lines file of this machine."""
+    left: dict[str, Any] = checkpoint.state or {}
     if "dataset" in left and _still_there(path, left["dataset"]["bytes"]):
         return Dataset(**left["dataset"])
     with open_writer(path, "jsonl", None, token=part_token(run), state=left.get("writer")) as writer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,9 +17,15 @@ from flowrunner_provider.transport.http import HttpTransport, Response
 
 __all__ = ["PagePlan", "Pager", "Position", "Strategy", "next_link"]
 
-Strategy = Literal["cursor", "page", "offset", "link_header", "next_url"]
+Strategy = Literal["cursor", "page", "offset", "link_header", "next_url", "odata"]
 Position = str | int | None
 """Where a page is: a cursor, a page number, an offset or a URL; None is the first one."""
+
+ODATA_NEXT = '"@odata.nextLink" || "odata.nextLink"'
+ODATA_COUNT = '"@odata.count" || "odata.count"'
+"""OData 4.01 JSON, sections 4.5.5 and 4.5.4; the second names are those of OData 3."""
+
+_COUNT_DIFFERS = frozenset({"$top", "$skip"})
 
 _LINK = re.compile(r'\s*<([^>]*)>((?:\s*;\s*[\w*!#$&+.^`|~-]+\s*(?:=\s*(?:"[^"]*"|[^\s",;]+))?)*)\s*(?:,|$)')
 _REL = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s",;]+))', re.IGNORECASE)
@@ -32,6 +39,8 @@ class PagePlan:
     strategy: Strategy
     params: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+    method: Literal["GET", "POST"] = "GET"
+    json: Mapping[str, Any] | None = None
     records_path: str = "@"
     cursor_path: str | None = None
     cursor_param: str = "cursor"
@@ -77,26 +86,49 @@ class Pager:
             value = getattr(plan, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be positive", field=name, remedy=f"correct {name}")
-        self._records = compile_path(plan.records_path, "records_path")
-        self._cursor = compile_path(plan.cursor_path, "cursor_path") if plan.cursor_path else None
-        self._total = compile_path(plan.total_path, "total_path") if plan.total_path else None
+        odata = plan.strategy == "odata"
+        cursor = plan.cursor_path or (ODATA_NEXT if odata else None)
+        counted = odata and not any(name.lower() in _COUNT_DIFFERS for name in plan.params)
+        self._may_lack_total = counted and plan.total_path is None
+        total = plan.total_path or (ODATA_COUNT if counted else None)
+        records = "value" if odata and plan.records_path == "@" else plan.records_path
+        self._records = compile_path(records, "records_path")
+        self._cursor = compile_path(cursor, "cursor_path") if cursor else None
+        self._total = compile_path(total, "total_path") if total else None
         self._stop = compile_path(plan.stop_when, "stop_when") if plan.stop_when else None
 
     async def fetch(self, http: HttpTransport, position: Position) -> Response:
         """The page at ``position``."""
         plan = self.plan
-        if plan.strategy in ("link_header", "next_url") and position is not None:
-            return await http.request("GET", str(position), headers=plan.headers)
-        params = dict(plan.params)
-        if plan.page_size is not None:
-            params[plan.page_size_param] = plan.page_size
+        if plan.strategy in ("link_header", "next_url", "odata") and position is not None:
+            return await self._ask(http, str(position), {}, {})
+        where: dict[str, Any] = {}
+        if plan.page_size is not None and plan.strategy != "odata":
+            where[plan.page_size_param] = plan.page_size
         if plan.strategy == "page":
-            params[plan.page_param] = plan.first_page if position is None else position
+            where[plan.page_param] = plan.first_page if position is None else position
         elif plan.strategy == "offset":
-            params[plan.offset_param] = 0 if position is None else position
+            where[plan.offset_param] = 0 if position is None else position
         elif position is not None:
-            params[plan.cursor_param] = position
-        return await http.request("GET", plan.endpoint, params=params, headers=plan.headers)
+            where[plan.cursor_param] = position
+        return await self._ask(http, plan.endpoint, plan.params, where)
+
+    async def _ask(
+        self, http: HttpTransport, endpoint: str, params: Mapping[str, Any], where: Mapping[str, Any]
+    ) -> Response:
+        """One request; what says where the page is goes into the body if there is one, else into the query."""
+        plan, headers = self.plan, dict(self.plan.headers)
+        if plan.strategy == "odata" and plan.page_size is not None:
+            preferred = next((name for name in headers if name.lower() == "prefer"), "Prefer")
+            headers[preferred] = ", ".join(filter(None, [headers.get(preferred), f"maxpagesize={plan.page_size}"]))
+        if plan.json is None:
+            return await http.request(
+                plan.method, endpoint, params={**params, **where}, headers=headers, repeatable=True
+            )
+        if not any(name.lower() == "content-type" for name in headers):
+            headers["Content-Type"] = "application/json"
+        body = json.dumps({**plan.json, **where}).encode()
+        return await http.request(plan.method, endpoint, params=params, headers=headers, body=body, repeatable=True)
 
     def records(self, body: Any, page: int) -> list[dict[str, Any]]:
         """The records of a page.
@@ -132,6 +164,8 @@ class Pager:
         if self._total is None:
             return None
         found = self._total(body)
+        if found is None and self._may_lack_total:
+            return None
         if isinstance(found, str) and found.isascii() and found.isdigit():
             found = int(found)
         if not isinstance(found, int) or isinstance(found, bool):

@@ -6,6 +6,8 @@ Everything that would be reached is unreachable: connections are not defined, pa
 from typing import Any
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
+    "auth.check_connection": {"conn_ids": ["nowhere"]},
+    "auth.check_expiry": {"targets": [{"kind": "jwt", "conn_id": "nowhere"}]},
     "data.read_json": {"path": "/nowhere/in.json", "save_to": "/nowhere/out.jsonl"},
     "data.write_csv": {"source": "/nowhere/in.jsonl", "path": "/nowhere/out.csv"},
     "data.write_parquet": {"source": "/nowhere/in.jsonl", "path": "/nowhere/out.parquet"},
@@ -16,9 +18,16 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "submit": {"endpoint": "/jobs"},
         "poll": {"endpoint": "/jobs/{job_id}", "success": "done", "failed": "failed"},
     },
+    "http.batch": {
+        "items": ["a", "b"],
+        "request": {"endpoint": "/orders/{item}"},
+        "save_to": "/nowhere/orders.jsonl",
+    },
     "http.download": {"endpoint": "/export", "save_to": "/nowhere/export.bin"},
+    "http.graphql": {"query": "{ viewer { id } }"},
     "http.paginate": {"endpoint": "/orders", "strategy": "cursor", "save_to": "/nowhere/orders.jsonl"},
     "http.request": {"endpoint": "/orders"},
+    "http.upload": {"source": "/nowhere/a.csv", "endpoint": "/files"},
     "webhook.notify": {"endpoint": "/hooks/airflow"},
     "webhook.send": {"endpoint": "/hooks/orders", "payload": {"order": 1}},
     "http.wait": {"endpoint": "/exports/today"},
