@@ -95,6 +95,12 @@ CONNECTORS: tuple[Connector, ...] = (
         hooks=(("smtp", f"{_ROOT}.email.hook.FlowRunnerSmtpHook"),),
     ),
     Connector(
+        name="auth",
+        title="Connections and credentials",
+        extras=(),
+        operators=(f"{_ROOT}.auth.operators",),
+    ),
+    Connector(
         name="webhooks",
         title="Webhooks",
         extras=("http",),

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from flowrunner_provider.core.errors import ConfigError, FlowRunnerError
+from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, PermanentError
 from flowrunner_provider.runtime.compat import AIRFLOW_V_3_3_PLUS
-from flowrunner_provider.runtime.masking import redact_error
+from flowrunner_provider.runtime.masking import redact, redact_error
 from flowrunner_provider.runtime.retry_policy import retrying_helps
 
 if TYPE_CHECKING:
     import jinja2
 
-__all__ = ["NamedRendering", "boundary"]
+__all__ = ["NamedRendering", "boundary", "outcome_of"]
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -32,6 +34,18 @@ def boundary() -> Iterator[None]:
         if not AIRFLOW_V_3_3_PLUS and not retrying_helps(error):
             raise AirflowFailException(f"{type(error).__name__}: {error}") from error
         raise
+
+
+def outcome_of(work: Callable[[], T]) -> T | FlowRunnerError:
+    """What foreign code gives, or what it raised as an error of ours: an official hook may raise anything."""
+    try:
+        return work()
+    except FlowRunnerError as error:
+        redact_error(error)
+        return error
+    except Exception as error:  # noqa: BLE001 - that is what this function is for
+        text = redact(" ".join(str(error).split()))[:300]
+        return PermanentError(f"{type(error).__name__}: {text}", remedy="check the connection and its provider package")
 
 
 class NamedRendering:

@@ -20,7 +20,7 @@ SLEEPS = re.compile(r"(time\.sleep|asyncio\.sleep|anyio\.sleep)")
 FORBIDDEN = re.compile(r"(pickle|marshal|dill)\.|yaml\.(load|unsafe_load)|os\.(system|popen)|(eval|exec|print)$")
 
 
-SHARED_EXTRAS = {"oauth", "redis"}
+SHARED_EXTRAS = {"aws", "oauth", "redis"}
 """Extras that several connectors may need, and none always."""
 
 FINITE_ELSEWHERE = {"transport/http.py": "None is the connection's own timeout, which is finite"}
