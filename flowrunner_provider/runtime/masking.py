@@ -60,12 +60,12 @@ def mask_soon(values: Iterable[str | None]) -> None:
 
 
 def mask_sensitive(tree: Any) -> None:
-    """Mask every text below a sensitive-looking key of nested mappings and lists."""
+    """Mask every text, or list of texts, below a sensitive-looking key of nested mappings and lists."""
     if isinstance(tree, Mapping):
         for key, value in tree.items():
-            if isinstance(value, str) and is_sensitive_key(str(key)):
-                mask([value])
-            else:
+            if isinstance(value, str | list) and is_sensitive_key(str(key)):
+                mask(item for item in ([value] if isinstance(value, str) else value) if isinstance(item, str))
+            if not isinstance(value, str):
                 mask_sensitive(value)
     elif isinstance(tree, list):
         for item in tree:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.spec import from_mapping
+from flowrunner_provider.http.credentials import Mask
 from flowrunner_provider.http.hook import FlowRunnerHttpHook
 from flowrunner_provider.runtime.masking import mask
 from flowrunner_provider.transport.http import HttpTransport
@@ -36,9 +37,9 @@ class FlowRunnerWebhookHook(FlowRunnerHttpHook):
         """What signs the messages; ``sign`` goes before the connection's own scheme."""
         return signer_of(self.options(), sign)
 
-    def transport(self, run: Run) -> HttpTransport:
+    def transport(self, run: Run, *, mask_later: Mask = mask) -> HttpTransport:
         """A transport that follows no redirect by itself, and shows no signing secret in an error."""
-        http = super().transport(run)
+        http = super().transport(run, mask_later=mask_later)
         secrets = (*http.settings.secrets, *self.options().secrets)
         http.settings = replace(http.settings, follow_redirects=False, secrets=secrets)
         return http

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
@@ -12,12 +11,11 @@ from typing import Any, ClassVar
 from flowrunner_provider.core.retry import RetryPlan
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.http.operators.arguments import one_of, strings
+from flowrunner_provider.runtime.masking import masking_async
 from flowrunner_provider.runtime.notifier import FlowRunnerNotifier
-from flowrunner_provider.transport.http import HttpTransport
 from flowrunner_provider.webhooks.config import Scheme
 from flowrunner_provider.webhooks.hook import FlowRunnerWebhookHook
 from flowrunner_provider.webhooks.send import Message, check_message, deliver, encode_payload
-from flowrunner_provider.webhooks.signing import Signer
 
 __all__ = ["WebhookNotifier"]
 
@@ -73,17 +71,15 @@ class WebhookNotifier(FlowRunnerNotifier):
             idempotent_receiver=True,
         )
         run = Run.alone(timeout=self.timeout, retry=RetryPlan(attempts=_ATTEMPTS, in_place=_LONGEST_WAIT))
-        transport, signer = await asyncio.to_thread(self._open, run)
-        check_message(message, signer, transport.settings.base_url)
-        async with transport as http:
-            await deliver(http, message, signer, run, at=run.clock.now().isoformat())
-
-    def _open(self, run: Run) -> tuple[HttpTransport, Signer]:
-        """Read the connection: a request that must not hold up the other triggers."""
         if self.sign is not None:
             one_of("sign", self.sign, Scheme)
         hook = FlowRunnerWebhookHook(self.http_conn_id)
-        return hook.transport(run), hook.signer(self.sign)
+        async with masking_async():
+            transport = await hook.atransport(run)
+            signer = hook.signer(self.sign)
+        check_message(message, signer, transport.settings.base_url)
+        async with transport as http:
+            await deliver(http, message, signer, run, at=run.clock.now().isoformat())
 
 
 def event_of(context: Mapping[str, Any]) -> str:

@@ -11,7 +11,15 @@ from urllib.parse import urljoin
 
 from flowrunner_provider.core.checkpoint import fingerprint
 from flowrunner_provider.core.effects import Effect, Intent, OnUnknown
-from flowrunner_provider.core.errors import ConfigError, OutcomeUnknown, PermanentError, Rejected, TargetForbidden
+from flowrunner_provider.core.errors import (
+    AccessDenied,
+    ConfigError,
+    MissingCredential,
+    OutcomeUnknown,
+    PermanentError,
+    Rejected,
+    TargetForbidden,
+)
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.net_guard import same_origin
 from flowrunner_provider.core.run import Run
@@ -162,7 +170,12 @@ async def deliver(http: HttpTransport, message: Message, signer: Signer, run: Ru
 
     async def once() -> int:
         failpoint("webhook.send.before_send")
-        status = await _post(http, message, body, signer, run)
+        try:
+            status = await _post(http, message, body, signer, run)
+        except MissingCredential as error:
+            if not signer.signs:
+                raise
+            raise AccessDenied(error.message, remedy="check the signing secret of the connection") from error
         failpoint("webhook.send.after_send")
         return status
 

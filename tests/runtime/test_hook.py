@@ -9,7 +9,7 @@ import pytest
 from flowrunner_provider.core.errors import AccessDenied, ConfigError
 from flowrunner_provider.core.spec import option
 from flowrunner_provider.runtime.hook import FlowRunnerHook
-from flowrunner_provider.runtime.masking import redact
+from flowrunner_provider.runtime.masking import mask_sensitive, redact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,11 @@ def test_secrets_are_masked_as_soon_as_they_are_read(monkeypatch: pytest.MonkeyP
     define(monkeypatch, host="h", password="canary-of-password", extra=extra)
     assert ShopHook().config
     assert redact("canary-of-others canary-of-ours canary-of-password") == "*** *** ***"
+
+
+def test_each_secret_of_a_list_is_masked() -> None:
+    mask_sensitive({"webhook": {"secret": ["canary-old-4711", "canary-new-4712", 5, {"token": "canary-deep-4713"}]}})
+    assert redact("canary-old-4711 canary-new-4712 canary-deep-4713") == "*** *** ***"
 
 
 @pytest.mark.parametrize(

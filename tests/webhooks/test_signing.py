@@ -71,7 +71,9 @@ def test_sha512_and_base64():
     assert signer.headers("7", 1, b"{}") == {"X-Delivery": "7", "X-Signature-256": digest}
 
 
-@given(body=st.text(st.characters(exclude_categories=["Cs"])), message_id=st.from_regex(r"[\w:+-]{1,64}", fullmatch=True))
+@given(
+    body=st.text(st.characters(exclude_categories=["Cs"])), message_id=st.from_regex(r"[\w:+-]{1,64}", fullmatch=True)
+)
 def test_the_vendors_library_accepts_every_message_and_no_other(body, message_id):
     webhooks = pytest.importorskip("standardwebhooks")
     raw, now = body.encode(), int(time.time())
