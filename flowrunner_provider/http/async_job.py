@@ -12,6 +12,7 @@ from flowrunner_provider.core.secrets import redact_url
 from flowrunner_provider.core.spec import option
 from flowrunner_provider.http.client import compile_path
 from flowrunner_provider.http.conditions import MAX_BODY, asked_to_wait, excerpt, no_credentials
+from flowrunner_provider.http.formats import Format
 from flowrunner_provider.http.results import HttpResult
 from flowrunner_provider.transport.http import HttpTransport
 
@@ -40,7 +41,7 @@ class Fetch:
     endpoint: str = option(label="Endpoint", help="give the endpoint of the result, with {job_id} in it")
     query: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, Any] = field(default_factory=dict)
-    response_format: Literal["auto", "json", "text", "bytes"] = "auto"
+    response_format: Format = "auto"
     select: str | None = None
     save_to: str | None = None
     max_bytes: int | None = None

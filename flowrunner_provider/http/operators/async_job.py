@@ -30,7 +30,8 @@ from flowrunner_provider.http.async_job import (
 )
 from flowrunner_provider.http.client import Reconcile, RequestSpec, compile_path, encode_body, perform_request
 from flowrunner_provider.http.hook import FlowRunnerHttpHook
-from flowrunner_provider.http.operators.arguments import local_path, mapping, positive, strings
+from flowrunner_provider.http.operators.arguments import Stores, location, mapping, positive, strings
+from flowrunner_provider.http.results import HttpResult
 from flowrunner_provider.http.triggers import HttpJobTrigger
 from flowrunner_provider.runtime.boundary import boundary
 from flowrunner_provider.runtime.kill import ON_KILL_SECONDS, in_time, stopped_by_user
@@ -137,9 +138,17 @@ class HttpAsyncJobOperator(FlowRunnerOperator):
             result = None
             if plan.result is not None:
                 failpoint("http.async_job.before_result")
-                result = await perform_request(http, plan.fetch(job["id"]), run)
+                result = await self._fetched(http, plan, job["id"], run)
         failpoint("http.async_job.after_result")
         return JobResult(job_id=job["id"], status=seen.status, result=result)
+
+    @staticmethod
+    async def _fetched(http: HttpTransport, plan: _Plan, job_id: str, run: Run) -> HttpResult:
+        spec = plan.fetch(job_id)
+        async with Stores() as stores:
+            if plan.result is not None and plan.result.save_to is not None:
+                spec = replace(spec, save_to=await stores.target(plan.result.save_to, "result.save_to"))
+            return await perform_request(http, spec, run)
 
     async def _submitted(self, http: HttpTransport, submit: RequestSpec, run: Run) -> dict[str, Any]:
         """The job of this run: that of an earlier attempt, unless a user has cleared the task since it failed."""
@@ -288,6 +297,8 @@ class _Plan:
         fetch = self.result or Fetch(endpoint="{job_id}")
         if fetch.save_to is not None and fetch.select is not None:
             raise ConfigError("`select` and `save_to` exclude each other", field="result", remedy="give one of them")
+        if fetch.save_to is not None:
+            location(fetch.save_to, "result.save_to")
         if fetch.select is not None:
             compile_path(fetch.select, "result.select")
         return RequestSpec(
@@ -297,6 +308,5 @@ class _Plan:
             headers=strings(fetch.headers, "result.headers"),
             response_format=fetch.response_format,
             select=fetch.select,
-            save_to=None if fetch.save_to is None else local_path(fetch.save_to, "result.save_to"),
             max_bytes=positive(fetch.max_bytes, "result.max_bytes"),
         )
