@@ -342,6 +342,7 @@ class _Batch:
         self.log.flush()
         if self.ledger is not None:
             self.ledger.end(self.log, untouched)
+        self.begun = False
         failpoint("http.batch.after_settle")
 
     def _end(self) -> BatchResult:

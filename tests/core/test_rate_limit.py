@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flowrunner_provider.core.deadline import SYSTEM_CLOCK, ManualClock
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.core.rate_limit import FilePacer, LocalPacer, Pacer, RateLimit, Unlimited
+from flowrunner_provider.core.rate_limit import FilePacer, InBlocks, LocalPacer, Pacer, RateLimit, Unlimited
 
 
 @pytest.mark.parametrize(
@@ -144,3 +144,60 @@ def test_processes_of_a_host_share_one_pace(tmp_path: Path) -> None:
     assert starts[-1] - starts[0] >= 799 * 0.001 - 0.01
     # A start is computed a moment after its reservation, so a single gap may look shorter by that moment.
     assert sum(gap < 0.0005 for gap in gaps) < 80
+
+
+class Counted(LocalPacer):
+    """Counts how often the shared number is looked at."""
+
+    looks = 0
+
+    def reserve(self, count: int = 1, longest: float = float("inf")) -> float:
+        self.looks += 1
+        return super().reserve(count, longest)
+
+
+def blocks(text: str, burst: int = 1) -> tuple[InBlocks, Counted, ManualClock]:
+    clock, limit = ManualClock(), RateLimit.parse(text, burst=burst)
+    shared = Counted(limit, clock)
+    return InBlocks(shared, limit, clock), shared, clock
+
+
+def test_a_quick_limit_is_reserved_in_blocks_and_spaced_all_the_same() -> None:
+    pacer, shared, clock = blocks("1000/second")
+    starts = []
+    for _ in range(100):
+        clock.advance(pacer.reserve())
+        starts.append(clock.monotonic())
+    assert shared.looks == 10
+    assert all(later - sooner == pytest.approx(0.001) for sooner, later in itertools.pairwise(starts))
+
+
+@pytest.mark.parametrize(("text", "burst"), [("50/second", 1), ("1000/second", 100)])
+def test_a_slow_limit_and_a_long_burst_go_one_by_one(text: str, burst: int) -> None:
+    pacer, shared, _ = blocks(text, burst)
+    waits = [pacer.reserve() for _ in range(burst)]
+    assert shared.looks == burst
+    assert waits == [0.0] * burst
+
+
+def test_a_pause_saves_nothing_up() -> None:
+    pacer, shared, clock = blocks("1000/second")
+    pacer.reserve()
+    clock.advance(5)
+    waits = [pacer.reserve() for _ in range(11)]
+    assert shared.looks == 3
+    assert sum(wait == 0 for wait in waits) == 1
+
+
+def test_a_hold_ends_the_block() -> None:
+    pacer, _, _ = blocks("1000/second")
+    pacer.reserve()
+    pacer.hold(3)
+    assert pacer.reserve() == pytest.approx(3)
+
+
+def test_a_block_that_is_too_far_away_is_not_taken() -> None:
+    pacer, _, _ = blocks("1000/second")
+    pacer.hold(60)
+    assert pacer.reserve(1, 5) == pytest.approx(60)
+    assert pacer.reserve(1, 5) == pytest.approx(60)
