@@ -33,7 +33,8 @@ def read_challenges(headers: Iterable[str]) -> list[tuple[str, dict[str, str]]]:
         scheme: dict[str, str] = {}
         for name, value in _ITEM.findall(header[:_LONGEST]):
             if value:
-                scheme.setdefault(name.lower(), value.partition("=")[2].strip().strip('"'))
+                value = value.partition("=")[2].strip()
+                scheme.setdefault(name.lower(), value[1:-1] if value.startswith('"') else value)
             else:
                 scheme = {}
                 found.append((name.lower(), scheme))

@@ -37,6 +37,10 @@ BODY_SHOWN = 300
 """Characters of an error's body that its message shows."""
 
 _BLANKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
+_ALERT = re.compile(
+    r"\bTLSV?[\d_]*_?ALERT_(CERTIFICATE_\w+|UNKNOWN_CA|BAD_CERTIFICATE\w*|ACCESS_DENIED)|"
+    r"\bSSLV3_ALERT_(\w*CERTIFICATE\w*|HANDSHAKE_FAILURE)"
+)
 _CODE = re.compile(r"[\w.:-]{1,64}")
 _LOOK = "look at the server's log; the request was repeated as often as is safe"
 _MAYBE = "look at the far side before it is sent again; `idempotency_key` or `reconcile` answers that for you"
@@ -166,6 +170,8 @@ def _lost(what: str, error: BaseException, repeatable: bool) -> FlowRunnerError:
     """What broke after the request, or a part of it, may have been sent."""
     import aiohttp
 
+    if _ALERT.search(str(error)):
+        return _no_entry(what, str(error))
     if isinstance(error, TimeoutError):
         how = f"{what}: no complete answer in time"
         return TimedOut(how, remedy="raise the timeout, or look at why it is slow") if repeatable else unknown(how)
@@ -188,7 +194,18 @@ def _handshake(what: str, error: OSError) -> FlowRunnerError:
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return ConnectionLost(f"{what}: the connection broke in the TLS handshake", remedy=_LOOK)
     reason = getattr(error, "reason", None) or type(error).__name__
+    if _ALERT.search(reason):
+        return _no_entry(what, reason)
     return SecurityError(
         f"{what}: the TLS handshake failed ({reason})",
         remedy="check that scheme and port fit, and the client certificate if one is asked for; nothing was sent",
+    )
+
+
+def _no_entry(what: str, reason: str) -> FlowRunnerError:
+    """The server looked at our certificate, or missed one, in the handshake: it has not read the request."""
+    found = _ALERT.search(reason)
+    return AccessDenied(
+        f"{what}: the server wants another client certificate ({found[0] if found else reason})",
+        remedy="check the connection's `cert_file` and `key_file`, and that the server knows their authority",
     )
