@@ -8,6 +8,7 @@ import time
 import pytest
 import structlog
 from airflow.sdk import DAG, BaseOperator
+from airflow.triggers.callback import CallbackTrigger
 
 from flowrunner_provider.core import errors as e
 from flowrunner_provider.runtime.rate_limits import pacer_for
@@ -88,10 +89,13 @@ def test_a_deadline_alert_awaits_it_in_the_triggerer(receiver):
         "deadline": {"id": "0198", "deadline_time": "2026-01-02T03:04:05Z"},
     }
 
-    async def alert() -> None:
-        await WebhookNotifier(endpoint="/in", context=context)
+    path = f"{WebhookNotifier.__module__}.{WebhookNotifier.__name__}"
+    trigger = CallbackTrigger(path, {"endpoint": "/in", "context": context})
 
-    asyncio.run(alert())
+    async def states() -> list[str]:
+        return [event.payload["state"] async for event in trigger.run()]
+
+    assert asyncio.run(states()) == ["running", "success"]
     body = receiver.accepted[0].json()
     assert body["type"] == "airflow.deadline.missed"
     wanted = {"dag_id": "d", "run_id": "r", "state": "running", "deadline": "2026-01-02T03:04:05Z"}

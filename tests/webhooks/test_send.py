@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from flowrunner_provider.core import errors as e
+from flowrunner_provider.http.operators import HttpRequestOperator
 from flowrunner_provider.runtime.rate_limits import pacer_for
 from flowrunner_provider.webhooks.operators import WebhookSendOperator
 from tests.support.http_server import HttpServer, Reply, drop, in_turn, redirect, throttled
@@ -35,6 +36,12 @@ def test_the_bytes_that_are_signed_are_sent(run, http_server):
         "event_id": request.headers["webhook-id"], "status": 202, "bytes": len(request.body), "signed": True,
     }  # fmt: skip
     assert re.fullmatch(r"[0-9a-f]{40}", result["event_id"])
+
+
+def test_the_same_connection_serves_other_requests(run, http_server):
+    http_server.route("GET", "/orders", Reply(204))
+    run(HttpRequestOperator(task_id="t", endpoint="/orders"))
+    assert "webhook" not in str(http_server.requests[0].headers).lower()
 
 
 def test_templates_an_envelope_and_an_id_of_ones_own(run, http_server):
