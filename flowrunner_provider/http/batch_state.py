@@ -30,6 +30,7 @@ MAX_ACTS = 150_000
 
 _NAME = "http.batch"
 _MAX_LINE = 64 * 1024 * 1024
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Bits:
@@ -133,7 +134,7 @@ class ResultLog:
 
     def add(self, number: int, record: dict[str, Any]) -> None:
         """One more item is settled."""
-        line = json.dumps({"index": number, **record}, ensure_ascii=False, separators=(",", ":"))
+        line = _encode({"index": number, **record})
         self._lines.append(line.encode("utf-8", "surrogatepass") + b"\n")
         if len(self._lines) >= self._lines_at_once:
             self.flush()

@@ -54,18 +54,15 @@ def compile_value(value: Any, field_name: str) -> Filler | None:
     return None
 
 
-def compile_text(text: str, field_name: str, encode: Callable[[str], str] = str) -> Filler | None:
-    """``text`` as a function that gives text; None when it has no places.
-
-    :param encode: what becomes of each value before it is put in.
-    """
+def compile_text(text: str, field_name: str) -> Filler | None:
+    """``text`` as a function that gives text; None when it has no places."""
     parts = _split(text, field_name)
     if len(parts) == 1:
         return None
     pieces = [part if place % 2 == 0 else _path(part) for place, part in enumerate(parts)]
 
     def fill(item: Any, index: int) -> str:
-        return "".join([p if isinstance(p, str) else encode(_text(_look_up(p, item, index), p)) for p in pieces])
+        return "".join([p if isinstance(p, str) else _text(_look_up(p, item, index), p) for p in pieces])
 
     return fill
 
@@ -110,6 +107,8 @@ def _look_up(path: tuple[str, ...], item: Any, index: int) -> Any:
 
 
 def _text(value: Any, path: tuple[str, ...]) -> str:
+    if type(value) is str:
+        return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, _SCALARS):
@@ -131,23 +130,27 @@ def _compile_endpoint(endpoint: str) -> Filler | None:
         )
     if len(parts) > 1 and _DOTS.search("".join(parts[::2]).partition("?")[0]):
         raise ConfigError("the endpoint steps up", field="endpoint", remedy="write the path without dots")
-    fill = compile_text(endpoint, "endpoint", lambda text: quote(text, safe=""))
-    if fill is None:
+    if len(parts) == 1:
         return None
-    in_path = [
-        _path(place) for number, place in enumerate(parts) if number % 2 and "?" not in "".join(parts[:number:2])
+    pieces: list[str | tuple[tuple[str, ...], bool]] = [
+        part if place % 2 == 0 else (_path(part), "?" not in "".join(parts[:place:2]))
+        for place, part in enumerate(parts)
     ]
 
     def filled(item: Any, index: int) -> str:
-        for path in in_path:
-            if _look_up(path, item, index) == "":
-                raise _bad(path, "is empty, which would make it another address")
-        text: str = fill(item, index)
+        text = "".join([p if isinstance(p, str) else _encoded(*p, item, index) for p in pieces])
         if _DOTS.search(text.partition("?")[0]):
             raise ConfigError("the item would step up in the path", field="items", remedy="correct the item")
         return text
 
     return filled
+
+
+def _encoded(path: tuple[str, ...], in_path: bool, item: Any, index: int) -> str:
+    text = _text(_look_up(path, item, index), path)
+    if in_path and not text:
+        raise _bad(path, "is empty, which would make it another address")
+    return text if text.isalnum() and text.isascii() else quote(text, safe="")
 
 
 def json_bytes(value: Any) -> bytes:

@@ -54,7 +54,7 @@ from flowrunner_provider.transport.http_settings import HttpSettings, guarded_re
 from flowrunner_provider.transport.http_urls import Params, as_url, is_absolute, joined, with_credentials, with_query
 
 if TYPE_CHECKING:
-    from aiohttp import ClientResponse, ClientSession
+    from aiohttp import ClientResponse, ClientSession, ClientTimeout
     from yarl import URL
 
 __all__ = ["MAX_BYTES", "Body", "HttpTransport", "Response", "Streamed"]
@@ -89,6 +89,7 @@ class HttpTransport:
         self._reader = BodyReader(self._wire, self._what)
         self._tls = settings.tls.context()
         self._sessions: dict[bool, ClientSession] = {}
+        self._limits: ClientTimeout | None = None  # of the latest exchange: the next one mostly has the same
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -131,6 +132,8 @@ class HttpTransport:
                 return await self._whole(call)
 
             return await repeated(once, self.run)
+        if call.repeatable:
+            return await self._whole(call)
         return await self._certain(call, self._whole(call))
 
     @asynccontextmanager
@@ -214,9 +217,10 @@ class HttpTransport:
         seconds = run.deadline.limit(call.timeout)
         if seconds <= 0:
             run.deadline.check(self._what(call))
-        timeout = self._aiohttp.ClientTimeout(
-            total=seconds, sock_connect=settings.connect_timeout, sock_read=call.silence
-        )
+        if self._limits is None or (self._limits.total, self._limits.sock_read) != (seconds, call.silence):
+            self._limits = self._aiohttp.ClientTimeout(
+                total=seconds, sock_connect=settings.connect_timeout, sock_read=call.silence
+            )
         try:
             return await self._session(call.repeatable)._request(
                 call.method,
@@ -224,7 +228,7 @@ class HttpTransport:
                 headers=headers,
                 data=call.body() if callable(call.body) else call.body,
                 allow_redirects=False,
-                timeout=timeout,
+                timeout=self._limits,
                 ssl=self._tls if call.home else True,
                 proxy=settings.proxies.get(call.url.scheme) if settings.proxies else None,
             )

@@ -177,7 +177,7 @@ def test_a_slow_limit_and_a_long_burst_go_one_by_one(text: str, burst: int) -> N
     pacer, shared, _ = blocks(text, burst)
     waits = [pacer.reserve() for _ in range(burst)]
     assert shared.looks == burst
-    assert waits == [0.0] * burst
+    assert waits == pytest.approx([0.0] * burst)
 
 
 def test_a_pause_saves_nothing_up() -> None:
