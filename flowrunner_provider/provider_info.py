@@ -30,6 +30,16 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+def _modules(*, sensors: bool) -> list[dict[str, Any]]:
+    found = [
+        (connector.title, [name for name in connector.operators if name.endswith(".sensors") is sensors])
+        for connector in CONNECTORS
+    ]
+    return [
+        {"integration-name": f"FlowRunner {title}", "python-modules": modules} for title, modules in found if modules
+    ]
+
+
 def get_provider_info() -> dict[str, Any]:
     """The entry point ``apache_airflow_provider``; reads the registry, imports no connector."""
     integrations = [
@@ -40,17 +50,14 @@ def get_provider_info() -> dict[str, Any]:
         }
         for connector in CONNECTORS
     ]
-    operators = [
-        {"integration-name": f"FlowRunner {connector.title}", "python-modules": list(connector.operators)}
-        for connector in CONNECTORS
-    ]
     return {
         "package-name": "airflow-provider-flowrunner",
         "name": "FlowRunner",
         "description": "Connectors that can be retried without fear.",
         "versions": [__version__],
         "integrations": integrations,
-        "operators": operators,
+        "operators": _modules(sensors=False),
+        "sensors": _modules(sensors=True),
         "notifications": [path for connector in CONNECTORS for path in connector.notifiers],
         "cli": ["flowrunner_provider.cli.airflow_commands"],
         "config": {"flowrunner": {"description": "The FlowRunner provider.", "options": _OPTIONS}},

@@ -20,8 +20,8 @@ def stopped_by_user(ti: Any) -> bool:
     SIGTERM also comes when a worker shuts down or a time-out strikes; then the state is still ``running``, and the
     next attempt goes on with what this one began. When nobody can tell, the answer is False.
     """
-    scope = {"dag_id": ti.dag_id, "task_ids": [ti.task_id], "run_ids": [ti.run_id]}
     try:
+        scope = {"dag_id": ti.dag_id, "task_ids": [ti.task_id], "run_ids": [ti.run_id]}
         states = ti.get_task_states(**scope, map_index=ti.map_index).get(ti.run_id, {})
     except (AirflowRuntimeError, OSError, RuntimeError, AttributeError):
         return False

@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from airflow.sdk.log import amask_secret, mask_secret
+from airflow.sdk.log import mask_secret
 
 from flowrunner_provider.core.errors import FlowRunnerError
 from flowrunner_provider.core.secrets import Redactor, is_sensitive_key
+from flowrunner_provider.runtime.compat import amask_secret
 
 __all__ = ["mask", "mask_sensitive", "mask_soon", "masking_async", "redact", "redact_error"]
 

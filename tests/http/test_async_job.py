@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from flowrunner_provider.http.operators import async_job as module
 from flowrunner_provider.http.triggers import HttpJobTrigger
 from tests.support.context import FileStateStore, execute, make_context
 from tests.support.http_server import HttpServer, Reply, Request, drop, in_turn, json_reply, throttled
-from tests.support.kill import double_kill, random_kills, sweep
+from tests.support.kill import Attempt, double_kill, random_kills, sweep
 
 KILLS = int(os.environ.get("FLOWRUNNER_KILLS", "2"))
 
@@ -271,6 +273,29 @@ def test_a_users_kill_cancels_the_job_and_a_shutdown_does_not(jobs, tmp_path, mo
     with pytest.raises(e.Unavailable):
         perform(operator, tmp_path)
     assert jobs.cancelled == (["/job%201"] if cancelled else [])
+
+
+def until_sigterm(scene: Scene) -> Any:
+    """As Airflow's task runner does it: the handler calls ``on_kill`` and the work goes on until SIGKILL."""
+    os.environ["AIRFLOW_CONN_HTTP_DEFAULT"] = connection(scene.url)
+    operator = job(scene.path)
+    module.stopped_by_user = lambda _: True
+    signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
+    return perform(operator, scene.directory)
+
+
+@pytest.mark.faults
+def test_a_signal_in_the_middle_of_a_wait_cancels_the_job(stage, tmp_path):
+    scene = stage.scene(("running",))
+    jobs = stage.jobs[scene.path]
+    running = Attempt(until_sigterm, scene)
+    deadline = time.monotonic() + 20
+    while not jobs.looks and time.monotonic() < deadline:
+        time.sleep(0.02)
+    running.kill(signal.SIGTERM)
+    outcome = running.wait(20)
+    assert jobs.cancelled == ["/job%201"]
+    assert outcome.error_type == "Rejected", outcome.error
 
 
 def test_without_a_job_nothing_is_cancelled(jobs, tmp_path):

@@ -236,7 +236,12 @@ def test_a_mutation_that_was_refused_can_be_mended_and_cleared(ask, http_server,
 
 
 @pytest.mark.parametrize(
-    "reply", [failed("late", ["pay", "id"], None), failed("half", ["b"], {"pay": 1, "b": None}), Reply(200, b"?")]
+    "reply",
+    [
+        failed("late", ["pay", "id"], None, extensions={"code": "THROTTLED"}),
+        failed("half", ["b"], {"pay": 1, "b": None}),
+        Reply(200, b"?"),
+    ],
 )
 def test_a_mutation_that_was_carried_out_in_part_is_never_repeated(ask, http_server, reply):
     http_server.route("POST", "/graphql", reply)

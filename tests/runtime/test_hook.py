@@ -1,5 +1,6 @@
 """Connections: read, checked, masked, and refused with the name of the field to mend."""
 
+import asyncio
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from flowrunner_provider.core.errors import AccessDenied, ConfigError
 from flowrunner_provider.core.spec import option
+from flowrunner_provider.runtime import masking
 from flowrunner_provider.runtime.hook import FlowRunnerHook
 from flowrunner_provider.runtime.masking import mask_sensitive, redact
 
@@ -80,3 +82,25 @@ def test_test_connection_is_actionable_and_keeps_secrets(monkeypatch: pytest.Mon
     define(monkeypatch, host="h", password="canary-of-password")
     assert ShopHook().test_connection() == (False, "login refused with *** -> check the password")
     assert ShopHook("nowhere").test_connection()[0] is False
+
+
+def test_a_trigger_reads_a_connection_without_blocking_its_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    def blocking(*_: Any) -> None:
+        raise AssertionError("blocks the event loop")
+
+    told: list[str] = []
+
+    async def amask_secret(secret: str) -> None:
+        told.append(secret)
+
+    define(monkeypatch, host="h", password="pw-canary-async", extra={"api_token": "token-canary-async"})
+    monkeypatch.setattr(ShopHook, "get_connection", blocking)
+    monkeypatch.setattr(masking, "mask_secret", blocking)
+    monkeypatch.setattr(masking, "amask_secret", amask_secret)
+    hook = ShopHook()
+    asyncio.run(hook.aload())
+    assert hook.config.password == "pw-canary-async"
+    assert told == ["pw-canary-async", "token-canary-async"]
+    assert redact("pw-canary-async token-canary-async") == "*** ***"
+    with pytest.raises(ConfigError, match="is not defined"):
+        asyncio.run(ShopHook("nowhere").aload())

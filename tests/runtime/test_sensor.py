@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from flowrunner_provider.core.errors import FlowRunnerError, Rejected, Unavailable
+from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, Rejected, Unavailable
 from flowrunner_provider.runtime import trigger as module
+from flowrunner_provider.runtime.masking import mask
 from flowrunner_provider.runtime.sensor import FlowRunnerSensor
+from flowrunner_provider.runtime.trigger import sealed
 from tests.contracts.sensor_contract import SensorContract
 from tests.runtime.probe import FileSensor, FileTrigger
 from tests.support.context import make_context
@@ -81,3 +83,28 @@ def test_the_patience_of_a_trigger_ends_in_an_event(tmp_path: Path, waits: list[
     (tmp_path / "signal").write_text("down")
     event = first_event(FileTrigger(path=str(tmp_path / "signal"), poll_interval=30, patience=4))
     assert (event["status"], event["error_type"], len(waits)) == ("error", "Unavailable", 5)
+
+
+def test_a_deferred_wait_is_longer_than_the_race_of_the_scheduler(tmp_path: Path, waits: list[float]) -> None:
+    (tmp_path / "signal").write_text("1")
+    trigger = FileTrigger(path=str(tmp_path / "signal"), poll_interval=1)
+    assert (first_event(trigger)["result"], waits) == (1, [6.0])
+    assert trigger.serialize()[1]["first_look"] == 6.0
+
+
+def test_a_trigger_leaves_the_far_side_alone_as_long_as_it_asks(tmp_path: Path, waits: list[float]) -> None:
+    class Asked(FileTrigger):
+        async def observe(self) -> Any:
+            self.asked = 50.0 if len(waits) < 3 else 0.0
+            return None if len(waits) < 4 else "done"
+
+    first_event(Asked(path="/nowhere", poll_interval=30))
+    assert waits == [30, 50, 50, 30]
+
+
+def test_a_known_secret_is_not_stored(tmp_path: Path) -> None:
+    mask(["canary-in-arguments"])
+    with pytest.raises(ConfigError) as caught:
+        sealed(FileTrigger(path="/x/canary-in-arguments"))
+    assert "canary" not in str(caught.value)
+    assert sealed(FileTrigger(path="/x")).path == "/x"

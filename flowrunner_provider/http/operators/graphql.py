@@ -13,6 +13,7 @@ from flowrunner_provider.core.errors import (
     FlowRunnerError,
     IntegrityError,
     OutcomeUnknown,
+    Rejected,
     TransientError,
     from_event,
 )
@@ -290,7 +291,12 @@ class _Once:
             return {"problem": error.to_event()}
         if not judged.acted:
             raise judged.problem
-        return {"problem": judged.problem.to_event()}
+        partly = Rejected(
+            judged.problem.message,
+            status=answer.status,
+            remedy="look at the far side: it was carried out, at least in part, and is not sent again",
+        )
+        return {"problem": partly.to_event()}
 
     async def _looked(self, http: HttpTransport, intent: Intent) -> Reconciled:
         """Ask the far side; whatever goes wrong with asking is unknown, never "not there"."""
