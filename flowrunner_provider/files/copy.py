@@ -8,9 +8,8 @@ to the next run.
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +24,7 @@ from flowrunner_provider.core.errors import (
 )
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
+from flowrunner_provider.files.each import each
 from flowrunner_provider.files.options import CopiedFile, CopyOptions, CopyResult
 from flowrunner_provider.files.plan import Destination, Item, Source, batches, check_targets, find
 from flowrunner_provider.files.store import Entry, Store, identity
@@ -180,7 +180,7 @@ class _Copy:
             if await self._exists(self._dest.target(item)):
                 raise _taken(self._dest.target(item))
 
-        await _each(self._options.concurrency * 4, check, items)
+        await each(self._options.concurrency * 4, check, items)
 
     async def _choices(self, items: Sequence[Item]) -> list[int]:
         """For each file 0 for its own name, a number for another one, or that it is skipped."""
@@ -197,7 +197,7 @@ class _Copy:
                 target = self._dest.target(items[index], choices[index])
 
         if self._options.if_exists in ("skip", "rename"):
-            await _each(self._options.concurrency * 4, choose, choices)
+            await each(self._options.concurrency * 4, choose, choices)
         return list(choices.values())
 
     # -- one batch
@@ -226,7 +226,7 @@ class _Copy:
                 await self._ours(batch, index, target)
 
         gone: set[int] = set()
-        await _each(self._options.concurrency, look, range(len(batch.items)))
+        await each(self._options.concurrency, look, range(len(batch.items)))
         self._skipped -= len(gone)
 
     async def _ours(self, batch: _Batch, index: int, target: str) -> None:
@@ -254,10 +254,10 @@ class _Copy:
         for size in batch.done.values():
             self._progress.advance(size)
         todo = [n for n, choice in enumerate(batch.choices) if choice != _SKIPPED and n not in batch.done]
-        await _each(self._options.concurrency, lambda index: self._one(batch, index), todo)
+        await each(self._options.concurrency, lambda index: self._one(batch, index), todo)
         if self._options.move:
             self._save(force=True)
-            await _each(self._options.concurrency, lambda index: self._delete(batch, index), list(batch.done))
+            await each(self._options.concurrency, lambda index: self._delete(batch, index), list(batch.done))
         self._cursor = batch.items[-1].key
         self._files += len(batch.done)
         self._bytes += sum(batch.done.values())
@@ -356,22 +356,3 @@ def _taken(target: str) -> AlreadyExists:
     return AlreadyExists(
         f"{target} is there already", remedy="remove it, or set if_exists to 'overwrite', 'skip' or 'rename'"
     )
-
-
-async def _each(concurrency: int, act: Callable[[Any], Coroutine[Any, Any, None]], things: Iterable[Any]) -> None:
-    """Act on all things, so many at a time; the first failure cancels the rest and is raised."""
-    waiting = iter(things)
-
-    async def worker() -> None:
-        for thing in waiting:
-            await act(thing)
-
-    workers = [asyncio.create_task(worker()) for _ in range(concurrency)]
-    try:
-        done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
-    finally:
-        for task in workers:
-            task.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-    for task in done:
-        task.result()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.config import SftpConfig
 from flowrunner_provider.files.store import Store
 from flowrunner_provider.files.stores.local import LocalStore
@@ -16,7 +19,7 @@ from flowrunner_provider.runtime.hook import FlowRunnerHook, extra_of, options_o
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-__all__ = ["FlowRunnerSftpHook", "open_store"]
+__all__ = ["FlowRunnerSftpHook", "open_store", "opened"]
 
 
 def open_store(where: str | Location, *, field: str = "path") -> Store:
@@ -37,6 +40,25 @@ def open_store(where: str | Location, *, field: str = "path") -> Store:
             remedy=f"write {location.scheme}://{location.conn_id}@/path",
         )
     return SftpStore(config.target(), where=f"{location.scheme}://{location.conn_id}@")
+
+
+async def opened(run: Run, stack: AsyncExitStack, **locations: Sequence[Location]) -> dict[str, Store]:
+    """One open store for each root; all connections are read before the first is made.
+
+    :param locations: by the parameter that they were given as.
+    """
+    stores: dict[str, Store] = {}
+    for field, several in locations.items():
+        for location in several:
+            if location.root not in stores:
+                stores[location.root] = open_store(location, field=field)
+    for store in stores.values():
+
+        async def enter(store: Store = store) -> Store:
+            return await stack.enter_async_context(store)
+
+        await run.retry.acall(enter, run.deadline)
+    return stores
 
 
 class FlowRunnerSftpHook(FlowRunnerHook[SftpConfig]):

@@ -11,8 +11,9 @@ from typing import Literal
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.names import is_part_name
 from flowrunner_provider.files.store import Entry, Store
+from flowrunner_provider.files.uri import Location, split_glob
 
-__all__ = ["Filter", "glob_to_regex", "matcher", "walk"]
+__all__ = ["Filter", "ListedFile", "glob_to_regex", "listed", "matcher", "moment", "selection", "walk"]
 
 
 def glob_to_regex(pattern: str) -> str:
@@ -109,3 +110,66 @@ async def walk(
             relative = entry.path[prefix:]
             if accept(relative, entry):
                 yield relative, entry
+
+
+def selection(
+    path: str, pattern: str | None, *, syntax: Literal["glob", "regex"] = "glob", recursive: bool = False
+) -> tuple[str, str, bool]:
+    """Where to look: the folder, the pattern below it (empty for every file), and whether to look deeper.
+
+    :param path: a folder, or a glob.
+    :param pattern: which files below ``path``, if that is no glob.
+    """
+    folder, magic = split_glob(path)
+    if magic and pattern:
+        raise ConfigError("path has wildcards and pattern is given", field="pattern", remedy="use one of the two")
+    if magic and syntax == "regex":
+        raise ConfigError("path has wildcards", field="path", remedy="give the regex as pattern")
+    pattern = magic or pattern or ""
+    deep = syntax == "glob" and ("/" in pattern or pattern == "**")
+    if recursive and syntax == "glob" and pattern and not deep:
+        pattern = f"**/{pattern}"
+    return folder.rstrip("/") or folder, pattern, recursive or deep
+
+
+def moment(value: datetime | str | None, field: str) -> datetime | None:
+    """Read a point in time; None for none.
+
+    :raises ConfigError: if it is no ISO 8601, or without a time zone.
+    """
+    if value is None or value == "":
+        return None
+    try:
+        when = datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ConfigError(
+            f"{field} {value!r} is not ISO 8601", field=field, remedy="write 2026-01-31T00:00:00+00:00"
+        ) from None
+    if when.tzinfo is None:
+        raise ConfigError(f"{field} has no time zone", field=field, remedy="append +00:00 for UTC")
+    return when
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedFile:
+    """One file.
+
+    :param path: its address, to be used as ``source`` of another action.
+    :param modified: in UTC, ISO 8601; None where the store does not know.
+    """
+
+    path: str
+    name: str
+    size: int | None
+    modified: str | None
+
+
+def listed(location: Location, entry: Entry) -> ListedFile:
+    """An entry as a result tells it; its path is an address that other actions take."""
+    path = entry.path if entry.path.startswith("/") else f"/~/{entry.path.removeprefix('./')}"
+    return ListedFile(
+        path=location.root + path,
+        name=entry.name,
+        size=entry.size,
+        modified=entry.modified.isoformat() if entry.modified else None,
+    )

@@ -450,7 +450,7 @@ def test_list_refuses(here, options, field):
 
 
 def test_list_is_never_silently_short(here, monkeypatch):
-    monkeypatch.setattr("flowrunner_provider.files.operators.XCOM_FILES", 5)
+    monkeypatch.setattr("flowrunner_provider.files.operators.list.XCOM_FILES", 5)
     for number in range(6):
         here.put(f"in/{number}", b"")
     with pytest.raises(ConfigError, match="set limit"):

@@ -1,0 +1,8 @@
+"""The operators for files in any store, one module per noun."""
+
+from __future__ import annotations
+
+from flowrunner_provider.files.operators.copy import FileCopyOperator
+from flowrunner_provider.files.operators.list import FileListOperator
+
+__all__ = ["FileCopyOperator", "FileListOperator"]
