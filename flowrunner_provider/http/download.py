@@ -187,7 +187,7 @@ class _Job:
             "GET", spec.endpoint, params=spec.params, headers=headers, expected=expected
         ) as answer:
             if answer.status == 304 and self.known is not None:
-                return self._unchanged(self.known)
+                return await self._unchanged(self.known)
             if start and not self._continues(answer, start):
                 start = 0
                 if answer.status != 200:
@@ -199,7 +199,9 @@ class _Job:
             await self._write(answer, start)
         return None
 
-    def _unchanged(self, known: Validator) -> Download:
+    async def _unchanged(self, known: Validator) -> Download:
+        """The server has nothing newer; what a killed attempt may have left is removed."""
+        await (self.part or part_of(self.target, part_token(self.run))).discard()
         return Download(
             path=self.target.shown,
             bytes=known.bytes,

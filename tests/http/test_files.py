@@ -146,6 +146,14 @@ def test_a_body_from_any_store_is_put_again_after_a_lost_answer(run, http_server
     assert http_server.requests[0].headers["content-type"] == "application/json"
 
 
+def test_a_streamed_body_follows_a_redirect_that_asks_for_it_again(run, http_server, tmp_path):
+    (tmp_path / "f").write_bytes(DATA)
+    http_server.route("POST", "/x", Reply(307, headers={"Location": "/y"}))
+    http_server.route("POST", "/y", Reply(201))
+    run(HttpRequestOperator, endpoint="/x", method="POST", body_from=str(tmp_path / "f"))
+    assert [(request.path, request.body == DATA) for request in http_server.requests] == [("/x", True), ("/y", True)]
+
+
 def test_a_file_that_holds_the_boundary_is_not_sent(run, http_server, tmp_path):
     http_server.route("POST", "/x", Reply(204))
     run(HttpRequestOperator, endpoint="/x", method="POST", files={"f": __file__})
