@@ -176,6 +176,15 @@ def test_cleared_while_it_ran_and_cancelled_by_that(jobs, tmp_path, waits, defer
     assert len(jobs.started) == 2
 
 
+def test_a_job_that_is_forgotten_is_an_error_until_the_task_is_cleared(jobs, tmp_path):
+    jobs.server.route("GET", "/jobs/job%201", Reply(404))
+    for _ in range(2):
+        with pytest.raises(e.NotFound):
+            perform(job(), tmp_path)
+    assert len(jobs.started) == 1
+    assert perform(job(), tmp_path, max_tries=7)["job_id"] == "job 2"
+
+
 def test_a_running_job_is_found_again(jobs, tmp_path, waits):
     jobs.states = ("running",)
     with pytest.raises(e.TimedOut) as caught:
@@ -192,8 +201,8 @@ def test_the_wait_is_as_long_as_the_server_asks(jobs, tmp_path, waits, monkeypat
         json_reply({"status": "running"}, 200, **{"Retry-After": "33"}), throttled("1.5"), Reply(500), jobs.look
     )
     jobs.server.route("GET", "/jobs/job%201", route)
-    monkeypatch.setenv("AIRFLOW_CONN_SLOW", os.environ["AIRFLOW_CONN_HTTP_DEFAULT"])
-    perform(job(http_conn_id="slow"), tmp_path)
+    monkeypatch.setenv("AIRFLOW_CONN_SLOW_JOBS", os.environ["AIRFLOW_CONN_HTTP_DEFAULT"])
+    perform(job(http_conn_id="slow_jobs"), tmp_path)
     assert waits[:2] == [33.0, 1.5]
     assert len(waits) == 3
 

@@ -11,7 +11,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import TaskDeferralTimeout
 
 from flowrunner_provider.core.checkpoint import Checkpoint
-from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, TimedOut, TransientError
+from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, NotFound, TimedOut, TransientError
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.retry import Backoff, RetryPlan, apause
 from flowrunner_provider.core.run import Run
@@ -125,10 +125,16 @@ class HttpAsyncJobOperator(FlowRunnerOperator):
             while True:
                 job = job or await self._submitted(http, submit, run)
                 self._job_id = job["id"]
-                seen = await self._ended(http, plan, job, run)
+                cleared = run.journal.max_tries > job["max_tries"]
+                try:
+                    seen = await self._ended(http, plan, job, run)
+                except NotFound:
+                    if not cleared:
+                        raise
+                    seen = Seen(status="gone", running=False, failed=True)
                 if not seen.failed:
                     break
-                if run.journal.max_tries <= job["max_tries"]:
+                if not cleared:
                     self._remember(run, job["number"], failed=run.journal.max_tries)
                     raise failure(job["id"], seen)
                 run.log.info("The job %s ended as %s before the task was cleared.", job["id"], seen.status)
