@@ -37,7 +37,8 @@ def matrix(specs: list[ActionSpec]) -> str:
         own = [spec for spec in specs if spec.category == category and not spec.official]
         ids = ", ".join(f"`{spec.id}`" for spec in own)
         connections = ", ".join(f"`{name}`" for name in (own[0].connections if own else [])) or "–"
-        install = f"`airflow-provider-flowrunner[{extras[category]}]`"
+        extra = f"[{extras[category]}]" if extras[category] else ""
+        install = f"`airflow-provider-flowrunner{extra}`"
         lines.append(f"| {titles[category]} | {ids} | {connections} | {install} |")
     official = ", ".join(f"`{spec.id}`" for spec in specs if spec.official)
     lines.append(f"| official classes, re-exported | {official} | | the official provider |")

@@ -151,7 +151,11 @@ def settings_of(
     _check(config)
     base = _base_url(config)
     parts = urlsplit(base)
-    proxies = dict(config.proxies) or (_environment_proxies(parts.hostname or "") if config.trust_env else {})
+
+    def proxies_for(host: str) -> dict[str, str]:
+        return dict(config.proxies) or (_environment_proxies(host) if config.trust_env else {})
+
+    proxies = proxies_for(parts.hostname or "")
     hidden = [
         config.password,
         config.key_password,
@@ -169,7 +173,7 @@ def settings_of(
     return HttpSettings(
         base_url=base,
         policy=NetPolicy(home=f"{parts.scheme}://{parts.netloc}", allow_hosts=config.allow_hosts),
-        credentials=credentials_of(config, base_url=base, tls=tls, proxies=proxies, store=store, mask=mask),
+        credentials=credentials_of(config, base_url=base, tls=tls, proxies_for=proxies_for, store=store, mask=mask),
         headers=config.headers,
         secret_headers=secret_header_names(config),
         secrets=tuple(value for value in hidden if value),

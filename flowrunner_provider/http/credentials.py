@@ -14,7 +14,9 @@
     hmac                        hmac: header, signs ...; password: the secret, login: the key id
     mtls                        cert_file, key_file, key_password
 
-What stands below ``oauth``, ``aws`` and ``hmac`` is described, field by field, by the settings classes of
+A token endpoint on another host than the connection's is judged by the system's authorities, or those of
+``oauth.ca_file``; the connection's own TLS options are for its own host. What stands below ``oauth``, ``aws``
+and ``hmac`` is described, field by field, by the settings classes of
 :mod:`~flowrunner_provider.transport.oauth_settings` and :mod:`~flowrunner_provider.transport.http_signing`.
 """
 
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from flowrunner_provider.core.errors import ConfigError, MissingCredential
 from flowrunner_provider.core.spec import from_mapping
@@ -51,12 +54,14 @@ def credentials_of(
     *,
     base_url: str,
     tls: TlsOptions,
-    proxies: dict[str, str],
+    proxies_for: Callable[[str], dict[str, str]],
     store: TokenStore | None,
     mask: Mask,
 ) -> Credentials:
     """What proves who we are to the server of the connection.
 
+    :param tls: for the connection's own host.
+    :param proxies_for: the proxies on the way to a host.
     :param store: where rotated refresh tokens are kept.
     :param mask: told the secrets that turn up later.
     :raises ConfigError: naming the field to mend.
@@ -64,14 +69,13 @@ def credentials_of(
     auth = config.auth or ("basic" if config.login else "none")
     _check_options(config, auth)
     if auth in _GRANTS:
-        # Our TLS options are for our own server; a token endpoint elsewhere is judged by the system's trust store.
-        own = _same_host(config.oauth, base_url)
         settings = _oauth(config, auth)
+        home, own = urlsplit(settings.home), urlsplit(base_url)
         return OAuthCredentials(
             settings,
             store=store,
-            tls=tls if own else TlsOptions(ca_file=tls.ca_file) if tls.verify else None,
-            proxies=proxies,
+            tls=tls if home.netloc == own.netloc else TlsOptions(ca_file=str(config.oauth.get("ca_file") or "")),
+            proxies=proxies_for(home.hostname or ""),
             allow_hosts=config.allow_hosts,
             mask=mask,
         )
@@ -117,21 +121,12 @@ def secret_header_names(config: HttpConfig) -> frozenset[str]:
 
 
 def _oauth(config: HttpConfig, auth: str) -> OAuthSettings:
-    values: dict[str, Any] = dict(config.oauth)
+    values: dict[str, Any] = {name: value for name, value in config.oauth.items() if name != "ca_file"}
     if config.login:
         values.setdefault("client_id", config.login)
     if config.password and auth != "oauth2_jwt_bearer":
         values.setdefault("client_secret", config.password)
     return from_mapping(_GRANTS[auth], values, where="the connection's `oauth`")
-
-
-def _same_host(oauth: dict[str, Any], base_url: str) -> bool:
-    from urllib.parse import urlsplit
-
-    try:
-        return urlsplit(str(oauth.get("token_url") or oauth.get("issuer"))).netloc == urlsplit(base_url).netloc
-    except ValueError:
-        return False
 
 
 def _check_options(config: HttpConfig, auth: str) -> None:

@@ -370,3 +370,17 @@ def test_digest_and_hmac_through_the_hook(connect, http_server):
         assert ok, message
         assert "x-odd" in http_server.requests[0].headers
         assert not {"x-odd", "x-timestamp"} & set(elsewhere.requests[0].headers)
+
+
+def test_the_tls_options_of_the_connection_are_for_its_own_host(tls):
+    own = {"host": "https://api.example.com", "ca_file": str(tls.ca_file), "verify": False, "cert_file": "/c.pem"}
+    oauth = {"client_id": "c", "client_secret": CANARY}
+
+    def wire(**more):
+        config = HttpConfig(**own, auth="oauth2_client_credentials", oauth={**oauth, **more})
+        return settings_of(config).credentials._wire.tls
+
+    assert wire(token_url="https://api.example.com/token").cert_file == "/c.pem"
+    elsewhere = wire(token_url="https://login.example.com/token")
+    assert (elsewhere.verify, elsewhere.ca_file, elsewhere.cert_file) == (True, "", "")
+    assert wire(token_url="https://login.example.com/token", ca_file="/ca.pem").ca_file == "/ca.pem"
