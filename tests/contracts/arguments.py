@@ -13,7 +13,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "data.write_parquet": {"source": "/nowhere/in.jsonl", "path": "/nowhere/out.parquet"},
     "email.send": {"to": "team@example.com", "subject": "Report", "text": "Hello"},
     "files.copy": {"source": "sftp://partner@/out/a.csv", "dest": "/nowhere/a.csv"},
+    "files.delete": {"path": "/nowhere/*.csv"},
     "files.list": {"path": "sftp://partner@/out"},
+    "files.mkdir": {"path": "sftp://partner@/in"},
     "http.async_job": {
         "submit": {"endpoint": "/jobs"},
         "poll": {"endpoint": "/jobs/{job_id}", "success": "done", "failed": "failed"},
@@ -31,5 +33,6 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "webhook.notify": {"endpoint": "/hooks/airflow"},
     "webhook.send": {"endpoint": "/hooks/orders", "payload": {"order": 1}},
     "http.wait": {"endpoint": "/exports/today"},
+    "sql.export": {"conn_id": "warehouse", "dest": "/nowhere/orders.csv", "table": "orders"},
     "sql.load": {"conn_id": "warehouse", "source": "/nowhere/in.csv", "table": "orders"},
 }

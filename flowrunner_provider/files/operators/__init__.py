@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flowrunner_provider.files.operators.copy import FileCopyOperator
+from flowrunner_provider.files.operators.delete import FileDeleteOperator, MakeDirectoryOperator
 from flowrunner_provider.files.operators.list import FileListOperator
 
-__all__ = ["FileCopyOperator", "FileListOperator"]
+__all__ = ["FileCopyOperator", "FileDeleteOperator", "FileListOperator", "MakeDirectoryOperator"]

@@ -1,0 +1,300 @@
+"""The engine that deletes files: only after everything was listed, and never more than was allowed.
+
+What is kept for the next attempt is the open batch of names with what each file was, and how many are gone. A retry
+settles the open batch first, so that a file which a killed attempt has deleted is counted once, and lists again.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from flowrunner_provider.core.checkpoint import fingerprint
+from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, Json, NotFound, PathEscape, Unavailable
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.files.each import each
+from flowrunner_provider.files.listing import matcher, selection, walk
+from flowrunner_provider.files.plan import Item, batches
+from flowrunner_provider.files.store import Entry, Store, identity
+from flowrunner_provider.files.uri import split_glob
+
+__all__ = ["DeleteOptions", "DeleteResult", "Place", "delete"]
+
+BATCH = 128
+NAMES = 24_000
+CONCURRENCY = 8
+_PREVIEW, _PREVIEW_CHARACTERS = 20, 6_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeleteOptions:
+    """What to delete; the parameters of ``files.delete`` say what each means."""
+
+    recursive: bool = False
+    older_than: timedelta = timedelta(0)
+    keep_last: int = 0
+    missing_ok: bool = False
+    max_deletes: int = 1000
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("keep_last", 0), ("max_deletes", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 1_000_000:
+                raise ConfigError(
+                    f"{name} is {value!r}", field=name, remedy=f"write a whole number from {least} to 1000000"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeleteResult:
+    """What was deleted, over all attempts; ``matched`` = ``deleted`` + ``kept``.
+
+    :param matched: how many files the path named.
+    :param deleted: how many of them are gone; in a dry run: how many would be.
+    :param kept: how many were left, by age, by ``keep_last``, or because they changed after they were listed.
+    :param bytes: the size of the deleted ones together, where the store knows sizes.
+    :param dry_run: nothing was deleted.
+    :param paths: the first of the deleted, at most 20.
+    """
+
+    matched: int
+    deleted: int
+    kept: int
+    bytes: int
+    dry_run: bool
+    paths: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """An open store, and a path in it: a file, a folder, or a glob.
+
+    :param root: the address of the store, as results spell it.
+    """
+
+    store: Store
+    path: str
+    root: str = ""
+
+
+@dataclass
+class _Found:
+    """The outcome of a complete listing: how many match, and which of them are to go; no more than are allowed."""
+
+    options: DeleteOptions
+    now: float
+    room: int
+    matched: int = 0
+    chosen: dict[tuple[str, str], Item] = field(default_factory=dict)
+    _newest: list[tuple[float, str, str, Item]] = field(default_factory=list)
+
+    def add(self, root: str, item: Item) -> None:
+        self.matched += 1
+        if item.modified is None and (self.options.keep_last or self.options.older_than):
+            return  # of unknown age: never deleted where age counts
+        if not self.options.keep_last:
+            self._choose(root, item)
+            return
+        when = item.modified.timestamp() if item.modified else 0.0
+        heapq.heappush(self._newest, (when, root, item.relative, item))
+        if len(self._newest) > self.options.keep_last:
+            _, root, _, item = heapq.heappop(self._newest)
+            self._choose(root, item)
+
+    def _choose(self, root: str, item: Item) -> None:
+        seconds = self.options.older_than.total_seconds()
+        if seconds and item.modified is not None and self.now - item.modified.timestamp() < seconds:
+            return
+        self.chosen[root, item.relative] = item
+        if len(self.chosen) > self.room:
+            raise ConfigError(
+                f"more than max_deletes={self.options.max_deletes} files would be deleted; none was in this attempt",
+                field="max_deletes",
+                remedy="look at what matches with dry_run=True; then raise max_deletes, or narrow the path",
+            )
+
+
+async def delete(
+    places: Sequence[Place], run: Run, options: DeleteOptions, *, identity_of_work: Json = None
+) -> DeleteResult:
+    """Delete what ``places`` name.
+
+    :param identity_of_work: what must be the same for a retry to go on (JSON).
+    """
+    return await _Delete(places, run, options, identity_of_work).run()
+
+
+class _Delete:
+    def __init__(self, places: Sequence[Place], run: Run, options: DeleteOptions, identity_of_work: Json) -> None:
+        self._places, self._run, self._options = places, run, options
+        self._stores = {place.root: place.store for place in places}
+        self._roots = list(self._stores)
+        self._checkpoint = run.checkpoint("delete", fingerprint(identity_of_work))
+        state = self._checkpoint.state or {}
+        self._resumed = bool(state)
+        self._gone, self._bytes = state.get("counts", (0, 0))
+        self._preview: list[str] = state.get("preview", [])
+        self._open = [Item.from_json(row) for row in state.get("batch", [])]
+        self._done: set[int] = set()
+        self._checked_at = run.clock.monotonic()
+
+    async def run(self) -> DeleteResult:
+        if self._open:
+            await self._settle(self._open, resumed=True)
+        found = await self._find()
+        chosen = sorted(found.chosen.values(), key=lambda item: item.key)
+        if self._options.dry_run:
+            return self._result(found.matched, len(chosen), sum(i.size or 0 for i in chosen), self._paths(chosen))
+        before = self._gone
+        progress = self._run.progress("delete", unit="files", total=before + len(chosen), start=before)
+        for batch in batches(chosen, most=BATCH, room=NAMES):
+            self._open = batch
+            self._save()
+            await self._settle(batch)
+            progress.advance(len(batch))
+        self._save()
+        progress.finish()
+        return self._result(before + found.matched, self._gone, self._bytes, self._preview)
+
+    def _result(self, matched: int, gone: int, size: int, paths: list[str]) -> DeleteResult:
+        kept = matched - gone
+        return DeleteResult(
+            matched=matched, deleted=gone, kept=kept, bytes=size, dry_run=self._options.dry_run, paths=paths
+        )
+
+    def _paths(self, items: Sequence[Item]) -> list[str]:
+        paths: list[str] = []
+        used = 0
+        for item in items[:_PREVIEW]:
+            path = self._roots[item.source] + item.relative
+            used += len(path)
+            if used < _PREVIEW_CHARACTERS:
+                paths.append(path)
+        return paths
+
+    # -- what there is
+
+    async def _find(self) -> _Found:
+        """List everything; nothing is deleted before this has returned."""
+        now = self._run.clock.now().timestamp()
+        found = _Found(self._options, now, self._options.max_deletes - self._gone)
+        seen: set[tuple[str, str]] = set()
+        several = len(self._places) > 1
+        for place in self._places:
+            try:
+                async for entry in self._entries(place):
+                    if several and (place.root, entry.path) in seen:
+                        continue
+                    if several:
+                        seen.add((place.root, entry.path))
+                    found.add(place.root, Item.of(self._roots.index(place.root), entry.path, entry))
+            except NotFound:
+                if not (self._options.missing_ok or self._resumed):
+                    raise
+                await self._known_absent(place)
+        if not (found.matched or self._resumed or self._options.missing_ok):
+            wanted = ", ".join(place.root + place.path for place in self._places)
+            raise NotFound(
+                f"nothing matches {wanted}", remedy="correct the path, or set missing_ok=True if that is fine"
+            )
+        return found
+
+    async def _known_absent(self, place: Place) -> None:
+        """What is not there is fine; a folder that vanishes while it is listed is not "nothing is there"."""
+        folder = split_glob(place.path)[0].rstrip("/") or "/"
+        try:
+            await place.store.stat(folder)
+        except NotFound:
+            return
+        raise Unavailable(
+            f"{place.root}{folder} changed while it was listed; nothing was deleted", remedy="run the task again"
+        )
+
+    async def _entries(self, place: Place) -> AsyncIterator[Entry]:
+        folder, pattern, deep = selection(place.path, None, recursive=self._options.recursive)
+        if not pattern:
+            entry = await place.store.stat(place.path.rstrip("/") or "/")
+            if entry.is_link:
+                raise ConfigError(f"{place.path} is a symbolic link", field="path", remedy="name what it points to")
+            if not entry.is_dir:
+                yield entry
+                return
+            if not self._options.recursive:
+                raise ConfigError(
+                    f"{place.path} is a folder",
+                    field="path",
+                    remedy=f"write {place.path.rstrip('/')}/* for the files in it, or set recursive=True",
+                )
+        accept = matcher(pattern, "glob", field="path") if pattern else None
+        links: list[Entry] = []
+        async for relative, entry in walk(
+            place.store,
+            folder,
+            lambda relative, entry: accept is None or accept(relative),
+            recursive=deep,
+            skipped_link=lambda entry: links.append(entry) if not links else None,
+        ):
+            if {"", ".", ".."} & set(relative.split("/")):
+                raise PathEscape(f"{place.store.where} lists the name {relative!r}", remedy="look at that server")
+            yield entry
+        if links:
+            self._run.log.warning("Symbolic links such as %s were left alone.", links[0].path)
+
+    # -- one batch
+
+    async def _settle(self, batch: Sequence[Item], *, resumed: bool = False) -> None:
+        self._done.clear()
+        finished = False
+        try:
+            await each(CONCURRENCY, lambda index: self._one(batch[index], index, resumed), range(len(batch)))
+            finished = True
+        finally:
+            gone = [batch[index] for index in sorted(self._done)]
+            left = [item for index, item in enumerate(batch) if index not in self._done]
+            self._gone += len(gone)
+            self._bytes += sum(item.size or 0 for item in gone)
+            self._preview += self._paths(gone)[: max(0, _PREVIEW - len(self._preview))]
+            self._open = left
+            if not finished:
+                with suppress(FlowRunnerError):
+                    self._save()
+        self._open = []
+
+    async def _one(self, item: Item, index: int, resumed: bool) -> None:
+        store = self._stores[self._roots[item.source]]
+        try:
+            entry = await store.stat(item.relative)
+        except NotFound:
+            self._done.add(index)
+            return
+        if identity(entry) != item.identity:
+            self._run.log.warning("%s changed after it was listed and was kept.", item.relative)
+            return
+        if resumed:
+            return  # the listing that follows decides about it again
+        self._guard()
+        failpoint("files.delete.before_delete")
+        with suppress(NotFound):
+            await store.delete(item.relative)
+        self._done.add(index)
+        failpoint("files.delete.after_delete")
+
+    def _guard(self) -> None:
+        """Stop if a newer attempt has taken over; asked at most once a second."""
+        now = self._run.clock.monotonic()
+        if now - self._checked_at >= 1.0:
+            self._run.lease.check()
+            self._checked_at = now
+
+    def _save(self) -> None:
+        state: dict[str, Json] = {
+            "counts": [self._gone, self._bytes],
+            "preview": list(self._preview),
+            "batch": [item.to_json() for item in self._open],
+        }
+        self._checkpoint.save(state, force=True)
