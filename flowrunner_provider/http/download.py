@@ -296,7 +296,8 @@ class _Job:
                 if self.spec.max_bytes is not None and state.offset + len(pending) > self.spec.max_bytes:
                     raise self._too_large()
                 while len(pending) >= _BLOCK:
-                    block = bytes(pending[:_BLOCK])
+                    with memoryview(pending) as view, view[:_BLOCK] as first:
+                        block = bytes(first)
                     del pending[:_BLOCK]
                     await self._put(block)
         except TransientError:
