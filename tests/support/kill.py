@@ -151,7 +151,8 @@ class Attempt:
     def kill(self, sig: int = signal.SIGKILL) -> None:
         """Send a signal to the child if it still runs."""
         if self._process.is_alive():
-            os.kill(self.pid, sig)
+            with suppress(ProcessLookupError):  # it ended in between
+                os.kill(self.pid, sig)
 
     def freeze(self) -> None:
         """SIGSTOP: the worker that the scheduler takes for dead."""
