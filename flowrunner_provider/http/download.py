@@ -289,37 +289,28 @@ class _Job:
         state = self.state
         self.progress = self.progress or self.run.progress("fetch", unit="bytes", total=state.total, start=start)
         self.progress.total, self.progress.done = state.total, start
-        pending = bytearray()
-        try:
-            async for chunk in answer.chunks:
-                pending += chunk
-                if self.spec.max_bytes is not None and state.offset + len(pending) > self.spec.max_bytes:
-                    raise self._too_large()
-                while len(pending) >= _BLOCK:
-                    with memoryview(pending) as view, view[:_BLOCK] as first:
-                        block = bytes(first)
-                    del pending[:_BLOCK]
-                    await self._put(block)
-        except TransientError:
-            await self._put(bytes(pending))  # good bytes: the next request asks for what follows them
-            raise
-        await self._put(bytes(pending))
+        async for chunk in answer.chunks:
+            if self.spec.max_bytes is not None and state.offset + len(chunk) > self.spec.max_bytes:
+                raise self._too_large()
+            await self._put(chunk)
         if state.total is not None and state.offset != state.total:
             raise IntegrityError(
                 f"{self._what()} has {state.offset} of {state.total} bytes", remedy="run it again from the start"
             )
         self.progress.finish()
 
-    async def _put(self, block: bytes) -> None:
-        if self.part is None or not block:
+    async def _put(self, chunk: bytes) -> None:
+        if self.part is None:
             return
-        await self.part.write(block)
+        await self.part.write(chunk)
         if self.digest is not None:
-            self.digest.update(block)
-        self.state.offset += len(block)
-        failpoint("http.download.after_block")
+            self.digest.update(chunk)
+        begun = self.state.offset // _BLOCK
+        self.state.offset += len(chunk)
+        for _ in range(self.state.offset // _BLOCK - begun):
+            failpoint("http.download.after_block")  # as often however the network cuts the bytes
         if self.progress is not None:
-            self.progress.advance(len(block))
+            self.progress.advance(len(chunk))
         if self.run.clock.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
             await self._save()
 
