@@ -317,6 +317,7 @@ class _Work:
 
 
 def _type(declared: str | None, found: set[type]) -> Type:
+    declared = "timestamp" if declared == "timestamptz" else declared
     if declared in get_args(Type):
         return cast("Type", declared)
     names = {kind.__name__ for kind in found} - {"NoneType"}

@@ -16,6 +16,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "files.delete": {"path": "/nowhere/*.csv"},
     "files.list": {"path": "sftp://partner@/out"},
     "files.mkdir": {"path": "sftp://partner@/in"},
+    "files.read": {"path": "/nowhere/a.txt"},
+    "files.write": {"path": "sftp://partner@/in/a.txt", "content": "done"},
     "http.async_job": {
         "submit": {"endpoint": "/jobs"},
         "poll": {"endpoint": "/jobs/{job_id}", "success": "done", "failed": "failed"},

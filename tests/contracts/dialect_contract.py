@@ -25,6 +25,7 @@ from flowrunner_provider.database.hook import hook_for
 from flowrunner_provider.database.identifiers import TableName
 from flowrunner_provider.database.load import load
 from flowrunner_provider.database.plan import LoadPlan
+from tests.contracts.dialect_export import ExportContract
 from tests.database.far_side import CONN_ID, FarSide, load_rows
 from tests.database.payloads import PAYLOADS
 
@@ -42,7 +43,7 @@ class Source:
         return iter(self.batches)
 
 
-class DialectContract:
+class DialectContract(ExportContract):
     """Subclasses define the fixture ``far``."""
 
     @pytest.fixture(autouse=True)

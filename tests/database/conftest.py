@@ -14,7 +14,8 @@ from tests.database.far_side import PostgresFarSide, SqliteFarSide
 if TYPE_CHECKING:
     from tests.support.postgres import Database, Postgres
 
-pytest.register_assert_rewrite("tests.contracts.dialect_contract")
+for module in ("contract", "export"):
+    pytest.register_assert_rewrite(f"tests.contracts.dialect_{module}")
 
 _numbers = itertools.count(1)
 

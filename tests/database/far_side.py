@@ -14,7 +14,7 @@ from flowrunner_provider.database.operators import SqlLoadOperator
 from tests.support.context import execute, make_context
 from tests.support.postgres import Database
 
-__all__ = ["FarSide", "PostgresFarSide", "SqliteFarSide", "load_rows"]
+__all__ = ["FarSide", "PostgresFarSide", "SqliteFarSide", "act", "load_rows"]
 
 CONN_ID = "warehouse"
 
@@ -128,7 +128,12 @@ class PostgresFarSide(FarSide):
 
 def load_rows(far: FarSide, source: Any, table: str = "orders", **more: Any) -> Any:
     """Run the action as Airflow does, with a state store of its own in the far side's folder."""
-    context = dict(more.pop("context", {}))
+    return act(far, SqlLoadOperator, source=source, table=far.name(table), **more)
+
+
+def act(far: FarSide, operator_class: Any, **arguments: Any) -> Any:
+    """Run any action on the far side in the same way."""
+    context = dict(arguments.pop("context", {}))
     context.setdefault("state", far.state / context.get("run_id", "run"))
-    operator = SqlLoadOperator(task_id="load", conn_id=CONN_ID, source=source, table=far.name(table), **more)
+    operator = operator_class(task_id="load", **{"conn_id": CONN_ID, **arguments})
     return execute(operator, make_context(operator, **context))

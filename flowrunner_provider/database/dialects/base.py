@@ -9,23 +9,36 @@ put into a statement.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Protocol, Self
 
-from flowrunner_provider.core.errors import ConfigError, IntegrityError
+from flowrunner_provider.core.errors import ConfigError, IntegrityError, Unavailable
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
-__all__ = ["Column", "Copier", "CsvFile", "Merged", "Row", "Session", "Table", "Type", "duplicate_keys", "unsuitable"]
+__all__ = [
+    "Column", "Conflict", "Copier", "CsvFile", "Isolation", "Merged", "Params", "Row", "Session", "Table", "Type",
+    "distinct", "duplicate_keys", "unsuitable",
+]  # fmt: skip
 
 Row = tuple[Any, ...]
+
+Params = Sequence[Any] | Mapping[str, Any] | None
+"""Values for the placeholders of a user's statement, by place or by name; None: it has none."""
+
+Isolation = Literal["read committed", "repeatable read", "serializable"]
+"""At least so much; a database that only knows more gives more."""
 
 Type = Literal[
     "string", "integer", "number", "decimal", "boolean", "object", "array", "date", "time", "timestamp", "binary"
 ]  # fmt: skip
 """What a column holds, in the words of a dataset; ``null`` and ``mixed`` count as ``string``."""
+
+
+class Conflict(Unavailable):
+    """The database undid the transaction because of another one (deadlock, serialization failure): do it again."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +107,10 @@ class Session(ABC):
     types: ClassVar[Mapping[Type, str]]
     placeholder: ClassVar[str]
     """Of the n-th parameter; ``{}`` is n."""
+    mark: ClassVar[str] = "?"
+    """A placeholder by place, in the style of users' statements."""
+    named_mark: ClassVar[str] = ":{}"
+    """One by name."""
 
     def sql(self, name: TableName | Identifier | str) -> str:
         """A name as SQL; text is one name."""
@@ -108,8 +125,59 @@ class Session(ABC):
         """Run one statement and return its rows, if it has any."""
 
     @abstractmethod
-    def begin(self) -> None:
-        """Open the transaction."""
+    def begin(self, isolation: Isolation = "read committed", *, read_only: bool = False) -> None:
+        """Open the transaction.
+
+        :param read_only: nothing can be written; with ``repeatable read`` all is read from one snapshot.
+        """
+
+    @abstractmethod
+    def execute(self, statement: str, params: Params = None) -> int:
+        """Run one statement of the user's, in the placeholder style of the driver; return its count of rows.
+
+        The count is that of the rows that it changed or, for a query, returned; 0 where there is none.
+        Several statements in one text are refused.
+        """
+
+    @abstractmethod
+    def described(self, query: str, params: Params) -> dict[str, str]:
+        """The columns of a query that is not run yet: name -> type in the words of a dataset, or empty.
+
+        :raises ConfigError: if it is no query, or two columns have one name.
+        """
+
+    @abstractmethod
+    def stream(self, query: str, params: Params, *, batch_rows: int) -> AbstractContextManager[Iterator[list[Row]]]:
+        """The rows of a query in batches, from a cursor of the server."""
+
+    def copy_out(
+        self, query: str, params: Params, *, batch_rows: int, passed: Callable[[list[bytes]], None]
+    ) -> int | None:
+        """Hand over the rows of a query as lines of CSV without a header, where the database writes such itself.
+
+        :param passed: called with each batch.
+        :return: how many rows the database says there were; None if it does not write CSV.
+        """
+        del query, params, batch_rows, passed
+        return None
+
+    def castable(self, kind: str, name: str, target: str) -> str:
+        """A column as it is to be selected for a file of the format ``target``.
+
+        :param kind: from :meth:`described`.
+        :param name: quoted.
+        """
+        del kind, target
+        return name
+
+    def sort_key(self, kind: str, name: str) -> str:
+        """A column to sort by, so that texts come in the order of their code points."""
+        del kind
+        return name
+
+    def user_text(self, text: str) -> str:
+        """A text without placeholders as a part of a statement that has some."""
+        return text
 
     @abstractmethod
     def commit(self) -> None:
@@ -266,6 +334,20 @@ class Session(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names of a query's columns.
+
+    :raises ConfigError: if there are none, or two are the same.
+    """
+    if not names:
+        raise ConfigError("sql is no query: it returns no columns", field="sql", remedy="write a SELECT")
+    if twice := sorted({name for name in names if names.count(name) > 1 or not name}):
+        raise ConfigError(
+            f"sql has more than one column {twice[0]!r}", field="sql", remedy="give each a name of its own with AS"
+        )
+    return list(names)
 
 
 def duplicate_keys(keys: Sequence[str], count: int | None = None) -> IntegrityError:

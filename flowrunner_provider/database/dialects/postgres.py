@@ -22,7 +22,9 @@ from flowrunner_provider.database.dialects.base import (
     Column,
     Copier,
     CsvFile,
+    Isolation,
     Merged,
+    Params,
     Row,
     Session,
     Table,
@@ -32,6 +34,16 @@ from flowrunner_provider.database.dialects.base import (
 from flowrunner_provider.database.dialects.postgres_copy import CsvCopier
 from flowrunner_provider.database.dialects.postgres_csv import Unfit, blocks, count_rows, fits, options
 from flowrunner_provider.database.dialects.postgres_errors import classified, connect_failed
+from flowrunner_provider.database.dialects.postgres_query import (
+    LEVELS,
+    adapted,
+    cast_for,
+    columns_of,
+    copied_out,
+    lines_out,
+    opened,
+    settle,
+)
 from flowrunner_provider.database.dialects.postgres_swap import put_in_place, stand_in
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
@@ -65,6 +77,8 @@ class PostgresSession(Session):
     kind = "postgres"
     quoting = Quoting(max_bytes=63)
     placeholder = "${}"
+    mark = "%s"
+    named_mark = "%({})s"
     types: ClassVar[Mapping[Type, str]] = MappingProxyType(
         {
             "string": "text", "integer": "bigint", "number": "double precision", "decimal": "numeric",
@@ -131,8 +145,46 @@ class PostgresSession(Session):
             self._cursor.execute(sql, values or None)
             return self._cursor.fetchall() if self._cursor.description else []
 
-    def begin(self) -> None:
-        self.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+    def begin(self, isolation: Isolation = "read committed", *, read_only: bool = False) -> None:
+        self.run(f"BEGIN ISOLATION LEVEL {LEVELS[isolation]} READ {'ONLY' if read_only else 'WRITE'}")
+        if read_only:
+            settle(self)
+
+    def execute(self, statement: str, params: Params = None) -> int:
+        with self.typed(), self._driver.Cursor(self._connection) as cursor:
+            # binary, so that the extended protocol is used, which takes one statement only
+            cursor.execute(statement, adapted(params), binary=True)
+            rows: int = cursor.rowcount
+        status = self._driver.pq.TransactionStatus
+        if self._connection.info.transaction_status != status.INTRANS:
+            raise IntegrityError("a statement has ended the transaction", remedy="leave COMMIT and ROLLBACK away")
+        return max(0, rows)
+
+    def described(self, query: str, params: Params) -> dict[str, str]:
+        with self.typed():
+            return columns_of(self._connection, query, params)
+
+    @contextmanager
+    def stream(self, query: str, params: Params, *, batch_rows: int) -> Iterator[Iterator[list[Row]]]:
+        with self.typed(), opened(self._connection, query, params) as cursor:
+            yield iter(lambda: cursor.fetchmany(batch_rows), [])
+
+    def copy_out(
+        self, query: str, params: Params, *, batch_rows: int, passed: Callable[[list[bytes]], None]
+    ) -> int | None:
+        with self.typed():
+            if params is None:
+                return copied_out(self._connection, f"COPY ({query}\n) TO STDOUT (FORMAT csv)", passed)
+            return lines_out(self._connection, query, params, batch_rows, passed)
+
+    def castable(self, kind: str, name: str, target: str) -> str:
+        return cast_for(kind, name, target)
+
+    def sort_key(self, kind: str, name: str) -> str:
+        return f'{name} COLLATE "C"' if kind == "string" else name
+
+    def user_text(self, text: str) -> str:
+        return text.replace("%", "%%")
 
     def commit(self) -> None:
         status = self._driver.pq.TransactionStatus

@@ -17,6 +17,7 @@ from flowrunner_provider.core.errors import (
     TimedOut,
     Unavailable,
 )
+from flowrunner_provider.database.dialects.base import Conflict
 
 if TYPE_CHECKING:
     import psycopg
@@ -65,10 +66,11 @@ def classified(error: psycopg.Error, where: str, *, broken: bool, deadline: Dead
         )
     if broken or code.startswith(("08", "57P")):
         return ConnectionLost(f"the connection to {where} broke ({code or 'no SQLSTATE'})")
-    if code in ("40001", "40P01", "55P03") or code.startswith("53"):
-        why = {"40001": "serialization failure", "40P01": "deadlock", "55P03": "lock time-out"}.get(
-            code, "out of a resource"
-        )
+    if code in ("40001", "40P01"):
+        why = "deadlock" if code == "40P01" else "serialization failure"
+        return Conflict(f"{where}: {why} ({code}); nothing was stored", remedy="the retry starts afresh")
+    if code == "55P03" or code.startswith("53"):
+        why = "lock time-out" if code == "55P03" else "out of a resource"
         return Unavailable(f"{where}: {why} ({code}); nothing was stored", remedy="the retry starts afresh")
     return _refused(error, code, where)
 
@@ -84,6 +86,8 @@ def _refused(error: psycopg.Error, code: str, where: str) -> FlowRunnerError:
         return NotFound(
             f"{where}: a table or schema is not there ({code})", remedy="create it, or pass create_table=True"
         )
+    if code == "25006":
+        return ConfigError(f"{where}: a statement that only reads would write", field="sql", remedy="write a SELECT")
     if code == "21000":
         return IntegrityError("rows of the source share their keys")
     if code == "":

@@ -31,11 +31,14 @@ from flowrunner_provider.database.config import SqliteConfig
 from flowrunner_provider.database.dialects.base import (
     Column,
     Copier,
+    Isolation,
     Merged,
+    Params,
     Row,
     Session,
     Table,
     Type,
+    distinct,
     duplicate_keys,
     unsuitable,
 )
@@ -112,8 +115,48 @@ class SqliteSession(Session):
         with self._typed("run a statement in"):
             return self._connection.execute(sql, tuple(values)).fetchall()
 
-    def begin(self) -> None:
-        self.run("BEGIN IMMEDIATE")
+    def begin(self, isolation: Isolation = "read committed", *, read_only: bool = False) -> None:
+        """Every transaction is serializable; one that only reads sees the file as it was at its first look."""
+        del isolation
+        self.run(f"PRAGMA query_only = {int(read_only)}")
+        self.run("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    def execute(self, statement: str, params: Params = None) -> int:
+        with self._typed("run a statement in"):
+            before = self._connection.total_changes
+            cursor = self._connection.execute(statement, _bound(params))
+            returned = sum(1 for _ in cursor)
+            if cursor.rowcount >= 0:
+                return cursor.rowcount
+            if returned or self._connection.total_changes == before:
+                return returned
+            return int(self._connection.execute("SELECT changes()").fetchone()[0])  # WITH ... UPDATE
+
+    def described(self, query: str, params: Params) -> dict[str, str]:
+        with self._typed("run a query in"):
+            cursor = self._connection.execute(query, _bound(params))
+            names = [column[0] for column in cursor.description or ()]
+            cursor.close()
+        return dict.fromkeys(distinct(names), "")
+
+    @contextmanager
+    def stream(self, query: str, params: Params, *, batch_rows: int) -> Iterator[Iterator[list[Row]]]:
+        with self._typed("run a query in"):
+            cursor = self._connection.execute(query, _bound(params))
+        yield self._fetched(cursor, batch_rows)
+        cursor.close()
+
+    def _fetched(self, cursor: sqlite3.Cursor, batch_rows: int) -> Iterator[list[Row]]:
+        while True:
+            with self._typed("read from"):
+                batch = cursor.fetchmany(batch_rows)
+            if not batch:
+                return
+            yield batch
+
+    def sort_key(self, kind: str, name: str) -> str:
+        del kind
+        return f"{name} COLLATE BINARY"
 
     def commit(self) -> None:
         self.run("COMMIT")
@@ -240,6 +283,16 @@ class SqliteSession(Session):
         return f"SQLite {version}, {self._path}: may be written, and tables may be created"
 
 
+def _bound(params: Params) -> Sequence[Any] | Mapping[str, Any]:
+    if isinstance(params, Mapping):
+        return dict(zip(params, _native(list(params.values())), strict=True))
+    return _native(list(params or ()))
+
+
+def _native(values: list[Any]) -> Row:
+    return converted([tuple(values)], _NATIVE, _CONVERTERS)[0] if values else ()
+
+
 class _Copier:
     def __init__(self, session: SqliteSession, statement: str) -> None:
         self._session, self._statement, self.rows = session, statement, 0
@@ -270,4 +323,6 @@ def _classified(error: sqlite3.Error, path: str, verb: str, deadline: Deadline) 
             code=code,
             remedy="correct the source, or use on_bad_row='reject' to set such rows aside",
         )
+    if str(error).startswith("no such table"):
+        return NotFound(f"{what}: a table is not there", remedy="create it, or correct its name")
     return Rejected(what, code=code, remedy="check the table against the source")

@@ -1,9 +1,8 @@
-"""Actions on SQL databases."""
+"""Files into tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +13,7 @@ from flowrunner_provider.data.readers import open_rows
 from flowrunner_provider.database.dialects.base import CsvFile
 from flowrunner_provider.database.hook import hook_for
 from flowrunner_provider.database.load import load
+from flowrunner_provider.database.operators.arguments import number
 from flowrunner_provider.database.plan import BadRow, Keep, LoadPlan, LoadResult, Mode
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
@@ -121,7 +121,7 @@ class SqlLoadOperator(FlowRunnerOperator):
             column_map=self.column_map or {},
             create_table=self.create_table,
             keep=self.keep,
-            expected_rows=_number(self.expected_rows),
+            expected_rows=number(self.expected_rows, "expected_rows"),
             min_rows=self.min_rows,
             on_bad_row=self.on_bad_row,
             reject_path=self.reject_path,
@@ -161,15 +161,6 @@ class SqlLoadOperator(FlowRunnerOperator):
             encoding=self.encoding,
             null_text=self.null_text,
         )
-
-
-def _number(value: int | str | None) -> int | None:
-    """A count that may have been rendered from a template."""
-    if not isinstance(value, str):
-        return value
-    with suppress(ValueError):
-        return int(value)
-    raise ConfigError("expected_rows is no number", field="expected_rows", remedy="give a whole number")
 
 
 def _identity(dataset: Dataset) -> dict[str, Any]:

@@ -1,0 +1,187 @@
+"""Users' statements and queries: cursors of the server, ``COPY ... TO STDOUT``, and what a column holds."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+import select
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from flowrunner_provider.core.extras import load
+from flowrunner_provider.database.dialects.base import Isolation, Params, Row, Session, distinct
+from flowrunner_provider.database.dialects.values import as_json
+
+if TYPE_CHECKING:
+    import psycopg
+
+__all__ = ["LEVELS", "adapted", "cast_for", "columns_of", "copied_out", "lines_out", "opened", "settle"]
+
+LEVELS: Mapping[Isolation, str] = MappingProxyType(
+    {
+        "read committed": "READ COMMITTED",
+        "repeatable read": "REPEATABLE READ",
+        "serializable": "SERIALIZABLE",
+    }
+)
+_SETTINGS = {
+    "DateStyle": "ISO, YMD", "IntervalStyle": "postgres", "extra_float_digits": "1", "bytea_output": "hex",
+    "synchronize_seqscans": "off",
+}  # fmt: skip
+_KINDS: Mapping[int, str] = MappingProxyType(
+    {
+        16: "boolean", 17: "binary", 18: "string", 19: "string", 20: "integer", 21: "integer", 23: "integer",
+        25: "string", 26: "integer", 114: "json", 700: "number", 701: "number", 1042: "string", 1043: "string",
+        1082: "date", 1083: "time", 1114: "timestamp", 1184: "timestamptz", 1700: "decimal", 2950: "string",
+        3802: "json", 1000: "array", 1005: "array", 1007: "array", 1009: "array", 1015: "array", 1016: "array",
+        1021: "array", 1022: "array", 1231: "array",
+    }
+)  # fmt: skip
+_BLOCK_ROWS = 2_000
+_LOOK = 1_000  # milliseconds between two looks at a silent server; the session's guard ends the wait
+_ODD = re.compile(r'[",\r\n]')
+_names = itertools.count(1)
+
+
+def settle(session: Session) -> None:
+    """The same rows give the same text, whatever the server's or the user's settings are."""
+    calls = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items())
+    session.run(f"SELECT {calls}")
+
+
+def adapted(params: Params) -> Any:
+    """Parameters as the driver takes them: objects become JSON; None stays, so that ``%`` is no placeholder."""
+    if params is None:
+        return None
+    if isinstance(params, Mapping):
+        return {name: _value(value) for name, value in params.items()}
+    return [_value(value) for value in params]
+
+
+def _value(value: Any) -> Any:
+    return as_json(value) if isinstance(value, dict) else value
+
+
+@contextmanager
+def opened(
+    connection: psycopg.Connection[Row], query: str, params: Params, *, as_text: bool = False
+) -> Iterator[psycopg.ServerCursor[Row]]:
+    """A cursor of the server; what is no single query is refused."""
+    with connection.cursor(f"flowrunner_{next(_names)}") as cursor:
+        cursor.execute(query, adapted(params))
+        if as_text:
+            loader = load("psycopg.types.string", extra="postgres", needed_for="reading text").TextLoader
+            for column in cursor.description or ():
+                cursor.adapters.register_loader(column.type_code, loader)
+        yield cursor
+
+
+def columns_of(connection: psycopg.Connection[Row], query: str, params: Params) -> dict[str, str]:
+    """What the columns of a query hold; ``json`` besides the words of a dataset, empty for any other type."""
+    with opened(connection, query, params) as cursor:
+        found = cursor.description or ()
+        names = distinct([column.name for column in found])
+        return {name: _KINDS.get(column.type_code, "") for name, column in zip(names, found, strict=True)}
+
+
+def cast_for(kind: str, name: str, target: str) -> str:
+    """As text where the format has no place for the type; in CSV also truth values, as the words true and false."""
+    as_text = kind == "" or (target == "csv" and kind == "boolean")
+    as_text |= target == "parquet" and kind in ("json", "array")
+    return f"{name}::text AS {name}" if as_text else name
+
+
+def copied_out(connection: psycopg.Connection[Row], statement: str, passed: Callable[[list[bytes]], None]) -> int:
+    """Run a ``COPY ... TO STDOUT`` and return the server's count of rows.
+
+    Below the driver's own loop, which costs twice as much per row; each message of the server is a row.
+    An error within ends the connection: it would have to read the rest first.
+    """
+    psycopg = load("psycopg", extra="postgres", needed_for="COPY")
+    wire = connection.pgconn
+    poll = select.poll()
+    poll.register(wire.socket, select.POLLIN)
+
+    def wait() -> None:
+        poll.poll(_LOOK)
+        wire.consume_input()
+
+    def result() -> Any:
+        while wire.is_busy():
+            wait()
+        found = wire.get_result()
+        if found is not None and found.status == psycopg.pq.ExecStatus.FATAL_ERROR:
+            raise psycopg.errors.error_from_result(found, encoding="utf-8")
+        return found
+
+    try:
+        wire.send_query(statement.encode())
+        while wire.flush():
+            wait()
+        result()
+        _pass_blocks(wire.get_copy_data, wait, passed)
+        count = int(result().command_tuples or 0)
+        while result() is not None:
+            pass
+    except BaseException:
+        connection.close()
+        raise
+    return count
+
+
+def _pass_blocks(
+    get: Callable[[int], tuple[int, Any]], wait: Callable[[], None], passed: Callable[[list[bytes]], None]
+) -> None:
+    rows: list[Any] = []
+    add = rows.append
+    while True:
+        size, row = get(1)
+        if size > 0:
+            add(row)
+        if rows and (size < 0 or len(rows) >= _BLOCK_ROWS):
+            passed(rows)
+            rows.clear()
+        if size < 0:
+            return
+        if size == 0:
+            wait()
+
+
+def lines_out(
+    connection: psycopg.Connection[Row],
+    query: str,
+    params: Params,
+    batch_rows: int,
+    passed: Callable[[list[bytes]], None],
+) -> int:
+    """The same lines as :func:`copied_out`, for a query with parameters, which ``COPY`` does not take."""
+    count = 0
+    with opened(connection, query, params, as_text=True) as cursor:
+        while batch := cursor.fetchmany(batch_rows):
+            passed([line.encode() for line in _lines(batch)])
+            count += len(batch)
+    return count
+
+
+class _Lines(list[str]):
+    """What csv writes to."""
+
+    write = list.append
+
+
+def _lines(rows: list[Row]) -> list[str]:
+    """Python's writer where it writes what the server would: it does not tell NULL from empty text."""
+    if len(rows[0]) == 1 or any("" in column for column in zip(*rows, strict=True)):
+        return [",".join(map(_field, row)) + "\n" if row != ("\\.",) else '"\\."\n' for row in rows]
+    lines = _Lines()
+    csv.writer(lines, lineterminator="\r\n").writerows(rows)  # so that CR and LF in values are quoted
+    return [line[:-2] + "\n" for line in lines]
+
+
+def _field(value: str | None) -> str:
+    if value is None:
+        return ""
+    return '"' + value.replace('"', '""') + '"' if not value or _ODD.search(value) else value

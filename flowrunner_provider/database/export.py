@@ -1,0 +1,335 @@
+"""An export: the rows of a query into files, all of them from one snapshot."""
+
+# ruff: noqa: S608 - names are quoted by identifiers.py
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar, cast
+
+from flowrunner_provider.core.errors import ConfigError, IntegrityError
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.names import part_name
+from flowrunner_provider.core.part_file import disk_errors
+from flowrunner_provider.core.progress import Progress
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.data.dataset import Dataset, Format, format_of, is_gzip, local_path
+from flowrunner_provider.data.values import Kinds
+from flowrunner_provider.data.writers import RowWriter, open_writer, part_token
+from flowrunner_provider.database.dialects.base import Params, Row, Session
+from flowrunner_provider.database.identifiers import Identifier, TableName
+from flowrunner_provider.database.server_csv import ServerCsvWriter
+
+__all__ = ["ExportPlan", "ExportResult", "export"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult(Dataset):
+    """The rows that were written; with one file this is a dataset as any other.
+
+    :param files: a dataset for each file; none where there was nothing to write.
+    """
+
+    files: list[Dataset]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportPlan:
+    """What to write where; the parameters of the action ``sql.export``.
+
+    :raises ConfigError: naming the parameter to mend.
+    """
+
+    dest: str
+    sql: str | None = None
+    table: str | None = None
+    parameters: Params = None
+    columns: Sequence[str] | None = None
+    order_by: Sequence[str] = ()
+    max_rows_per_file: int | None = None
+    skip_if_empty: bool = False
+    chunk_size: int = 10_000
+    expected_rows: int | None = None
+    format: Format = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "format", format_of(local_path(self.dest, "dest"), "dest"))
+        if (self.sql is None) == (self.table is None) or self.sql == "":
+            raise ConfigError("give either sql or table", field="sql", remedy="name a table, or write a query")
+        if self.table is not None:
+            TableName.parse(self.table)
+            if self.parameters is not None:
+                raise ConfigError("parameters are for sql", field="parameters", remedy="leave them away, or write sql")
+        for name in ("columns", "order_by"):
+            self._check_names(name, getattr(self, name))
+        for name, least in (("max_rows_per_file", 1), ("chunk_size", 1), ("expected_rows", 0)):
+            value = getattr(self, name)
+            if value is None and name != "chunk_size":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{name} must be {least} or more", field=name, remedy="give a whole number")
+
+    def _check_names(self, name: str, value: Sequence[str] | None) -> None:
+        if value is None:
+            return
+        if isinstance(value, str) or not all(isinstance(item, str) for item in value):
+            raise ConfigError(f"{name} must be a list of column names", field=name, remedy='write ["id"], say')
+        for item in value:
+            Identifier(item)
+        if len(set(value)) != len(value) or (name == "columns" and not value):
+            raise ConfigError(f"{name} is empty or names a column twice", field=name, remedy="name each once")
+
+
+def export(plan: ExportPlan, connect: Callable[[], Session], run: Run) -> ExportResult:
+    """All rows are in the files, each of which appeared whole; nothing else was read or changed.
+
+    All are read in one read-only transaction that sees one state of the database. Killed or repeated anywhere, it
+    starts over: until the rows are complete nothing has its final name, and a later attempt removes what was left.
+    """
+    files = _Files(plan, run)
+    files.clear()
+    with connect() as session:
+        failpoint("sql.export.after_connect")
+        session.begin("repeatable read", read_only=True)
+        work = _Work(session, plan, run, files)
+        try:
+            work.write()
+        except BaseException:
+            files.clear()
+            raise
+        session.rollback()
+    return files.publish(work.rows, work.kinds)
+
+
+class _Files:
+    """Where the rows go: one file beside its final name, or a hidden folder of them."""
+
+    def __init__(self, plan: ExportPlan, run: Run) -> None:
+        self._plan, self._run = plan, run
+        self._dest = Path(plan.dest)
+        self._token = part_token(run.scope)
+        gzip = ".gz" if is_gzip(self._dest) else ""
+        stem = self._dest.name.removesuffix(self._dest.suffix) if gzip else self._dest.name
+        self._suffix = Path(stem).suffix + (self._dest.suffix if gzip else "")
+        self._stem = self._dest.name[: -len(self._suffix)]
+        self._folder = self._dest.with_name(part_name(f"{self._dest.name}.files", self._token))
+        self.done: list[Dataset] = []
+        self._writer: RowWriter | None = None
+
+    def clear(self) -> None:
+        """Remove what an earlier attempt, or this one, has left."""
+        if self._writer is not None:
+            self._writer.discard()
+            self._writer = None
+        with disk_errors(self._plan.dest):
+            self._dest.with_name(part_name(self._dest.name, self._token)).unlink(missing_ok=True)
+            if self._folder.is_dir() and not self._folder.is_symlink():
+                shutil.rmtree(self._folder)
+
+    @property
+    def _many(self) -> bool:
+        return self._plan.max_rows_per_file is not None
+
+    def room(self) -> int | None:
+        """How many rows still fit into the file that is open."""
+        if self._plan.max_rows_per_file is None or self._writer is None:
+            return None
+        return self._plan.max_rows_per_file - self._writer.rows
+
+    def writer(self, make: Callable[[Path], RowWriter]) -> RowWriter:
+        """The file to write into now."""
+        if self._writer is not None and self.room() == 0:
+            self._close()
+        if self._writer is None:
+            self._writer = make(self._folder / self._name(len(self.done) + 1) if self._many else self._dest)
+        return self._writer
+
+    def _name(self, number: int) -> str:
+        return f"{self._stem}-{number:05d}{self._suffix}"
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._run.lease.check()
+            self.done.append(self._writer.commit())
+            self._writer = None
+
+    def publish(self, rows: int, kinds: dict[str, str]) -> ExportResult:
+        """Everything has its final name."""
+        failpoint("sql.export.before_publish")
+        self._close()
+        self._run.lease.check()
+        if self._many:
+            with disk_errors(self._plan.dest):
+                self.done = [self._moved(file) for file in self.done]
+                self._remove_surplus()
+                if self._folder.is_dir():
+                    self._folder.rmdir()
+        failpoint("sql.export.after_publish")
+        first = self.done[0] if self.done else None
+        return ExportResult(
+            path=first.path if first else self._plan.dest,
+            format=self._plan.format,
+            rows=rows,
+            columns=first.columns if first else kinds,
+            bytes=sum(file.bytes for file in self.done),
+            preview=first.preview if first else [],
+            files=self.done,
+        )
+
+    def _moved(self, file: Dataset) -> Dataset:
+        target = self._dest.with_name(Path(file.path).name)
+        if Path(file.path).stat().st_size != file.bytes:
+            raise IntegrityError(
+                f"{target} is not what was written", remedy="look for another process that writes it, then retry"
+            )
+        Path(file.path).replace(target)
+        failpoint("sql.export.after_move")
+        return dataclasses.replace(file, path=str(target))
+
+    def _remove_surplus(self) -> None:
+        """Files of an earlier run that had more of them."""
+        numbered = re.compile(re.escape(self._stem) + r"-(\d{5,})" + re.escape(self._suffix))
+        for path in self._dest.parent.iterdir():
+            found = numbered.fullmatch(path.name)
+            if found and int(found[1]) > len(self.done):
+                path.unlink()
+
+
+class _Work:
+    def __init__(self, session: Session, plan: ExportPlan, run: Run, files: _Files) -> None:
+        self._session, self._plan, self._run, self._files = session, plan, run, files
+        self._token = part_token(run.scope)
+        self._progress: Progress = run.progress("export", unit="rows", total=plan.expected_rows)
+        self.rows = 0
+        self.kinds: dict[str, str] = {}
+        self._query = ""
+        self._by_server = False
+
+    def write(self) -> None:
+        plan, session = self._plan, self._session
+        self._describe()
+        failpoint("sql.export.after_describe")
+        counted = None
+        if plan.format == "csv":
+            counted = session.copy_out(
+                self._query, plan.parameters, batch_rows=plan.chunk_size, passed=self._take_lines
+            )
+        self._by_server = counted is not None
+        if counted is None:
+            with session.stream(self._query, plan.parameters, batch_rows=plan.chunk_size) as batches:
+                for batch in batches:
+                    self._take(batch)
+            counted = session.count(TableName.parse(plan.table)) if plan.table is not None else self.rows
+        self._check(counted)
+        self._progress.finish()
+        if not self.rows and not plan.skip_if_empty:
+            self._files.writer(self._server_csv if self._by_server else self._open)
+
+    def _describe(self) -> None:
+        plan, session = self._plan, self._session
+        source = plan.sql if plan.sql is not None else f"SELECT * FROM {session.sql(TableName.parse(str(plan.table)))}"
+        columns = session.described(source, plan.parameters)
+        self._query = selected(session, source, columns, plan)
+        found = session.described(self._query, plan.parameters)
+        for name, kind in found.items():
+            self.kinds[name] = _declared(kind, columns[name], plan.format)
+        if plan.format == "parquet" and "" in self.kinds.values():
+            self._look_at_values()
+
+    def _look_at_values(self) -> None:
+        """Parquet needs a type per column before the first row; this database has them in the values alone."""
+        seen, rows = Kinds(), 0
+        with self._session.stream(self._query, self._plan.parameters, batch_rows=self._plan.chunk_size) as batches:
+            for batch in batches:
+                self._run.deadline.check("the export")
+                seen.add_rows(list(self.kinds), batch, rows)
+                rows += len(batch)
+        for name in self.kinds:
+            self.kinds[name] = seen.simple(name)
+            if self.kinds[name] == "mixed":
+                raise ConfigError(
+                    f"the column {name!r} has values without a common type: {seen.where(name)}",
+                    field="sql",
+                    remedy="cast it to one type in sql",
+                )
+
+    def _take(self, batch: list[Row]) -> None:
+        for part in self._parts(batch):
+            self._files.writer(self._open).write(part)
+        self._passed(len(batch))
+
+    def _take_lines(self, lines: list[bytes]) -> None:
+        for part in self._parts(lines):
+            cast("ServerCsvWriter", self._files.writer(self._server_csv)).write_lines(part)
+        self._passed(len(lines))
+
+    def _parts(self, batch: list[T]) -> Iterator[list[T]]:
+        """The batch, cut where a file is full."""
+        if self._plan.max_rows_per_file is None:
+            yield batch
+            return
+        while batch:
+            room = self._files.room() or self._plan.max_rows_per_file
+            yield batch[:room]
+            batch = batch[room:]
+
+    def _passed(self, rows: int) -> None:
+        self.rows += rows
+        self._run.deadline.check("the export")
+        self._progress.advance(rows)
+        failpoint("sql.export.after_batch")
+
+    def _open(self, path: Path) -> RowWriter:
+        return open_writer(path, self._plan.format, self.kinds, token=self._token)
+
+    def _server_csv(self, path: Path) -> RowWriter:
+        return ServerCsvWriter.opened(path, self.kinds, self._token)
+
+    def _check(self, counted: int) -> None:
+        if counted != self.rows:
+            raise IntegrityError(
+                f"the database counts {counted} rows, and {self.rows} came; nothing was written",
+                remedy="retry; if it happens again, look at the server's log",
+            )
+        if self._plan.expected_rows not in (None, self.rows):
+            raise IntegrityError(
+                f"the query has {self.rows} rows, expected were {self._plan.expected_rows}; nothing was written",
+                remedy="look at the task that filled the table",
+            )
+
+
+def selected(session: Session, source: str, columns: dict[str, str], plan: ExportPlan) -> str:
+    """The query for the file: the columns asked for, in their order, as its format can hold them."""
+    chosen = list(columns if plan.columns is None else plan.columns)
+    for field_name, names in (("columns", chosen), ("order_by", plan.order_by)):
+        if unknown := [name for name in names if name not in columns]:
+            raise ConfigError(
+                f"there is no column {unknown[0]!r} to export",
+                field=field_name,
+                remedy=f"there are {', '.join(columns)}",
+            )
+
+    def quoted(name: str) -> str:
+        text = session.sql(name)
+        return session.user_text(text) if plan.parameters is not None else text
+
+    parts = [session.castable(columns[name], quoted(name), plan.format) for name in chosen]
+    if parts == [quoted(name) for name in columns] and not plan.order_by:
+        return source.rstrip().rstrip(";")
+    order = [session.sort_key(columns[name], f"q.{quoted(name)}") for name in plan.order_by]
+    return f"SELECT {', '.join(parts)} FROM ({source.rstrip().rstrip(';')}\n) AS q" + (
+        f" ORDER BY {', '.join(order)}" if order else ""
+    )
+
+
+def _declared(kind: str, original: str, format: Format) -> str:  # noqa: A002
+    """What the column is said to hold; empty where the values tell."""
+    if format == "csv" and original in ("boolean", "json", "array"):
+        return {"boolean": original, "json": "object", "array": "string"}[original]
+    return "" if kind == "json" else kind

@@ -1,0 +1,8 @@
+"""Actions on SQL databases."""
+
+from __future__ import annotations
+
+from flowrunner_provider.database.operators.export import SqlExportOperator
+from flowrunner_provider.database.operators.load import SqlLoadOperator
+
+__all__ = ["SqlExportOperator", "SqlLoadOperator"]

@@ -1,0 +1,193 @@
+"""What every dialect must do when rows leave it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, IntegrityError, NotFound
+from flowrunner_provider.database.operators import SqlExportOperator
+from tests.database.far_side import FarSide, act, load_rows
+from tests.database.payloads import PAYLOADS
+
+TEXTS = ["", "\\.", "\\N", "NULL", '"', '""', "a\rb", "a\nb", "a\r\nb", ",", " x ", "é\u2028🙂", "\\", "\t", "'", None]
+
+
+def export(far: FarSide, dest: str = "out.csv", **arguments: Any) -> Any:
+    if "sql" not in arguments:
+        arguments["table"] = far.name(arguments.get("table", "orders"))
+    return act(far, SqlExportOperator, dest=str(far.folder / dest), **arguments)
+
+
+def read(far: FarSide, dest: str) -> list[list[Any]]:
+    """Without the header."""
+    path = far.folder / dest
+    if dest.endswith(".csv"):
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.reader(file))[1:]
+    if dest.endswith(".jsonl"):
+        return [list(json.loads(line).values()) for line in path.read_bytes().splitlines()]
+    return [list(row.values()) for row in pyarrow.parquet.read_table(path).to_pylist()]
+
+
+def left(far: FarSide) -> set[str]:
+    return {path.name for path in far.folder.iterdir()} - {"state", "far.db"}
+
+
+class ExportContract:
+    @pytest.fixture
+    def texts(self, far: FarSide) -> FarSide:
+        far.run(f"CREATE TABLE {far.name('orders')} (id integer, note text)")
+        rows = [{"id": n, "note": text} for n, text in enumerate(TEXTS)]
+        load_rows(far, far.jsonl(rows), context={"run_id": "fill"})
+        (far.folder / "source.jsonl").unlink()
+        return far
+
+    @pytest.mark.parametrize("dest", ["out.csv", "out.jsonl", "out.parquet"])
+    @pytest.mark.parametrize("chunk", [3, 1000])
+    def test_a_table_becomes_a_file(self, texts: FarSide, dest: str, chunk: int) -> None:
+        result = export(texts, dest, order_by=["id"], chunk_size=chunk)
+        wanted = [[n, text] for n, text in enumerate(TEXTS)]
+        if dest == "out.csv":
+            wanted = [[str(n), text or ""] for n, text in wanted]
+        assert read(texts, dest) == wanted
+        assert (result["rows"], list(result["columns"]), len(result["preview"])) == (len(TEXTS), ["id", "note"], 5)
+        assert result["bytes"] == (texts.folder / dest).stat().st_size
+        assert left(texts) == {dest}
+
+    def test_parameters_give_the_same_bytes_as_none(self, texts: FarSide) -> None:
+        name = texts.name("orders")
+        export(texts, "a.csv", sql=f"SELECT id, note FROM {name} WHERE id >= 0 ORDER BY id;", chunk_size=4)
+        mark = "%s" if texts.kind == "postgres" else "?"
+        bound = f"SELECT id, note FROM {name} WHERE id >= {mark} ORDER BY id"
+        export(texts, "b.csv", sql=bound, parameters=[0], chunk_size=7, context={"run_id": "2"})
+        assert (texts.folder / "a.csv").read_bytes() == (texts.folder / "b.csv").read_bytes()
+        named = "%(least)s" if texts.kind == "postgres" else ":least"
+        single = f"SELECT note FROM {name} WHERE id >= {named} ORDER BY id"
+        export(texts, "c.csv", sql=single, parameters={"least": 1}, context={"run_id": "3"})
+        export(texts, "d.csv", sql=f"SELECT note FROM {name} WHERE id >= 1 ORDER BY id", context={"run_id": "4"})
+        assert (texts.folder / "c.csv").read_bytes() == (texts.folder / "d.csv").read_bytes()
+
+    def test_what_is_exported_can_be_loaded(self, texts: FarSide) -> None:
+        result = export(texts, "out.jsonl", columns=["note", "id"])
+        load_rows(texts, result, "copy", create_table=True, context={"run_id": "2"})
+        assert texts.run(f"SELECT id, note FROM {texts.name('copy')} ORDER BY id") == list(enumerate(TEXTS))
+
+    @pytest.mark.parametrize("dest", ["out.csv.gz", "out.jsonl", "out.parquet"])
+    def test_many_files(self, texts: FarSide, dest: str) -> None:
+        stem, _, suffix = dest.partition(".")
+        (texts.folder / f"{stem}-00009.{suffix}").touch()
+        (texts.folder / f"{stem}-x.{suffix}").touch()
+        result = export(texts, dest, max_rows_per_file=6, chunk_size=4)
+        assert [file["rows"] for file in result["files"]] == [6, 6, 4]
+        names = {f"{stem}-{n:05d}.{suffix}" for n in (1, 2, 3)}
+        assert {Path(file["path"]).name for file in result["files"]} == names
+        assert left(texts) == names | {f"{stem}-x.{suffix}"}
+        for number, file in enumerate(result["files"]):
+            load_rows(texts, file, "copy", create_table=True, context={"run_id": f"back{number}"})
+        assert len(texts.rows("copy")) == len(TEXTS)
+
+    @pytest.mark.parametrize("dest", ["out.csv", "out.jsonl", "out.parquet"])
+    def test_no_rows(self, far: FarSide, dest: str) -> None:
+        far.run(f"CREATE TABLE {far.name('orders')} (id integer, note text)")
+        assert export(far, dest, skip_if_empty=True)["files"] == []
+        assert left(far) == set()
+        result = export(far, dest, context={"run_id": "2"})
+        assert (result["rows"], len(result["files"])) == (0, 1)
+        assert read(far, dest) == []
+        assert list(result["columns"]) == ["id", "note"]
+
+    @pytest.mark.parametrize("dest", ["out.csv", "out.jsonl"])
+    def test_a_wrong_count_writes_nothing(self, texts: FarSide, dest: str) -> None:
+        (texts.folder / dest).write_text("old")
+        with pytest.raises(IntegrityError, match="expected were 3"):
+            export(texts, dest, expected_rows="3")
+        assert left(texts) == {dest}
+        assert (texts.folder / dest).read_text() == "old"
+        assert export(texts, dest, expected_rows=len(TEXTS))["rows"] == len(TEXTS)
+
+    @pytest.mark.parametrize(
+        "sql",
+        [
+            "DELETE FROM {}", "DELETE FROM {} RETURNING id", "SELECT 1; DELETE FROM {}",
+            "INSERT INTO {} VALUES (99, 'x')", "DROP TABLE {}", "SELECT 1) TO STDOUT; DELETE FROM {}; --", "COMMIT",
+        ],
+    )  # fmt: skip
+    def test_an_export_only_reads(self, texts: FarSide, sql: str) -> None:
+        for parameters in (None, []):
+            with pytest.raises(FlowRunnerError):
+                export(texts, sql=sql.format(texts.name("orders")), parameters=parameters)
+        assert len(texts.rows()) == len(TEXTS)
+        assert left(texts) == set()
+
+    @pytest.mark.parametrize(
+        ("arguments", "field"),
+        [
+            ({"sql": "SELECT 1 AS a, 2 AS a"}, "sql"),
+            ({"sql": "SELECT 1 AS a", "table": "orders"}, "sql"),
+            ({"sql": ""}, "sql"),
+            ({"table": "a;b"}, "table"),
+            ({"parameters": [1]}, "parameters"),
+            ({"columns": ["nope"]}, "columns"),
+            ({"columns": []}, "columns"),
+            ({"columns": "id"}, "columns"),
+            ({"order_by": ["id", "id"]}, "order_by"),
+            ({"order_by": ["id DESC"]}, "order_by"),
+            ({"max_rows_per_file": 0}, "max_rows_per_file"),
+            ({"chunk_size": 0}, "chunk_size"),
+            ({"expected_rows": "x"}, "expected_rows"),
+            ({"dest": "out.txt"}, "dest"),
+            ({"dest": "s3://x/out.csv"}, "dest"),
+        ],
+    )
+    def test_bad_arguments(self, texts: FarSide, arguments: dict[str, Any], field: str) -> None:
+        given: dict[str, Any] = {"dest": str(texts.folder / "out.csv"), **arguments}
+        if "sql" not in given:
+            given.setdefault("table", texts.name("orders"))
+        with pytest.raises(ConfigError) as caught:
+            act(texts, SqlExportOperator, **given)
+        assert caught.value.field == field
+        assert left(texts) == set()
+
+    def test_a_table_that_is_missing(self, far: FarSide) -> None:
+        far.run(f"CREATE TABLE {far.name('other')} (id integer)")
+        with pytest.raises(NotFound):
+            export(far)
+
+    def test_export_payloads_are_names_or_refused(self, far: FarSide) -> None:
+        """As a table, a column and a sort key: read back, or refused; nothing else happens."""
+        far.run(f"CREATE TABLE {far.name('victim')} (id integer)")
+        far.run(f"INSERT INTO {far.name('victim')} VALUES (1)")
+        source = far.jsonl([{"id": 1}])
+        schema = far.name("x").rpartition(".")[0]
+        prefix = f'"{schema}".' if schema else ""
+        made = 0
+        for number, payload in enumerate(PAYLOADS[::3]):
+            table = prefix + '"' + payload.replace('"', '""') + '"'
+            run_id = {"context": {"run_id": f"p{number}"}}
+            try:
+                act(
+                    far, SqlExportOperator, table=far.name("victim"), columns=[payload], dest=str(far.folder / "n.csv"),
+                    order_by=[payload], **run_id,
+                )  # fmt: skip
+                raise AssertionError(f"{payload!r} was taken")
+            except ConfigError:
+                pass
+            try:
+                load = {"column_map": {"id": payload}, "create_table": True, "conn_id": "warehouse"}
+                from flowrunner_provider.database.operators import SqlLoadOperator
+
+                act(far, SqlLoadOperator, table=table, source=source, **load, **run_id)
+            except FlowRunnerError:
+                continue
+            names = {"columns": [payload], "order_by": [payload], "dest": str(far.folder / "n.jsonl")}
+            act(far, SqlExportOperator, table=table, **names, context={"run_id": f"q{number}"})
+            assert json.loads((far.folder / "n.jsonl").read_text()) == {payload: 1}
+            made += 1
+        assert made > 40
+        assert far.rows("victim") == [(1,)]
