@@ -1,0 +1,26 @@
+"""A partner's control file is read; a line of the log, and a done marker, are written."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from airflow.sdk import DAG
+
+from flowrunner_provider.files.operators import FileReadOperator, FileWriteOperator
+
+with DAG(
+    dag_id="files_content",
+    schedule="@daily",
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    tags=["flowrunner", "files"],
+):
+    control = FileReadOperator(task_id="control", path="sftp://partner@/out/control.json", read_as="json")
+    note = FileWriteOperator(
+        task_id="note",
+        path="/data/log/deliveries.txt",
+        content="{{ ds }} delivered\n",
+        append=True,
+    )
+    done = FileWriteOperator(task_id="done", path="sftp://partner@/in/{{ ds }}.done", content="", if_exists="skip")
+    control >> note >> done
