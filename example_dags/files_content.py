@@ -1,4 +1,4 @@
-"""A partner's control file is read; a line of the log, and a done marker, are written."""
+"""A partner's files are checked and the control file is read; a log line and a done marker are written."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 from airflow.sdk import DAG
 
-from flowrunner_provider.files.operators import FileReadOperator, FileWriteOperator
+from flowrunner_provider.files.operators import FileChecksumOperator, FileReadOperator, FileWriteOperator
+from flowrunner_provider.files.sensors import StoreFileSensor
 
 with DAG(
     dag_id="files_content",
@@ -23,4 +24,12 @@ with DAG(
         append=True,
     )
     done = FileWriteOperator(task_id="done", path="sftp://partner@/in/{{ ds }}.done", content="", if_exists="skip")
-    control >> note >> done
+    arrived = StoreFileSensor(
+        task_id="arrived",
+        path="sftp://partner@/out/*.csv",
+        min_files=3,
+        stable_for="2m",
+        deferrable=True,
+    )
+    sound = FileChecksumOperator(task_id="sound", path="sftp://partner@/out/*.csv", verify_sidecar=True)
+    arrived >> sound >> control >> note >> done

@@ -66,7 +66,7 @@ CONNECTORS: tuple[Connector, ...] = (
         title="Files",
         extras=("files", "sftp"),
         connections=("sftp",),
-        operators=(f"{_ROOT}.files.operators",),
+        operators=(f"{_ROOT}.files.operators", f"{_ROOT}.files.sensors"),
         hooks=(("sftp", f"{_ROOT}.files.hook.FlowRunnerSftpHook"),),
     ),
     Connector(

@@ -19,7 +19,7 @@ from flowrunner_provider.runtime.hook import FlowRunnerHook, extra_of, options_o
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-__all__ = ["FlowRunnerSftpHook", "open_store", "opened"]
+__all__ = ["FlowRunnerSftpHook", "aopen_store", "open_store", "opened"]
 
 
 def open_store(where: str | Location, *, field: str = "path") -> Store:
@@ -32,7 +32,20 @@ def open_store(where: str | Location, *, field: str = "path") -> Store:
     location = parse(where, field=field) if isinstance(where, str) else where
     if location.scheme == "file":
         return LocalStore()
-    config = FlowRunnerSftpHook(location.conn_id).config
+    return _sftp(location, FlowRunnerSftpHook(location.conn_id), field)
+
+
+async def aopen_store(location: Location, *, field: str = "path") -> Store:
+    """:func:`open_store` for an event loop that must not be blocked: the triggerer's."""
+    if location.scheme == "file":
+        return LocalStore()
+    hook = FlowRunnerSftpHook(location.conn_id)
+    await hook.aload()
+    return _sftp(location, hook, field)
+
+
+def _sftp(location: Location, hook: FlowRunnerSftpHook, field: str) -> SftpStore:
+    config = hook.config
     if location.host not in ("", config.host):
         raise ConfigError(
             f"{location.root} names another host than the connection {location.conn_id!r}, which is for {config.host}",

@@ -12,11 +12,14 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "data.write_csv": {"source": "/nowhere/in.jsonl", "path": "/nowhere/out.csv"},
     "data.write_parquet": {"source": "/nowhere/in.jsonl", "path": "/nowhere/out.parquet"},
     "email.send": {"to": "team@example.com", "subject": "Report", "text": "Hello"},
+    "files.checksum": {"path": "/nowhere/a.csv"},
+    "email.send_batch": {"recipients": [{"email": "a@example.com"}], "subject": "Hello", "text": "Hello"},
     "files.copy": {"source": "sftp://partner@/out/a.csv", "dest": "/nowhere/a.csv"},
     "files.delete": {"path": "/nowhere/*.csv"},
     "files.list": {"path": "sftp://partner@/out"},
     "files.mkdir": {"path": "sftp://partner@/in"},
     "files.read": {"path": "/nowhere/a.txt"},
+    "files.wait": {"path": "sftp://partner@/out/*.csv"},
     "files.write": {"path": "sftp://partner@/in/a.txt", "content": "done"},
     "http.async_job": {
         "submit": {"endpoint": "/jobs"},
@@ -37,4 +40,5 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "http.wait": {"endpoint": "/exports/today"},
     "sql.export": {"conn_id": "warehouse", "dest": "/nowhere/orders.csv", "table": "orders"},
     "sql.load": {"conn_id": "warehouse", "source": "/nowhere/in.csv", "table": "orders"},
+    "sql.transaction": {"conn_id": "warehouse", "statements": [{"sql": "DELETE FROM orders"}]},
 }

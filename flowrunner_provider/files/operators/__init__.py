@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from flowrunner_provider.files.operators.checksum import FileChecksumOperator
 from flowrunner_provider.files.operators.content import FileReadOperator, FileWriteOperator
 from flowrunner_provider.files.operators.copy import FileCopyOperator
 from flowrunner_provider.files.operators.delete import FileDeleteOperator, MakeDirectoryOperator
 from flowrunner_provider.files.operators.list import FileListOperator
 
 __all__ = [
+    "FileChecksumOperator",
     "FileCopyOperator",
     "FileDeleteOperator",
     "FileListOperator",

@@ -1,0 +1,184 @@
+"""Checksums of files: told, compared with what is expected, and of two trees with each other."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from flowrunner_provider.core.errors import ConfigError, IntegrityError, NotFound
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.core.streams import Digest
+from flowrunner_provider.files.content import read_whole, write_once
+from flowrunner_provider.files.each import each
+from flowrunner_provider.files.plan import Item, Source, find
+from flowrunner_provider.files.store import Store, identity
+from flowrunner_provider.files.tree import Tree, side_by_side
+
+__all__ = ["ALGORITHMS", "Checked", "ChecksumResult", "check_files", "compare_trees"]
+
+Algorithm = Literal["sha256", "sha512", "sha1", "md5", "blake2b"]
+ALGORITHMS = ("sha256", "sha512", "sha1", "md5", "blake2b")
+
+_AT_ONCE = 4
+_SHOWN = 20
+_LISTED = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """One file and its checksum, in lower-case hexadecimal."""
+
+    path: str
+    size: int
+    checksum: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChecksumResult:
+    """What was read and compared.
+
+    :param files: how many files were read (of two trees: names that are in both).
+    :param bytes: their size together.
+    :param algorithm: of the checksums.
+    :param compared: how many had something to be compared with, and were the same.
+    :param entries: the files with their checksums, at most 500.
+    """
+
+    files: int
+    bytes: int
+    algorithm: str
+    compared: int
+    entries: list[Checked]
+
+
+@dataclass
+class _Bad:
+    """What is not as it should be; the first of them are named."""
+
+    count: int = 0
+    shown: list[str] = field(default_factory=list)
+
+    def add(self, what: str) -> None:
+        self.count += 1
+        if len(self.shown) < _SHOWN:
+            self.shown.append(what)
+
+    def check(self) -> None:
+        """Raise if there is any."""
+        if self.count:
+            more = "" if self.count == len(self.shown) else f" and {self.count - len(self.shown)} more"
+            raise IntegrityError(
+                f"{self.count} of the files are not as expected: {'; '.join(self.shown)}{more}",
+                remedy="copy them again from where they are right",
+            )
+
+
+async def digest_at(store: Store, path: str, algorithm: str) -> Digest:
+    """The digest of a file, as it was at one moment."""
+    before = await store.stat(path)
+    digest = Digest(algorithm)
+    async for chunk in store.read(path):
+        digest.update(chunk)
+    if identity(await store.stat(path)) != identity(before) or before.size not in (None, digest.size):
+        raise IntegrityError(f"{store.where}{path} changed while it was read", remedy="wait until it is finished")
+    return digest
+
+
+async def check_files(
+    places: Sequence[tuple[Store, str, str]],
+    run: Run,
+    *,
+    algorithm: str,
+    recursive: bool,
+    expected: Mapping[str, str] | str | None,
+    verify_sidecar: bool,
+    write_sidecar: bool,
+) -> ChecksumResult:
+    """Read all files; compare; write the checksums beside them.
+
+    :param places: open stores, each with a path (a file, a folder, or a glob) and the root of its address.
+    """
+    sources = [Source(store, path) for store, path, _ in places]
+    items = await find(sources, run, recursive=recursive, max_files=100_000, missing_ok=False)
+    suffix = f".{algorithm}"
+    items = [item for item in items if not item.relative.endswith(suffix)]
+    if not items:
+        wanted = ", ".join(path for _, path, _ in places)
+        raise NotFound(f"nothing matches {wanted}", remedy="correct the path")
+    if isinstance(expected, str) and len(items) != 1:
+        raise ConfigError(
+            f"one checksum is expected and {len(items)} files match", field="expected", remedy="map names to checksums"
+        )
+    wanted_of = {items[0].relative: expected} if isinstance(expected, str) else dict(expected or {})
+    bad, entries, totals = _Bad(), dict[tuple[int, str], Checked](), [0, 0]
+    for name in sorted(set(wanted_of) - {item.relative for item in items}):
+        bad.add(f"{name} is missing")
+
+    async def one(item: Item) -> None:
+        store, path = sources[item.source].store, sources[item.source].path_of(item.relative)
+        digest = await digest_at(store, path, algorithm)
+        label = places[item.source][2] + path
+        wanted = wanted_of.get(item.relative)
+        if verify_sidecar:
+            wanted = await _sidecar(store, path + suffix, label)
+        totals[0] += digest.size
+        if wanted is not None and not hmac.compare_digest(wanted.strip().lower().encode(), digest.hexdigest().encode()):
+            bad.add(f"{label} has {digest.hexdigest()} instead of {wanted.strip()[:128]}")
+            return
+        totals[1] += wanted is not None
+        if write_sidecar:
+            line = f"{digest.hexdigest()}  {item.relative.rpartition('/')[2]}\n".encode()
+            await write_once(store, path + suffix, line, "overwrite", run, label + suffix)
+        if len(entries) < _LISTED:
+            entries[item.key] = Checked(path=label, size=digest.size, checksum=digest.hexdigest())
+
+    await each(_AT_ONCE, one, items)
+    bad.check()
+    shown = [entries[key] for key in sorted(entries)]
+    return ChecksumResult(files=len(items), bytes=totals[0], algorithm=algorithm, compared=totals[1], entries=shown)
+
+
+async def _sidecar(store: Store, path: str, label: str) -> str:
+    """The checksum that a file such as ``orders.csv.sha256`` holds, as coreutils write it."""
+    try:
+        words = (await read_whole(store, path, 65_536)).decode("utf-8", errors="replace").split()
+    except NotFound as error:
+        raise NotFound(f"{label} has no sidecar {path}", remedy="write one, or switch verify_sidecar off") from error
+    return words[0].removeprefix("\\") if words else "nothing"
+
+
+async def compare_trees(one: Tree, other: Tree, *, algorithm: str) -> ChecksumResult:
+    """Compare every file below two folders by name, size and checksum.
+
+    :raises IntegrityError: naming the first that are missing on either side or differ.
+    """
+    bad, totals = _Bad(), [0, 0]
+    try:
+        await one.read(missing_ok=False)
+        await other.read(missing_ok=False)
+
+        async def same(pair: tuple[Item | None, Item | None]) -> None:
+            here, there = pair
+            if here is None or there is None:
+                name = here.relative if here else there.relative if there else ""
+                bad.add(f"{name} is only in {one.folder if here else other.folder}")
+                return
+            totals[0] += 1
+            name = here.relative
+            if here.size != there.size:
+                bad.add(f"{name} has {here.size} and {there.size} bytes")
+                return
+            mine = await digest_at(one.store, one.path_of(name), algorithm)
+            theirs = await digest_at(other.store, other.path_of(name), algorithm)
+            totals[1] += mine.size
+            if mine.hexdigest() != theirs.hexdigest():
+                bad.add(f"{name} differs")
+
+        await each(_AT_ONCE, same, side_by_side(one.items(), other.items()))
+    finally:
+        one.runs.close()
+        other.runs.close()
+    bad.check()
+    return ChecksumResult(files=totals[0], bytes=totals[1], algorithm=algorithm, compared=totals[0], entries=[])

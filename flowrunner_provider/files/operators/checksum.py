@@ -1,0 +1,101 @@
+"""Checksums of files in any store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, ClassVar, Literal
+
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.files.checksum import ALGORITHMS, ChecksumResult, check_files, compare_trees
+from flowrunner_provider.files.hook import opened
+from flowrunner_provider.files.tree import Tree, chooser
+from flowrunner_provider.files.uri import parse, split_glob
+from flowrunner_provider.runtime.operator import FlowRunnerOperator
+
+__all__ = ["FileChecksumOperator"]
+
+
+class FileChecksumOperator(FlowRunnerOperator):
+    """Every byte of the files was read, and all checksums are those that were expected.
+
+    Killed or retried, it reads again; with ``write_sidecar`` it writes the same again. A difference, a missing file
+    and a missing sidecar are errors that name the first twenty. Memory does not grow with the size of the files; of
+    two trees only the differences are kept, of a list about 1 KB for each file.
+
+    :param path: a file, a folder, or a glob such as ``sftp://partner@/out/*.csv``; or a list. Sidecars are left out.
+    :param algorithm: of the checksums.
+    :param recursive: also what is below the folders.
+    :param expected: the checksum of the one file, or a mapping from names (relative to the folder) to checksums.
+    :param verify_sidecar: compare with ``<file>.<algorithm>`` beside each file, as ``sha256sum`` writes it.
+    :param write_sidecar: write that file.
+    :param compare_with: a second folder that must hold the same files as the folder ``path``, with all that is below.
+    """
+
+    action: ClassVar[str] = "files.checksum"
+    template_fields: Sequence[str] = ("path", "expected", "compare_with")
+
+    def __init__(
+        self,
+        *,
+        path: str | list[str],
+        algorithm: Literal["sha256", "sha512", "sha1", "md5", "blake2b"] = "sha256",
+        recursive: bool = False,
+        expected: str | Mapping[str, str] | None = None,
+        verify_sidecar: bool = False,
+        write_sidecar: bool = False,
+        compare_with: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.path = path
+        self.algorithm = algorithm
+        self.recursive = recursive
+        self.expected = expected
+        self.verify_sidecar = verify_sidecar
+        self.write_sidecar = write_sidecar
+        self.compare_with = compare_with
+
+    async def perform(self, run: Run) -> ChecksumResult:
+        """Read and compare."""
+        uris = [self.path] if isinstance(self.path, str) else list(self.path)
+        if not uris:
+            raise ConfigError("there is no path", field="path", remedy="name at least one file or pattern")
+        if self.algorithm not in ALGORITHMS:
+            raise ConfigError(
+                f"algorithm is {self.algorithm!r}", field="algorithm", remedy=f"write one of {', '.join(ALGORITHMS)}"
+            )
+        if sum((self.expected is not None, self.verify_sidecar, self.write_sidecar, self.compare_with is not None)) > 1:
+            raise ConfigError(
+                "more than one comparison is asked for",
+                field="expected",
+                remedy="use one of expected, verify_sidecar, write_sidecar and compare_with",
+            )
+        if self.compare_with is not None:
+            return await self._compare(run, uris, self.compare_with)
+        locations = [parse(uri, field="path") for uri in uris]
+        async with AsyncExitStack() as stack:
+            stores = await opened(run, stack, path=locations)
+            return await check_files(
+                [(stores[found.root], found.path, found.root) for found in locations],
+                run,
+                algorithm=self.algorithm,
+                recursive=self.recursive,
+                expected=self.expected,
+                verify_sidecar=self.verify_sidecar,
+                write_sidecar=self.write_sidecar,
+            )
+
+    async def _compare(self, run: Run, uris: list[str], second: str) -> ChecksumResult:
+        one, other = parse(uris[0], field="path"), parse(second, field="compare_with")
+        if len(uris) > 1 or split_glob(one.path)[1] or split_glob(other.path)[1]:
+            raise ConfigError("compare_with compares two folders", field="path", remedy="name one folder each")
+        async with AsyncExitStack() as stack:
+            stores = await opened(run, stack, path=[one], compare_with=[other])
+            everything = chooser([], [])
+            return await compare_trees(
+                Tree(stores[one.root], one.path, everything, field="path"),
+                Tree(stores[other.root], other.path, everything, field="compare_with"),
+                algorithm=self.algorithm,
+            )

@@ -1,0 +1,128 @@
+"""One look at a folder: which files are there, old enough in our eyes, and complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from flowrunner_provider.core.deadline import Clock
+from flowrunner_provider.core.errors import ConfigError, NotFound
+from flowrunner_provider.files.listing import Filter, ListedFile, listed, matcher, moment, selection, walk
+from flowrunner_provider.files.store import Entry, Store, identity
+from flowrunner_provider.files.uri import Location
+
+__all__ = ["FileWatch", "Memory", "WaitResult"]
+
+MOST = 10_000
+"""How many matches are looked at in one look."""
+
+_SHOWN = 1_000
+
+Memory = dict[str, tuple[Any, float]]
+"""For each file what it was when it was last seen to have changed, and when that was (monotonic seconds)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitResult:
+    """What was waited for.
+
+    :param count: how many files are there.
+    :param files: those files by path, or the first 1,000 of them.
+    """
+
+    count: int
+    files: list[ListedFile]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileWatch:
+    """What is waited for; the parameters of ``files.wait`` say what each means. Durations are in seconds."""
+
+    path: str
+    pattern: str | None = None
+    recursive: bool = False
+    min_files: int = 1
+    min_size: int = 0
+    stable_for: float = 0.0
+    newer_than: str | None = None
+    marker_file: str | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> FileWatch:
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def check(self) -> None:
+        """Refuse what cannot be waited for."""
+        for name, least in (("min_files", 1), ("min_size", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value:
+                raise ConfigError(f"{name} is {value!r}", field=name, remedy=f"write a whole number from {least}")
+        if self.min_files > MOST:
+            raise ConfigError(f"min_files is above {MOST}", field="min_files", remedy="wait for a marker_file")
+        if self.marker_file is not None and (not self.marker_file or "/" in self.marker_file):
+            raise ConfigError(
+                f"marker_file {self.marker_file!r} is no plain name",
+                field="marker_file",
+                remedy="write e.g. _SUCCESS",
+            )
+        moment(self.newer_than, "newer_than")
+        if self.pattern:
+            matcher(self.pattern, "glob")
+
+    async def look(self, store: Store, location: Location, memory: Memory, clock: Clock) -> WaitResult | None:
+        """The files, or None when there is not yet what is waited for; ``memory`` is kept up to date.
+
+        Only what the store knows not to be there is "not yet"; every failure to find out is raised.
+        """
+        folder, pattern, deep = selection(location.path, self.pattern, recursive=self.recursive)
+        try:
+            entries = await self._found(store, location, folder, pattern, deep, clock)
+            if self.marker_file is not None:
+                await store.stat(store.join(folder, self.marker_file))
+        except NotFound:
+            return None
+        now = clock.monotonic()
+        seen = {entry.path: identity(entry) for entry in entries}
+        for path in [path for path in memory if path not in seen]:
+            del memory[path]
+        for path, what in seen.items():
+            if path not in memory or memory[path][0] != what:
+                memory[path] = (what, now)
+        stable = [entry for entry in entries if now - memory[entry.path][1] >= self.stable_for]
+        if len(stable) < self.min_files:
+            return None
+        stable.sort(key=lambda entry: entry.path)
+        return WaitResult(count=len(stable), files=[listed(location, entry) for entry in stable[:_SHOWN]])
+
+    async def _found(
+        self, store: Store, location: Location, folder: str, pattern: str, deep: bool, clock: Clock
+    ) -> list[Entry]:
+        accept = Filter(
+            now=clock.now(),
+            matches=matcher(pattern, "glob", field="path") if pattern else lambda relative: True,
+            newer_than=moment(self.newer_than, "newer_than"),
+            min_size=self.min_size,
+        )
+        if not pattern:
+            entry = await store.stat(location.path.rstrip("/") or "/")
+            if not entry.is_dir:
+                if self.marker_file is not None:
+                    raise ConfigError(
+                        f"{location.path} is a file, so there is no folder for the marker",
+                        field="marker_file",
+                        remedy="name the folder, and the file as pattern",
+                    )
+                return [entry] if not entry.is_link and accept(entry.name, entry) else []
+        found: list[Entry] = []
+        async for relative, entry in walk(store, folder, accept, recursive=deep):
+            if relative != self.marker_file:
+                found.append(entry)
+            if len(found) > MOST:
+                raise ConfigError(
+                    f"more than {MOST} files match", field="pattern", remedy="narrow the pattern, or set newer_than"
+                )
+        return found
