@@ -7,10 +7,13 @@ runs beside another one waits here for the other's end, and then sees whether th
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from flowrunner_provider.core.errors import AccessDenied, PermanentError
-from flowrunner_provider.database.dialects.base import Column, Session
+from flowrunner_provider.database.dialects.base import Column, Row, Session
 from flowrunner_provider.database.identifiers import TableName
 
 __all__ = ["NAME", "Counts", "Ledger"]
@@ -51,6 +54,7 @@ class Ledger:
             Column("fingerprint", "string"),
             Column("target", "string"),
             *(Column(name, "integer") for name in _COUNTS),
+            Column("details", "string"),
             Column("loaded_at", "timestamp"),
         ]
         try:
@@ -69,25 +73,41 @@ class Ledger:
 
         :raises PermanentError: if an earlier attempt loaded something else under this key.
         """
+        found = self._claim(key, fingerprint, _COUNTS, f"loaded other data into {self._target}")
+        return None if found is None else Counts(**dict(zip(_COUNTS, map(int, found), strict=True)))
+
+    def claim_work(self, key: str, fingerprint: str) -> dict[str, Any] | None:
+        """The same for work whose result is a JSON object."""
+        found = self._claim(key, fingerprint, ("details",), "done other work")
+        return None if found is None else dict(json.loads(found[0]))
+
+    def _claim(self, key: str, fingerprint: str, columns: Sequence[str], other: str) -> Row | None:
         row = {"effect_key": key, "fingerprint": fingerprint, "target": str(self._target)}
         if self._session.insert_once(self.table, row, "effect_key"):
             return None
         sql = self._session
         found = sql.run(
-            f"SELECT {sql.names(['fingerprint', *_COUNTS])} FROM {sql.sql(self.table)}"
+            f"SELECT {sql.names(['fingerprint', *columns])} FROM {sql.sql(self.table)}"
             f" WHERE {sql.sql('effect_key')} = {sql.placeholder.format(1)}",
             [key],
         )[0]
         if found[0] != fingerprint:
             raise PermanentError(
-                f"an earlier attempt of this task has loaded other data into {self._target}; it stays",
-                remedy="clear the task after a success, or start a new run, to load again",
+                f"an earlier attempt of this task has {other}; it stays",
+                remedy="clear the task after a success, or start a new run, to do it again",
             )
-        return Counts(**dict(zip(_COUNTS, map(int, found[1:]), strict=True)))
+        return found[1:]
 
     def record(self, key: str, counts: Counts) -> None:
         """Complete the row of the load ``key``; the time is the database's."""
-        sql, values = self._session, asdict(counts)
+        self._record(key, asdict(counts))
+
+    def record_work(self, key: str, result: Mapping[str, Any]) -> None:
+        """Complete the row of the work ``key``."""
+        self._record(key, {"details": json.dumps(result)})
+
+    def _record(self, key: str, values: Mapping[str, Any]) -> None:
+        sql = self._session
         sets = ", ".join(f"{sql.sql(name)} = {sql.placeholder.format(n)}" for n, name in enumerate(values, 2))
         sql.run(
             f"UPDATE {sql.sql(self.table)} SET {sets}, {sql.sql('loaded_at')} = CURRENT_TIMESTAMP"

@@ -19,6 +19,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "files.list": {"path": "sftp://partner@/out"},
     "files.mkdir": {"path": "sftp://partner@/in"},
     "files.read": {"path": "/nowhere/a.txt"},
+    "files.sync": {"source": "sftp://partner@/out", "dest": "/nowhere/copy"},
     "files.wait": {"path": "sftp://partner@/out/*.csv"},
     "files.write": {"path": "sftp://partner@/in/a.txt", "content": "done"},
     "http.async_job": {

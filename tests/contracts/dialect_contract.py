@@ -26,6 +26,7 @@ from flowrunner_provider.database.identifiers import TableName
 from flowrunner_provider.database.load import load
 from flowrunner_provider.database.plan import LoadPlan
 from tests.contracts.dialect_export import ExportContract
+from tests.contracts.dialect_transaction import TransactionContract
 from tests.database.far_side import CONN_ID, FarSide, load_rows
 from tests.database.payloads import PAYLOADS
 
@@ -43,7 +44,7 @@ class Source:
         return iter(self.batches)
 
 
-class DialectContract(ExportContract):
+class DialectContract(ExportContract, TransactionContract):
     """Subclasses define the fixture ``far``."""
 
     @pytest.fixture(autouse=True)

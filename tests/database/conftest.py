@@ -14,7 +14,7 @@ from tests.database.far_side import PostgresFarSide, SqliteFarSide
 if TYPE_CHECKING:
     from tests.support.postgres import Database, Postgres
 
-for module in ("contract", "export"):
+for module in ("contract", "export", "transaction"):
     pytest.register_assert_rewrite(f"tests.contracts.dialect_{module}")
 
 _numbers = itertools.count(1)

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from flowrunner_provider.database.operators.export import SqlExportOperator
 from flowrunner_provider.database.operators.load import SqlLoadOperator
+from flowrunner_provider.database.operators.transaction import SqlTransactionOperator
 
-__all__ = ["SqlExportOperator", "SqlLoadOperator"]
+__all__ = ["SqlExportOperator", "SqlLoadOperator", "SqlTransactionOperator"]

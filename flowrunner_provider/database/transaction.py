@@ -1,0 +1,230 @@
+"""Several statements in one transaction, once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, IntegrityError, PermanentError
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.database.dialects.base import Isolation, Params, Session
+from flowrunner_provider.database.identifiers import Identifier, TableName
+from flowrunner_provider.database.ledger import NAME
+from flowrunner_provider.database.once import Once
+
+__all__ = ["OnError", "Statement", "StatementResult", "TransactionPlan", "TransactionResult", "transact"]
+
+OnError = Literal["rollback", "rollback_to"]
+
+_COMMENT = re.compile(r"[\s;]+|--[^\n]*(?:\n|$)|/\*((?:[^*]|\*(?!/))*)\*/", re.ASCII)
+_WORD = re.compile(r"[A-Za-z]+|\(")
+_CONTROL = frozenset(
+    {"ABORT", "BEGIN", "COMMIT", "END", "PREPARE", "RELEASE", "ROLLBACK", "SAVEPOINT", "START", "ATTACH", "DETACH"}
+)
+_KEYS = ("sql", "params", "expect_rows", "name", "savepoint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatementResult:
+    """What a statement did.
+
+    :param rows: how many rows it changed or, for a query, returned.
+    :param undone: it was taken back, or not run, after an error behind its savepoint.
+    """
+
+    name: str
+    rows: int
+    undone: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransactionResult:
+    """What the statements did.
+
+    :param rows: of all statements that were not undone.
+    :param undone: how many statements were.
+    """
+
+    statements: list[StatementResult]
+    rows: int
+    undone: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """One statement.
+
+    :param sql: with the placeholders of the driver.
+    :param savepoint: a name: an error from here to the next savepoint may be undone alone.
+    """
+
+    sql: str
+    params: Params
+    expect_rows: int | None
+    name: str
+    savepoint: str | None
+
+    @classmethod
+    def read(cls, value: Any, number: int) -> Statement:
+        """From the object that the user wrote.
+
+        :raises ConfigError: naming what to mend, and never a value.
+        """
+        where = f"statement {number}"
+        if isinstance(value, str):
+            value = {"sql": value}
+        if not isinstance(value, Mapping) or not isinstance(value.get("sql"), str):
+            raise _bad(f"{where} has no sql", 'write {"sql": "UPDATE ...", "params": [...]}')
+        if unknown := sorted(set(map(str, value)) - set(_KEYS)):
+            raise _bad(f"{where} has the unknown key {unknown[0]!r}", f"known keys: {', '.join(_KEYS)}")
+        params, expect, savepoint = value.get("params"), value.get("expect_rows"), value.get("savepoint")
+        if params is not None and not isinstance(params, list | tuple | dict):
+            raise _bad(f"{where}: params must be a list or an object", "one value per placeholder")
+        if isinstance(expect, str) and expect.isascii() and expect.isdigit():
+            expect = int(expect)
+        if expect is not None and (not isinstance(expect, int) or isinstance(expect, bool) or expect < 0):
+            raise _bad(f"{where}: expect_rows must be 0 or more", "give a whole number")
+        if savepoint is not None:
+            if not isinstance(savepoint, str):
+                raise _bad(f"{where}: savepoint must be a name", "write 'audit', say")
+            Identifier(savepoint)
+        _check_sql(value["sql"], where)
+        name = str(value.get("name") or number)
+        return cls(sql=value["sql"], params=params, expect_rows=expect, name=name, savepoint=savepoint)
+
+
+def _bad(message: str, remedy: str) -> ConfigError:
+    return ConfigError(message, field="statements", remedy=remedy)
+
+
+def _check_sql(sql: str, where: str) -> None:
+    """A statement that would end the transaction is refused; the database itself refuses two in one text."""
+    position = 0
+    while found := _COMMENT.match(sql, position):
+        if found[1] and "/*" in found[1]:
+            raise _bad(f"{where} begins with a comment in a comment", "leave it away")
+        position = found.end()
+    word = _WORD.match(sql, position)
+    if word is None:
+        raise _bad(f"{where} does not begin with a word of SQL", "write one statement")
+    if word[0].upper() in _CONTROL:
+        raise _bad(
+            f"{where} is {word[0].upper()}, which would act on the transaction itself",
+            "leave it away: the action begins and ends the transaction; parts of it get a savepoint",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransactionPlan:
+    """The parameters of the action ``sql.transaction``.
+
+    :raises ConfigError: naming the parameter to mend.
+    """
+
+    statements: Sequence[Statement]
+    isolation: Isolation = "read committed"
+    on_error: OnError = "rollback"
+    once: bool = True
+    ledger_schema: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in (("isolation", Isolation), ("on_error", OnError)):
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}",
+                    field=name,
+                    remedy=f"use one of {', '.join(map(repr, get_args(choices)))}",
+                )
+        if not self.statements:
+            raise _bad("there are no statements", "give at least one")
+        names = [statement.name for statement in self.statements]
+        if len(set(names)) != len(names):
+            raise _bad("two statements have one name", "give each a name of its own")
+        if (self.on_error == "rollback_to") != any(statement.savepoint for statement in self.statements):
+            raise ConfigError(
+                "on_error='rollback_to' needs a statement with a savepoint, and savepoints need it",
+                field="on_error",
+                remedy="give a statement a savepoint, or leave both away",
+            )
+
+    @property
+    def ledger(self) -> TableName:
+        """Where the ledger is; without a schema where the database looks first."""
+        return TableName.of(NAME, self.ledger_schema)
+
+    def fingerprint(self) -> str:
+        """A digest of what would be done; the same in every attempt."""
+        parts = [asdict(statement) for statement in self.statements]
+        text = json.dumps([parts, self.on_error], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+def transact(plan: TransactionPlan, connect: Callable[[], Session], run: Run) -> TransactionResult:
+    """All statements have happened, together with the ledger's row, or none of them.
+
+    Killed or repeated anywhere, it does them exactly once.
+    """
+    work = Once(
+        action="sql.transaction",
+        target=plan.ledger,
+        fingerprint=plan.fingerprint(),
+        connect=connect,
+        body=lambda session: {"statements": [asdict(result) for result in _run_all(session, plan, run)]},
+        run=run,
+        point=lambda name: failpoint(f"sql.transaction.{name}"),
+        isolation=plan.isolation,
+        recorded=plan.once,
+    )
+    results = [StatementResult(**item) for item in work.perform()["statements"]]
+    return TransactionResult(
+        statements=results,
+        rows=sum(result.rows for result in results),
+        undone=sum(result.undone for result in results),
+    )
+
+
+def _run_all(session: Session, plan: TransactionPlan, run: Run) -> list[StatementResult]:
+    results: list[StatementResult] = []
+    savepoint: str | None = None
+    begun = 0  # the place of the first result behind the savepoint
+    failed = False
+    for statement in plan.statements:
+        if statement.savepoint is not None:
+            savepoint, begun, failed = session.sql(statement.savepoint), len(results), False
+            session.run(f"SAVEPOINT {savepoint}")
+        run.deadline.check("the transaction")
+        rows = 0
+        if not failed:
+            try:
+                rows = _run_one(session, statement)
+            except (PermanentError, ConfigError) as error:
+                if savepoint is None:
+                    raise
+                failed = True
+                session.run(f"ROLLBACK TO SAVEPOINT {savepoint}")
+                run.log.warning("%s What came after the savepoint was undone.", error.message)
+                results[begun:] = [StatementResult(name=done.name, rows=0, undone=True) for done in results[begun:]]
+        results.append(StatementResult(name=statement.name, rows=rows, undone=failed))
+        failpoint("sql.transaction.after_statement")
+    return results
+
+
+def _run_one(session: Session, statement: Statement) -> int:
+    try:
+        rows = session.execute(statement.sql, statement.params)
+    except FlowRunnerError as error:
+        error.message = f"statement {statement.name!r}: {error.message}"
+        if isinstance(error, PermanentError):
+            error.remedy = "correct the statement or its parameters; nothing was stored"
+        raise
+    if statement.expect_rows not in (None, rows):
+        raise IntegrityError(
+            f"statement {statement.name!r} met {rows} rows, expected were {statement.expect_rows}; nothing was stored",
+            remedy="look at the table, or correct expect_rows",
+        )
+    return rows

@@ -1,0 +1,210 @@
+"""Transactions that are killed, cut, in each other's way, or run twice at once: done exactly once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowrunner_provider.core.errors import ConnectionLost, OutcomeUnknown, Unavailable
+from tests.contracts.dialect_transaction import transact
+from tests.database.far_side import FarSide, PostgresFarSide
+from tests.database.test_faults import ENVIRONMENT, KILLS, through, wait_for
+from tests.database.test_faults import Scene as LoadScene
+from tests.support.chaos_proxy import ChaosProxy, Toxics
+from tests.support.kill import Attempt, random_kills, sweep
+
+pytestmark = pytest.mark.faults
+
+STATEMENTS = [
+    {"sql": "UPDATE {t} SET n = n - 3 WHERE id = ?", "params": [1], "expect_rows": 1},
+    {"sql": "UPDATE {t} SET n = n + 3 WHERE id = ?", "params": [2], "expect_rows": 1},
+]
+
+
+@dataclass(frozen=True)
+class Scene:
+    far: FarSide
+
+    def prepare(self) -> Scene:
+        self.far.run(f"CREATE TABLE {self.far.name('stock')} (id integer PRIMARY KEY, n integer)")
+        self.far.run(f"INSERT INTO {self.far.name('stock')} VALUES (1, 10), (2, 10)")
+        return self
+
+
+def play(scene: Scene) -> Any:
+    os.environ[ENVIRONMENT] = scene.far.connection
+    return transact(scene.far, *STATEMENTS)
+
+
+def check(scene: Scene) -> None:
+    assert scene.far.rows("stock") == [(1, 7), (2, 13)]
+    assert scene.far.tables() == {"stock", "flowrunner_ledger"}
+    assert scene.far.run(f"SELECT count(*) FROM {scene.far.name('flowrunner_ledger')}") == [(1,)]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def make(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
+    """A factory of far sides, for each dialect."""
+    found: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
+    return found
+
+
+def test_every_kill(make: Callable[[], FarSide]) -> None:
+    assert sweep(lambda: Scene(make()).prepare(), play, check).kills > 7
+
+
+def test_kills_at_random(make: Callable[[], FarSide]) -> None:
+    random_kills(lambda: Scene(make()).prepare(), play, check, count=KILLS)
+
+
+def test_a_zombie_and_its_retry(make: Callable[[], FarSide]) -> None:
+    scene = Scene(make()).prepare()
+    gate = str(scene.far.folder.parent / f"{scene.far.folder.name}-gate")
+    zombie = Attempt(stopping, scene, gate)
+    wait_for(Path(f"{gate}.stopped"))
+    retry = Attempt(play, scene, try_number=2)
+    retry.started()
+    assert not retry.join(0.5)
+    zombie.thaw()
+    first, second = zombie.wait(), retry.wait()
+    assert second.ok, second.error
+    assert first.ok or first.error_type == "Fenced"
+    check(scene)
+
+
+def stopping(scene: Scene, gate: str) -> Any:
+    """``play``, frozen from inside (SIGSTOP) between its two statements."""
+    from flowrunner_provider.database import transaction as module
+
+    def failpoint(name: str) -> None:
+        if name == "sql.transaction.after_statement" and not Path(f"{gate}.stopped").exists():
+            Path(f"{gate}.stopped").touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    module.failpoint = failpoint
+    return play(scene)
+
+
+def test_two_at_once(make: Callable[[], FarSide]) -> None:
+    scene = Scene(make()).prepare()
+    outcomes = [attempt.wait() for attempt in [Attempt(play, scene, try_number=n) for n in (1, 2)]]
+    assert any(outcome.ok for outcome in outcomes)
+    assert all(outcome.ok or outcome.error_type == "Fenced" for outcome in outcomes)
+    check(scene)
+
+
+@pytest.mark.backend
+def test_the_connection_is_cut_anywhere(
+    make_postgres: Callable[[], PostgresFarSide], chaos: Callable[[str, int], ChaosProxy]
+) -> None:
+    scene = Scene(make_postgres()).prepare()
+    assert isinstance(scene.far, PostgresFarSide)
+    proxy = chaos(scene.far.database.host, scene.far.database.port)
+    away = Scene(through(LoadScene(scene.far, "append"), proxy).far)
+    play(away)
+    seen = set()
+    for direction in ("cut_up", "cut_down"):
+        for cut in range(1, proxy.bytes["up"], 499):
+            scene.far.run(f"UPDATE {scene.far.name('stock')} SET n = 10")
+            scene.far.run(f"DELETE FROM {scene.far.name('flowrunner_ledger')}")
+            scene.far.forget()
+            proxy.toxics = Toxics(**{direction: cut}, rst=True, connections=1)
+            try:
+                play(away)
+            except (ConnectionLost, OutcomeUnknown, Unavailable) as error:
+                seen.add(type(error).__name__)
+                proxy.reset()
+                play(away)
+            check(scene)
+    assert "ConnectionLost" in seen
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+def test_a_conflict_is_done_again_in_place(
+    make_postgres: Callable[[], PostgresFarSide], monkeypatch: pytest.MonkeyPatch, isolation: str
+) -> None:
+    """Another transaction changes the row after our snapshot: 40001, and the second go succeeds."""
+    from flowrunner_provider.database import transaction as module
+
+    scene = Scene(make_postgres()).prepare()
+    passed: list[str] = []
+
+    def failpoint(name: str) -> None:
+        passed.append(name)
+        if name == "sql.transaction.after_ledger" and passed.count(name) == 1:
+            scene.far.run(f"UPDATE {scene.far.name('stock')} SET n = n + 100 WHERE id = 1")
+
+    monkeypatch.setattr(module, "failpoint", failpoint)
+    monkeypatch.setenv(ENVIRONMENT, scene.far.connection)
+    transact(scene.far, *STATEMENTS, isolation=isolation)
+    assert passed.count("sql.transaction.after_ledger") == 2
+    assert scene.far.rows("stock") == [(1, 107), (2, 13)]
+
+
+@pytest.mark.backend
+def test_a_real_deadlock_is_done_again_in_place(
+    make_postgres: Callable[[], PostgresFarSide], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """We hold row 1 and want row 2; the other one holds row 2 and wants row 1."""
+    from flowrunner_provider.database import transaction as module
+
+    scene = Scene(make_postgres()).prepare()
+    assert isinstance(scene.far, PostgresFarSide)
+    table = scene.far.name("stock")
+    other = scene.far.database.connect()
+    other.execute("SET deadlock_timeout = '10s'")
+    other.execute("BEGIN")
+    other.execute(f"UPDATE {table} SET n = n + 100 WHERE id = 2".encode())
+    waiting: list[threading.Thread] = []
+
+    def rest() -> None:
+        other.execute(f"UPDATE {table} SET n = n + 100 WHERE id = 1".encode())
+        other.execute("COMMIT")
+
+    def failpoint(name: str) -> None:
+        if name == "sql.transaction.after_statement" and not waiting:
+            waiting.append(threading.Thread(target=rest))
+            waiting[0].start()
+            while not scene.far.run("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"):
+                pass
+
+    monkeypatch.setattr(module, "failpoint", failpoint)
+    play(scene)
+    waiting[0].join()
+    other.close()
+    assert scene.far.rows("stock") == [(1, 107), (2, 113)]
+
+
+@pytest.mark.backend
+def test_the_answer_to_commit_is_lost(
+    make_postgres: Callable[[], PostgresFarSide],
+    chaos: Callable[[str, int], ChaosProxy],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from flowrunner_provider.database import transaction as module
+
+    scene = Scene(make_postgres()).prepare()
+    assert isinstance(scene.far, PostgresFarSide)
+    proxy = chaos(scene.far.database.host, scene.far.database.port)
+    away = Scene(through(LoadScene(scene.far, "append"), proxy).far)
+    points: list[str] = []
+
+    def failpoint(name: str) -> None:
+        points.append(name)
+        if name == "sql.transaction.before_commit" and points.count(name) == 1:
+            proxy.toxics = Toxics(cut_down=0, rst=True, connections=None)
+        if name == "sql.transaction.before_reconcile":
+            proxy.reset()
+
+    monkeypatch.setattr(module, "failpoint", failpoint)
+    assert play(away)["rows"] == 2
+    assert "sql.transaction.before_reconcile" in points
+    check(scene)
