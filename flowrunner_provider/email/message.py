@@ -21,7 +21,7 @@ from flowrunner_provider.email.addresses import Mailbox, header_lines, header_te
 from flowrunner_provider.email.attachments import Attachment
 from flowrunner_provider.email.plain_text import plain_text
 
-__all__ = ["MAX_RECIPIENTS", "MAX_TOTAL_SIZE", "Mail", "build", "compose"]
+__all__ = ["MAX_RECIPIENTS", "MAX_TOTAL_SIZE", "POLICY", "Mail", "build", "compose", "header_name"]
 
 MAX_TOTAL_SIZE = 20 * 1024 * 1024
 """Encoded bytes: what the large mail services take at least."""
@@ -29,7 +29,7 @@ MAX_TOTAL_SIZE = 20 * 1024 * 1024
 MAX_RECIPIENTS = 1000
 """What the ledger can keep an outcome of for each, and what large mail services allow."""
 
-_POLICY = email.policy.SMTP.clone(cte_type="7bit")
+POLICY = email.policy.SMTP.clone(cte_type="7bit")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,75}")
 _OURS = {
     "from": "from_email",
@@ -121,7 +121,7 @@ def compose(
         html=None if html is None else _body(html, "html"),
         attachments=tuple(attachments),
         inline=tuple((_cid(cid), part) for cid, part in (inline or {}).items()),
-        headers=tuple((_name(name), header_text(value, "headers")) for name, value in (headers or {}).items()),
+        headers=tuple((header_name(name), header_text(value, "headers")) for name, value in (headers or {}).items()),
     )
     if not mail.recipients:
         raise ConfigError("the mail has no recipient", field="to", remedy="give to, cc or bcc")
@@ -144,7 +144,7 @@ def _body(value: str, field: str) -> str:
     return value
 
 
-def _name(name: str) -> str:
+def header_name(name: str) -> str:
     lower = str(name).lower()
     if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
         raise ConfigError(f"{str(name)[:80]!r} is not a header name", field="headers", remedy="write 'X-Topic'")
@@ -179,7 +179,7 @@ def build(mail: Mail, message_id: str, date: datetime) -> bytes:
             lines.append(header_lines(name, boxes))
     lines.append(header_lines("Subject", mail.subject))
     lines += [header_lines(name, value) for name, value in mail.headers]
-    message = EmailMessage(policy=_POLICY)
+    message = EmailMessage(policy=POLICY)
     message["Date"] = date
     message["Message-ID"] = message_id
     message.set_content(mail.text)

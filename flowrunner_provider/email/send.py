@@ -25,10 +25,11 @@ from flowrunner_provider.core.effects import Effect, Intent, OnUnknown
 from flowrunner_provider.core.errors import Json, OutcomeUnknown, PartialFailure, Rejected, Throttled
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
+from flowrunner_provider.email.addresses import Mailbox
 from flowrunner_provider.email.attachments import too_large
 from flowrunner_provider.email.message import Mail, build
 
-__all__ = ["Envelope", "Refusal", "SendResult", "Transport", "deliver"]
+__all__ = ["Addressed", "Envelope", "Refusal", "SendResult", "Transport", "deliver"]
 
 NAME = "email.send"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -59,6 +60,17 @@ class Refusal:
 
     def __str__(self) -> str:
         return " ".join(str(part) for part in (self.status, self.code, self.text) if part)
+
+
+class Addressed(Protocol):
+    """What a mail server is told of a mail before its bytes."""
+
+    @property
+    def sender(self) -> Mailbox: ...
+
+    @property
+    def needs_utf8(self) -> bool:
+        """Only a server that knows SMTPUTF8 takes it."""
 
 
 class Envelope(Protocol):

@@ -32,7 +32,7 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.email.config import SmtpConfig
 from flowrunner_provider.email.message import Mail
-from flowrunner_provider.email.send import Refusal
+from flowrunner_provider.email.send import Addressed, Refusal
 
 if TYPE_CHECKING:
     import aiosmtplib
@@ -149,9 +149,10 @@ class SmtpEnvelope:
                 login = client.auth_plain if mechanism == "plain" else client.auth_login
                 await login(config.user, config.password, timeout=self._timeout)
 
-    async def announce(self, mail: Mail, recipients: Sequence[str], size: int) -> None:
+    async def announce(self, mail: Addressed, recipients: Sequence[str], size: int) -> None:
         """MAIL and one RCPT for each recipient; who is refused is kept in :attr:`refused`."""
         client, options = self.client, []
+        self.refused.clear()
         limit = client.esmtp_extensions.get("size", "")
         if limit.isdigit() and 0 < int(limit) < size:
             raise Rejected(
@@ -189,8 +190,10 @@ class SmtpEnvelope:
         reply = await self._command(b"DATA")
         if reply.code != 354:
             raise self._error(reply.code, reply.message, "refused the message")
+        if b"\n." in message or message.startswith(b"."):
+            message = _BARE_DOT.sub(b"..", message)
         with self.typed("send the message to"):
-            await self._write(_BARE_DOT.sub(b"..", message))
+            await self._write(message)
         protocol = self.client.protocol
         if protocol is None or not protocol.is_connected:
             raise self._lost("send the message to")
@@ -205,8 +208,9 @@ class SmtpEnvelope:
         if protocol is None or transport is None:
             raise self._lost("send the message to")
         transport.set_write_buffer_limits(high=0)
-        # Kept on self: a StreamWriter that is forgotten closes the connection.
-        writer = self._writer = asyncio.StreamWriter(transport, protocol, None, asyncio.get_running_loop())
+        if self._writer is None:  # kept on self: a StreamWriter that is forgotten closes the connection
+            self._writer = asyncio.StreamWriter(transport, protocol, None, asyncio.get_running_loop())
+        writer = self._writer
         for start in range(0, len(body), _CHUNK):
             writer.write(body[start : start + _CHUNK])
             async with asyncio.timeout(self._timeout):
@@ -232,6 +236,12 @@ class SmtpEnvelope:
     async def _command(self, *words: bytes) -> Any:
         with self.typed("talk to"):
             return await self.client.execute_command(*words, timeout=self._timeout)
+
+    async def reset(self) -> None:
+        """Forget sender and recipients of a message that was not handed over."""
+        reply = await self._command(b"RSET")
+        if reply.code != 250:
+            raise self._error(reply.code, reply.message, "refused RSET")
 
     async def noop(self) -> None:
         """Ask whether the server is still there."""
@@ -299,7 +309,9 @@ class SmtpEnvelope:
             return AccessDenied(text, remedy="check login and password, or the access token, of the connection")
         if 500 <= status < 600:
             return Rejected(text, status=status, code=code, remedy="look at the reply; a retry cannot help")
-        return Throttled(text, remedy="the server asks to come again later")
+        error = Throttled(text, remedy="the server asks to come again later")
+        error.status = status
+        return error
 
 
 def _tls_context(config: SmtpConfig) -> ssl.SSLContext:

@@ -1,0 +1,32 @@
+"""Write to every customer of a file: one personal mail each, and a report of what became of it."""
+
+from __future__ import annotations
+
+import pendulum
+from airflow.sdk import DAG
+
+from flowrunner_provider.email.operators import EmailBatchOperator
+
+with DAG(
+    dag_id="email_batch",
+    schedule=None,
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    tags=["flowrunner", "email"],
+):
+    statements = EmailBatchOperator(
+        task_id="statements",
+        smtp_conn_id="office_mail",
+        recipients="/data/out/customers.csv",
+        to="email",
+        to_name="name",
+        subject="Your statement of {{ day }}",
+        html="<p>Dear {{ name }},</p><p>your balance is {{ balance }}.</p>",
+        template_context={"day": "{{ ds }}"},
+        headers={"List-Unsubscribe": "<https://example.com/unsubscribe/{{ id }}>"},
+        attachments=["/data/out/terms.pdf"],
+        attachment_column="statement",
+        attachment_folder="/data/out/statements",
+        report="/data/out/statements.sent.jsonl",
+        dead_letter="/data/out/statements.failed.jsonl",
+    )

@@ -1,0 +1,86 @@
+"""What a batch of mails is asked for, what it needs, and what it ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from flowrunner_provider.core.deadline import Deadline
+from flowrunner_provider.core.effects import OnUnknown
+from flowrunner_provider.email.letter import Letter, LetterForm
+from flowrunner_provider.email.rows import Row
+from flowrunner_provider.email.send import Addressed, Refusal
+
+__all__ = ["BatchResult", "BatchSpec", "Session", "Sessions"]
+
+
+class Session(Protocol):
+    """A connection to a mail server that takes one mail after the other."""
+
+    refused: dict[str, Refusal]
+
+    async def announce(self, mail: Addressed, recipients: Sequence[str], size: int) -> None: ...
+    async def data(self, message: bytes) -> None: ...
+    async def reset(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Sessions(Protocol):
+    """Where connections come from."""
+
+    @property
+    def seconds(self) -> float:
+        """The longest that one mail may take."""
+
+    async def login(self, deadline: Deadline) -> Session: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSpec:
+    """The parameters of ``email.send_batch``, checked.
+
+    :param identity: fingerprint of the content, without the rows.
+    :param to: the column with the address.
+    :param compose: the letter for a row; raises for one that cannot be written to.
+    :param form: makes the bytes of letters with this date (ISO 8601).
+    :param journals: a folder on this machine's disk.
+    """
+
+    identity: str
+    to: str
+    compose: Callable[[Row], Letter]
+    form: Callable[[str], LetterForm]
+    domain: str
+    limit: int
+    journals: Path
+    report: Path | None = None
+    dead_letter: Path | None = None
+    concurrency: int = 4
+    window: int = 200
+    on_item_error: Literal["continue", "fail"] = "continue"
+    max_failures: int = 1000
+    on_unknown: OnUnknown = "stop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchResult:
+    """A batch of which every row is settled; one with refusals is an error. The counts add up to ``rows``.
+
+    :param rows: how many there were.
+    :param sent: whose mail the server took, over all attempts.
+    :param refused: 0: refusals make the task fail.
+    :param unknown: of whom nobody knows, after ``on_unknown="skip"``.
+    :param skipped: 0: rows that were not tried make the task fail.
+    :param report: the file with a line per row; None without one.
+    :param dead_letter: the file with the rows without a mail; None without one.
+    """
+
+    rows: int
+    sent: int
+    refused: int
+    unknown: int
+    skipped: int
+    report: str | None
+    dead_letter: str | None

@@ -1,0 +1,8 @@
+"""The operators for email, one module per noun."""
+
+from __future__ import annotations
+
+from flowrunner_provider.email.operators.batch import EmailBatchOperator
+from flowrunner_provider.email.operators.send import EmailSendOperator
+
+__all__ = ["EmailBatchOperator", "EmailSendOperator"]

@@ -1,0 +1,250 @@
+"""One personalised mail for each row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any, ClassVar, Literal, get_args
+
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.data.dataset import Dataset
+from flowrunner_provider.email.addresses import mailbox, mailboxes
+from flowrunner_provider.email.attachments import read_all
+from flowrunner_provider.email.batch import send_batch
+from flowrunner_provider.email.batch_content import Content
+from flowrunner_provider.email.batch_spec import BatchResult, BatchSpec
+from flowrunner_provider.email.config import SmtpConfig
+from flowrunner_provider.email.hook import FlowRunnerSmtpHook
+from flowrunner_provider.email.row_template import RowTemplate, Templates
+from flowrunner_provider.email.rows import RowSource
+from flowrunner_provider.email.template import is_html
+from flowrunner_provider.runtime.operator import FlowRunnerOperator
+from flowrunner_provider.runtime.settings import state_path
+
+__all__ = ["EmailBatchOperator"]
+
+OnUnknown = Literal["stop", "resend", "skip"]
+OnItemError = Literal["continue", "fail"]
+
+
+class EmailBatchOperator(FlowRunnerOperator):
+    """The mail server has taken one mail of its own for every row, and the report says so row by row.
+
+    Killed or retried, only the rows without a confirmed mail are sent, each with the same Message-ID and the same
+    bytes in every attempt. What was on the wire when the worker died is in doubt: at most ``concurrency`` mails
+    when the retry runs on the same machine (a journal on its disk knows the rest), at most ``window`` and
+    ``concurrency`` elsewhere; ``on_unknown`` says what becomes of them. When rows are refused the others are sent
+    all the same, and the task fails as PartialFailure; a retry sends to those refused for now. Counts add up:
+    rows = sent + refused + unknown + skipped.
+
+    ``subject``, ``html``, ``text``, ``headers`` and the file ``template`` are Jinja templates that are rendered for
+    each row, with its columns and ``template_context`` as names (and ``row["any name"]``), in a sandbox; Airflow
+    does not render them: pass ``{{ ds }}`` through ``template_context``. Values of rows are never templates. An
+    undefined name is an error, no value (None) is no text, and HTML escapes the values.
+
+    Cost: memory for one mail per connection; attachments for everybody are encoded once. ``concurrency``
+    connections are reused, a server that takes fewer gets fewer, and a 421 pauses all. The connection's rate limit
+    holds. Up to 110,000 rows. All mails carry the date at which the batch began.
+
+    :param recipients: a list of mappings, or a dataset as an upstream task returned it, or the path of a .jsonl,
+        .csv or .parquet file on a disk that the workers share.
+    :param subject: template of one line.
+    :param to: the column with the address.
+    :param to_name: the column with the name that is shown with it.
+    :param html: template of the HTML; a plain text is derived from it unless ``text`` is given.
+    :param text: template of the plain text.
+    :param template: a file with the template; HTML if its name ends in ``.html`` (or ``.html.j2``).
+    :param template_folder: where templates and their layouts are looked up; by default the DAG's folder.
+    :param template_context: names that all rows have in common.
+    :param from_email: the sender; by default the connection's ``from_email``.
+    :param reply_to: where answers go.
+    :param headers: further headers, e.g. ``{"List-Unsubscribe": "<https://example.com/u/{{ id }}>"}``.
+    :param attachments: files or patterns for everybody; one that matches nothing is an error.
+    :param attachment_column: a column with a file name, or a list of them, for attachments of the row's own. They
+        must stay as they are until the task has succeeded.
+    :param attachment_folder: where those files are; a name that leads out of it is refused.
+    :param concurrency: connections to the mail server.
+    :param window: rows that are announced at a time. With fewer, less is in doubt when a machine is lost, and the
+        state store is written to more often.
+    :param on_item_error: ``continue`` with the others, or ``fail``: start no other mail.
+    :param max_failures: with more refusals than that in one attempt the batch stops.
+    :param report: a file for the fate of each row, JSON Lines ``{"row", "address", "message_id", "status",
+        "reason"}``; ``row`` counts from 0, ``status`` is sent, refused, unknown, or skipped for one not tried.
+    :param dead_letter: a file for the rows without a confirmed mail: such lines with the row itself as ``item``.
+    :param on_unknown: what to do with mails that may have been sent: ``stop`` and name them, ``resend`` the same
+        bytes with the same Message-ID, or ``skip`` and report them as unknown.
+    :param max_total_size: largest mail in encoded bytes; by default the connection's, which is 20 MiB.
+    :param smtp_conn_id: the connection, of type ``smtp``.
+    """
+
+    action: ClassVar[str] = "email.send_batch"
+    template_fields: Sequence[str] = (
+        "recipients", "template", "template_folder", "template_context", "from_email", "reply_to", "attachments",
+        "attachment_folder", "report", "dead_letter", "smtp_conn_id",
+    )  # fmt: skip
+    template_fields_renderers: ClassVar[dict[str, str]] = {"template_context": "json"}
+
+    def __init__(
+        self,
+        *,
+        recipients: Dataset | Mapping[str, Any] | list[Any] | str,
+        subject: str,
+        to: str = "email",
+        to_name: str | None = None,
+        html: str | None = None,
+        text: str | None = None,
+        template: str | None = None,
+        template_folder: str | None = None,
+        template_context: dict[str, Any] | None = None,
+        from_email: str | None = None,
+        reply_to: str | list[str] | None = None,
+        headers: dict[str, str] | None = None,
+        attachments: list[str] | None = None,
+        attachment_column: str | None = None,
+        attachment_folder: str | None = None,
+        concurrency: int = 4,
+        window: int = 200,
+        on_item_error: Literal["continue", "fail"] = "continue",
+        max_failures: int = 1000,
+        report: str | None = None,
+        dead_letter: str | None = None,
+        on_unknown: Literal["stop", "resend", "skip"] = "stop",
+        max_total_size: int | None = None,
+        smtp_conn_id: str = "smtp_default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.recipients, self.to, self.to_name, self.smtp_conn_id = recipients, to, to_name, smtp_conn_id
+        self.subject, self.html, self.text, self.template = subject, html, text, template
+        self.template_folder, self.template_context = template_folder, template_context
+        self.from_email, self.reply_to, self.headers = from_email, reply_to, headers
+        self.attachments = attachments
+        self.attachment_column, self.attachment_folder = attachment_column, attachment_folder
+        self.concurrency, self.window, self.max_total_size = concurrency, window, max_total_size
+        self.on_item_error, self.max_failures, self.on_unknown = on_item_error, max_failures, on_unknown
+        self.report, self.dead_letter = report, dead_letter
+
+    async def perform(self, run: Run) -> BatchResult:
+        """Check everything, and send what no earlier attempt has sent."""
+        for field, value, choices in (
+            ("on_unknown", self.on_unknown, OnUnknown),
+            ("on_item_error", self.on_item_error, OnItemError),
+        ):
+            if value not in get_args(choices):
+                raise ConfigError(
+                    f"{field} is {value!r}", field=field, remedy=f"write {' or '.join(get_args(choices))}"
+                )
+        concurrency, window = _positive(self.concurrency, "concurrency"), _positive(self.window, "window")
+        report, dead_letter = _path(self.report, "report"), _path(self.dead_letter, "dead_letter")
+        if report is not None and report == dead_letter:
+            raise ConfigError("dead_letter is report", field="dead_letter", remedy="give it a file of its own")
+        hook = FlowRunnerSmtpHook(self.smtp_conn_id)
+        config = hook.config
+        limit = _positive(config.max_total_size if self.max_total_size is None else self.max_total_size,
+                          "max_total_size")  # fmt: skip
+        sender = self._sender(config)
+        content = self._content(sender, limit)
+        needs = tuple(name for name in (self.to, self.to_name, self.attachment_column) if name)
+        source = RowSource(self.recipients, "recipients", needs)
+        run.pacer = hook.pacer
+        spec = BatchSpec(
+            identity=content.identity,
+            to=self.to,
+            compose=content.compose,
+            form=content.form,
+            domain=config.message_id_domain or mailbox(sender, "from_email").domain,
+            limit=limit,
+            journals=state_path() / "email",
+            report=report,
+            dead_letter=dead_letter,
+            concurrency=concurrency,
+            window=window,
+            on_item_error=self.on_item_error,
+            max_failures=_positive(self.max_failures, "max_failures", least=0),
+            on_unknown=self.on_unknown,
+        )
+        return await send_batch(hook.transport, spec, source, run)
+
+    def _sender(self, config: SmtpConfig) -> str:
+        if sender := self.from_email or config.from_email:
+            return sender
+        raise ConfigError(
+            f"neither the task nor connection {self.smtp_conn_id!r} says who sends",
+            field="from_email",
+            remedy="give from_email here or in the connection's extra",
+        )
+
+    def _content(self, sender: str, limit: int) -> Content:
+        for field in ("template_context", "headers"):
+            if not isinstance(getattr(self, field) or {}, Mapping):
+                raise ConfigError(f"{field} must be a mapping", field=field, remedy="write {'name': 'value'}")
+        if bool(self.attachment_column) is not bool(self.attachment_folder):
+            raise ConfigError(
+                "attachment_column and attachment_folder belong together",
+                field="attachment_folder",
+                remedy="give both or none",
+            )
+        templates = Templates(self._folder(), self.template_context or {})
+        html, text = self._bodies(templates)
+        attachments, _ = read_all(self.attachments or [], {}, limit)
+        return Content(
+            templates,
+            sender=mailbox(sender, "from_email"),
+            reply_to=mailboxes(self.reply_to or (), "reply_to"),
+            to=self.to,
+            to_name=self.to_name,
+            subject=templates.text(self.subject, "subject"),
+            html=html,
+            text=text,
+            headers=self.headers or {},
+            attachments=attachments,
+            column=self.attachment_column,
+            folder=self.attachment_folder,
+            limit=limit,
+        )
+
+    def _bodies(self, templates: Templates) -> tuple[RowTemplate | None, RowTemplate | None]:
+        """HTML and plain text; what was not given is None."""
+        html = None if self.html is None else templates.text(self.html, "html", html=True)
+        text = None if self.text is None else templates.text(self.text, "text")
+        if self.template:
+            taken = "html" if is_html(self.template) else "text"
+            if getattr(self, taken) is not None:
+                raise ConfigError(
+                    f"template {self.template!r} and {taken} are both the {taken} of the mail",
+                    field="template",
+                    remedy="give one of them",
+                )
+            file = templates.file(PurePath(self.template).name if self._absolute() else self.template)
+            html, text = (file, text) if taken == "html" else (html, file)
+        if html is None and text is None:
+            raise ConfigError("the mails have no content", field="html", remedy="give html, text or template")
+        return html, text
+
+    def _absolute(self) -> bool:
+        return PurePath(self.template or "").is_absolute()
+
+    def _folder(self) -> str:
+        if self._absolute():
+            return str(PurePath(self.template or "").parent)
+        if self.template_folder:
+            return self.template_folder
+        dag = self.get_dag()
+        return (dag.folder if dag else "") or str(Path.cwd())
+
+
+def _positive(value: int, field: str, *, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{field} must be a whole number from {least}", field=field, remedy=f"correct {field}")
+    return value
+
+
+def _path(value: str | None, field: str) -> Path | None:
+    if value is None:
+        return None
+    if not value or "\0" in value or "://" in value or not Path(value).is_absolute():
+        raise ConfigError(
+            f"{field} must be an absolute path on the worker's disk", field=field, remedy="write /data/mails.jsonl, say"
+        )
+    return Path(value)
