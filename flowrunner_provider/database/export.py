@@ -217,9 +217,7 @@ class _Work:
         failpoint("sql.export.after_describe")
         counted = None
         if plan.format == "csv":
-            counted = session.copy_out(
-                self._query, plan.parameters, batch_rows=plan.chunk_size, passed=self._take_lines
-            )
+            counted = session.copy_out(self._query, plan.parameters, most=self._most, passed=self._take_block)
         self._by_server = counted is not None
         if counted is None:
             with session.stream(self._query, plan.parameters, batch_rows=plan.chunk_size) as batches:
@@ -264,10 +262,14 @@ class _Work:
             self._files.writer(self._open).write(part)
         self._passed(len(batch))
 
-    def _take_lines(self, lines: list[bytes]) -> None:
-        for part in self._parts(lines):
-            cast("ServerCsvWriter", self._files.writer(self._server_csv)).write_lines(part)
-        self._passed(len(lines))
+    def _take_block(self, block: bytes, rows: int) -> None:
+        cast("ServerCsvWriter", self._files.writer(self._server_csv)).write_block(block, rows)
+        self._passed(rows)
+
+    def _most(self) -> int:
+        """How many rows the next block may have."""
+        room = self._files.room() or self._plan.max_rows_per_file
+        return self._plan.chunk_size if room is None else min(room, self._plan.chunk_size)
 
     def _parts(self, batch: list[T]) -> Iterator[list[T]]:
         """The batch, cut where a file is full."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
 from flowrunner_provider.data.values import PREVIEW_ROWS
 from flowrunner_provider.data.writers import RowWriter
 
 __all__ = ["ServerCsvWriter"]
+
+_LOOK = 64 * 1024  # bytes of a block in which its first rows are looked for
 
 
 class ServerCsvWriter(RowWriter):
@@ -30,14 +33,14 @@ class ServerCsvWriter(RowWriter):
         writer._put((",".join(f'"{name}"' if _odd(name) else name for name in names) + "\n").encode())
         return writer
 
-    def write_lines(self, lines: Sequence[bytes]) -> None:
-        """Append lines, one per row."""
+    def write_block(self, block: bytes, rows: int) -> None:
+        """Append whole rows."""
         if self.rows < PREVIEW_ROWS:
-            texts = [bytes(line).decode() for line in lines[: PREVIEW_ROWS - self.rows]]
-            rows = csv.reader(io.StringIO("".join(texts), newline=""))
-            self._keep_preview([dict(zip(self.columns, row, strict=False)) for row in rows if row])
-        self._put(b"".join(lines))
-        self.rows += len(lines)
+            text = block[:_LOOK].decode(errors="ignore")
+            first = islice(csv.reader(io.StringIO(text, newline="")), min(rows, PREVIEW_ROWS - self.rows))
+            self._keep_preview([dict(zip(self.columns, row, strict=False)) for row in first])
+        self._put(block)
+        self.rows += rows
 
 
 def _odd(name: str) -> bool:

@@ -151,14 +151,15 @@ class Session(ABC):
         """The rows of a query in batches, from a cursor of the server."""
 
     def copy_out(
-        self, query: str, params: Params, *, batch_rows: int, passed: Callable[[list[bytes]], None]
+        self, query: str, params: Params, *, most: Callable[[], int], passed: Callable[[bytes, int], None]
     ) -> int | None:
-        """Hand over the rows of a query as lines of CSV without a header, where the database writes such itself.
+        """Hand over the rows of a query as CSV without a header, where the database writes such itself.
 
-        :param passed: called with each batch.
+        :param most: asked before each block how many rows it may have.
+        :param passed: called with each block, of whole rows, and their number.
         :return: how many rows the database says there were; None if it does not write CSV.
         """
-        del query, params, batch_rows, passed
+        del query, params, most, passed
         return None
 
     def castable(self, kind: str, name: str, target: str) -> str:

@@ -170,12 +170,14 @@ class PostgresSession(Session):
             yield iter(lambda: cursor.fetchmany(batch_rows), [])
 
     def copy_out(
-        self, query: str, params: Params, *, batch_rows: int, passed: Callable[[list[bytes]], None]
+        self, query: str, params: Params, *, most: Callable[[], int], passed: Callable[[bytes, int], None]
     ) -> int | None:
         with self.typed():
-            if params is None:
-                return copied_out(self._connection, f"COPY ({query}\n) TO STDOUT (FORMAT csv)", passed)
-            return lines_out(self._connection, query, params, batch_rows, passed)
+            if params is not None:
+                return lines_out(self._connection, query, params, most, passed)
+            with self._cursor.copy(f"COPY ({query}\n) TO STDOUT (FORMAT csv)") as stream:
+                copied_out(stream, most, passed)
+            return int(self._cursor.rowcount)
 
     def castable(self, kind: str, name: str, target: str) -> str:
         return cast_for(kind, name, target)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-import select
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -40,8 +39,7 @@ _KINDS: Mapping[int, str] = MappingProxyType(
         1021: "array", 1022: "array", 1231: "array",
     }
 )  # fmt: skip
-_BLOCK_ROWS = 2_000
-_LOOK = 1_000  # milliseconds between two looks at a silent server; the session's guard ends the wait
+_BLOCK = 256 * 1024
 _ODD = re.compile(r'[",\r\n]')
 _names = itertools.count(1)
 
@@ -94,74 +92,34 @@ def cast_for(kind: str, name: str, target: str) -> str:
     return f"{name}::text AS {name}" if as_text else name
 
 
-def copied_out(connection: psycopg.Connection[Row], statement: str, passed: Callable[[list[bytes]], None]) -> int:
-    """Run a ``COPY ... TO STDOUT`` and return the server's count of rows.
-
-    Below the driver's own loop, which costs twice as much per row; each message of the server is a row.
-    An error within ends the connection: it would have to read the rest first.
-    """
-    psycopg = load("psycopg", extra="postgres", needed_for="COPY")
-    wire = connection.pgconn
-    poll = select.poll()
-    poll.register(wire.socket, select.POLLIN)
-
-    def wait() -> None:
-        poll.poll(_LOOK)
-        wire.consume_input()
-
-    def result() -> Any:
-        while wire.is_busy():
-            wait()
-        found = wire.get_result()
-        if found is not None and found.status == psycopg.pq.ExecStatus.FATAL_ERROR:
-            raise psycopg.errors.error_from_result(found, encoding="utf-8")
-        return found
-
-    try:
-        wire.send_query(statement.encode())
-        while wire.flush():
-            wait()
-        result()
-        _pass_blocks(wire.get_copy_data, wait, passed)
-        count = int(result().command_tuples or 0)
-        while result() is not None:
-            pass
-    except BaseException:
-        connection.close()
-        raise
-    return count
-
-
-def _pass_blocks(
-    get: Callable[[int], tuple[int, Any]], wait: Callable[[], None], passed: Callable[[list[bytes]], None]
+def copied_out(
+    rows: Iterable[bytes | bytearray | memoryview], most: Callable[[], int], passed: Callable[[bytes, int], None]
 ) -> None:
-    rows: list[Any] = []
-    add = rows.append
-    while True:
-        size, row = get(1)
-        if size > 0:
-            add(row)
-        if rows and (size < 0 or len(rows) >= _BLOCK_ROWS):
-            passed(rows)
-            rows.clear()
-        if size < 0:
-            return
-        if size == 0:
-            wait()
+    """Gather the messages of a COPY, one per row, into blocks."""
+    block, count, limit = bytearray(), 0, most()
+    for row in rows:
+        block += row  # kept as a list they would keep the garbage collector busy
+        count += 1
+        if len(block) >= _BLOCK or count >= limit:
+            passed(bytes(block), count)
+            block.clear()
+            count, limit = 0, most()
+    if count:
+        passed(bytes(block), count)
 
 
 def lines_out(
     connection: psycopg.Connection[Row],
     query: str,
     params: Params,
-    batch_rows: int,
-    passed: Callable[[list[bytes]], None],
+    most: Callable[[], int],
+    passed: Callable[[bytes, int], None],
 ) -> int:
     """The same lines as :func:`copied_out`, for a query with parameters, which ``COPY`` does not take."""
     count = 0
     with opened(connection, query, params, as_text=True) as cursor:
-        while batch := cursor.fetchmany(batch_rows):
-            passed([line.encode() for line in _lines(batch)])
+        while batch := cursor.fetchmany(most()):
+            passed("".join(_lines(batch)).encode(), len(batch))
             count += len(batch)
     return count
 
