@@ -5,7 +5,7 @@ from __future__ import annotations
 import pendulum
 from airflow.sdk import DAG
 
-from flowrunner_provider.email.operators import EmailBatchOperator
+from flowrunner_provider.email.operators import EmailBatchOperator, EmailValidateOperator
 
 with DAG(
     dag_id="email_batch",
@@ -14,10 +14,19 @@ with DAG(
     catchup=False,
     tags=["flowrunner", "email"],
 ):
+    checked = EmailValidateOperator(
+        task_id="checked",
+        source="/data/out/customers.csv",
+        column="email",
+        deny_domains=["example.org", "*.invalid"],
+        valid="/data/out/customers.valid.csv",
+        invalid="/data/out/customers.invalid.csv",
+    )
+
     statements = EmailBatchOperator(
         task_id="statements",
         smtp_conn_id="office_mail",
-        recipients="/data/out/customers.csv",
+        recipients="/data/out/customers.valid.csv",
         to="email",
         to_name="name",
         subject="Your statement of {{ day }}",
@@ -30,3 +39,5 @@ with DAG(
         report="/data/out/statements.sent.jsonl",
         dead_letter="/data/out/statements.failed.jsonl",
     )
+
+    checked >> statements

@@ -38,20 +38,20 @@ class RowSource:
                 )
             self._list, self.total = list(rows), len(rows)
             self.identity = fingerprint(self._list)
-            known = {str(name) for row in rows for name in row}
+            self.columns = list(dict.fromkeys(str(name) for row in rows for name in row))
         else:
             self._dataset = Dataset.from_value(rows, field=field)
             with disk_errors(self._dataset.path), Path(self._dataset.path).open("rb") as file:
                 self.identity = hashlib.file_digest(file, "sha256").hexdigest()
             with open_rows(self._dataset) as reader:
-                known = set(reader.columns)
+                self.columns = list(reader.columns)
                 counted = self._dataset.rows
                 self.total = counted if counted != UNKNOWN else sum(len(batch) for batch in reader)
         if not self.total:
             raise NotFound(f"{field} has no rows", remedy="skip the task when there is nobody to write to")
-        if missing := [name for name in needs if name not in known]:
+        if missing := [name for name in needs if name not in self.columns]:
             raise ConfigError(
-                f"{field} has no column {missing[0]!r}; it has {', '.join(sorted(known)[:20])}",
+                f"{field} has no column {missing[0]!r}; it has {', '.join(self.columns[:20])}",
                 field=field,
                 remedy="name a column that is there",
             )

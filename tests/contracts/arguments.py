@@ -14,6 +14,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "email.send": {"to": "team@example.com", "subject": "Report", "text": "Hello"},
     "files.checksum": {"path": "/nowhere/a.csv"},
     "email.send_batch": {"recipients": [{"email": "a@example.com"}], "subject": "Hello", "text": "Hello"},
+    "email.validate": {"source": "/nowhere/a.csv", "valid": "/nowhere/b.jsonl", "invalid": "/nowhere/c.jsonl"},
     "files.copy": {"source": "sftp://partner@/out/a.csv", "dest": "/nowhere/a.csv"},
     "files.delete": {"path": "/nowhere/*.csv"},
     "files.list": {"path": "sftp://partner@/out"},

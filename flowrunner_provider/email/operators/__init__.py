@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from flowrunner_provider.email.operators.batch import EmailBatchOperator
 from flowrunner_provider.email.operators.send import EmailSendOperator
+from flowrunner_provider.email.operators.validate import EmailValidateOperator
 
-__all__ = ["EmailBatchOperator", "EmailSendOperator"]
+__all__ = ["EmailBatchOperator", "EmailSendOperator", "EmailValidateOperator"]

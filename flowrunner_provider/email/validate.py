@@ -1,0 +1,130 @@
+"""Addresses that can be written to, told from those that cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from flowrunner_provider.core.errors import ConfigError, IntegrityError
+from flowrunner_provider.core.extras import load
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.data.dataset import Dataset, format_of
+from flowrunner_provider.data.writers import open_writer, part_token
+from flowrunner_provider.email.letter import recipient
+from flowrunner_provider.email.rows import Row, RowSource
+
+__all__ = ["REASON", "ValidateResult", "Validator", "validate"]
+
+REASON = "invalid_reason"
+_BATCH = 2_000
+_DNS_SECONDS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateResult:
+    """Where the rows are; ``rows`` = rows of ``valid`` + rows of ``invalid``.
+
+    :param valid: the rows whose address is good.
+    :param invalid: the others, with the reason.
+    """
+
+    rows: int
+    valid: Dataset
+    invalid: Dataset
+
+
+class Validator:
+    """Says of one address whether it is good.
+
+    :param allow: domains to take, ``*.example.com`` for what is below one; empty for all.
+    :param deny: domains to refuse.
+    :param dns: ask the DNS whether the domain takes mail.
+    """
+
+    def __init__(self, allow: Sequence[str], deny: Sequence[str], *, dns: bool) -> None:
+        self._allow, self._deny = _domains(allow, "allow_domains"), _domains(deny, "deny_domains")
+        self._dns: Callable[[str], str] | None = _deliverable() if dns else None
+
+    def __call__(self, value: Any) -> tuple[str, str]:
+        """The address as it is to be written, and the reason why it is no good; one of them is empty."""
+        text = "" if value is None else str(value).strip()
+        if not text:
+            return "", "there is no address"
+        try:
+            box = recipient(text, "", "address")
+        except ConfigError as error:
+            return "", error.message
+        if _matches(box.domain, self._deny):
+            return "", f"the domain {box.domain} is denied"
+        if self._allow and not _matches(box.domain, self._allow):
+            return "", f"the domain {box.domain} is not allowed"
+        reason = self._dns(box.address) if self._dns else ""
+        return ("", reason) if reason else (box.address, "")
+
+
+def _domains(values: Sequence[str], field: str) -> frozenset[str]:
+    if isinstance(values, str) or not all(isinstance(value, str) and value.strip("*. ") for value in values):
+        raise ConfigError(f"{field} must be a list of domains", field=field, remedy="write ['example.com']")
+    return frozenset(value.strip().lower() for value in values)
+
+
+def _matches(domain: str, patterns: frozenset[str]) -> bool:
+    labels = domain.lower().split(".")
+    above = (f"*.{'.'.join(labels[place:])}" for place in range(1, len(labels)))
+    return ".".join(labels) in patterns or any(pattern in patterns for pattern in above)
+
+
+def _deliverable() -> Callable[[str], str]:
+    validator = load("email_validator", extra="email", needed_for="checking addresses")
+    resolver = validator.caching_resolver(timeout=_DNS_SECONDS)
+
+    def check(address: str) -> str:
+        try:
+            validator.validate_email(address, allow_quoted_local=True, dns_resolver=resolver)
+        except validator.EmailNotValidError as error:
+            return str(error)
+        return ""
+
+    return check
+
+
+def validate(source: RowSource, column: str, check: Validator, valid: Path, invalid: Path, run: Run) -> ValidateResult:
+    """Every row is in one of the two files."""
+    if REASON in source.columns:
+        raise ConfigError(f"there is a column {REASON!r} already", field="source", remedy="rename it")
+    token, columns = part_token(run.scope), source.columns
+    progress = run.progress("check", unit="rows", total=source.total)
+    with ExitStack() as stack:
+        good = stack.enter_context(open_writer(valid, format_of(valid, "valid"), columns, token=token))
+        bad = stack.enter_context(open_writer(invalid, format_of(invalid, "invalid"), [*columns, REASON], token=token))
+        rows = 0
+        for batch in _batches(source):
+            run.deadline.check("checking the addresses")
+            judged = [(row, *check(row.get(column))) for row in batch]
+            good.write_records([{**row, column: address} for row, address, reason in judged if not reason])
+            bad.write_records([{**row, REASON: reason} for row, _, reason in judged if reason])
+            rows += len(batch)
+            progress.advance(len(batch))
+        if not rows == source.total == good.rows + bad.rows:
+            raise IntegrityError(
+                f"{source.total:,} rows were counted, {rows:,} came",
+                remedy="keep the file as it is until the task has ended",
+            )
+        failpoint("email.validate.before_commit")
+        taken = good.commit()
+        failpoint("email.validate.between_commits")
+        result = ValidateResult(rows=rows, valid=taken, invalid=bad.commit())
+        failpoint("email.validate.after_commit")
+    progress.finish()
+    return result
+
+
+def _batches(source: RowSource) -> Iterator[list[Row]]:
+    rows = (row for _, row in source)
+    while batch := list(islice(rows, _BATCH)):
+        yield batch
