@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from airflow.sdk import DAG
 
-from flowrunner_provider.files.operators import FileDeleteOperator, MakeDirectoryOperator
+from flowrunner_provider.files.operators import FileDeleteOperator, FileSyncOperator, MakeDirectoryOperator
 
 with DAG(
     dag_id="files_housekeeping",
@@ -24,4 +24,13 @@ with DAG(
         missing_ok=True,
         max_deletes=50,
     )
-    folder >> retention
+    mirror = FileSyncOperator(
+        task_id="mirror",
+        source="/data/backups/",
+        dest="sftp://partner@/mirror/",
+        delete_extra=True,
+        max_deletes=50,
+        backup_dir="sftp://partner@/mirror-attic/",
+        exclude=["*.tmp"],
+    )
+    folder >> retention >> mirror

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -198,7 +198,7 @@ def check_targets(items: Sequence[Item], sources: Sequence[Source], dest: Destin
             )
 
 
-def batches(items: Sequence[Item], *, most: int, room: int) -> Iterator[list[Item]]:
+def batches(items: Iterable[Item], *, most: int, room: int) -> Iterator[list[Item]]:
     """Cut ``items`` into batches of at most ``most`` whose names fit into ``room`` characters of JSON."""
     batch: list[Item] = []
     used = 0

@@ -7,6 +7,7 @@ from flowrunner_provider.files.operators.content import FileReadOperator, FileWr
 from flowrunner_provider.files.operators.copy import FileCopyOperator
 from flowrunner_provider.files.operators.delete import FileDeleteOperator, MakeDirectoryOperator
 from flowrunner_provider.files.operators.list import FileListOperator
+from flowrunner_provider.files.operators.sync import FileSyncOperator
 
 __all__ = [
     "FileChecksumOperator",
@@ -14,6 +15,7 @@ __all__ = [
     "FileDeleteOperator",
     "FileListOperator",
     "FileReadOperator",
+    "FileSyncOperator",
     "FileWriteOperator",
     "MakeDirectoryOperator",
 ]
