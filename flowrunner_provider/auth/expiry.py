@@ -15,15 +15,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from flowrunner_provider.auth.results import ExpiryRow, State
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import ConfigError, ConnectionLost, FlowRunnerError, TimedOut
 from flowrunner_provider.core.extras import load
+from flowrunner_provider.core.spec import option
 
 __all__ = [
     "Expiry",
-    "ExpiryReport",
-    "ExpiryRow",
-    "State",
+    "ExpiryTarget",
+    "Kind",
     "certificates_expire",
     "failed",
     "rated",
@@ -33,11 +34,41 @@ __all__ = [
     "token_expires",
 ]
 
-State = Literal["ok", "warn", "fail"]
+Kind = Literal["tls_cert", "jwt", "ssh_key", "client_cert"]
 
 _DAY = 86400.0
 _FOREVER = 2**64 - 1  # an OpenSSH certificate without an end
 _LATEST = datetime(9999, 12, 31, tzinfo=UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpiryTarget:
+    """One thing to look at."""
+
+    kind: Kind = option(label="Kind", help="tls_cert, jwt, ssh_key or client_cert.")
+    host: str = option("", label="Host", help="Of tls_cert: host or host:port, 443 by default.")
+    ca_file: str = option("", label="CA file", help="Of tls_cert: the authorities to trust instead of the system's.")
+    conn_id: str = option("", label="Connection", help="Of the other kinds.")
+    field: str = option("password", label="Field", help="Of jwt: password, or a key of the extra or of `flowrunner`.")
+
+    def __post_init__(self) -> None:
+        needed = "host" if self.kind == "tls_cert" else "conn_id"
+        if not getattr(self, needed):
+            raise ConfigError(f"a target {self.kind} needs {needed!r}", field="targets", remedy=f"add {needed!r} to it")
+        if needed == "host":
+            self.address()
+
+    def address(self) -> tuple[str, int]:
+        host, colon, port = self.host.strip().rpartition(":")
+        if not colon or self.host.endswith("]"):
+            host, port = self.host.strip(), "443"
+        if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536 or "/" in host:
+            raise ConfigError(f"{self.host!r} is not host:port", field="targets", remedy="write 'api.example.com:443'")
+        return host.strip("[]"), int(port)
+
+    @property
+    def name(self) -> str:
+        return self.host if self.kind == "tls_cert" else self.conn_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,29 +83,6 @@ class Expiry:
     expires: datetime | None
     verified: bool | None = None
     note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpiryRow:
-    """One line of the report; ``expires`` in ISO 8601, None where there is no end or it could not be read."""
-
-    target: str
-    kind: str
-    expires: str | None
-    days_left: float | None
-    state: State
-    verified: bool | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpiryReport:
-    """All of them, the next to end first."""
-
-    rows: list[ExpiryRow]
-    ok: int
-    warn: int
-    fail: int
 
 
 def rated(target: str, found: Expiry, *, now: datetime, warn_days: float, fail_days: float) -> ExpiryRow:

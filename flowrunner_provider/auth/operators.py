@@ -5,57 +5,29 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
-from flowrunner_provider.auth.expiry import (
-    Expiry,
-    ExpiryReport,
-    ExpiryRow,
-    certificates_expire,
-    failed,
-    rated,
-    read_certificates,
-    ssh_expires,
-    tls_expires,
-    token_expires,
-)
-from flowrunner_provider.core.deadline import Deadline
+from flowrunner_provider.auth.results import ConnectionFinding, ConnectionReport, ExpiryReport, ExpiryRow
 from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, PartialFailure, TransientError
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.core.spec import from_mapping, option, parse_duration
+from flowrunner_provider.core.spec import from_mapping, parse_duration
 from flowrunner_provider.registry import CONNECTORS
 from flowrunner_provider.runtime.boundary import outcome_of
-from flowrunner_provider.runtime.hook import FlowRunnerHook, connection, extra_of, options_of
 from flowrunner_provider.runtime.masking import redact
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
+
+if TYPE_CHECKING:
+    from flowrunner_provider.auth.expiry import Expiry, ExpiryTarget
+    from flowrunner_provider.core.deadline import Deadline
+    from flowrunner_provider.runtime.hook import FlowRunnerHook
 
 __all__ = ["ConnectionCheckOperator", "ConnectionFinding", "ConnectionReport", "CredentialExpiryOperator"]
 
 _AT_ONCE = 8
 _HOOKS = {conn_type: path for connector in CONNECTORS for conn_type, path in connector.hooks}
 _HOOKS["ssh"] = _HOOKS["sftp"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConnectionFinding:
-    """One connection; ``message`` says what was seen, or what is wrong and what to do."""
-
-    conn_id: str
-    conn_type: str
-    ok: bool
-    message: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConnectionReport:
-    """All connections, in the order in which they were named."""
-
-    connections: list[ConnectionFinding]
-    ok: int
-    failed: int
 
 
 class ConnectionCheckOperator(FlowRunnerOperator):
@@ -119,6 +91,8 @@ class _Check(threading.Thread):
         self._result = outcome_of(self._test)
 
     def _test(self) -> tuple[bool, str]:
+        from flowrunner_provider.runtime.hook import connection
+
         try:
             found = connection(self.conn_id)
         except ConfigError:
@@ -175,39 +149,6 @@ def _positive(value: Any, field: str) -> float:
     return seconds
 
 
-Kind = Literal["tls_cert", "jwt", "ssh_key", "client_cert"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpiryTarget:
-    """One thing to look at."""
-
-    kind: Kind = option(label="Kind", help="tls_cert, jwt, ssh_key or client_cert.")
-    host: str = option("", label="Host", help="Of tls_cert: host or host:port, 443 by default.")
-    ca_file: str = option("", label="CA file", help="Of tls_cert: the authorities to trust instead of the system's.")
-    conn_id: str = option("", label="Connection", help="Of the other kinds.")
-    field: str = option("password", label="Field", help="Of jwt: password, or a key of the extra or of `flowrunner`.")
-
-    def __post_init__(self) -> None:
-        needed = "host" if self.kind == "tls_cert" else "conn_id"
-        if not getattr(self, needed):
-            raise ConfigError(f"a target {self.kind} needs {needed!r}", field="targets", remedy=f"add {needed!r} to it")
-        if needed == "host":
-            self.address()
-
-    def address(self) -> tuple[str, int]:
-        host, colon, port = self.host.strip().rpartition(":")
-        if not colon or self.host.endswith("]"):
-            host, port = self.host.strip(), "443"
-        if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536 or "/" in host:
-            raise ConfigError(f"{self.host!r} is not host:port", field="targets", remedy="write 'api.example.com:443'")
-        return host.strip("[]"), int(port)
-
-    @property
-    def name(self) -> str:
-        return self.host if self.kind == "tls_cert" else self.conn_id
-
-
 class CredentialExpiryOperator(FlowRunnerOperator):
     """Every target has been read and lasts for ``fail_days`` at least, or the task fails naming each that does not.
 
@@ -242,6 +183,8 @@ class CredentialExpiryOperator(FlowRunnerOperator):
         self.warn_days, self.fail_days = warn_days, fail_days
 
     async def perform(self, run: Run) -> ExpiryReport:
+        from flowrunner_provider.auth.expiry import failed, rated
+
         targets = self._targets()
         seconds = _positive(self.target_timeout, "target_timeout")
         rows: list[ExpiryRow] = []
@@ -267,6 +210,8 @@ class CredentialExpiryOperator(FlowRunnerOperator):
         return report
 
     def _targets(self) -> list[ExpiryTarget]:
+        from flowrunner_provider.auth.expiry import ExpiryTarget, Kind
+
         given: Any = self.targets
         if not isinstance(given, list | tuple) or not given or not all(isinstance(one, Mapping) for one in given):
             raise ConfigError("there are no targets", field="targets", remedy='write [{"kind": "jwt", "conn_id": ...}]')
@@ -291,6 +236,14 @@ def _days(row: ExpiryRow) -> float:
 
 
 async def _look(target: ExpiryTarget, deadline: Deadline) -> list[Expiry]:
+    from flowrunner_provider.auth.expiry import (
+        certificates_expire,
+        read_certificates,
+        ssh_expires,
+        tls_expires,
+        token_expires,
+    )
+
     if target.kind == "tls_cert":
         host, port = target.address()
         return await tls_expires(host, port, ca_file=target.ca_file, deadline=deadline)
@@ -309,6 +262,8 @@ async def _look(target: ExpiryTarget, deadline: Deadline) -> list[Expiry]:
 
 
 def _secret(conn_id: str, field: str) -> str:
+    from flowrunner_provider.runtime.hook import connection, extra_of, options_of
+
     found = connection(conn_id)
     value = found.password if field == "password" else {**extra_of(found), **options_of(found)}.get(field)
     if not isinstance(value, str) or not value:
@@ -319,6 +274,8 @@ def _secret(conn_id: str, field: str) -> str:
 
 
 def _config(conn_id: str) -> Any:
+    from flowrunner_provider.runtime.hook import connection
+
     found = connection(conn_id)
     path = _HOOKS.get(found.conn_type or "")
     if path is None:

@@ -10,13 +10,12 @@ from urllib.parse import quote
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, Json, NotFound, Rejected
 from flowrunner_provider.core.secrets import redact_url
 from flowrunner_provider.core.spec import option
+from flowrunner_provider.http.choices import Format
 from flowrunner_provider.http.client import compile_path
 from flowrunner_provider.http.conditions import MAX_BODY, asked_to_wait, excerpt, no_credentials
-from flowrunner_provider.http.formats import Format
-from flowrunner_provider.http.results import HttpResult
 from flowrunner_provider.transport.http import HttpTransport
 
-__all__ = ["Cancel", "Fetch", "JobResult", "Poll", "Seen", "Submit", "cancel_job", "failure", "job_id_of", "with_id"]
+__all__ = ["Cancel", "Fetch", "Poll", "Seen", "Submit", "cancel_job", "failure", "job_id_of", "with_id"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,20 +53,6 @@ class Cancel:
     endpoint: str = option(label="Endpoint", help="give the endpoint that cancels, with {job_id} in it")
     method: Literal["POST", "PUT", "PATCH", "DELETE"] = "POST"
     json: Any = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobResult:
-    """A job that went well.
-
-    :param job_id: the far side's id of it.
-    :param status: its last status.
-    :param result: the answer to the ``result`` request; None without one.
-    """
-
-    job_id: str
-    status: str
-    result: HttpResult | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

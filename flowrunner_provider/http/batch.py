@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from flowrunner_provider.core.checkpoint import Checkpoint, fingerprint
 from flowrunner_provider.core.effects import OnUnknown
@@ -31,14 +31,14 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.http.batch_failures import BatchItem, Failures, interrupted
 from flowrunner_provider.http.batch_items import ItemSource
 from flowrunner_provider.http.batch_state import Ledger, ResultLog
+from flowrunner_provider.http.choices import OnItemError
 from flowrunner_provider.http.client import compile_path, part_token
 from flowrunner_provider.http.item_template import ItemRequest, RequestTemplate, compile_text
 from flowrunner_provider.http.results import BatchResult
 from flowrunner_provider.transport.http import HttpTransport, Response
 
-__all__ = ["BatchSpec", "OnItemError", "run_batch"]
+__all__ = ["BatchSpec", "run_batch"]
 
-OnItemError = Literal["fail", "continue"]
 
 KEY_HEADER = "Idempotency-Key"
 _ACTS = frozenset({"POST", "PATCH", "DELETE"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from flowrunner_provider.core.checkpoint import fingerprint
 from flowrunner_provider.core.effects import Done, Effect, Intent, NotDone, OnUnknown, Reconciled, Unknown
@@ -24,14 +24,14 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.secrets import is_sensitive_key, redact_url
 from flowrunner_provider.core.spec import option
 from flowrunner_provider.http.bodies import StreamedBody, encode_body, exchange
-from flowrunner_provider.http.formats import STRUCTURED, Format, detect, parse
-from flowrunner_provider.http.results import HttpResult
+from flowrunner_provider.http.choices import STRUCTURED, Format
+from flowrunner_provider.http.formats import detect, parse
+from flowrunner_provider.http.results import MAX_RESULT, HttpResult
 from flowrunner_provider.http.targets import Target, Writing, local_target
 from flowrunner_provider.transport.http import HttpTransport, Response
 from flowrunner_provider.transport.http_body import repeated
 
 __all__ = [
-    "MAX_RESULT",
     "Reconcile",
     "RequestSpec",
     "compile_path",
@@ -41,11 +41,6 @@ __all__ = [
     "part_token",
     "perform_request",
 ]
-
-Method = Literal["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"]
-
-MAX_RESULT = 16 * 1024 * 1024
-"""The most bytes of a body that goes to XCom; more belongs in a file."""
 
 _LEDGER = frozenset({"POST", "PATCH"})
 

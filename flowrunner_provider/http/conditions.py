@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, Json, Rejected
 from flowrunner_provider.core.retry import parse_retry_after
 from flowrunner_provider.core.secrets import is_sensitive_key, redact_url
+from flowrunner_provider.http.choices import Look
 from flowrunner_provider.http.client import compile_path
+from flowrunner_provider.http.results import Observation
 from flowrunner_provider.transport.http import HttpTransport, Response
 
-__all__ = ["MAX_BODY", "MAX_VALUE", "Look", "Observation", "Watch", "asked_to_wait", "excerpt", "no_credentials"]
-
-Look = Literal["GET", "HEAD", "POST"]
+__all__ = ["MAX_BODY", "MAX_VALUE", "Watch", "asked_to_wait", "excerpt", "no_credentials"]
 
 MAX_BODY = 4 * 1024 * 1024
 """The largest answer that a look reads."""
@@ -24,20 +24,6 @@ MAX_VALUE = 48_000
 """The most bytes of JSON that a look may tell: it goes through Airflow's database."""
 
 _SUCCESS = frozenset(range(200, 300))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Observation:
-    """What was waited for.
-
-    :param status: HTTP status of the answer that met the condition.
-    :param url: where it came from, redacted.
-    :param value: what ``select`` took from it; None without ``select``.
-    """
-
-    status: int
-    url: str
-    value: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from flowrunner_provider.core.checkpoint import Checkpoint, fingerprint
@@ -16,6 +16,7 @@ from flowrunner_provider.core.retry import apause
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.secrets import redact_url
 from flowrunner_provider.core.streams import Digest
+from flowrunner_provider.http.choices import IfExists
 from flowrunner_provider.http.client import part_token
 from flowrunner_provider.http.parts import Part, part_of
 from flowrunner_provider.http.results import Download
@@ -24,14 +25,12 @@ from flowrunner_provider.http.validator import Validator, forget, remember, reme
 from flowrunner_provider.transport.http import HttpTransport, Streamed
 from flowrunner_provider.transport.http_body import BodyCut
 
-__all__ = ["CHECKPOINT_SECONDS", "DownloadSpec", "IfExists", "download"]
+__all__ = ["CHECKPOINT_SECONDS", "DownloadSpec", "download"]
 
 CHECKPOINT_SECONDS = 3.0
 """Least time between two checkpoints: each is an fsync and a call to the state store."""
 
 _BLOCK = 256 * 1024
-
-IfExists = Literal["overwrite", "skip", "fail"]
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)", re.ASCII)
 

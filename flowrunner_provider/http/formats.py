@@ -14,19 +14,15 @@ import io
 import json
 import re
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 from xml.parsers import expat
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, SecurityError
 from flowrunner_provider.core.secrets import redact_url
+from flowrunner_provider.http.choices import Format
 from flowrunner_provider.transport.http import Response
 
-__all__ = ["STRUCTURED", "Format", "detect", "parse", "parse_xml"]
-
-Format = Literal["auto", "json", "xml", "csv", "ndjson", "text", "bytes"]
-
-STRUCTURED = frozenset({"json", "xml", "csv", "ndjson"})
-"""The formats that JMESPath can look into."""
+__all__ = ["detect", "parse", "parse_xml"]
 
 MAX_DEPTH = 200
 """Elements within elements."""

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode
 from uuid import UUID
 
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.http.client import Method
+from flowrunner_provider.http.choices import Method
 
 __all__ = ["Filler", "ItemRequest", "RequestTemplate", "compile_text", "compile_value", "json_bytes"]
 

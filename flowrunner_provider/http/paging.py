@@ -12,12 +12,12 @@ from urllib.parse import urljoin
 from flowrunner_provider.core.errors import ConfigError, TargetForbidden
 from flowrunner_provider.core.net_guard import same_origin, strip_query_credentials
 from flowrunner_provider.core.secrets import redact_url
+from flowrunner_provider.http.choices import Strategy
 from flowrunner_provider.http.client import compile_path
 from flowrunner_provider.transport.http import HttpTransport, Response
 
-__all__ = ["PagePlan", "Pager", "Position", "Strategy", "next_link"]
+__all__ = ["PagePlan", "Pager", "Position", "next_link"]
 
-Strategy = Literal["cursor", "page", "offset", "link_header", "next_url", "odata"]
 Position = str | int | None
 """Where a page is: a cursor, a page number, an offset or a URL; None is the first one."""
 

@@ -5,7 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["BatchResult", "Download", "HttpResult", "UploadResult", "UploadedFile"]
+from flowrunner_provider.data.dataset import Dataset
+
+__all__ = [
+    "MAX_RESULT",
+    "BatchResult",
+    "Download",
+    "GraphQLResult",
+    "HttpResult",
+    "JobResult",
+    "Observation",
+    "UploadResult",
+    "UploadedFile",
+]
+
+MAX_RESULT = 16 * 1024 * 1024
+"""The most bytes of a body that goes to XCom; more belongs in a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,3 +121,47 @@ class BatchResult:
     path: str
     bytes: int
     dead_letter: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphQLResult:
+    """What the operation gave.
+
+    :param data: the answer's ``data``, or what ``select`` took from it, or all nodes; None with ``save_to``.
+    :param errors: message, path and code of the errors beside the data, with ``raise_on_errors=False``.
+    :param dataset: the reference to the file, with ``save_to``.
+    :param reconciled: True when a look-up told that an earlier attempt had been carried out.
+    """
+
+    data: Any = None
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    dataset: Dataset | None = None
+    reconciled: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobResult:
+    """A job that went well.
+
+    :param job_id: the far side's id of it.
+    :param status: its last status.
+    :param result: the answer to the ``result`` request; None without one.
+    """
+
+    job_id: str
+    status: str
+    result: HttpResult | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What was waited for.
+
+    :param status: HTTP status of the answer that met the condition.
+    :param url: where it came from, redacted.
+    :param value: what ``select`` took from it; None without ``select``.
+    """
+
+    status: int
+    url: str
+    value: Any = None

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.configuration import conf
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.spec import parse_duration
-from flowrunner_provider.http.conditions import Look as Method
-from flowrunner_provider.http.conditions import Observation, Watch
+from flowrunner_provider.http.choices import Look as Method
 from flowrunner_provider.http.operators.arguments import mapping, strings
-from flowrunner_provider.http.triggers import HttpConditionTrigger
+from flowrunner_provider.http.results import Observation
 from flowrunner_provider.runtime.sensor import FlowRunnerSensor
+
+if TYPE_CHECKING:
+    from flowrunner_provider.http.triggers import HttpConditionTrigger
 
 __all__ = ["HttpConditionSensor"]
 
@@ -81,6 +83,9 @@ class HttpConditionSensor(FlowRunnerSensor):
         self.expected_status, self.not_yet_status = expected_status, not_yet_status
 
     def trigger(self) -> HttpConditionTrigger:
+        from flowrunner_provider.http.conditions import Watch
+        from flowrunner_provider.http.triggers import HttpConditionTrigger
+
         watch = Watch(
             endpoint=self.endpoint,
             method=self.method,

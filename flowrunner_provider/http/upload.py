@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from flowrunner_provider.core.checkpoint import fingerprint
@@ -22,15 +22,14 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.http.bodies import FormFile, Pinned, StreamedBody, exchange, multipart, raw
+from flowrunner_provider.http.choices import Mode
 from flowrunner_provider.http.client import Reconcile, compile_path, lenient, look_up
 from flowrunner_provider.http.results import UploadedFile, UploadResult
 from flowrunner_provider.transport.http import HttpTransport, Response
 from flowrunner_provider.transport.http_settings import Anonymous
 from flowrunner_provider.transport.http_urls import is_absolute
 
-__all__ = ["Mode", "UploadSpec", "signatures", "upload", "without_credentials"]
-
-Mode = Literal["multipart", "raw", "presigned_put"]
+__all__ = ["UploadSpec", "signatures", "upload", "without_credentials"]
 
 _PREVIEW = 20
 _REASONS = 50

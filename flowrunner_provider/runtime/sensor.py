@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 from airflow.sdk.configuration import conf
@@ -13,7 +13,9 @@ from flowrunner_provider.core.errors import ConfigError, Json, TransientError
 from flowrunner_provider.runtime.boundary import NamedRendering, boundary
 from flowrunner_provider.runtime.compat import AIRFLOW_V_3_3_PLUS
 from flowrunner_provider.runtime.operator import DEFAULT_RETRY_POLICY, run_to_end
-from flowrunner_provider.runtime.trigger import FlowRunnerTrigger, outcome, sealed
+
+if TYPE_CHECKING:
+    from flowrunner_provider.runtime.trigger import FlowRunnerTrigger
 
 __all__ = ["FlowRunnerSensor"]
 
@@ -89,6 +91,8 @@ class FlowRunnerSensor(NamedRendering, BaseSensorOperator):
         """Look once; then wait here, or in the triggerer when ``deferrable``."""
         if not self.deferrable:
             return super().execute(context)
+        from flowrunner_provider.runtime.trigger import sealed
+
         with boundary():
             trigger = self.trigger()
             try:
@@ -105,6 +109,8 @@ class FlowRunnerSensor(NamedRendering, BaseSensorOperator):
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
         """What the triggerer saw: the result, or the typed error raised for the retry policy."""
+        from flowrunner_provider.runtime.trigger import outcome
+
         del context
         with boundary():
             return outcome(event)

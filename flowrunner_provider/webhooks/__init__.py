@@ -1,5 +1,5 @@
 """Outbound webhooks: signed messages that are delivered once, and notifications about tasks and runs.
 
-``signing`` ``config`` ``send``   pure
+``choices`` ``results`` ``signing`` ``config`` ``send``   pure
 ``hook`` ``operators`` ``notifier``   the Airflow side
 """

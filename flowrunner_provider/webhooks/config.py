@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from flowrunner_provider.core.errors import ConfigError, MissingCredential
 from flowrunner_provider.core.spec import option
+from flowrunner_provider.webhooks.choices import Scheme
 from flowrunner_provider.webhooks.signing import Algorithm, Encoding, PlainHmac, Signer, StandardWebhooks, Unsigned
 
-__all__ = ["Scheme", "WebhookOptions", "signer_of"]
-
-Scheme = Literal["none", "standard_webhooks", "hmac"]
+__all__ = ["WebhookOptions", "signer_of"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from flowrunner_provider.http.credentials import Mask
 from flowrunner_provider.http.hook import FlowRunnerHttpHook
 from flowrunner_provider.runtime.masking import mask
 from flowrunner_provider.transport.http import HttpTransport
-from flowrunner_provider.webhooks.config import Scheme, WebhookOptions, signer_of
+from flowrunner_provider.webhooks.choices import Scheme
+from flowrunner_provider.webhooks.config import WebhookOptions, signer_of
 from flowrunner_provider.webhooks.signing import Signer
 
 __all__ = ["FlowRunnerWebhookHook"]

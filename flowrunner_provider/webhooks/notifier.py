@@ -13,9 +13,7 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.http.operators.arguments import one_of, strings
 from flowrunner_provider.runtime.masking import masking_async
 from flowrunner_provider.runtime.notifier import FlowRunnerNotifier
-from flowrunner_provider.webhooks.config import Scheme
-from flowrunner_provider.webhooks.hook import FlowRunnerWebhookHook
-from flowrunner_provider.webhooks.send import Message, check_message, deliver, encode_payload
+from flowrunner_provider.webhooks.choices import Scheme
 
 __all__ = ["WebhookNotifier"]
 
@@ -60,6 +58,9 @@ class WebhookNotifier(FlowRunnerNotifier):
 
     async def send(self, context: Any) -> None:
         """Tell the receiver about the task or run whose ``context`` this is."""
+        from flowrunner_provider.webhooks.hook import FlowRunnerWebhookHook
+        from flowrunner_provider.webhooks.send import Message, check_message, deliver, encode_payload
+
         event, facts = event_of(context), facts_of(context)
         kind = self.event_type or event
         message = Message(

@@ -9,9 +9,8 @@ from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.http.operators.arguments import one_of, strings
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
-from flowrunner_provider.webhooks.config import Scheme
-from flowrunner_provider.webhooks.hook import FlowRunnerWebhookHook
-from flowrunner_provider.webhooks.send import SUCCESS, Delivery, Message, encode_payload, send_once
+from flowrunner_provider.webhooks.choices import Scheme
+from flowrunner_provider.webhooks.results import Delivery
 
 __all__ = ["WebhookSendOperator"]
 
@@ -64,6 +63,9 @@ class WebhookSendOperator(FlowRunnerOperator):
         self.idempotent_receiver, self.on_unknown = idempotent_receiver, on_unknown
 
     async def perform(self, run: Run) -> Delivery:
+        from flowrunner_provider.webhooks.hook import FlowRunnerWebhookHook
+        from flowrunner_provider.webhooks.send import SUCCESS, Message, encode_payload, send_once
+
         one_of("on_unknown", self.on_unknown, Literal["stop", "resend", "skip"])
         if self.sign is not None:
             one_of("sign", self.sign, Scheme)

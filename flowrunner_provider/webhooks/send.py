@@ -27,9 +27,10 @@ from flowrunner_provider.core.secrets import redact_url
 from flowrunner_provider.transport.http import HttpTransport
 from flowrunner_provider.transport.http_errors import unknown
 from flowrunner_provider.transport.http_urls import is_absolute
+from flowrunner_provider.webhooks.results import Delivery
 from flowrunner_provider.webhooks.signing import Signer
 
-__all__ = ["SUCCESS", "Delivery", "Message", "check_message", "deliver", "encode_payload", "send_once"]
+__all__ = ["SUCCESS", "Message", "check_message", "deliver", "encode_payload", "send_once"]
 
 SUCCESS = frozenset(range(200, 300))
 """What a receiver answers that has taken the message."""
@@ -43,22 +44,6 @@ _LOOK = (
     "look at the receiver; set idempotent_receiver if it recognises a repeated id, or clear the task with "
     "on_unknown='resend' or 'skip'"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Delivery:
-    """A message that the receiver has accepted.
-
-    :param event_id: its id, the same in every try.
-    :param status: what the receiver answered; 0 when an unknown outcome was taken for done.
-    :param bytes: size of the body.
-    :param signed: whether it carried a signature.
-    """
-
-    event_id: str
-    status: int
-    bytes: int
-    signed: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,7 @@
-"""The operators for HTTP and REST, one module per noun."""
+"""The operators for HTTP and REST, one module per noun.
+
+Their engines and hooks are imported where they are used: whoever parses DAGs imports this package and needs none.
+"""
 
 from __future__ import annotations
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.files.hook import open_store
-from flowrunner_provider.files.store import Store
-from flowrunner_provider.files.uri import Location, parse
-from flowrunner_provider.http.targets import Target
+
+if TYPE_CHECKING:
+    from flowrunner_provider.files.store import Store
+    from flowrunner_provider.files.uri import Location
+    from flowrunner_provider.http.targets import Target
 
 __all__ = ["Stores", "local_path", "location", "mapping", "one_of", "positive", "strings"]
 
@@ -35,6 +36,8 @@ def location(value: Any, field: str) -> Location:
 
     :raises ConfigError: naming ``field``.
     """
+    from flowrunner_provider.files.uri import parse
+
     if not isinstance(value, str):
         raise ConfigError(f"{field} must be a path", field=field, remedy="write /data/x or sftp://partner@/out/x")
     return parse(value, field=field)
@@ -58,6 +61,9 @@ class Stores:
 
         :raises ConfigError: naming ``field``, for an address that is none, or a connection that is not there.
         """
+        from flowrunner_provider.files.hook import open_store
+        from flowrunner_provider.http.targets import Target
+
         where = location(value, field)
         key = (where.scheme, where.root)
         if key not in self._open:

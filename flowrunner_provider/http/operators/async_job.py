@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import TaskDeferralTimeout
@@ -15,29 +15,18 @@ from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, NotFou
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.retry import Backoff, RetryPlan, apause
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.core.spec import from_mapping, parse_duration
-from flowrunner_provider.http.async_job import (
-    Cancel,
-    Fetch,
-    JobResult,
-    Poll,
-    Seen,
-    Submit,
-    cancel_job,
-    failure,
-    job_id_of,
-    with_id,
-)
-from flowrunner_provider.http.client import Reconcile, RequestSpec, compile_path, encode_body, perform_request
-from flowrunner_provider.http.hook import FlowRunnerHttpHook
-from flowrunner_provider.http.operators.arguments import Stores, location, mapping, positive, strings
-from flowrunner_provider.http.results import HttpResult
-from flowrunner_provider.http.triggers import HttpJobTrigger
+from flowrunner_provider.http.operators.arguments import Stores
+from flowrunner_provider.http.results import HttpResult, JobResult
 from flowrunner_provider.runtime.boundary import boundary
 from flowrunner_provider.runtime.kill import ON_KILL_SECONDS, in_time, stopped_by_user
 from flowrunner_provider.runtime.operator import FlowRunnerOperator, run_to_end
-from flowrunner_provider.runtime.trigger import outcome, sealed
-from flowrunner_provider.transport.http import HttpTransport
+
+if TYPE_CHECKING:
+    from flowrunner_provider.http.async_job import Cancel, Seen
+    from flowrunner_provider.http.client import RequestSpec
+    from flowrunner_provider.http.hook import FlowRunnerHttpHook
+    from flowrunner_provider.http.operators.job_plan import JobPlan
+    from flowrunner_provider.transport.http import HttpTransport
 
 __all__ = ["HttpAsyncJobOperator"]
 
@@ -96,6 +85,8 @@ class HttpAsyncJobOperator(FlowRunnerOperator):
 
     def execute_complete(self, context: Any, event: dict[str, Any], job: dict[str, Any]) -> Any:
         """The triggerer saw the job end, or could not look any longer: look from here, and finish the work."""
+        from flowrunner_provider.runtime.trigger import outcome
+
         self._ti = context["ti"]
 
         def go_on(run: Run) -> Any:
@@ -117,8 +108,18 @@ class HttpAsyncJobOperator(FlowRunnerOperator):
     async def perform(self, run: Run) -> JobResult:
         return await self._work(run, None)
 
+    def _plan(self) -> JobPlan:
+        from flowrunner_provider.http.operators.job_plan import JobPlan
+
+        return JobPlan(
+            submit=self.submit, poll=self.poll, job_id_path=self.job_id_path, result=self.result, cancel=self.cancel
+        )
+
     async def _work(self, run: Run, job: dict[str, Any] | None) -> JobResult:
-        plan = _Plan(self)
+        from flowrunner_provider.http.async_job import Seen, failure
+        from flowrunner_provider.http.hook import FlowRunnerHttpHook
+
+        plan = self._plan()
         hook = self._hook = FlowRunnerHttpHook(self.http_conn_id)
         submit = plan.request(honours_key=hook.config.honours_idempotency_key)
         async with hook.transport(run) as http:
@@ -149,7 +150,9 @@ class HttpAsyncJobOperator(FlowRunnerOperator):
         return JobResult(job_id=job["id"], status=seen.status, result=result)
 
     @staticmethod
-    async def _fetched(http: HttpTransport, plan: _Plan, job_id: str, run: Run) -> HttpResult:
+    async def _fetched(http: HttpTransport, plan: JobPlan, job_id: str, run: Run) -> HttpResult:
+        from flowrunner_provider.http.client import perform_request
+
         spec = plan.fetch(job_id)
         async with Stores() as stores:
             if plan.result is not None and plan.result.save_to is not None:
@@ -158,6 +161,9 @@ class HttpAsyncJobOperator(FlowRunnerOperator):
 
     async def _submitted(self, http: HttpTransport, submit: RequestSpec, run: Run) -> dict[str, Any]:
         """The job of this run: that of an earlier attempt, unless a user has cleared the task since it failed."""
+        from flowrunner_provider.http.async_job import job_id_of
+        from flowrunner_provider.http.client import perform_request
+
         state = _book(run, "http.async_job").state or {"number": 1, "failed": None}
         number = state["number"]
         if state["failed"] is not None and run.journal.max_tries > state["failed"]:
@@ -183,7 +189,7 @@ class HttpAsyncJobOperator(FlowRunnerOperator):
         _book(run, "http.async_job").save({"number": number, "failed": failed}, force=True)
         failpoint("http.async_job.after_failure")
 
-    async def _ended(self, http: HttpTransport, plan: _Plan, job: dict[str, Any], run: Run) -> Seen:
+    async def _ended(self, http: HttpTransport, plan: JobPlan, job: dict[str, Any], run: Run) -> Seen:
         """The last look at the job; until then it waits here, or in the triggerer."""
         failures, wait = 0, 0.0
         while True:
@@ -210,7 +216,10 @@ class HttpAsyncJobOperator(FlowRunnerOperator):
                 )
             await apause(wait)
 
-    def _defer(self, plan: _Plan, job: dict[str, Any], run: Run, wait: float) -> None:
+    def _defer(self, plan: JobPlan, job: dict[str, Any], run: Run, wait: float) -> None:
+        from flowrunner_provider.http.triggers import HttpJobTrigger
+        from flowrunner_provider.runtime.trigger import sealed
+
         trigger = HttpJobTrigger(
             http_conn_id=self.http_conn_id,
             job_id=job["id"],
@@ -236,13 +245,15 @@ class HttpAsyncJobOperator(FlowRunnerOperator):
     def _end(self, hook: FlowRunnerHttpHook, job_id: str) -> None:
         try:
             run = Run.alone(timeout=ON_KILL_SECONDS - 0.5, retry=RetryPlan(attempts=2))
-            run_to_end(_cancel(hook, _Plan(self).cancel, job_id, run), run.deadline)
+            run_to_end(_cancel(hook, self._plan().cancel, job_id, run), run.deadline)
             self.log.info("The job %s was cancelled.", job_id)
         except FlowRunnerError as error:
             self.log.warning("The job %s could not be cancelled: %s", job_id, error)
 
 
 async def _cancel(hook: FlowRunnerHttpHook, cancel: Cancel | None, job_id: str, run: Run) -> None:
+    from flowrunner_provider.http.async_job import cancel_job
+
     if cancel is not None:
         async with hook.transport(run) as http:
             await cancel_job(http, cancel, job_id)
@@ -251,68 +262,3 @@ async def _cancel(hook: FlowRunnerHttpHook, cancel: Cancel | None, job_id: str, 
 def _book(run: Run, name: str) -> Checkpoint:
     """What is remembered about the jobs of this run, also with ``resume=False``: it belongs to the ledger."""
     return replace(run, resume=True).checkpoint(name)
-
-
-class _Plan:
-    """The rendered parameters, checked before anything is sent."""
-
-    def __init__(self, operator: HttpAsyncJobOperator) -> None:
-        self.submit = from_mapping(Submit, mapping(operator.submit, "submit"), where="submit")
-        self.poll = from_mapping(Poll, mapping(operator.poll, "poll"), where="poll")
-        self.poll.check()
-        self.interval = parse_duration(self.poll.interval, "poll.interval").total_seconds()
-        if self.interval < 1:
-            raise ConfigError("the interval is below a second", field="poll.interval", remedy="write '10s', say")
-        self.result: Fetch | None = None
-        if operator.result:
-            self.result = from_mapping(Fetch, mapping(operator.result, "result"), where="result")
-            self.fetch("1")
-        self.cancel: Cancel | None = None
-        if operator.cancel:
-            self.cancel = from_mapping(Cancel, mapping(operator.cancel, "cancel"), where="cancel")
-            with_id(self.cancel.endpoint, "1", "cancel.endpoint")
-        if not operator.job_id_path:
-            raise ConfigError("job_id_path is empty", field="job_id_path", remedy="give the JMESPath of the job's id")
-        compile_path(operator.job_id_path, "job_id_path")
-        self.job_id_path = operator.job_id_path
-
-    def request(self, *, honours_key: bool) -> RequestSpec:
-        """The submission."""
-        submit = self.submit
-        body, kind = encode_body(submit.json, submit.data)
-        headers = strings(submit.headers, "submit.headers")
-        if body is not None and not any(name.lower() == "content-type" for name in headers):
-            headers["Content-Type"] = kind
-        reconcile = from_mapping(Reconcile, submit.reconcile, where="submit.reconcile") if submit.reconcile else None
-        return RequestSpec(
-            method=submit.method,
-            endpoint=submit.endpoint,
-            params=submit.query,
-            headers=headers,
-            body=body,
-            select=self.job_id_path,
-            key=submit.idempotency_key,
-            honours_key=honours_key,
-            reconcile=reconcile,
-            on_unknown=submit.on_unknown,
-            once=True,
-        )
-
-    def fetch(self, job_id: str) -> RequestSpec:
-        """The request for the result."""
-        fetch = self.result or Fetch(endpoint="{job_id}")
-        if fetch.save_to is not None and fetch.select is not None:
-            raise ConfigError("`select` and `save_to` exclude each other", field="result", remedy="give one of them")
-        if fetch.save_to is not None:
-            location(fetch.save_to, "result.save_to")
-        if fetch.select is not None:
-            compile_path(fetch.select, "result.select")
-        return RequestSpec(
-            method="GET",
-            endpoint=with_id(fetch.endpoint, job_id, "result.endpoint"),
-            params=fetch.query,
-            headers=strings(fetch.headers, "result.headers"),
-            response_format=fetch.response_format,
-            select=fetch.select,
-            max_bytes=positive(fetch.max_bytes, "result.max_bytes"),
-        )

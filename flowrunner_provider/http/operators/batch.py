@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.spec import from_mapping
 from flowrunner_provider.data.dataset import Dataset
-from flowrunner_provider.http.batch import BatchSpec, OnItemError, run_batch
-from flowrunner_provider.http.batch_items import ItemSource
-from flowrunner_provider.http.hook import FlowRunnerHttpHook
-from flowrunner_provider.http.item_template import RequestTemplate
+from flowrunner_provider.http.choices import OnItemError
 from flowrunner_provider.http.operators.arguments import local_path, mapping, one_of, positive
 from flowrunner_provider.http.results import BatchResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
+
+if TYPE_CHECKING:
+    from flowrunner_provider.http.batch import BatchSpec
 
 __all__ = ["HttpBatchOperator"]
 
@@ -89,6 +89,10 @@ class HttpBatchOperator(FlowRunnerOperator):
         self.idempotency_key, self.on_unknown, self.max_bytes = idempotency_key, on_unknown, max_bytes
 
     async def perform(self, run: Run) -> BatchResult:
+        from flowrunner_provider.http.batch import BatchSpec, run_batch
+        from flowrunner_provider.http.batch_items import ItemSource
+        from flowrunner_provider.http.hook import FlowRunnerHttpHook
+
         hook = FlowRunnerHttpHook(self.http_conn_id)
         spec = self._spec()
         spec = BatchSpec(**{**vars(spec), "honours_key": hook.config.honours_idempotency_key})
@@ -97,6 +101,9 @@ class HttpBatchOperator(FlowRunnerOperator):
             return await run_batch(http, spec, source, run)
 
     def _spec(self) -> BatchSpec:
+        from flowrunner_provider.http.batch import BatchSpec
+        from flowrunner_provider.http.item_template import RequestTemplate
+
         one_of("on_item_error", self.on_item_error, OnItemError)
         one_of("on_unknown", self.on_unknown, Literal["stop", "resend", "skip"])
         template = from_mapping(RequestTemplate, mapping(self.request, "request"), where="request")

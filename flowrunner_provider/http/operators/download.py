@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.http.download import DownloadSpec, IfExists, download
-from flowrunner_provider.http.hook import FlowRunnerHttpHook
+from flowrunner_provider.http.choices import IfExists
 from flowrunner_provider.http.operators.arguments import Stores, mapping, one_of, positive, strings
 from flowrunner_provider.http.results import Download
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
@@ -66,6 +65,9 @@ class HttpDownloadOperator(FlowRunnerOperator):
         self.max_bytes, self.if_exists, self.only_if_changed = max_bytes, if_exists, only_if_changed
 
     async def perform(self, run: Run) -> Download:
+        from flowrunner_provider.http.download import DownloadSpec, download
+        from flowrunner_provider.http.hook import FlowRunnerHttpHook
+
         algorithm, checksum = _checksum(self.checksum)
         one_of("if_exists", self.if_exists, IfExists)
         if self.only_if_changed and self.if_exists != "overwrite":

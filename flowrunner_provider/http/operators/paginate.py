@@ -8,10 +8,8 @@ from typing import Any, ClassVar, Literal
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import Dataset, Format
-from flowrunner_provider.http.hook import FlowRunnerHttpHook
+from flowrunner_provider.http.choices import Strategy
 from flowrunner_provider.http.operators.arguments import Stores, location, mapping, one_of, strings
-from flowrunner_provider.http.pagination import paginate
-from flowrunner_provider.http.paging import PagePlan, Strategy
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 __all__ = ["HttpPaginateOperator"]
@@ -90,6 +88,10 @@ class HttpPaginateOperator(FlowRunnerOperator):
         self.total_path, self.stop_when, self.max_pages = total_path, stop_when, max_pages
 
     async def perform(self, run: Run) -> Dataset:
+        from flowrunner_provider.http.hook import FlowRunnerHttpHook
+        from flowrunner_provider.http.pagination import paginate
+        from flowrunner_provider.http.paging import PagePlan
+
         suffix = location(self.save_to, "save_to").path.rpartition(".")[2]
         if suffix not in ("jsonl", "ndjson", "parquet"):
             raise ConfigError(

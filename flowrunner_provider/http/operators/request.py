@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.spec import from_mapping
-from flowrunner_provider.http.bodies import FormFile, StreamedBody, encode_body, multipart, pin, raw
-from flowrunner_provider.http.client import Method, Reconcile, RequestSpec, perform_request
-from flowrunner_provider.http.formats import STRUCTURED
-from flowrunner_provider.http.formats import Format as ResponseFormat
-from flowrunner_provider.http.hook import FlowRunnerHttpHook
+from flowrunner_provider.http.choices import STRUCTURED, Method
+from flowrunner_provider.http.choices import Format as ResponseFormat
 from flowrunner_provider.http.operators.arguments import Stores, location, mapping, one_of, positive, strings
 from flowrunner_provider.http.results import HttpResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
+
+if TYPE_CHECKING:
+    from flowrunner_provider.http.bodies import StreamedBody
+    from flowrunner_provider.http.client import RequestSpec
 
 __all__ = ["HttpRequestOperator"]
 
@@ -93,6 +94,9 @@ class HttpRequestOperator(FlowRunnerOperator):
         self.save_to, self.max_bytes = save_to, max_bytes
 
     async def perform(self, run: Run) -> HttpResult:
+        from flowrunner_provider.http.client import perform_request
+        from flowrunner_provider.http.hook import FlowRunnerHttpHook
+
         hook = FlowRunnerHttpHook(self.http_conn_id)
         self._check()
         async with Stores() as stores, hook.transport(run) as http:
@@ -116,6 +120,8 @@ class HttpRequestOperator(FlowRunnerOperator):
                 location(getattr(self, field), field)
 
     async def _body(self, stores: Stores, run: Run) -> tuple[bytes | StreamedBody | None, str]:
+        from flowrunner_provider.http.bodies import FormFile, encode_body, multipart, pin, raw
+
         if self.body_from is not None:
             target = await stores.target(self.body_from, "body_from")
             return raw(await pin(target.store, target.path, target.shown, field="body_from")), ""
@@ -135,6 +141,8 @@ class HttpRequestOperator(FlowRunnerOperator):
         return multipart(fields, files, f"flowrunner-{run.effects.key('request')}"), ""
 
     async def _spec(self, stores: Stores, run: Run, *, honours_key: bool) -> RequestSpec:
+        from flowrunner_provider.http.client import Reconcile, RequestSpec
+
         body, kind = await self._body(stores, run)
         headers = strings(self.headers, "headers")
         if kind and not any(name.lower() == "content-type" for name in headers):

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from flowrunner_provider.core.errors import ConfigError, NotFound
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.spec import from_mapping
-from flowrunner_provider.files.plan import Item, Source, find
-from flowrunner_provider.files.store import Entry
-from flowrunner_provider.http.bodies import Pinned
-from flowrunner_provider.http.client import Reconcile
-from flowrunner_provider.http.hook import FlowRunnerHttpHook
+from flowrunner_provider.http.choices import Mode
 from flowrunner_provider.http.operators.arguments import Stores, location, mapping, one_of, positive, strings
 from flowrunner_provider.http.results import UploadResult
-from flowrunner_provider.http.targets import Target
-from flowrunner_provider.http.upload import Mode, UploadSpec, signatures, upload, without_credentials
 from flowrunner_provider.runtime.masking import mask
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
-from flowrunner_provider.transport.http_urls import is_absolute
+
+if TYPE_CHECKING:
+    from flowrunner_provider.files.plan import Item, Source
+    from flowrunner_provider.http.bodies import Pinned
+    from flowrunner_provider.http.targets import Target
+    from flowrunner_provider.http.upload import UploadSpec
 
 __all__ = ["HttpUploadOperator"]
 
@@ -96,7 +95,11 @@ class HttpUploadOperator(FlowRunnerOperator):
         self._hide()
 
     def _hide(self) -> list[str]:
-        hidden = signatures(self._endpoints()) if self.mode == "presigned_put" else []
+        if self.mode != "presigned_put":
+            return []
+        from flowrunner_provider.http.upload import signatures
+
+        hidden = signatures(self._endpoints())
         mask(hidden)
         return hidden
 
@@ -104,6 +107,9 @@ class HttpUploadOperator(FlowRunnerOperator):
         return [self.endpoint] if isinstance(self.endpoint, str) else [str(each) for each in self.endpoint]
 
     async def perform(self, run: Run) -> UploadResult:
+        from flowrunner_provider.http.hook import FlowRunnerHttpHook
+        from flowrunner_provider.http.upload import upload, without_credentials
+
         hidden = self._hide()
         hook = FlowRunnerHttpHook(self.http_conn_id)
         spec = self._spec(honours_key=hook.config.honours_idempotency_key)
@@ -119,6 +125,8 @@ class HttpUploadOperator(FlowRunnerOperator):
         return [self.source] if isinstance(self.source, str) else list(self.source)
 
     async def _files(self, stores: Stores, run: Run) -> list[Pinned]:
+        from flowrunner_provider.files.plan import Source, find
+
         for path in self._sources():
             location(path, "source")
         targets = [await stores.target(path, "source") for path in self._sources()]
@@ -130,6 +138,9 @@ class HttpUploadOperator(FlowRunnerOperator):
         return [_pinned(targets[item.source], sources[item.source], item) for item in items]
 
     def _spec(self, *, honours_key: bool) -> UploadSpec:
+        from flowrunner_provider.http.client import Reconcile
+        from flowrunner_provider.http.upload import UploadSpec
+
         one_of("mode", self.mode, Mode)
         one_of("on_unknown", self.on_unknown, Literal["stop", "resend", "skip"])
         method = self.method or ("POST" if self.mode == "multipart" else "PUT")
@@ -159,6 +170,8 @@ class HttpUploadOperator(FlowRunnerOperator):
         )
 
     def _check_presigned(self, method: str) -> None:
+        from flowrunner_provider.transport.http_urls import is_absolute
+
         if method != "PUT":
             raise ConfigError("a presigned upload is a PUT", field="method", remedy="leave it out")
         if self.query:
@@ -170,6 +183,9 @@ class HttpUploadOperator(FlowRunnerOperator):
 
 
 def _pinned(target: Target, source: Source, item: Item) -> Pinned:
+    from flowrunner_provider.files.store import Entry
+    from flowrunner_provider.http.bodies import Pinned
+
     path = source.path if source.is_file else source.path_of(item.relative)
     shown = f"{target.root}{path}"
     if item.size is None:
