@@ -8,7 +8,7 @@ Two places, for two ways to die:
 * the *journal*, a file that gets one line before and one after each message. It is written without fsync: what a
   process has written outlives its SIGKILL. Only a crash of the whole machine can lose lines, and then the boot
   id has changed, and what the journal does *not* say is no longer believed. (An fsync per window would tell
-  nothing that the ledger does not know at the same moment; one per mail costs more than the mail.)
+  nothing that the ledger does not know at the same moment.)
 
 So after a killed worker, on the same machine, only the few messages that were on the wire are in doubt; anywhere
 else the rows of the open window are.
