@@ -43,4 +43,5 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "sql.export": {"conn_id": "warehouse", "dest": "/nowhere/orders.csv", "table": "orders"},
     "sql.load": {"conn_id": "warehouse", "source": "/nowhere/in.csv", "table": "orders"},
     "sql.transaction": {"conn_id": "warehouse", "statements": [{"sql": "DELETE FROM orders"}]},
+    "sql.modify": {"conn_id": "warehouse", "operation": "delete", "table": "orders", "where": {"id": 1}},
 }

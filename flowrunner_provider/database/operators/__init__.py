@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flowrunner_provider.database.operators.export import SqlExportOperator
 from flowrunner_provider.database.operators.load import SqlLoadOperator
+from flowrunner_provider.database.operators.modify import SqlModifyOperator
 from flowrunner_provider.database.operators.transaction import SqlTransactionOperator
 
-__all__ = ["SqlExportOperator", "SqlLoadOperator", "SqlTransactionOperator"]
+__all__ = ["SqlExportOperator", "SqlLoadOperator", "SqlModifyOperator", "SqlTransactionOperator"]
