@@ -145,6 +145,10 @@ def _body(value: str, field: str) -> str:
 
 
 def header_name(name: str) -> str:
+    """``name`` if it may be a header of a mail and is not one that the message itself sets.
+
+    :raises ConfigError: naming ``headers``.
+    """
     lower = str(name).lower()
     if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
         raise ConfigError(f"{str(name)[:80]!r} is not a header name", field="headers", remedy="write 'X-Topic'")
