@@ -23,8 +23,8 @@ class FileSyncOperator(FlowRunnerOperator):
     Killed or retried, it lists again and goes on, also within a file; readers of ``dest`` find the old file or the
     new one, never a part. Nothing is done before both listings are complete, and nothing at all if one fails or more
     than ``max_deletes`` files would be deleted; deletions come last, when every copy is done. Planning keeps
-    a bounded part of the listings in memory, the rest is in temporary files (some 200 bytes each). Links are not followed, files
-    that are not chosen are left alone on both sides, and folders are never removed.
+    a bounded part of the listings in memory, the rest is in temporary files (some 200 bytes each). Links are not
+    followed, files that are not chosen are left alone on both sides, and folders are never removed.
 
     :param source: a folder, e.g. ``sftp://partner@/out/``.
     :param dest: a folder in any store; it is made when it is missing.
