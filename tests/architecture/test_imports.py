@@ -11,7 +11,7 @@ import pytest
 from tests.architecture.source import ROOT, files, is_pure, module_name
 
 VENDORS = (
-    "aiofiles", "aiohttp", "aiosmtpd", "aiosmtplib", "airportsdata", "asyncssh", "boto3", "botocore", "duckdb",
+    "aiohttp", "aiosmtpd", "aiosmtplib", "airportsdata", "asyncssh", "boto3", "botocore", "duckdb",
     "email_validator", "google", "jmespath", "joserfc", "obstore", "paramiko", "psycopg", "psycopg2", "pyarrow",
     "redis", "requests", "rich",
 )  # fmt: skip
