@@ -85,10 +85,14 @@ class Deadline:
         :param what: what was being done, for the message.
         """
         if self.expired:
-            raise TimedOut(
-                f"{what} took longer than its {self.seconds:g} s",
-                remedy="raise `timeout`, or look at why it is slow",
-            )
+            raise self.exceeded(what)
+
+    def exceeded(self, what: str) -> TimedOut:
+        """The error that says that this deadline has passed."""
+        return TimedOut(
+            f"{what} took longer than its {self.seconds:g} s",
+            remedy="raise `timeout`, or look at why it is slow",
+        )
 
     def limit(self, seconds: float) -> float:
         """``seconds``, or what is left if that is less: the time-out for one step of the work."""

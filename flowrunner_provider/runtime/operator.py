@@ -51,11 +51,12 @@ def run_to_end(work: Coroutine[Any, Any, T], deadline: Deadline) -> T:
 
     async def bounded() -> T:
         try:
-            async with asyncio.timeout(deadline.remaining()):
+            async with asyncio.timeout(deadline.remaining()) as scope:
                 return await work
         except TimeoutError as error:
-            deadline.check("the task")
-            raise TimedOut("a step of the task timed out") from error
+            if scope.expired():
+                raise deadline.exceeded("the task") from error
+            raise TimedOut("a step of the task timed out", remedy="the retry tries it again") from error
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(bounded())
