@@ -215,4 +215,5 @@ WORKLOAD = Workload(
         "HttpHook.run loop": official_loop,
     },
     reference="aiohttp + uvloop",
+    scene=nginx,
 )
