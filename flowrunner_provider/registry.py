@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CONNECTORS", "REEXPORTS", "Connector", "Reexport"]
+__all__ = ["CONNECTORS", "REEXPORTS", "STORES", "Connector", "Reexport"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ CONNECTORS: tuple[Connector, ...] = (
         extras=("files", "sftp"),
         connections=("sftp",),
         operators=(f"{_ROOT}.files.operators", f"{_ROOT}.files.sensors"),
-        hooks=(("sftp", f"{_ROOT}.files.hook.FlowRunnerSftpHook"),),
+        hooks=(("sftp", f"{_ROOT}.files.hooks.sftp.FlowRunnerSftpHook"),),
     ),
     Connector(
         name="data",
@@ -109,6 +109,11 @@ CONNECTORS: tuple[Connector, ...] = (
         notifiers=(f"{_ROOT}.webhooks.notifier.WebhookNotifier",),
     ),
 )
+
+STORES: dict[str, str] = {
+    "sftp": f"{_ROOT}.files.hooks.sftp.FlowRunnerSftpHook",
+}
+"""Scheme of an address -> the hook of its connection. The local disk has none."""
 
 REEXPORTS: tuple[Reexport, ...] = (
     Reexport(

@@ -1,25 +1,22 @@
-"""Stores from Airflow connections."""
+"""Stores from addresses: the registry says which hook opens which scheme."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, ClassVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
 
-from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.files.config import SftpConfig
 from flowrunner_provider.files.store import Store
 from flowrunner_provider.files.stores.local import LocalStore
-from flowrunner_provider.files.stores.sftp import SftpStore
 from flowrunner_provider.files.uri import Location, parse
-from flowrunner_provider.runtime.hook import FlowRunnerHook, extra_of, options_of
+from flowrunner_provider.registry import STORES
 
 if TYPE_CHECKING:
-    from airflow.sdk import Connection
+    from flowrunner_provider.files.hooks.base import StoreHook
 
-__all__ = ["FlowRunnerSftpHook", "aopen_store", "open_store", "opened"]
+__all__ = ["aopen_store", "open_store", "opened"]
 
 
 def open_store(where: str | Location, *, field: str = "path") -> Store:
@@ -32,27 +29,21 @@ def open_store(where: str | Location, *, field: str = "path") -> Store:
     location = parse(where, field=field) if isinstance(where, str) else where
     if location.scheme == "file":
         return LocalStore()
-    return _sftp(location, FlowRunnerSftpHook(location.conn_id), field)
+    return _hook(location).store(location, field=field)
 
 
 async def aopen_store(location: Location, *, field: str = "path") -> Store:
     """:func:`open_store` for an event loop that must not be blocked: the triggerer's."""
     if location.scheme == "file":
         return LocalStore()
-    hook = FlowRunnerSftpHook(location.conn_id)
+    hook = _hook(location)
     await hook.aload()
-    return _sftp(location, hook, field)
+    return hook.store(location, field=field)
 
 
-def _sftp(location: Location, hook: FlowRunnerSftpHook, field: str) -> SftpStore:
-    config = hook.config
-    if location.host not in ("", config.host):
-        raise ConfigError(
-            f"{location.root} names another host than the connection {location.conn_id!r}, which is for {config.host}",
-            field=field,
-            remedy=f"write {location.scheme}://{location.conn_id}@/path",
-        )
-    return SftpStore(config.target(), where=f"{location.scheme}://{location.conn_id}@")
+def _hook(location: Location) -> StoreHook[Any]:
+    module, _, name = STORES[location.scheme].rpartition(".")
+    return cast("StoreHook[Any]", getattr(import_module(module), name)(location.conn_id))
 
 
 async def opened(run: Run, stack: AsyncExitStack, **locations: Sequence[Location]) -> dict[str, Store]:
@@ -72,71 +63,3 @@ async def opened(run: Run, stack: AsyncExitStack, **locations: Sequence[Location
 
         await run.retry.acall(enter, run.deadline)
     return stores
-
-
-class FlowRunnerSftpHook(FlowRunnerHook[SftpConfig]):
-    """Reads ``sftp`` and ``ssh`` connections as the official providers do.
-
-    :param conn_id: the Airflow connection.
-    """
-
-    conn_name_attr: ClassVar[str] = "ssh_conn_id"
-    default_conn_name: ClassVar[str] = "sftp_default"
-    conn_type: ClassVar[str] = "sftp"
-    hook_name: ClassVar[str] = "SFTP"
-    config_type: ClassVar[type] = SftpConfig
-
-    @classmethod
-    def values(cls, found: Connection) -> dict[str, Any]:
-        """The standard fields, the official extras, and our options."""
-        if found.conn_type not in ("sftp", "ssh"):
-            raise ConfigError(
-                f"connection {found.conn_id!r} is of type {found.conn_type!r}",
-                field="conn_type",
-                remedy="use a connection of type sftp or ssh",
-            )
-        extra = extra_of(found)
-        values = super().values(found)
-        names = ("key_file", "private_key", "private_key_passphrase", "host_key", "known_hosts", "ciphers")
-        values.update({name: extra[name] for name in names if extra.get(name)})
-        if not values.get("private_key_passphrase") and extra.get("passphrase"):
-            values["private_key_passphrase"] = extra["passphrase"]
-        unchecked = extra.get("no_host_key_check", extra.get("ignore_hostkey_verification"))
-        if unchecked is not None:
-            values["no_host_key_check"] = str(unchecked).lower() == "true"
-        if "look_for_keys" in extra:
-            values["look_for_keys"] = str(extra["look_for_keys"]).lower() != "false"
-        if extra.get("conn_timeout"):
-            try:
-                values["conn_timeout"] = float(extra["conn_timeout"])
-            except (TypeError, ValueError):
-                raise ConfigError(
-                    f"connection {found.conn_id!r}: conn_timeout is not a number",
-                    field="conn_timeout",
-                    remedy="write seconds, e.g. 30",
-                ) from None
-        return {**values, **options_of(found)}
-
-    def store(self) -> SftpStore:
-        """The server's files; enter it with ``async with``."""
-        return SftpStore(self.config.target(), where=f"sftp://{self.conn_id}@")
-
-    def check(self) -> str:
-        """Connect, log in and look at the folder to test (the login's home by default)."""
-        config = self.config
-
-        async def look() -> str:
-            async with self.store() as store:
-                entry = await store.stat(config.test_folder)
-                if not entry.is_dir and not entry.is_link:
-                    raise ConfigError(
-                        f"{config.test_folder} is not a folder", field="test_folder", remedy="name a folder"
-                    )
-                replaces = (
-                    "replaces files in one step"
-                    if store.capabilities.atomic_replace
-                    else ("cannot replace a file in one step: readers may for a moment find none")
-                )
-                return f"Logged in to {config.host}:{config.port}; the server {replaces}."
-
-        return asyncio.run(look())

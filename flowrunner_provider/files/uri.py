@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.registry import STORES
 
 __all__ = ["SCHEMES", "Location", "parse", "split_glob"]
 
-SCHEMES = ("file", "sftp")
+SCHEMES = ("file", *STORES)
 """The stores that there are."""
 
 _MAGIC = frozenset("*?[")

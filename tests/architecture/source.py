@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "flowrunner_provider"
 
-AIRFLOW_SIDE = {"hook", "operators", "sensors", "triggers", "notifier", "app"}
+AIRFLOW_SIDE = {"app", "hook", "hooks", "notifier", "operators", "sensors", "task_groups", "triggers"}
 """Names of the files of a connector that may know Airflow; every other file of it is pure."""
 
 PURE_FOLDERS = {"core", "transport"}

@@ -11,9 +11,11 @@ import pytest
 from tests.architecture.source import ROOT, files, is_pure, module_name
 
 VENDORS = (
-    "aiohttp", "aiosmtpd", "aiosmtplib", "airportsdata", "asyncssh", "boto3", "botocore", "duckdb",
-    "email_validator", "google", "jmespath", "joserfc", "obstore", "paramiko", "psycopg", "psycopg2", "pyarrow",
-    "redis", "requests", "rich",
+    "MySQLdb", "aiohttp", "aiosmtpd", "aiosmtplib", "airportsdata", "alembic", "asyncssh", "azure", "bs4", "boto3",
+    "botocore", "charset_normalizer", "css_inline", "dkim", "duckdb", "email_validator", "fsspec", "google",
+    "icalendar", "imapclient", "jmespath", "joserfc", "mssql_python", "obstore", "openpyxl", "paramiko", "psycopg",
+    "psycopg2", "pyarrow", "pymssql", "pymysql", "pyodbc", "pyrage", "pysequoia", "pyzipper", "pytds", "redis",
+    "requests", "rich", "slack_sdk", "sqlglot", "twilio", "vonage", "xlsxwriter", "zstandard",
 )  # fmt: skip
 
 

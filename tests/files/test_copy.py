@@ -21,7 +21,8 @@ from flowrunner_provider.core.errors import (
     NotFound,
     PathEscape,
 )
-from flowrunner_provider.files.hook import FlowRunnerSftpHook, open_store
+from flowrunner_provider.files.hook import open_store
+from flowrunner_provider.files.hooks.sftp import FlowRunnerSftpHook
 from flowrunner_provider.files.operators import FileCopyOperator, FileListOperator
 from flowrunner_provider.files.stores.local import LocalStore
 from tests.files.far import Disk
