@@ -40,6 +40,17 @@ def _modules(*, sensors: bool) -> list[dict[str, Any]]:
     ]
 
 
+def _triggers() -> list[dict[str, Any]]:
+    return [
+        {
+            "integration-name": f"FlowRunner {connector.title}",
+            "python-modules": sorted({path.rpartition(".")[0] for path in connector.watchers}),
+        }
+        for connector in CONNECTORS
+        if connector.watchers
+    ]
+
+
 def get_provider_info() -> dict[str, Any]:
     """The entry point ``apache_airflow_provider``; reads the registry, imports no connector."""
     integrations = [
@@ -58,6 +69,7 @@ def get_provider_info() -> dict[str, Any]:
         "integrations": integrations,
         "operators": _modules(sensors=False),
         "sensors": _modules(sensors=True),
+        "triggers": _triggers(),
         "notifications": [path for connector in CONNECTORS for path in connector.notifiers],
         "cli": ["flowrunner_provider.cli.airflow_commands"],
         "config": {"flowrunner": {"description": "The FlowRunner provider.", "options": _OPTIONS}},

@@ -22,6 +22,7 @@ class Connector:
     :param operators: modules with its operators and sensors.
     :param hooks: its hook classes, by connection type.
     :param notifiers: its notifier classes.
+    :param watchers: its asset watchers' trigger classes.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Connector:
     operators: tuple[str, ...] = ()
     hooks: tuple[tuple[str, str], ...] = ()
     notifiers: tuple[str, ...] = ()
+    watchers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

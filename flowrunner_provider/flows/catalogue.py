@@ -111,7 +111,7 @@ def derive(examples: Path | None = None, known: dict[str, Any] | None = None) ->
     specs += [
         _spec_of(_class_at(path), path.rpartition(".")[0], connector, sources)
         for connector in CONNECTORS
-        for path in connector.notifiers
+        for path in (*connector.notifiers, *connector.watchers)
     ]
     known = kept() if known is None else known
     specs += [
@@ -148,7 +148,7 @@ def _spec_of(cls: Any, module: str, connector: Connector, sources: dict[str, str
         promise=_promise(prose),
         params=_params_of(cls),
         output=_output_of(cls),
-        template_fields=list(cls.template_fields),
+        template_fields=list(getattr(cls, "template_fields", ())),
         connections=list(connector.connections),
         requires=[f"airflow-provider-flowrunner[{','.join(connector.extras)}]"] if connector.extras else [],
         example=_example_of(cls.__name__, sources),
@@ -177,7 +177,7 @@ def _params_of(cls: type) -> dict[str, Any]:
 
 
 def _output_of(cls: type) -> dict[str, Any]:
-    """The schema of what ``perform`` (or the coroutine that it returns) gives; of a sensor, what it ``returns``."""
+    """The schema of what ``perform`` (or the coroutine that it returns) gives; of a sensor or a watcher, what it ``returns``."""
     if (returns := getattr(cls, "returns", None)) is not None:
         return schema_of_type(returns)
     method = getattr(cls, "perform", None)

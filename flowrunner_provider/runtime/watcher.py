@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from airflow.sdk.exceptions import AirflowRuntimeError
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
@@ -58,7 +58,12 @@ class FlowRunnerWatcher(BaseEventTrigger):
     :param poll_interval: seconds between two looks.
     """
 
-    settle = SETTLE
+    action: ClassVar[str] = ""
+
+    returns: ClassVar[Any] = None
+    """The dataclass whose JSON form an event is, for the catalogue."""
+
+    settle: ClassVar[float] = SETTLE
 
     def __init__(self, *, name: str = "", poll_interval: float = 60.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]

@@ -27,6 +27,7 @@ SPECS = derive(ROOT / "example_dags")
 OURS = [spec for spec in SPECS if not spec.official]
 OPERATORS = [spec for spec in OURS if spec.kind == "operator"]
 NOTIFIERS = [spec for spec in OURS if spec.kind == "notifier"]
+WATCHERS = [spec for spec in OURS if spec.kind == "trigger"]
 
 
 def class_of(spec: ActionSpec) -> Any:
@@ -79,12 +80,13 @@ class TestDeclaration:
         assert spec.example
 
     def test_defaults_are_finite(self, spec: ActionSpec) -> None:
-        timeout = spec.params["properties"]["timeout"]["default"]
+        name = "poll_interval" if spec.kind == "trigger" else "timeout"
+        timeout = spec.params["properties"][name]["default"]
         assert timeout
 
 
 class TestInADag:
-    @pytest.fixture(params=[spec for spec in OURS if spec.kind != "notifier"], ids=lambda spec: spec.id)
+    @pytest.fixture(params=[spec for spec in OURS if spec.kind in ("operator", "sensor")], ids=lambda spec: spec.id)
     def spec(self, request: pytest.FixtureRequest) -> ActionSpec:
         found: ActionSpec = request.param
         return found
@@ -161,6 +163,30 @@ class TestNotifiers:
 
         assert accepts_context(class_of(spec))
         assert class_of(spec)(**ARGUMENTS[spec.id], context={"deadline": {}}).context == {"deadline": {}}
+
+
+@pytest.mark.parametrize("spec", WATCHERS, ids=lambda spec: spec.id)
+class TestWatchers:
+    def test_what_airflow_stores_makes_the_same_watcher(self, spec: ActionSpec) -> None:
+        watcher = class_of(spec)(**ARGUMENTS[spec.id])
+        path, arguments = watcher.serialize()
+        module, _, name = path.rpartition(".")
+        again = getattr(importlib.import_module(module), name)(**json.loads(json.dumps(arguments)))
+        assert again.serialize() == (path, arguments)
+
+    def test_it_watches_an_asset_in_a_dag_without_any_connection(self, spec: ActionSpec) -> None:
+        from airflow.sdk import Asset, AssetWatcher
+        from airflow.serialization.serialized_objects import DagSerialization
+
+        inbox = Asset("inbox", watchers=[AssetWatcher(name="w", trigger=class_of(spec)(**ARGUMENTS[spec.id]))])
+        with DAG("d", schedule=[inbox]) as dag:
+            BaseOperator(task_id="t")
+        assert json.dumps(DagSerialization.to_dict(dag))
+
+    def test_a_look_at_nothing_is_a_typed_error_that_says_what_to_do(self, spec: ActionSpec) -> None:
+        with pytest.raises(FlowRunnerError) as caught:
+            asyncio.run(class_of(spec)(**ARGUMENTS[spec.id]).look(None))
+        assert caught.value.remedy
 
 
 class TestCatalogue:
