@@ -154,6 +154,24 @@ REEXPORTS: tuple[Reexport, ...] = (
         kept=True,
     ),
     Reexport(
+        action="gcs.copy",
+        path="airflow.providers.google.cloud.transfers.gcs_to_gcs.GCSToGCSOperator",
+        package="apache-airflow-providers-google",
+        kept=True,
+    ),
+    Reexport(
+        action="gcs.sync_buckets",
+        path="airflow.providers.google.cloud.operators.gcs.GCSSynchronizeBucketsOperator",
+        package="apache-airflow-providers-google",
+        kept=True,
+    ),
+    Reexport(
+        action="gcs.transfer_from_s3",
+        path="airflow.providers.google.cloud.operators.cloud_storage_transfer_service.CloudDataTransferServiceS3ToGCSOperator",
+        package="apache-airflow-providers-google",
+        kept=True,
+    ),
+    Reexport(
         action="http.event",
         path="airflow.providers.http.triggers.http.HttpEventTrigger",
         package="apache-airflow-providers-http",
@@ -164,8 +182,74 @@ REEXPORTS: tuple[Reexport, ...] = (
         package="apache-airflow-providers-http",
     ),
     Reexport(
+        action="s3.copy_prefix",
+        path="airflow.providers.amazon.aws.operators.s3.S3CopyPrefixOperator",
+        package="apache-airflow-providers-amazon",
+        kept=True,
+    ),
+    Reexport(
+        action="sql.branch",
+        path="airflow.providers.common.sql.operators.sql.BranchSQLOperator",
+        package="apache-airflow-providers-common-sql",
+    ),
+    Reexport(
+        action="sql.check",
+        path="airflow.providers.common.sql.operators.sql.SQLCheckOperator",
+        package="apache-airflow-providers-common-sql",
+    ),
+    Reexport(
+        action="sql.check_columns",
+        path="airflow.providers.common.sql.operators.sql.SQLColumnCheckOperator",
+        package="apache-airflow-providers-common-sql",
+    ),
+    Reexport(
+        action="sql.check_interval",
+        path="airflow.providers.common.sql.operators.sql.SQLIntervalCheckOperator",
+        package="apache-airflow-providers-common-sql",
+    ),
+    Reexport(
+        action="sql.check_table",
+        path="airflow.providers.common.sql.operators.sql.SQLTableCheckOperator",
+        package="apache-airflow-providers-common-sql",
+    ),
+    Reexport(
+        action="sql.check_threshold",
+        path="airflow.providers.common.sql.operators.sql.SQLThresholdCheckOperator",
+        package="apache-airflow-providers-common-sql",
+    ),
+    Reexport(
+        action="sql.check_value",
+        path="airflow.providers.common.sql.operators.sql.SQLValueCheckOperator",
+        package="apache-airflow-providers-common-sql",
+    ),
+    Reexport(
         action="sql.execute",
         path="airflow.providers.common.sql.operators.sql.SQLExecuteQueryOperator",
         package="apache-airflow-providers-common-sql",
+    ),
+    Reexport(
+        action="sql.insert",
+        path="airflow.providers.common.sql.operators.sql.SQLInsertRowsOperator",
+        package="apache-airflow-providers-common-sql",
+    ),
+    Reexport(
+        action="sql.transfer",
+        path="airflow.providers.common.sql.operators.generic_transfer.GenericTransfer",
+        package="apache-airflow-providers-common-sql",
+    ),
+    Reexport(
+        action="sql.wait",
+        path="airflow.providers.common.sql.sensors.sql.SqlSensor",
+        package="apache-airflow-providers-common-sql",
+    ),
+    Reexport(
+        action="ssh.job",
+        path="airflow.providers.ssh.operators.ssh_remote_job.SSHRemoteJobOperator",
+        package="apache-airflow-providers-ssh",
+    ),
+    Reexport(
+        action="ssh.run",
+        path="airflow.providers.ssh.operators.ssh.SSHOperator",
+        package="apache-airflow-providers-ssh",
     ),
 )
