@@ -7,8 +7,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from tests.files.far import Disk
-from tests.files.test_faults import connection_of
+from tests.files.far import Disk, connection_of
 from tests.support.context import execute, make_context
 
 KILLS = int(os.environ.get("FLOWRUNNER_KILLS", "3"))

@@ -25,8 +25,7 @@ from flowrunner_provider.files.hook import open_store
 from flowrunner_provider.files.hooks.sftp import FlowRunnerSftpHook
 from flowrunner_provider.files.operators import FileCopyOperator, FileListOperator
 from flowrunner_provider.files.stores.local import LocalStore
-from tests.files.far import Disk
-from tests.files.test_faults import connection_of
+from tests.files.far import Disk, connection_of
 from tests.support.context import execute, make_context
 from tests.support.servers import free_port
 
