@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.support import oidc
+from tests.support import azurite, oidc
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -92,6 +92,7 @@ def main() -> int:
     install_servers()
     if shutil.which("npm"):
         oidc.install()
+        oidc.install(azurite.PACKAGE)
     environment = dict(os.environ)
     if arguments.nightly:
         environment |= {"HYPOTHESIS_PROFILE": "nightly", "FLOWRUNNER_KILLS": "100"}

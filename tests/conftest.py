@@ -18,7 +18,9 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from tests.support.azurite import Azurite
     from tests.support.chaos_proxy import ChaosProxy
+    from tests.support.fake_gcs import FakeGcs
     from tests.support.http_server import HttpServer
     from tests.support.postgres import Postgres
     from tests.support.redis_server import RedisServer
@@ -124,6 +126,24 @@ def sshd() -> Iterator[Sshd]:
     from tests.support.sshd import sshd
 
     with sshd() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """Microsoft's emulator of Azure Blob Storage; ``azurite.container()`` is a fresh container."""
+    from tests.support.azurite import azurite
+
+    with azurite(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def fake_gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeGcs]:
+    """fake-gcs-server; ``fake_gcs.bucket()`` is a fresh bucket."""
+    from tests.support.fake_gcs import fake_gcs
+
+    with fake_gcs(tmp_path_factory.mktemp("fake-gcs")) as server:
         yield server
 
 

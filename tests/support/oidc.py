@@ -35,22 +35,23 @@ _HERE = Path(__file__).parent / "idp"
 _INSTALL_SECONDS = 300
 
 
-def install() -> Path:
+def install(package: Path = _HERE) -> Path:
     """Return the folder with the server's packages, installed if they are not yet.
 
+    :param package: a folder with a ``package.json`` and its lock file.
     :raises OSError: without npm, or when npm fails (no network and nothing in its cache).
     """
-    lock = (_HERE / "package-lock.json").read_bytes()
+    lock = (package / "package-lock.json").read_bytes()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowrunner-tests" / "npm"
-    target = cache / f"idp-{hashlib.sha256(lock).hexdigest()[:16]}"
+    target = cache / f"{package.name}-{hashlib.sha256(lock).hexdigest()[:16]}"
     if target.exists():  # it got this name when it was complete
         return target
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, ignore_cleanup_errors=True) as name:
-        fresh = Path(name) / "idp"
+        fresh = Path(name) / package.name
         fresh.mkdir()
         for file in ("package.json", "package-lock.json"):
-            shutil.copy(_HERE / file, fresh)
+            shutil.copy(package / file, fresh)
         npm = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", "--loglevel=error"]
         try:
             done = subprocess.run(npm, cwd=fresh, capture_output=True, text=True, timeout=_INSTALL_SECONDS, check=False)
