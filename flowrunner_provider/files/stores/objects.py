@@ -1,0 +1,312 @@
+"""What all object stores share. A vendor's file is a subclass of :class:`ObjectStore` of a page or two.
+
+It supplies ``capabilities`` (:data:`CAPABILITIES` with what differs) and five methods:
+
+* ``connect(stack)``: loads the packages of its extra; the obstore store of the bucket, and whatever else the vendor
+  needs until ``stack`` is closed. Raises ``ConfigError`` when the bucket is known not to be there.
+* ``pages(prefix, delimited, most)``: the listing, as the vendor's own client tells it, made of
+  :meth:`ObjectStore.entry` and :meth:`ObjectStore.folder`. obstore's listing is not used: it shows the marker ``d/`` as a file ``d``, drops a
+  leading slash, and fails as a whole on one key such as ``a//b``.
+* ``parts(key, token, size)``: an unfinished upload of one key; see :class:`~.object_upload.Parts`.
+* ``copy_key(key, target, replace, source)``: a copy on the server; by default obstore's.
+* ``checked(data, result)``: whether the answer to a put shows that the bytes arrived; by default it is believed.
+
+Paths are ``/key``. There are no folders: ``/d`` is one when there are keys that start with ``d/``. The bucket itself
+belongs to the address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, suppress
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from flowrunner_provider.core.errors import AlreadyExists, IntegrityError, NotFound, PermanentError, Rejected
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.names import join_inside
+from flowrunner_provider.files.store import Capabilities, Entry
+from flowrunner_provider.files.stores.object_errors import obstore_errors
+from flowrunner_provider.files.stores.object_upload import ObjectUpload, Parts
+
+if TYPE_CHECKING:
+    from obstore import PutResult
+    from obstore.store import ObjectStore as Obstore
+
+__all__ = ["CAPABILITIES", "ObjectStore"]
+
+BLOCK = 4 * 1024 * 1024
+"""Bytes per ranged read."""
+
+WINDOW = 6
+"""Ranged reads under way per file."""
+
+CAPABILITIES = Capabilities(
+    atomic_replace=True,
+    atomic_create=True,
+    resumable_upload=True,
+    readable_parts=False,
+    parted_upload=True,
+    server_side_copy=True,
+    hashes=frozenset({"md5"}),
+    sets_modified=False,
+    posix_names=False,
+    folders=False,
+)
+
+
+class ObjectStore(ABC):
+    """One bucket or container.
+
+    :param where: how messages call it, e.g. ``s3://aws_default@raw``.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.capabilities = CAPABILITIES
+        self._stack: AsyncExitStack | None = None
+        self._obstore: Obstore | None = None
+
+    # -- what a vendor supplies
+
+    @abstractmethod
+    async def connect(self, stack: AsyncExitStack) -> Obstore:
+        """The obstore store of the bucket; what is entered into ``stack`` is left with it."""
+
+    @abstractmethod
+    def pages(self, prefix: str, *, delimited: bool, most: int = 0) -> AsyncIterator[Sequence[Entry]]:
+        """The keys that start with ``prefix``, page by page; errors typed.
+
+        :param delimited: what has a ``/`` behind the prefix is given as one :meth:`folder`.
+        :param most: no more than so many entries are of interest; 0 for all.
+        """
+
+    @abstractmethod
+    def parts(self, key: str, token: str, size: int | None) -> Parts:
+        """The upload of ``key`` in parts; no request is made."""
+
+    async def copy_key(self, key: str, target: str, *, replace: bool, source: Entry) -> None:
+        """Copy on the server.
+
+        :param replace: False to raise ``AlreadyExists`` when ``target`` is taken.
+        :param source: as :meth:`stat` saw it; another version raises ``IntegrityError`` where the far side can tell.
+        """
+        import obstore
+
+        with obstore_errors(f"copying {self.label(key)}"):
+            await obstore.copy_async(self.obstore, key, target, overwrite=replace)
+
+    def checked(self, data: bytes, result: PutResult) -> None:  # noqa: B027 - nothing to see is fine
+        """See by the answer to a put that the bytes arrived; ``IntegrityError`` if they did not."""
+
+    # -- what a vendor uses
+
+    def entry(self, key: str, size: int | None, modified: datetime | None, version: str) -> Entry:
+        """A key of a listing; one that ends in ``/`` is the marker of a folder."""
+        if key.endswith("/"):
+            return self.folder(key)
+        return Entry(path=f"/{key}", name=key.rpartition("/")[2], size=size, modified=modified, version=version)
+
+    def folder(self, prefix: str) -> Entry:
+        """A folder of a listing; ``prefix`` ends in ``/`` or is empty for the bucket."""
+        path = f"/{prefix.removesuffix('/')}"
+        return Entry(path=path, name=path.rpartition("/")[2], size=None, modified=None, is_dir=True)
+
+    def label(self, key: str) -> str:
+        """How messages call a key."""
+        return f"{self.where}/{key}"
+
+    @property
+    def obstore(self) -> Obstore:
+        """The library's store; only while this one is open."""
+        if self._obstore is None:
+            raise ValueError("the store is not open")
+        return self._obstore
+
+    # -- the store
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self._obstore = await self.connect(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stack is not None:
+            await self._stack.aclose()
+
+    def join(self, folder: str, relative: str) -> str:
+        return f"{folder.rstrip('/')}/{join_inside('', relative)}"
+
+    async def stat(self, path: str) -> Entry:
+        key = _folder_key(path)
+        if not key:
+            return self.folder("")
+        with suppress(NotFound):
+            if not path.endswith("/"):
+                return await self.head(key)
+        async for found in self.pages(f"{key}/", delimited=False, most=1):
+            if found:
+                return self.folder(f"{key}/")
+        raise NotFound(f"{self.label(key)} is not there", remedy="check the path")
+
+    async def head(self, key: str) -> Entry:
+        """What is known of an object; ``NotFound`` for a folder, too."""
+        import obstore
+
+        what = f"looking at {self.label(key)}"
+        _addressable(key, what)
+        with obstore_errors(what):
+            meta = await obstore.head_async(self.obstore, key)
+        return self.entry(key, meta["size"], meta["last_modified"], meta["e_tag"] or meta["version"] or "")
+
+    async def list(self, path: str, recursive: bool = False) -> AsyncIterator[Entry]:
+        key = _folder_key(path)
+        prefix, there = f"{key}/" if key else "", not key
+        itself = self.folder(prefix).path
+        async for found in self.pages(prefix, delimited=not recursive):
+            there = there or bool(found)
+            for entry in found:
+                if not (entry.is_dir and entry.path == itself):
+                    yield entry
+        if not there:
+            await self._no_folder(key)
+
+    async def _no_folder(self, key: str) -> None:
+        try:
+            await self.head(key)
+        except NotFound:
+            raise NotFound(f"there is nothing below {self.label(key)}/", remedy="check the path") from None
+        raise PermanentError(f"{self.label(key)} is not a folder", remedy="check the path")
+
+    async def read(self, path: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        key = path.removeprefix("/")
+        what = f"reading {self.label(key)}"
+        _addressable(key, what)
+        if length == 0:
+            await self.head(key)
+            return
+        end = None if length is None else offset + length
+        first = await self._range(key, what, offset, BLOCK if end is None else min(BLOCK, end - offset))
+        if first is None:
+            return
+        size, version, block = first
+        yield block
+        position = offset + len(block)
+        async for block in self._blocks(key, what, position, size if end is None else min(end, size), version):
+            yield block
+
+    async def _blocks(self, key: str, what: str, position: int, end: int, version: str | None) -> AsyncIterator[bytes]:
+        """The rest of an object in order, a window of ranges under way, all of the same version."""
+        pending: deque[asyncio.Task[tuple[int, str | None, bytes] | None]] = deque()
+        try:
+            while pending or position < end:
+                while position < end and len(pending) < WINDOW:
+                    wanted = min(BLOCK, end - position)
+                    pending.append(asyncio.create_task(self._range(key, what, position, wanted, version)))
+                    position += wanted
+                found = await pending.popleft()
+                if found is None:
+                    return
+                yield found[2]
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+
+    async def _range(
+        self, key: str, what: str, offset: int, wanted: int, version: str | None = None
+    ) -> tuple[int, str | None, bytes] | None:
+        """Size and version of the object and some of its bytes; None behind its end."""
+        import obstore
+
+        options: dict[str, Any] = {"range": (offset, offset + wanted)}
+        if version:
+            options["if_match"] = version
+        try:
+            with obstore_errors(what):
+                result = await obstore.get_async(self.obstore, key, options=options)  # type: ignore[arg-type]
+                data = (await result.bytes_async()).to_bytes()
+        except Rejected as error:
+            if error.status == 416:
+                return None
+            raise
+        return result.meta["size"], result.meta["e_tag"], data
+
+    async def begin(self, path: str, token: str, *, resume_at: int = 0, size: int | None = None) -> ObjectUpload:
+        key = path.removeprefix("/")
+        _addressable(key, f"writing {self.label(key)}")
+        upload = ObjectUpload(self, key, self.parts(key, token, size))
+        await upload.open(resume_at)
+        return upload
+
+    async def put(self, key: str, data: bytes, *, replace: bool) -> None:
+        """Put a small object in one request."""
+        import obstore
+
+        if not replace and not self.capabilities.atomic_create:
+            await self._refuse_existing(key)
+        mode = "overwrite" if replace or not self.capabilities.atomic_create else "create"
+        with obstore_errors(f"writing {self.label(key)}"):
+            result = await obstore.put_async(self.obstore, key, data, mode=mode, use_multipart=False)  # type: ignore[arg-type]
+        self.checked(data, result)
+
+    async def forget(self, path: str, token: str) -> None:
+        await self.parts(path.removeprefix("/"), token, None).abort()
+
+    async def delete(self, path: str) -> None:
+        import obstore
+
+        key = _folder_key(path)
+        if (await self.stat(path)).is_dir:
+            raise PermanentError(f"{self.label(key)} is a folder", remedy="name a file")
+        failpoint("objects.before_delete")
+        with obstore_errors(f"deleting {self.label(key)}"):
+            await obstore.delete_async(self.obstore, key)
+        failpoint("objects.after_delete")
+
+    async def mkdir(self, path: str, parents: bool = False) -> None:  # noqa: B027 - a promise kept by doing nothing
+        """There are no folders to make."""
+
+    async def copy_within(self, path: str, target: str, *, replace: bool = True, version: str = "") -> Entry:
+        source = await self.stat(path)
+        key, other = path.removeprefix("/"), target.removeprefix("/")
+        _addressable(other, f"copying {self.label(key)}")
+        if source.is_dir:
+            raise PermanentError(f"{self.label(key)} is a folder", remedy="name a file")
+        if version and source.version != version:
+            raise IntegrityError(f"{self.label(key)} has changed meanwhile", remedy="run the task again")
+        if not replace:
+            await self._refuse_existing(other)
+        failpoint("objects.before_copy")
+        await self.copy_key(key, other, replace=replace, source=source)
+        failpoint("objects.after_copy")
+        return await self.head(other)
+
+    async def rename(self, path: str, target: str, *, replace: bool = False) -> None:
+        """A copy, then a deletion: killed between the two, both names are there."""
+        await self.copy_within(path, target, replace=replace)
+        await self.delete(path)
+
+    async def _refuse_existing(self, key: str) -> None:
+        with suppress(NotFound):
+            await self.head(key)
+            raise AlreadyExists(
+                f"{self.label(key)} is there already", remedy="choose another name, or if_exists='overwrite'"
+            )
+
+
+def _folder_key(path: str) -> str:
+    return path.removeprefix("/").rstrip("/")
+
+
+def _addressable(key: str, what: str) -> None:
+    """obstore would take ``/key`` for ``key``; what it refuses itself is told by :func:`obstore_errors`."""
+    if not key or key.startswith("/") or key.endswith("/"):
+        raise PermanentError(f"{what}: this is no name of a file here", remedy="rename it")
