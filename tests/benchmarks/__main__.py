@@ -11,13 +11,26 @@ from pathlib import Path
 from tests.benchmarks.harness import Workload, compare, measure
 
 NAMES = sorted(
-    path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("__init__", "__main__", "harness")
+    path.stem
+    for path in Path(__file__).parent.glob("*.py")
+    if path.stem not in ("__init__", "__main__", "delay", "harness")
 )
 
 
 def workload(name: str) -> Workload:
-    found: Workload = importlib.import_module(f"tests.benchmarks.{name}").WORKLOAD
-    return found
+    """The workload ``module``, or one of several of a module: ``module.workload``."""
+    module, _, one = name.partition(".")
+    found = importlib.import_module(f"tests.benchmarks.{module}")
+    return found.WORKLOADS[one] if one else found.WORKLOAD
+
+
+def expanded(names: list[str]) -> list[str]:
+    """``names`` with each module of several workloads replaced by these."""
+    every = []
+    for name in names:
+        several = [] if "." in name else getattr(importlib.import_module(f"tests.benchmarks.{name}"), "WORKLOADS", [])
+        every += [f"{name}.{one}" for one in several] or [name]
+    return every
 
 
 def main() -> int:
@@ -31,7 +44,7 @@ def main() -> int:
         figures = measure(workload(name).contenders[contender], json.load(sys.stdin))
         sys.stdout.write("\n" + json.dumps(figures) + "\n")
         return 0
-    for name in arguments.workloads or NAMES:
+    for name in expanded(arguments.workloads or NAMES):
         sys.stdout.write(compare(name, workload(name), arguments.runs) + "\n")
         sys.stdout.flush()
     return 0

@@ -70,8 +70,12 @@ def _keygen(path: Path) -> None:
 
 
 @contextmanager
-def sshd() -> Iterator[Sshd]:
-    """Run ``sshd`` for the block, in a directory of its own that is removed afterwards."""
+def sshd(*, shell: bool = False) -> Iterator[Sshd]:
+    """Run ``sshd`` for the block, in a directory of its own that is removed afterwards.
+
+    :param shell: logins may run commands, too.
+    """
+    template = CONFIG.replace("ForceCommand internal-sftp\n", "") if shell else CONFIG
     program = require("/usr/sbin/sshd", apt="openssh-server")
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd insists on it when it runs as root
@@ -83,7 +87,7 @@ def sshd() -> Iterator[Sshd]:
         (run / "data").mkdir()
 
         def command(port: int) -> list[str]:
-            (run / "sshd_config").write_text(CONFIG.format(port=port, host=HOST, run=run))
+            (run / "sshd_config").write_text(template.format(port=port, host=HOST, run=run))
             return [program, "-D", "-e", "-f", str(run / "sshd_config")]
 
         with Server("sshd", command, ready=lambda port: greets(port, b"SSH-2.0-"), log=run / "log") as server:
