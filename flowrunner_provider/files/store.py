@@ -20,7 +20,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Protocol, Self
 
-__all__ = ["Capabilities", "CopyingStore", "Entry", "PartedUpload", "Store", "Upload", "identity"]
+__all__ = ["Capabilities", "CopyingStore", "Entry", "Store", "Upload", "identity"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,9 +55,9 @@ class Capabilities:
 
     :param atomic_replace: ``commit(replace=True)`` swaps in one step; otherwise there is a moment without a file.
     :param atomic_create: ``commit(replace=False)`` cannot lose a race; otherwise it looks first.
-    :param resumable_upload: a later ``begin`` with the same token finds what survived.
+    :param resumable_upload: a later ``begin`` with the same token finds what survived and goes on behind it. Without
+        it nothing is skipped by position; a store may still recognise, by checksum, parts that it holds already.
     :param readable_parts: ``Upload.read_back`` works.
-    :param parted_upload: its uploads are each a :class:`PartedUpload`: what survives is counted in whole parts.
     :param ranged_read: ``read`` can start anywhere.
     :param server_side_copy: the store copies within itself: it is a :class:`CopyingStore`.
     :param hashes: checksums that it keeps by itself, e.g. ``md5``.
@@ -74,7 +74,6 @@ class Capabilities:
     atomic_create: bool
     resumable_upload: bool
     readable_parts: bool
-    parted_upload: bool = False
     ranged_read: bool = True
     server_side_copy: bool = False
     hashes: frozenset[str] = frozenset()
@@ -119,21 +118,6 @@ class Upload(Protocol):
 
     async def discard(self) -> None:
         """Let go and remove what was written."""
-
-
-class PartedUpload(Upload, Protocol):
-    """An upload in parts (``parted_upload``): only whole parts survive a kill, and ``sync`` waits for those.
-
-    What does not fill a part is kept in memory until the commit; :meth:`Upload.size` counts it in.
-    """
-
-    @property
-    def step(self) -> int:
-        """Bytes of every part but the last: it can be gone on with at the multiples of it."""
-
-    @property
-    def kept(self) -> int:
-        """How many bytes have arrived for good by now, from the first without a gap; asks nobody."""
 
 
 class Store(Protocol):

@@ -1,7 +1,9 @@
 """One object on its way: kept in memory while it is small, sent in parts while it grows; nobody sees it before commit.
 
 The parts are equally long but for the last one, and several travel at once. A part that arrived stays, also when this
-process is killed; the next attempt finds it (see :class:`Parts`) and sends only what is missing.
+process is killed. The next attempt reads its source from the start, as it must to know the checksum, and the vendor's
+:class:`Parts` recognises by their checksums the parts that are there: they are verified and not sent again, with no
+record but the far side's own.
 """
 
 from __future__ import annotations
@@ -34,16 +36,10 @@ class Parts(Protocol):
         """How many parts may travel at the same time; 1 where they must come in order."""
 
     async def start(self) -> None:
-        """Begin a new upload, and remove unfinished ones of this key that earlier attempts of ours have left."""
-
-    async def find(self) -> int:
-        """Take up what an earlier attempt has left: how many whole parts are there, from the first without a gap.
-
-        0 for none; then :meth:`start` follows. Parts of another length than ``step`` do not count.
-        """
+        """Take up the unfinished upload of this key that an earlier attempt of ours has left, or begin a new one."""
 
     async def send(self, number: int, data: bytes) -> None:
-        """Send a part and see that it arrived unharmed; one that :meth:`find` saw with the same checksum is kept."""
+        """See that the part is there, unharmed; one that is there already, by its checksum, is not sent again."""
 
     async def held(self) -> int:
         """How many bytes the far side says it holds in parts, asked now."""
@@ -59,42 +55,28 @@ class Parts(Protocol):
 
 
 class ObjectUpload:
-    """A :class:`~flowrunner_provider.files.store.PartedUpload`."""
+    """An :class:`~flowrunner_provider.files.store.Upload` in parts; ``sync`` waits for the whole ones.
+
+    What does not fill a part is kept in memory until the commit; :meth:`size` counts it in.
+    """
 
     def __init__(self, store: ObjectStore, key: str, parts: Parts) -> None:
         self._store, self._key, self._parts = store, key, parts
         self._chunks: list[bytes] = []
         self._buffered = 0
         self._sent = 0
-        self._arrived: set[int] = set()
-        self._kept = 0
         self._pending: set[asyncio.Task[None]] = set()
         self._started = False
 
     @property
-    def step(self) -> int:
-        return self._parts.step
-
-    @property
     def offset(self) -> int:
-        return self._sent * self.step + self._buffered
-
-    @property
-    def kept(self) -> int:
-        return self._kept * self.step
-
-    async def open(self, resume_at: int) -> None:
-        """Find the parts that are there, up to ``resume_at``."""
-        if resume_at >= self.step:
-            found = await self._parts.find()
-            self._started = found > 0
-            self._sent = self._kept = min(found, resume_at // self.step)
+        return self._sent * self._parts.step + self._buffered
 
     async def write(self, chunk: bytes) -> None:
         while chunk:
-            if self._buffered == self.step:  # more follows, so this is not the last part
+            if self._buffered == self._parts.step:  # more follows, so this is not the last part
                 await self._send()
-            room = self.step - self._buffered
+            room = self._parts.step - self._buffered
             self._chunks.append(chunk[:room] if len(chunk) > room else chunk)
             self._buffered += len(self._chunks[-1])
             chunk = chunk[room:]
@@ -120,10 +102,6 @@ class ObjectUpload:
         failpoint("objects.before_part")
         await self._parts.send(number, data)
         failpoint("objects.after_part")
-        self._arrived.add(number)
-        while self._kept + 1 in self._arrived:
-            self._kept += 1
-            self._arrived.remove(self._kept)
 
     async def _reap(self, until: str) -> None:
         """Wait for parts under way; the first failure is raised."""

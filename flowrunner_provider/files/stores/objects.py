@@ -5,8 +5,8 @@ It supplies ``capabilities`` (:data:`CAPABILITIES` with what differs) and five m
 * ``connect(stack)``: loads the packages of its extra; the obstore store of the bucket, and whatever else the vendor
   needs until ``stack`` is closed. Raises ``ConfigError`` when the bucket is known not to be there.
 * ``pages(prefix, delimited, most)``: the listing, as the vendor's own client tells it, made of
-  :meth:`ObjectStore.entry` and :meth:`ObjectStore.folder`. obstore's listing is not used: it shows the marker ``d/`` as a file ``d``, drops a
-  leading slash, and fails as a whole on one key such as ``a//b``.
+  :meth:`ObjectStore.entry` and :meth:`ObjectStore.folder`. obstore's listing is not used: it shows the marker ``d/``
+  as a file ``d``, drops a leading slash, and fails as a whole on one key such as ``a//b``.
 * ``parts(key, token, size)``: an unfinished upload of one key; see :class:`~.object_upload.Parts`.
 * ``copy_key(key, target, replace, source)``: a copy on the server; by default obstore's.
 * ``checked(data, result)``: whether the answer to a put shows that the bytes arrived; by default it is believed.
@@ -48,9 +48,8 @@ WINDOW = 6
 CAPABILITIES = Capabilities(
     atomic_replace=True,
     atomic_create=True,
-    resumable_upload=True,
+    resumable_upload=False,  # by position; parts that are there are recognised by their checksum and not sent again
     readable_parts=False,
-    parted_upload=True,
     server_side_copy=True,
     hashes=frozenset({"md5"}),
     sets_modified=False,
@@ -242,9 +241,7 @@ class ObjectStore(ABC):
     async def begin(self, path: str, token: str, *, resume_at: int = 0, size: int | None = None) -> ObjectUpload:
         key = path.removeprefix("/")
         _addressable(key, f"writing {self.label(key)}")
-        upload = ObjectUpload(self, key, self.parts(key, token, size))
-        await upload.open(resume_at)
-        return upload
+        return ObjectUpload(self, key, self.parts(key, token, size))
 
     async def put(self, key: str, data: bytes, *, replace: bool) -> None:
         """Put a small object in one request."""
