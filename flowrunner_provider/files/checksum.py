@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import get_args
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, NotFound
 from flowrunner_provider.core.run import Run
@@ -13,44 +13,17 @@ from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.files.content import read_whole, write_once
 from flowrunner_provider.files.each import each
 from flowrunner_provider.files.plan import Item, Source, find
+from flowrunner_provider.files.results import Algorithm, Checked, ChecksumResult
 from flowrunner_provider.files.store import Store, identity
 from flowrunner_provider.files.tree import Tree, side_by_side
 
-__all__ = ["ALGORITHMS", "Checked", "ChecksumResult", "check_files", "compare_trees"]
+__all__ = ["ALGORITHMS", "check_files", "compare_trees"]
 
-Algorithm = Literal["sha256", "sha512", "sha1", "md5", "blake2b"]
-ALGORITHMS = ("sha256", "sha512", "sha1", "md5", "blake2b")
+ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
 
 _AT_ONCE = 4
 _SHOWN = 20
 _LISTED = 500
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checked:
-    """One file and its checksum, in lower-case hexadecimal."""
-
-    path: str
-    size: int
-    checksum: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChecksumResult:
-    """What was read and compared.
-
-    :param files: how many files were read (of two trees: names that are in both).
-    :param bytes: their size together.
-    :param algorithm: of the checksums.
-    :param compared: how many had something to be compared with, and were the same.
-    :param entries: the files with their checksums, at most 500.
-    """
-
-    files: int
-    bytes: int
-    algorithm: str
-    compared: int
-    entries: list[Checked]
 
 
 @dataclass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import codecs
 import json
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from flowrunner_provider.core.checkpoint import fingerprint
@@ -23,10 +22,11 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.files.copy import token_of
+from flowrunner_provider.files.results import WriteResult
 from flowrunner_provider.files.store import Entry, Store, Upload, identity
 from flowrunner_provider.files.transfer import digest_of
 
-__all__ = ["Appending", "ReadAs", "WriteResult", "as_bytes", "decoded", "read_whole", "text_encoding", "write_once"]
+__all__ = ["Appending", "ReadAs", "as_bytes", "decoded", "read_whole", "text_encoding", "write_once"]
 
 ReadAs = Literal["text", "lines", "base64", "json"]
 Newline = Literal["keep", "lf", "crlf"]
@@ -123,22 +123,6 @@ def as_bytes(content: Any, encoding: str, newline: Newline) -> bytes:
             field="encoding",
             remedy="write it as utf-8",
         ) from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class WriteResult:
-    """What was written.
-
-    :param path: the file.
-    :param bytes: how many bytes ``content`` has.
-    :param size: how many bytes the file had when this task was through with it.
-    :param skipped: it was there and was left alone.
-    """
-
-    path: str
-    bytes: int
-    size: int
-    skipped: bool = False
 
 
 async def write_once(store: Store, path: str, data: bytes, if_exists: IfExists, run: Run, label: str) -> WriteResult:

@@ -25,12 +25,13 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.each import each
-from flowrunner_provider.files.options import CopiedFile, CopyOptions, CopyResult
+from flowrunner_provider.files.options import CopyOptions
 from flowrunner_provider.files.plan import Destination, Item, Source, batches, check_targets, find
+from flowrunner_provider.files.results import CopiedFile, CopyResult
 from flowrunner_provider.files.store import Entry, Store, identity
 from flowrunner_provider.files.transfer import Transfer, digest_of, transfer
 
-__all__ = ["CopiedFile", "CopyOptions", "CopyResult", "copy", "token_of"]
+__all__ = ["CopyOptions", "copy", "token_of"]
 
 BATCH = 128
 """Files per batch; one write of the record each."""

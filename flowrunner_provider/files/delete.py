@@ -19,10 +19,11 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.each import each
 from flowrunner_provider.files.listing import matcher, selection, walk
 from flowrunner_provider.files.plan import Item, batches
+from flowrunner_provider.files.results import DeleteResult
 from flowrunner_provider.files.store import Entry, Store, identity
 from flowrunner_provider.files.uri import split_glob
 
-__all__ = ["DeleteOptions", "DeleteResult", "Place", "delete"]
+__all__ = ["DeleteOptions", "Place", "delete"]
 
 BATCH = 128
 NAMES = 24_000
@@ -48,26 +49,6 @@ class DeleteOptions:
                 raise ConfigError(
                     f"{name} is {value!r}", field=name, remedy=f"write a whole number from {least} to 1000000"
                 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeleteResult:
-    """What was deleted, over all attempts; ``matched`` = ``deleted`` + ``kept``.
-
-    :param matched: how many files the path named.
-    :param deleted: how many of them are gone; in a dry run: how many would be.
-    :param kept: how many were left, by age, by ``keep_last``, or because they changed after they were listed.
-    :param bytes: the size of the deleted ones together, where the store knows sizes.
-    :param dry_run: nothing was deleted.
-    :param paths: the first of the deleted, at most 20.
-    """
-
-    matched: int
-    deleted: int
-    kept: int
-    bytes: int
-    dry_run: bool
-    paths: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)

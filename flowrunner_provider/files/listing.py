@@ -10,10 +10,11 @@ from typing import Literal
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.names import is_part_name
+from flowrunner_provider.files.results import ListedFile
 from flowrunner_provider.files.store import Entry, Store
 from flowrunner_provider.files.uri import Location, split_glob
 
-__all__ = ["Filter", "ListedFile", "glob_to_regex", "listed", "matcher", "moment", "selection", "walk"]
+__all__ = ["Filter", "glob_to_regex", "listed", "matcher", "moment", "selection", "walk"]
 
 
 def glob_to_regex(pattern: str) -> str:
@@ -148,20 +149,6 @@ def moment(value: datetime | str | None, field: str) -> datetime | None:
     if when.tzinfo is None:
         raise ConfigError(f"{field} has no time zone", field=field, remedy="append +00:00 for UTC")
     return when
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListedFile:
-    """One file.
-
-    :param path: its address, to be used as ``source`` of another action.
-    :param modified: in UTC, ISO 8601; None where the store does not know.
-    """
-
-    path: str
-    name: str
-    size: int | None
-    modified: str | None
 
 
 def listed(location: Location, entry: Entry) -> ListedFile:

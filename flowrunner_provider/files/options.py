@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.files.results import IfExists
 
-__all__ = ["CopiedFile", "CopyOptions", "CopyResult", "IfExists"]
-
-IfExists = Literal["overwrite", "skip", "rename", "fail"]
+__all__ = ["CopyOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,29 +37,3 @@ class CopyOptions:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
                 raise ConfigError(f"{name} is {value!r}", field=name, remedy=f"write a whole number from 1 to {most}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CopiedFile:
-    """One file of the result's preview."""
-
-    path: str
-    size: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class CopyResult:
-    """What was copied, over all attempts.
-
-    :param files: how many files were copied (or moved).
-    :param bytes: their size together.
-    :param skipped: how many were left alone because their target was there.
-    :param dest: where they are.
-    :param entries: the first of them, at most 20.
-    """
-
-    files: int
-    bytes: int
-    skipped: int
-    dest: str
-    entries: list[CopiedFile]

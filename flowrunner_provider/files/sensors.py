@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.configuration import conf
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.spec import parse_duration
-from flowrunner_provider.files.triggers import FileTrigger
-from flowrunner_provider.files.uri import parse
-from flowrunner_provider.files.wait import FileWatch, Memory, WaitResult
+from flowrunner_provider.files.results import WaitResult
 from flowrunner_provider.runtime.boundary import boundary
 from flowrunner_provider.runtime.sensor import FlowRunnerSensor
+
+if TYPE_CHECKING:
+    from flowrunner_provider.files.triggers import FileTrigger
+    from flowrunner_provider.files.wait import Memory
 
 __all__ = ["StoreFileSensor"]
 
@@ -72,6 +74,8 @@ class StoreFileSensor(FlowRunnerSensor):
 
     def execute(self, context: Any) -> Any:
         """As every sensor; a path on this machine is watched from this machine."""
+        from flowrunner_provider.files.uri import parse
+
         with boundary():
             if self.deferrable and parse(self.path, field="path").scheme == "file":
                 self.log.info("%s is on the worker, which therefore waits itself.", self.path)
@@ -79,6 +83,9 @@ class StoreFileSensor(FlowRunnerSensor):
         return super().execute(context)
 
     def trigger(self) -> FileTrigger:
+        from flowrunner_provider.files.triggers import FileTrigger
+        from flowrunner_provider.files.wait import FileWatch
+
         newer = self.newer_than
         watch = FileWatch(
             path=self.path,

@@ -19,8 +19,9 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.copy import token_of
 from flowrunner_provider.files.each import each
 from flowrunner_provider.files.plan import Item, batches
+from flowrunner_provider.files.results import SyncResult
 from flowrunner_provider.files.store import Store, identity
-from flowrunner_provider.files.sync_plan import Plan, SyncOptions, SyncResult
+from flowrunner_provider.files.sync_plan import Plan, SyncOptions
 from flowrunner_provider.files.transfer import Transfer, transfer
 from flowrunner_provider.files.tree import Tree, chooser
 

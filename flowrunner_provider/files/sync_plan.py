@@ -11,10 +11,11 @@ from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.each import each
 from flowrunner_provider.files.plan import Item
+from flowrunner_provider.files.results import SyncResult
 from flowrunner_provider.files.transfer import digest_of
 from flowrunner_provider.files.tree import Runs, Tree, side_by_side
 
-__all__ = ["Plan", "SyncOptions", "SyncResult"]
+__all__ = ["Plan", "SyncOptions"]
 
 _CHUNK, _SHOWN, _CHARACTERS = 256, 20, 6_000
 
@@ -43,32 +44,6 @@ class SyncOptions:
                 raise ConfigError(
                     f"{name} is {value!r}", field=name, remedy=f"write a whole number from {least} to {most}"
                 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyncResult:
-    """What was done, over all attempts; ``listed`` = ``copied`` + ``unchanged``.
-
-    :param listed: how many files the source has.
-    :param copied: how many of them were copied; in a dry run: how many would be.
-    :param unchanged: how many were there already.
-    :param bytes: the size of the copied ones together.
-    :param deleted: how many extra files were deleted, or moved into the backup; in a dry run: would be.
-    :param extra: how many files are in ``dest`` alone and stay there.
-    :param dry_run: nothing was done.
-    :param copies: the first names that were copied, in the last attempt, at most 20.
-    :param deletes: the first names that were deleted, in the last attempt, at most 20.
-    """
-
-    listed: int
-    copied: int
-    unchanged: int
-    bytes: int
-    deleted: int
-    extra: int
-    dry_run: bool
-    copies: list[str]
-    deletes: list[str]
 
 
 class Plan:

@@ -8,7 +8,6 @@ from typing import Any
 
 from flowrunner_provider.core.deadline import SYSTEM_CLOCK
 from flowrunner_provider.core.errors import Json
-from flowrunner_provider.files.hook import aopen_store
 from flowrunner_provider.files.uri import parse
 from flowrunner_provider.files.wait import FileWatch, Memory
 from flowrunner_provider.runtime.trigger import FlowRunnerTrigger
@@ -32,6 +31,8 @@ class FileTrigger(FlowRunnerTrigger):
         return {"watch": self.watch}
 
     async def observe(self) -> Json:
+        from flowrunner_provider.files.hook import aopen_store
+
         watch = FileWatch.from_json(self.watch)
         watch.check()
         location = parse(watch.path, field="path")

@@ -8,11 +8,12 @@ from typing import Any
 
 from flowrunner_provider.core.deadline import Clock
 from flowrunner_provider.core.errors import ConfigError, NotFound
-from flowrunner_provider.files.listing import Filter, ListedFile, listed, matcher, moment, selection, walk
+from flowrunner_provider.files.listing import Filter, listed, matcher, moment, selection, walk
+from flowrunner_provider.files.results import WaitResult
 from flowrunner_provider.files.store import Entry, Store, identity
 from flowrunner_provider.files.uri import Location
 
-__all__ = ["FileWatch", "Memory", "WaitResult"]
+__all__ = ["FileWatch", "Memory"]
 
 MOST = 10_000
 """How many matches are looked at in one look."""
@@ -21,18 +22,6 @@ _SHOWN = 1_000
 
 Memory = dict[str, tuple[Any, float]]
 """For each file what it was when it was last seen to have changed, and when that was (monotonic seconds)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WaitResult:
-    """What was waited for.
-
-    :param count: how many files are there.
-    :param files: those files by path, or the first 1,000 of them.
-    """
-
-    count: int
-    files: list[ListedFile]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,7 @@ def test_a_file_to_a_file(here):
     assert here.get("out/b") == b"abc"
     assert result == {
         "files": 1, "bytes": 3, "skipped": 0, "dest": f"{here.root}/out/b",
-        "entries": [{"path": f"{here.root}/out/b", "size": 3}],
+        "entries": [{"path": f"{here.root}/out/b", "size": 3}], "known": 0,
     }  # fmt: skip
 
 

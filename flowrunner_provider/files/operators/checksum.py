@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, get_args
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.files.checksum import ALGORITHMS, ChecksumResult, check_files, compare_trees
-from flowrunner_provider.files.hook import opened
-from flowrunner_provider.files.tree import Tree, chooser
-from flowrunner_provider.files.uri import parse, split_glob
+from flowrunner_provider.files.results import Algorithm, ChecksumResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 __all__ = ["FileChecksumOperator"]
@@ -40,7 +37,7 @@ class FileChecksumOperator(FlowRunnerOperator):
         self,
         *,
         path: str | list[str],
-        algorithm: Literal["sha256", "sha512", "sha1", "md5", "blake2b"] = "sha256",
+        algorithm: Algorithm = "sha256",
         recursive: bool = False,
         expected: str | Mapping[str, str] | None = None,
         verify_sidecar: bool = False,
@@ -59,12 +56,18 @@ class FileChecksumOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> ChecksumResult:
         """Read and compare."""
+        from flowrunner_provider.files.checksum import check_files
+        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.uri import parse
+
         uris = [self.path] if isinstance(self.path, str) else list(self.path)
         if not uris:
             raise ConfigError("there is no path", field="path", remedy="name at least one file or pattern")
-        if self.algorithm not in ALGORITHMS:
+        if self.algorithm not in get_args(Algorithm):
             raise ConfigError(
-                f"algorithm is {self.algorithm!r}", field="algorithm", remedy=f"write one of {', '.join(ALGORITHMS)}"
+                f"algorithm is {self.algorithm!r}",
+                field="algorithm",
+                remedy=f"write one of {', '.join(get_args(Algorithm))}",
             )
         if sum((self.expected is not None, self.verify_sidecar, self.write_sidecar, self.compare_with is not None)) > 1:
             raise ConfigError(
@@ -88,6 +91,11 @@ class FileChecksumOperator(FlowRunnerOperator):
             )
 
     async def _compare(self, run: Run, uris: list[str], second: str) -> ChecksumResult:
+        from flowrunner_provider.files.checksum import compare_trees
+        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.tree import Tree, chooser
+        from flowrunner_provider.files.uri import parse, split_glob
+
         one, other = parse(uris[0], field="path"), parse(second, field="compare_with")
         if len(uris) > 1 or split_glob(one.path)[1] or split_glob(other.path)[1]:
             raise ConfigError("compare_with compares two folders", field="path", remedy="name one folder each")

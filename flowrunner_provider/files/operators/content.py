@@ -4,38 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.files.content import (
-    Appending,
-    WriteResult,
-    as_bytes,
-    decoded,
-    read_whole,
-    text_encoding,
-    write_once,
-)
-from flowrunner_provider.files.hook import opened
-from flowrunner_provider.files.uri import Location, parse
+from flowrunner_provider.files.results import ReadResult, WriteResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
-__all__ = ["FileReadOperator", "FileWriteOperator", "ReadResult"]
+if TYPE_CHECKING:
+    from flowrunner_provider.files.uri import Location
 
-
-@dataclass(frozen=True, kw_only=True)
-class ReadResult:
-    """A file's content.
-
-    :param size: in bytes.
-    :param content: a text, a list of lines, base64, or what the JSON says.
-    """
-
-    path: str
-    size: int
-    content: Any
+__all__ = ["FileReadOperator", "FileWriteOperator"]
 
 
 class FileReadOperator(FlowRunnerOperator):
@@ -72,6 +51,9 @@ class FileReadOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> ReadResult:
         """Read it and say what it means."""
+        from flowrunner_provider.files.content import decoded, read_whole, text_encoding
+        from flowrunner_provider.files.hook import opened
+
         location = _file(self.path)
         _one_of("read_as", self.read_as, ("text", "lines", "base64", "json"))
         text_encoding(self.encoding)
@@ -126,6 +108,9 @@ class FileWriteOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> WriteResult:
         """Encode, then write."""
+        from flowrunner_provider.files.content import Appending, as_bytes, write_once
+        from flowrunner_provider.files.hook import opened
+
         location = _file(self.path)
         _one_of("newline", self.newline, ("keep", "lf", "crlf"))
         _one_of("if_exists", self.if_exists, ("overwrite", "skip", "fail"))
@@ -146,6 +131,8 @@ class FileWriteOperator(FlowRunnerOperator):
 
 
 def _file(path: str) -> Location:
+    from flowrunner_provider.files.uri import parse
+
     location = parse(path, field="path")
     if location.path.endswith("/"):
         raise ConfigError(f"path {path!r} is a folder", field="path", remedy="name a file")

@@ -8,9 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.files.copy import CopyOptions, CopyResult, copy
-from flowrunner_provider.files.hook import opened
-from flowrunner_provider.files.uri import parse, split_glob
+from flowrunner_provider.files.results import CopyResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 __all__ = ["FileCopyOperator"]
@@ -70,6 +68,11 @@ class FileCopyOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> CopyResult:
         """Open the stores, one connection for each, and copy."""
+        from flowrunner_provider.files.copy import copy
+        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.options import CopyOptions
+        from flowrunner_provider.files.uri import parse, split_glob
+
         options = CopyOptions(
             move=self.move,
             recursive=self.recursive,

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.errors import AlreadyExists, ConfigError, NotFound
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.spec import parse_duration
-from flowrunner_provider.files.delete import DeleteOptions, DeleteResult, Place, delete
-from flowrunner_provider.files.hook import opened
-from flowrunner_provider.files.store import Store
-from flowrunner_provider.files.uri import parse, split_glob
+from flowrunner_provider.files.results import DeleteResult, FolderResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
-__all__ = ["FileDeleteOperator", "FolderResult", "MakeDirectoryOperator"]
+if TYPE_CHECKING:
+    from flowrunner_provider.files.store import Store
+
+__all__ = ["FileDeleteOperator", "MakeDirectoryOperator"]
 
 
 class FileDeleteOperator(FlowRunnerOperator):
@@ -64,6 +63,10 @@ class FileDeleteOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> DeleteResult:
         """List everything, then delete."""
+        from flowrunner_provider.files.delete import DeleteOptions, Place, delete
+        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.uri import parse
+
         options = DeleteOptions(
             recursive=self.recursive,
             older_than=parse_duration(self.older_than, "older_than"),
@@ -80,18 +83,6 @@ class FileDeleteOperator(FlowRunnerOperator):
             stores = await opened(run, stack, path=locations)
             places = [Place(store=stores[found.root], path=found.path, root=found.root) for found in locations]
             return await delete(places, run, options, identity_of_work=["files.delete", *uris])
-
-
-@dataclass(frozen=True, kw_only=True)
-class FolderResult:
-    """A folder.
-
-    :param path: where it is.
-    :param created: this task has made it; False if it was there before.
-    """
-
-    path: str
-    created: bool
 
 
 class MakeDirectoryOperator(FlowRunnerOperator):
@@ -116,6 +107,9 @@ class MakeDirectoryOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> FolderResult:
         """Look, announce, make."""
+        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.uri import parse, split_glob
+
         location = parse(self.path, field="path")
         if split_glob(location.path)[1]:
             raise ConfigError(f"path {self.path!r} is a pattern", field="path", remedy="name one folder")

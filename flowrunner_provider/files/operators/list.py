@@ -4,35 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.spec import parse_duration
-from flowrunner_provider.files.hook import opened
-from flowrunner_provider.files.listing import Filter, ListedFile, listed, matcher, moment, selection, walk
-from flowrunner_provider.files.store import Entry, Store
-from flowrunner_provider.files.uri import Location, parse
+from flowrunner_provider.files.results import ListResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
-__all__ = ["FileListOperator", "ListResult"]
+if TYPE_CHECKING:
+    from flowrunner_provider.files.listing import Filter
+    from flowrunner_provider.files.store import Entry, Store
+    from flowrunner_provider.files.uri import Location
+
+__all__ = ["FileListOperator"]
 
 XCOM_FILES = 10_000
 """How many files a result may hold unless the caller sets a limit."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListResult:
-    """What was found.
-
-    :param count: how many files match.
-    :param files: those files, or the first ``limit`` of them.
-    """
-
-    count: int
-    files: list[ListedFile]
 
 
 class FileListOperator(FlowRunnerOperator):
@@ -82,6 +71,10 @@ class FileListOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> ListResult:
         """List, keeping no more than is asked for."""
+        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.listing import Filter, matcher, moment, selection
+        from flowrunner_provider.files.uri import parse
+
         location = parse(self.path, field="path")
         folder, pattern, recursive = selection(
             location.path, self.pattern, syntax=self.syntax, recursive=self.recursive
@@ -102,6 +95,8 @@ class FileListOperator(FlowRunnerOperator):
             return await self._list(store, location, folder, accept, recursive)
 
     async def _list(self, store: Store, location: Location, folder: str, accept: Filter, recursive: bool) -> ListResult:
+        from flowrunner_provider.files.listing import listed, walk
+
         found: list[Entry] = []
         count = 0
         limit, key = self.limit or XCOM_FILES, _ORDER[self.sort]

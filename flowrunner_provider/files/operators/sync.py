@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.files.hook import opened
-from flowrunner_provider.files.sync import sync
-from flowrunner_provider.files.sync_plan import SyncOptions, SyncResult
-from flowrunner_provider.files.uri import Location, parse, split_glob
+from flowrunner_provider.files.results import SyncResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
+
+if TYPE_CHECKING:
+    from flowrunner_provider.files.uri import Location
 
 __all__ = ["FileSyncOperator"]
 
@@ -72,6 +72,10 @@ class FileSyncOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> SyncResult:
         """Open the stores and sync."""
+        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.sync import sync
+        from flowrunner_provider.files.sync_plan import SyncOptions
+
         source, dest = _folder(self.source, "source"), _folder(self.dest, "dest")
         _apart(source, dest, "dest")
         backup = _folder(self.backup_dir, "backup_dir") if self.backup_dir else None
@@ -106,6 +110,8 @@ class FileSyncOperator(FlowRunnerOperator):
 
 
 def _folder(uri: str, field: str) -> Location:
+    from flowrunner_provider.files.uri import parse, split_glob
+
     location = parse(uri, field=field)
     if split_glob(location.path)[1]:
         raise ConfigError(f"{field} {uri!r} is a pattern", field=field, remedy="name a folder, and use include")
