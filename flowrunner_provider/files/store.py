@@ -20,7 +20,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Protocol, Self
 
-__all__ = ["Capabilities", "CopyingStore", "Entry", "Store", "Upload", "identity"]
+__all__ = ["Capabilities", "CopyingStore", "Entry", "FolderStore", "ModeUpload", "Store", "Upload", "identity"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +64,8 @@ class Capabilities:
     :param case_sensitive: ``A.txt`` and ``a.txt`` are two files.
     :param modified_precision: of ``Entry.modified``, in seconds.
     :param sets_modified: ``commit`` can give the file the time of its source.
+    :param sets_mode: its uploads can be given permission bits: each is a :class:`ModeUpload`.
+    :param removes_folders: it removes empty folders: it is a :class:`FolderStore`.
     :param visible_partials: readers may see a file before it is whole.
     :param posix_names: any name but ``.`` and ``..`` without ``/`` and NUL is possible.
     :param folders: a folder is a thing of its own; otherwise a prefix.
@@ -80,6 +82,8 @@ class Capabilities:
     case_sensitive: bool = True
     modified_precision: float = 1.0
     sets_modified: bool = True
+    sets_mode: bool = False
+    removes_folders: bool = False
     visible_partials: bool = False
     posix_names: bool = True
     folders: bool = True
@@ -118,6 +122,13 @@ class Upload(Protocol):
 
     async def discard(self) -> None:
         """Let go and remove what was written."""
+
+
+class ModeUpload(Upload, Protocol):
+    """An upload with permission bits (``sets_mode``)."""
+
+    async def chmod(self, mode: int) -> None:
+        """Nobody ever sees the file with other bits: it gets its final name with these."""
 
 
 class Store(Protocol):
@@ -172,6 +183,13 @@ class Store(Protocol):
 
     async def rename(self, path: str, target: str, *, replace: bool = False) -> None:
         """Rename a file. ``AlreadyExists`` if ``target`` is taken and may not be replaced."""
+
+
+class FolderStore(Store, Protocol):
+    """A store that removes folders (``removes_folders``)."""
+
+    async def rmdir(self, path: str) -> bool:
+        """Remove a folder if it is empty; whether it is gone now. One that is not there is gone."""
 
 
 class CopyingStore(Store, Protocol):
