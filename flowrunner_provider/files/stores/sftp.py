@@ -44,6 +44,8 @@ _CAPABILITIES = Capabilities(
     resumable_upload=True,
     readable_parts=True,
     modified_precision=1.0,
+    sets_mode=True,
+    removes_folders=True,
 )
 
 
@@ -229,6 +231,17 @@ class SftpStore:
                 entry = _entry(path, await self.timed(self.client.stat(path), what))
             if not entry.is_dir:
                 raise AlreadyExists(f"{self.label(path)} is there and not a folder", remedy="choose another") from None
+
+    async def rmdir(self, path: str) -> bool:
+        try:
+            await self.timed(self.client.rmdir(path), f"removing the folder {self.label(path)}")
+        except NotFound:
+            return True
+        except (Rejected, PermanentError):
+            async for _ in self._scan(path):
+                return False
+            raise
+        return True
 
     async def rename(self, path: str, target: str, *, replace: bool = False) -> None:
         what = f"renaming {self.label(path)} to {self.label(target)}"

@@ -134,6 +134,9 @@ class SftpUpload:
         async for chunk in self._store.blocks(self._open, self._what, offset, wanted):
             yield chunk
 
+    async def chmod(self, mode: int) -> None:
+        await self._store.timed(self._open.chmod(mode), self._what)
+
     async def commit(self, *, replace: bool = True, modified: datetime | None = None, durable: bool = False) -> None:
         await self._flush()
         if modified is not None:
