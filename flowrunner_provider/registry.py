@@ -66,10 +66,13 @@ CONNECTORS: tuple[Connector, ...] = (
     Connector(
         name="files",
         title="Files",
-        extras=("files", "sftp"),
-        connections=("sftp",),
+        extras=("files", "sftp", "s3"),
+        connections=("sftp", "aws"),
         operators=(f"{_ROOT}.files.operators", f"{_ROOT}.files.sensors"),
-        hooks=(("sftp", f"{_ROOT}.files.hooks.sftp.FlowRunnerSftpHook"),),
+        hooks=(
+            ("sftp", f"{_ROOT}.files.hooks.sftp.FlowRunnerSftpHook"),
+            ("aws", f"{_ROOT}.files.hooks.s3.FlowRunnerS3Hook"),
+        ),
     ),
     Connector(
         name="data",
@@ -84,8 +87,8 @@ CONNECTORS: tuple[Connector, ...] = (
         connections=("sqlite", "postgres"),
         operators=(f"{_ROOT}.database.operators",),
         hooks=(
-            ("sqlite", f"{_ROOT}.database.hook.FlowRunnerSqliteHook"),
-            ("postgres", f"{_ROOT}.database.hook.FlowRunnerPostgresHook"),
+            ("sqlite", f"{_ROOT}.database.hooks.sqlite.FlowRunnerSqliteHook"),
+            ("postgres", f"{_ROOT}.database.hooks.postgres.FlowRunnerPostgresHook"),
         ),
     ),
     Connector(
@@ -103,6 +106,19 @@ CONNECTORS: tuple[Connector, ...] = (
         operators=(f"{_ROOT}.auth.operators",),
     ),
     Connector(
+        name="sms",
+        title="Text messages",
+        extras=("http",),
+        connections=("twilio", "vonage", "azure_acs", "aws"),
+        operators=(f"{_ROOT}.sms.operators", f"{_ROOT}.sms.sensors"),
+        hooks=(
+            ("twilio", f"{_ROOT}.sms.hook.TwilioSmsHook"),
+            ("vonage", f"{_ROOT}.sms.hook.VonageSmsHook"),
+            ("azure_acs", f"{_ROOT}.sms.hook.AzureSmsHook"),
+        ),
+        notifiers=(f"{_ROOT}.sms.notifier.SmsNotifier",),
+    ),
+    Connector(
         name="webhooks",
         title="Webhooks",
         extras=("http",),
@@ -114,6 +130,7 @@ CONNECTORS: tuple[Connector, ...] = (
 
 STORES: dict[str, str] = {
     "sftp": f"{_ROOT}.files.hooks.sftp.FlowRunnerSftpHook",
+    "s3": f"{_ROOT}.files.hooks.s3.FlowRunnerS3Hook",
 }
 """Scheme of an address -> the hook of its connection. The local disk has none."""
 

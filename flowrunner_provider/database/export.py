@@ -22,21 +22,12 @@ from flowrunner_provider.data.values import Kinds
 from flowrunner_provider.data.writers import RowWriter, open_writer, part_token
 from flowrunner_provider.database.dialects.base import Params, Row, Session
 from flowrunner_provider.database.identifiers import Identifier, TableName
+from flowrunner_provider.database.results import ExportResult
 from flowrunner_provider.database.server_csv import ServerCsvWriter
 
-__all__ = ["ExportPlan", "ExportResult", "export"]
+__all__ = ["ExportPlan", "export"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportResult(Dataset):
-    """The rows that were written; with one file this is a dataset as any other.
-
-    :param files: a dataset for each file; none where there was nothing to write.
-    """
-
-    files: list[Dataset]
 
 
 @dataclass(frozen=True, kw_only=True)

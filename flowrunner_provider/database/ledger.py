@@ -8,15 +8,15 @@ runs beside another one waits here for the other's end, and then sees whether th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from flowrunner_provider.core.errors import AccessDenied, PermanentError
-from flowrunner_provider.database.dialects.base import Column, Row, Session
+from flowrunner_provider.database.dialects.base import Column, Session
 from flowrunner_provider.database.identifiers import TableName
 
-__all__ = ["NAME", "Counts", "Ledger"]
+__all__ = ["NAME", "Counts", "Ledger", "aside", "stand_in"]
 
 NAME = "flowrunner_ledger"
 
@@ -32,6 +32,16 @@ class Counts:
     updated: int = 0
     skipped: int = 0
     rejected: int = 0
+
+
+def stand_in(key: str) -> str:
+    """The name of a table that is to take the place of another one."""
+    return f"flowrunner_{key[:16]}"
+
+
+def aside(target: TableName, key: str) -> TableName:
+    """What the table is called whose place was taken, until it is dropped."""
+    return target.beside(f"{stand_in(key)}_old")
 
 
 class Ledger:
@@ -66,51 +76,54 @@ class Ledger:
                 remedy="let the login create it once, or create it for it as the documentation says",
             ) from None
 
-    def claim(self, key: str, fingerprint: str) -> Counts | None:
-        """Begin the load ``key`` in the open transaction: None, or what a finished one did.
+    def claim(self, key: str, fingerprint: str, other: str) -> dict[str, Any] | None:
+        """Begin the work ``key`` in the open transaction: None, or the result of what is done already.
 
-        Waits while another transaction has the key.
+        Waits while another transaction has the key. A row without a time was not completed; where a database
+        commits at every change of a table's structure (MySQL), the table that a swap has put aside tells whether
+        the swap took place.
 
-        :raises PermanentError: if an earlier attempt loaded something else under this key.
+        :param other: what an earlier attempt has done if it did something else under this key.
+        :raises PermanentError: if it did.
         """
-        found = self._claim(key, fingerprint, _COUNTS, f"loaded other data into {self._target}")
-        return None if found is None else Counts(**dict(zip(_COUNTS, map(int, found), strict=True)))
-
-    def claim_work(self, key: str, fingerprint: str) -> dict[str, Any] | None:
-        """The same for work whose result is a JSON object."""
-        found = self._claim(key, fingerprint, ("details",), "done other work")
-        return None if found is None else dict(json.loads(found[0]))
-
-    def _claim(self, key: str, fingerprint: str, columns: Sequence[str], other: str) -> Row | None:
-        row = {"effect_key": key, "fingerprint": fingerprint, "target": str(self._target)}
-        if self._session.insert_once(self.table, row, "effect_key"):
-            return None
         sql = self._session
+        row = {"effect_key": key, "fingerprint": fingerprint, "target": str(self._target)}
+        if sql.insert_once(self.table, row, "effect_key"):
+            return None
+        columns = ["fingerprint", "loaded_at", "details", *_COUNTS]
         found = sql.run(
-            f"SELECT {sql.names(['fingerprint', *columns])} FROM {sql.sql(self.table)}"
+            f"SELECT {sql.names(columns)} FROM {sql.sql(self.table)}"
             f" WHERE {sql.sql('effect_key')} = {sql.placeholder.format(1)}",
             [key],
         )[0]
+        if found[1] is None:
+            if sql.table(aside(self._target, key)) is None:
+                self._update(key, row)
+                return None
+            self.complete(key)
         if found[0] != fingerprint:
             raise PermanentError(
                 f"an earlier attempt of this task has {other}; it stays",
                 remedy="clear the task after a success, or start a new run, to do it again",
             )
-        return found[1:]
+        if found[2] is not None:
+            return dict(json.loads(found[2]))
+        return dict(zip(_COUNTS, map(int, found[3:]), strict=True))
 
-    def record(self, key: str, counts: Counts) -> None:
-        """Complete the row of the load ``key``; the time is the database's."""
-        self._record(key, asdict(counts))
+    def record(self, key: str, result: Mapping[str, Any]) -> None:
+        """What the work ``key`` has done: counts in columns of their own, anything else as JSON."""
+        counted = result.keys() == set(_COUNTS)
+        self._update(key, result if counted else {"details": json.dumps(result)})
 
-    def record_work(self, key: str, result: Mapping[str, Any]) -> None:
-        """Complete the row of the work ``key``."""
-        self._record(key, {"details": json.dumps(result)})
+    def complete(self, key: str) -> None:
+        """The work is done; the time is the database's."""
+        self._update(key, {}, f"{self._session.sql('loaded_at')} = CURRENT_TIMESTAMP")
 
-    def _record(self, key: str, values: Mapping[str, Any]) -> None:
+    def _update(self, key: str, values: Mapping[str, Any], *more: str) -> None:
         sql = self._session
-        sets = ", ".join(f"{sql.sql(name)} = {sql.placeholder.format(n)}" for n, name in enumerate(values, 2))
+        sets = [f"{sql.sql(name)} = {sql.placeholder.format(n)}" for n, name in enumerate(values, 2)]
         sql.run(
-            f"UPDATE {sql.sql(self.table)} SET {sets}, {sql.sql('loaded_at')} = CURRENT_TIMESTAMP"
+            f"UPDATE {sql.sql(self.table)} SET {', '.join([*sets, *more])}"
             f" WHERE {sql.sql('effect_key')} = {sql.placeholder.format(1)}",
             [key, *values.values()],
         )

@@ -7,31 +7,24 @@ So a kill at any point leaves either all of it or nothing, and the ledger tells 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
-from typing import Protocol, cast, get_args
+from typing import Any, Protocol, cast, get_args
 
-from flowrunner_provider.core.errors import (
-    ConfigError,
-    ConnectionLost,
-    FlowRunnerError,
-    IntegrityError,
-    NotFound,
-    OutcomeUnknown,
-    Rejected,
-    TransientError,
-)
+from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, IntegrityError, NotFound, Rejected
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.database.dialects.base import Column, CsvFile, Row, Session, Table, Type
 from flowrunner_provider.database.dialects.values import types_of
 from flowrunner_provider.database.identifiers import TableName
-from flowrunner_provider.database.ledger import Counts, Ledger
-from flowrunner_provider.database.plan import LoadPlan, LoadResult
+from flowrunner_provider.database.ledger import Counts, aside, stand_in
+from flowrunner_provider.database.once import Once
+from flowrunner_provider.database.plan import LoadPlan
 from flowrunner_provider.database.rejects import Rejects, store
+from flowrunner_provider.database.results import LoadResult
 
-__all__ = ["Rows", "load"]
+__all__ = ["Rows", "Source", "load"]
 
 _TYPES: dict[str, Type] = {
     "str": "string", "int": "integer", "float": "number", "Decimal": "decimal", "bool": "boolean",
@@ -48,8 +41,12 @@ class Rows(Protocol):
         """Batches of rows."""
 
 
+Source = Callable[[], AbstractContextManager[Rows]]
+"""Opens the rows from their beginning, in the same order each time."""
+
+
 def load(
-    rows: Rows,
+    source: Source,
     plan: LoadPlan,
     connect: Callable[[], Session],
     run: Run,
@@ -64,7 +61,8 @@ def load(
     Killed or repeated anywhere, it stores them exactly once: a later attempt finds the ledger's row and returns
     its counts, or finds that nothing happened and does all of it. One batch is in memory at a time.
 
-    :param connect: opens a connection; called again when one broke at COMMIT.
+    :param source: opened again when another transaction was in the way and all is done once more.
+    :param connect: opens a connection; called again then, and when one broke at COMMIT.
     :param fingerprint: of what is loaded; another one under the same key is refused.
     :param types: of the source's columns, as a dataset declares them, for a table to create.
     :param total: how many rows there are, where that is known.
@@ -72,82 +70,69 @@ def load(
     :raises OutcomeUnknown: if the connection broke at COMMIT and the database cannot be asked now; the
         retry asks it.
     """
-    work = _Work(rows=rows, plan=plan, run=run, fingerprint=fingerprint, types=types or {}, total=total, csv=csv)
-    try:
-        with connect() as session:
-            return work.attempt(session)
-    except OutcomeUnknown as unknown:
-        return _reconcile(work, connect, unknown)
-
-
-def _reconcile(work: _Work, connect: Callable[[], Session], unknown: OutcomeUnknown) -> LoadResult:
-    failpoint("sql.load.before_reconcile")
-    try:
-        with connect() as session:
-            result = work.stored(session)
-    except TransientError as error:
-        raise OutcomeUnknown(
-            f"{unknown.message}, and whether it was stored cannot be asked now ({error.message})",
-            effect_key=work.key,
-            remedy="the retry asks the ledger first",
-        ) from None
-    if result is None:
-        raise ConnectionLost(f"{unknown.message}; nothing was stored")
-    return result
+    with source() as rows:
+        names = list(rows.columns)
+    target = TableName.parse(plan.table)
+    csv = None if csv is None else replace(csv, width=len(names))
+    work = _Work(source=source, names=names, plan=plan, run=run, types=types or {}, total=total, csv=csv)
+    once = Once(
+        action="sql.load",
+        target=target,
+        fingerprint=fingerprint,
+        connect=connect,
+        body=work.fill,
+        run=run,
+        point=lambda name: failpoint(f"sql.load.{name}"),
+        other=f"loaded other data into {target}",
+        look=work.look,
+        publish=work.publish,
+        tidy=work.tidy,
+    )
+    counts = Counts(**once.perform())
+    return LoadResult(table=str(work.target), **asdict(counts))
 
 
 @dataclass(kw_only=True)
 class _Work:
-    rows: Rows
+    source: Source
+    names: list[str]
     plan: LoadPlan
     run: Run
-    fingerprint: str
     types: Mapping[str, str]
     total: int | None
     csv: CsvFile | None
-    source: list[tuple[int, str]] = field(init=False)
+    target: TableName = field(init=False)
 
     def __post_init__(self) -> None:
+        self.target = TableName.parse(self.plan.table)
         self.key = self.run.effects.key("sql.load")
-        self.source = self.plan.columns(self.rows.columns)
-        self.columns = [name for _, name in self.source]
+        self.chosen = self.plan.columns(self.names)
+        self.columns = [name for _, name in self.chosen]
+        self._swap: tuple[Table, TableName] | None = None
 
-    def attempt(self, session: Session) -> LoadResult:
-        failpoint("sql.load.after_connect")
-        target = session.locate(TableName.parse(self.plan.table))
+    def look(self, session: Session, target: TableName) -> None:
+        """Whether the table is one to load into."""
+        self.target = target
         self._checked(session, target)
-        ledger = Ledger(session, target)
-        ledger.ensure()
-        failpoint("sql.load.after_ledger_table")
-        session.begin()
-        try:
-            counts = ledger.claim(self.key, self.fingerprint)
-            if counts is not None:
-                session.rollback()
-                return self._result(target, counts)
-            failpoint("sql.load.after_ledger")
-            counts = self._fill(session, target)
-            ledger.record(self.key, counts)
-            failpoint("sql.load.before_commit")
+
+    def fill(self, session: Session) -> dict[str, Any]:
+        """In the open transaction: all rows, and what became of them."""
+        self._swap = None
+        with self.source() as rows:
+            return asdict(self._fill(session, self.target, rows))
+
+    def publish(self, session: Session) -> None:
+        """The table that was filled takes its place."""
+        if self._swap is not None:
             self.run.lease.check()
-        except FlowRunnerError:
-            with suppress(FlowRunnerError):  # the first error tells more; the end of the connection undoes it, too
-                session.rollback()
-            raise
-        session.commit()
-        failpoint("sql.load.after_commit")
-        return self._result(target, counts)
+            session.swap(*self._swap, aside(self.target, self.key))
+            failpoint("sql.load.after_swap")
 
-    def stored(self, session: Session) -> LoadResult | None:
-        """What the ledger says; None when nothing was stored and nobody is about to."""
-        target = session.locate(TableName.parse(self.plan.table))
-        session.begin()
-        counts = Ledger(session, target).claim(self.key, self.fingerprint)
-        session.rollback()
-        return None if counts is None else self._result(target, counts)
-
-    def _result(self, target: TableName, counts: Counts) -> LoadResult:
-        return LoadResult(table=str(target), **asdict(counts))
+    def tidy(self, session: Session, target: TableName, done: bool) -> None:
+        """Drop what a replacement has left; the old table only when the new one is known to be in its place."""
+        if self.plan.mode == "replace":
+            new, old = target.beside(stand_in(self.key)), aside(target, self.key)
+            session.tidy(*((new, old) if done else (new,)))
 
     def _checked(self, session: Session, target: TableName) -> Table | None:
         """The table, which fits the source; None when it is to be created."""
@@ -172,8 +157,8 @@ class _Work:
             )
         return table
 
-    def _fill(self, session: Session, target: TableName) -> Counts:
-        batches = self._batches()
+    def _fill(self, session: Session, target: TableName, rows: Rows) -> Counts:
+        batches = self._batches(rows)
         first = next(batches, [])
         table = self._checked(session, target)
         created = self._created(first) if self.plan.create_table else []
@@ -192,7 +177,6 @@ class _Work:
                 session.empty(table.name)
                 failpoint("sql.load.after_empty")
             counts = self._insert(session, table.name, batches)
-        session.check_constraints()
         self._check_counts(counts)
         return counts
 
@@ -200,15 +184,15 @@ class _Work:
         """The columns of a new table: of the types that the dataset declares, or else that the first batch has."""
         found = types_of(batch) if batch else [set() for _ in self.columns]
         return [
-            Column(name, _type(self.types.get(self.rows.columns[place]), found[index]))
-            for index, (place, name) in enumerate(self.source)
+            Column(name, _type(self.types.get(self.names[place]), found[index]))
+            for index, (place, name) in enumerate(self.chosen)
         ]
 
-    def _batches(self) -> Iterator[list[Row]]:
-        places = [place for place, _ in self.source]
-        whole = places == list(range(len(self.rows.columns)))
+    def _batches(self, rows: Rows) -> Iterator[list[Row]]:
+        places = [place for place, _ in self.chosen]
+        whole = places == list(range(len(self.names)))
         progress = self.run.progress("load", unit="rows", total=self.total)
-        for batch in self.rows:
+        for batch in rows:
             self.run.deadline.check("the load")
             yield batch if whole else [tuple([row[place] for place in places]) for row in batch]
             progress.advance(len(batch))
@@ -233,7 +217,7 @@ class _Work:
 
     def _copy_file(self, session: Session, table: TableName) -> tuple[int, int] | None:
         """The way that is quickest: the file's bytes, where every column is loaded; None if that cannot be."""
-        if self.csv is None or len(self.source) != len(self.rows.columns):
+        if self.csv is None or len(self.chosen) != len(self.names):
             return None
 
         progress = self.run.progress("load", unit="lines", total=self.total)
@@ -267,12 +251,11 @@ class _Work:
         self, session: Session, table: Table, columns: list[Column] | None, batches: Iterable[list[Row]]
     ) -> Counts:
         session.lock(table.name)
-        new = session.replacement(table, columns, f"flowrunner_{self.key[:16]}")
+        new = session.replacement(table, columns, stand_in(self.key))
         failpoint("sql.load.after_replacement")
         counts = self._insert(session, new, batches)
         self._agree(session.count(new), counts.inserted)
-        session.swap(table, new)
-        failpoint("sql.load.after_swap")
+        self._swap = table, new
         return counts
 
     def _upsert(self, session: Session, table: TableName, batches: Iterable[list[Row]]) -> Counts:

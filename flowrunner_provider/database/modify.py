@@ -7,37 +7,24 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
+from flowrunner_provider.database.choices import Operation
 from flowrunner_provider.database.dialects.base import Params, Session
 from flowrunner_provider.database.identifiers import Identifier, TableName
 from flowrunner_provider.database.once import Once
+from flowrunner_provider.database.results import ModifyResult
 
-__all__ = ["ModifyPlan", "ModifyResult", "Operation", "modify"]
-
-Operation = Literal["update", "delete"]
+__all__ = ["ModifyPlan", "modify"]
 
 _OPERATORS = {
     "=": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">=", "like": "LIKE", "not_like": "NOT LIKE",
     "in": "IN", "not_in": "NOT IN",
 }  # fmt: skip
 _MOST = 10_000  # values of one `in`
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModifyResult:
-    """What was changed.
-
-    :param affected: how many rows; with ``dry_run`` how many there would be.
-    """
-
-    table: str
-    operation: str
-    affected: int
-    dry_run: bool
 
 
 @dataclass(frozen=True, kw_only=True)

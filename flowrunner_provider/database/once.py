@@ -11,11 +11,16 @@ from typing import Any
 from flowrunner_provider.core.errors import ConnectionLost, FlowRunnerError, OutcomeUnknown, TransientError
 from flowrunner_provider.core.retry import pause
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.database.dialects.base import Conflict, Isolation, Session
+from flowrunner_provider.database.choices import Isolation
+from flowrunner_provider.database.dialects.base import Conflict, Session
 from flowrunner_provider.database.identifiers import TableName
 from flowrunner_provider.database.ledger import Ledger
 
 __all__ = ["Once"]
+
+
+def _nothing(*_: object) -> None:
+    """What most work needs to do here."""
 
 
 @dataclass(kw_only=True)
@@ -29,6 +34,11 @@ class Once:
     :param body: the work, in the open transaction; returns its result as a JSON object.
     :param point: a failpoint of the action.
     :param recorded: False for no ledger: a retry does the work again.
+    :param other: what an earlier attempt has done if it did something else under the same key.
+    :param look: what must hold, looked at before anything is written, with the target's full name.
+    :param publish: the last step, after the result is recorded: where the database commits at every change of a
+        table's structure, it is what decides.
+    :param tidy: removes what a killed attempt may have left; called when the work is done (True) or failed (False).
     """
 
     action: str
@@ -40,6 +50,10 @@ class Once:
     point: Callable[[str], None]
     isolation: Isolation = "read committed"
     recorded: bool = True
+    other: str = "done other work"
+    look: Callable[[Session, TableName], None] = _nothing
+    publish: Callable[[Session], None] = _nothing
+    tidy: Callable[[Session, TableName, bool], None] = _nothing
 
     def __post_init__(self) -> None:
         self.key = self.run.effects.key(self.action)
@@ -67,30 +81,45 @@ class Once:
 
     def _attempt(self, session: Session) -> dict[str, Any]:
         self.point("after_connect")
-        ledger = Ledger(session, session.locate(self.target))
+        target = session.locate(self.target)
+        self.look(session, target)
+        ledger = Ledger(session, target)
         if self.recorded:
             ledger.ensure()
             self.point("after_ledger_table")
+            session.hold(self.key)
         session.begin(self.isolation)
         try:
             if self.recorded:
-                done = ledger.claim_work(self.key, self.fingerprint)
+                done = ledger.claim(self.key, self.fingerprint, self.other)
                 if done is not None:
-                    session.rollback()
+                    session.commit()
+                    self.tidy(session, target, True)
                     return done
                 self.point("after_ledger")
-            result = self.body(session)
-            session.check_constraints()
-            if self.recorded:
-                ledger.record_work(self.key, result)
-            self.point("before_commit")
-            self.run.lease.check()
+            result = self._worked(session, ledger)
+        except OutcomeUnknown:
+            raise
         except FlowRunnerError:
             with suppress(FlowRunnerError):  # the first error tells more; the end of the connection undoes it, too
                 session.rollback()
+                self.tidy(session, target, False)
             raise
         session.commit()
         self.point("after_commit")
+        self.tidy(session, target, True)
+        return result
+
+    def _worked(self, session: Session, ledger: Ledger) -> dict[str, Any]:
+        result = self.body(session)
+        session.check_constraints()
+        if self.recorded:
+            ledger.record(self.key, result)
+        self.publish(session)
+        if self.recorded:
+            ledger.complete(self.key)
+        self.point("before_commit")
+        self.run.lease.check()
         return result
 
     def _asked(self, unknown: OutcomeUnknown) -> dict[str, Any]:
@@ -105,10 +134,15 @@ class Once:
             ) from None
         try:
             with self.connect() as session:
+                target = session.locate(self.target)
+                session.hold(self.key)
                 session.begin()
-                ledger = Ledger(session, session.locate(self.target))
-                done = ledger.claim_work(self.key, self.fingerprint)
-                session.rollback()
+                done = Ledger(session, target).claim(self.key, self.fingerprint, self.other)
+                if done is None:
+                    session.rollback()
+                else:
+                    session.commit()
+                self.tidy(session, target, done is not None)
         except TransientError as error:
             raise OutcomeUnknown(
                 f"{unknown.message}, and whether it was stored cannot be asked now ({error.message})",

@@ -1,4 +1,4 @@
-"""What a load is to do, checked before anything happens, and what it has done."""
+"""What a load is to do, checked before anything happens."""
 
 from __future__ import annotations
 
@@ -6,33 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.database.choices import BadRow, Keep, Mode
 from flowrunner_provider.database.identifiers import Identifier, TableName
 
-__all__ = ["BadRow", "Keep", "LoadPlan", "LoadResult", "Mode"]
-
-Mode = Literal["append", "truncate", "replace", "upsert"]
-Keep = Literal["error", "last"]
-BadRow = Literal["fail", "reject"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadResult:
-    """What became of the rows of the source: ``rows`` is the sum of the other counts.
-
-    :param table: with its schema.
-    :param skipped: rows that a later one with the same keys replaced, or that had nothing to change.
-    :param rejected: rows set aside in ``reject_path``.
-    """
-
-    table: str
-    rows: int
-    inserted: int
-    updated: int
-    skipped: int
-    rejected: int
+__all__ = ["LoadPlan"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,19 +7,19 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, IntegrityError, PermanentError
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.database.dialects.base import Isolation, Params, Session
+from flowrunner_provider.database.choices import Isolation, OnError
+from flowrunner_provider.database.dialects.base import Params, Session
 from flowrunner_provider.database.identifiers import Identifier, TableName
 from flowrunner_provider.database.ledger import NAME
 from flowrunner_provider.database.once import Once
+from flowrunner_provider.database.results import StatementResult, TransactionResult
 
-__all__ = ["OnError", "Statement", "StatementResult", "TransactionPlan", "TransactionResult", "transact"]
-
-OnError = Literal["rollback", "rollback_to"]
+__all__ = ["Statement", "TransactionPlan", "transact"]
 
 _COMMENT = re.compile(r"[\s;]+|--[^\n]*(?:\n|$)|/\*((?:[^*]|\*(?!/))*)\*/", re.ASCII)
 _WORD = re.compile(r"[A-Za-z]+|\(")
@@ -27,32 +27,6 @@ _CONTROL = frozenset(
     {"ABORT", "BEGIN", "COMMIT", "END", "PREPARE", "RELEASE", "ROLLBACK", "SAVEPOINT", "START", "ATTACH", "DETACH"}
 )
 _KEYS = ("sql", "params", "expect_rows", "name", "savepoint")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StatementResult:
-    """What a statement did.
-
-    :param rows: how many rows it changed or, for a query, returned.
-    :param undone: it was taken back, or not run, after an error behind its savepoint.
-    """
-
-    name: str
-    rows: int
-    undone: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransactionResult:
-    """What the statements did.
-
-    :param rows: of all statements that were not undone.
-    :param undone: how many statements were.
-    """
-
-    statements: list[StatementResult]
-    rows: int
-    undone: int
 
 
 @dataclass(frozen=True, kw_only=True)

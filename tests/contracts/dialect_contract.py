@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import traceback
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -60,7 +61,13 @@ class DialectContract(ExportContract, TransactionContract):
         run = Run.alone()
         rows = LoadPlan(table=table, **plan)
         create = plan.get("create_table", False)
-        return load(source, rows, lambda: hook_for(CONN_ID).open(run.deadline, create=create), run, fingerprint="f")
+        return load(
+            lambda: nullcontext(source),
+            rows,
+            lambda: hook_for(CONN_ID).open(run.deadline, create=create),
+            run,
+            fingerprint="f",
+        )
 
     # -- modes -------------------------------------------------------------------------------------------
 

@@ -16,10 +16,11 @@ from types import TracebackType
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, Unavailable
+from flowrunner_provider.database.choices import Isolation
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
 __all__ = [
-    "Column", "Conflict", "Copier", "CsvFile", "Isolation", "Merged", "Params", "Row", "Session", "Table", "Type",
+    "Column", "Conflict", "Copier", "CsvFile", "Merged", "Params", "Row", "Session", "Table", "Type",
     "distinct", "duplicate_keys", "unsuitable",
 ]  # fmt: skip
 
@@ -27,9 +28,6 @@ Row = tuple[Any, ...]
 
 Params = Sequence[Any] | Mapping[str, Any] | None
 """Values for the placeholders of a user's statement, by place or by name; None: it has none."""
-
-Isolation = Literal["read committed", "repeatable read", "serializable"]
-"""At least so much; a database that only knows more gives more."""
 
 Type = Literal[
     "string", "integer", "number", "decimal", "boolean", "object", "array", "date", "time", "timestamp", "binary"
@@ -75,12 +73,12 @@ class Merged:
 class CsvFile:
     """A CSV file with a header, for a database that reads such files itself.
 
-    :param width: how many columns it has.
+    :param width: how many columns it has; the load sets it.
     :param null_text: the text that is NULL, quoted or not; None for none.
     """
 
     path: str
-    width: int
+    width: int = 0
     delimiter: str
     encoding: str
     null_text: str | None
@@ -130,6 +128,13 @@ class Session(ABC):
 
         :param read_only: nothing can be written; with ``repeatable read`` all is read from one snapshot.
         """
+
+    def hold(self, key: str) -> None:
+        """Wait until no other connection holds ``key``, then hold it until this connection ends.
+
+        Needed only where a transaction does not last until its commit, because the server commits in between.
+        """
+        del key
 
     @abstractmethod
     def execute(self, statement: str, params: Params = None) -> int:
@@ -235,8 +240,15 @@ class Session(ABC):
         """
 
     @abstractmethod
-    def swap(self, table: Table, replacement: TableName) -> None:
-        """The replacement takes the place and the name of the table."""
+    def swap(self, table: Table, replacement: TableName, aside: TableName) -> None:
+        """The replacement takes the place and the name of the table.
+
+        :param aside: where the table goes if it cannot be dropped in the same step.
+        """
+
+    def tidy(self, *tables: TableName) -> None:
+        """Drop tables that a killed attempt may have left, where the end of its transaction does not."""
+        del tables
 
     @abstractmethod
     def check_constraints(self) -> None:

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, OutcomeUnknown, TransientError
 from flowrunner_provider.core.extras import load
+from flowrunner_provider.database.choices import Isolation
 from flowrunner_provider.database.config import PostgresConfig
 from flowrunner_provider.database.dialects.base import (
     Column,
     Copier,
     CsvFile,
-    Isolation,
     Merged,
     Params,
     Row,
@@ -292,7 +292,8 @@ class PostgresSession(Session):
     def replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
         return stand_in(self, table, columns, name)
 
-    def swap(self, table: Table, replacement: TableName) -> None:
+    def swap(self, table: Table, replacement: TableName, aside: TableName) -> None:
+        del aside
         put_in_place(self, table, replacement)
 
     def check_constraints(self) -> None:

@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from flowrunner_provider.core.extras import load
-from flowrunner_provider.database.dialects.base import Isolation, Params, Row, Session, distinct
+from flowrunner_provider.database.choices import Isolation
+from flowrunner_provider.database.dialects.base import Params, Row, Session, distinct
 from flowrunner_provider.database.dialects.values import as_json
 
 if TYPE_CHECKING:

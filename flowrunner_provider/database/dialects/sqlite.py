@@ -27,11 +27,11 @@ from flowrunner_provider.core.errors import (
     TimedOut,
     Unavailable,
 )
+from flowrunner_provider.database.choices import Isolation
 from flowrunner_provider.database.config import SqliteConfig
 from flowrunner_provider.database.dialects.base import (
     Column,
     Copier,
-    Isolation,
     Merged,
     Params,
     Row,
@@ -245,7 +245,7 @@ class SqliteSession(Session):
             for row in self.run(f"PRAGMA foreign_key_list({self.sql(table)})")
         )
 
-    def swap(self, table: Table, replacement: TableName) -> None:
+    def swap(self, table: Table, replacement: TableName, aside: TableName) -> None:
         """The replacement has its name already."""
 
     def check_constraints(self) -> None:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.database.export import ExportPlan, ExportResult, export
-from flowrunner_provider.database.hook import hook_for
 from flowrunner_provider.database.operators.arguments import number
+from flowrunner_provider.database.results import ExportResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 __all__ = ["SqlExportOperator"]
@@ -81,6 +80,9 @@ class SqlExportOperator(FlowRunnerOperator):
         self.expected_rows = expected_rows
 
     def perform(self, run: Run) -> ExportResult:
+        from flowrunner_provider.database.export import ExportPlan, export
+        from flowrunner_provider.database.hook import hook_for
+
         plan = ExportPlan(
             dest=self.dest,
             sql=self.sql,

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.part_file import disk_errors
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import UNKNOWN, Dataset, is_gzip
-from flowrunner_provider.data.readers import open_rows
-from flowrunner_provider.database.dialects.base import CsvFile
-from flowrunner_provider.database.hook import hook_for
-from flowrunner_provider.database.load import load
+from flowrunner_provider.database.choices import BadRow, Keep, Mode
 from flowrunner_provider.database.operators.arguments import number
-from flowrunner_provider.database.plan import BadRow, Keep, LoadPlan, LoadResult, Mode
+from flowrunner_provider.database.results import LoadResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
+
+if TYPE_CHECKING:
+    from flowrunner_provider.data.readers import RowReader
+    from flowrunner_provider.database.dialects.base import CsvFile
+    from flowrunner_provider.database.plan import LoadPlan
 
 __all__ = ["SqlLoadOperator"]
 
@@ -106,6 +109,8 @@ class SqlLoadOperator(FlowRunnerOperator):
         self.max_failures = max_failures
 
     def _plan(self) -> LoadPlan:
+        from flowrunner_provider.database.plan import LoadPlan
+
         if not isinstance(self.batch_size, int) or not 1 <= self.batch_size <= 1_000_000:
             raise ConfigError(
                 "batch_size must be between 1 and 1000000", field="batch_size", remedy="5000 is a good value"
@@ -129,34 +134,42 @@ class SqlLoadOperator(FlowRunnerOperator):
         )
 
     def perform(self, run: Run) -> LoadResult:
+        from flowrunner_provider.database.hook import hook_for
+        from flowrunner_provider.database.load import load
+
         plan = self._plan()
         dataset = Dataset.from_value(self.source)
+        self._rows(dataset)  # tells what is wrong with the options before anything is opened
         hook = hook_for(self.conn_id)
-        rows = open_rows(
+        return load(
+            lambda: self._rows(dataset),
+            plan,
+            lambda: hook.open(run.deadline, create=self.create_table),
+            run,
+            fingerprint=plan.fingerprint(_identity(dataset)),
+            types=dataset.columns,
+            total=dataset.rows if dataset.rows != UNKNOWN else None,
+            csv=self._csv(dataset),
+        )
+
+    def _rows(self, dataset: Dataset) -> RowReader:
+        from flowrunner_provider.data.readers import open_rows
+
+        return open_rows(
             dataset,
             batch_rows=self.batch_size,
             delimiter=self.delimiter,
             encoding=self.encoding,
             null_text=self.null_text,
         )
-        with rows:
-            return load(
-                rows,
-                plan,
-                lambda: hook.open(run.deadline, create=self.create_table),
-                run,
-                fingerprint=plan.fingerprint(_identity(dataset)),
-                types=dataset.columns,
-                total=dataset.rows if dataset.rows != UNKNOWN else None,
-                csv=self._csv(dataset, len(rows.columns)),
-            )
 
-    def _csv(self, dataset: Dataset, width: int) -> CsvFile | None:
+    def _csv(self, dataset: Dataset) -> CsvFile | None:
+        from flowrunner_provider.database.dialects.base import CsvFile
+
         if dataset.format != "csv" or is_gzip(dataset.path):
             return None
         return CsvFile(
             path=dataset.path,
-            width=width,
             delimiter=self.delimiter,
             encoding=self.encoding,
             null_text=self.null_text,
@@ -165,5 +178,6 @@ class SqlLoadOperator(FlowRunnerOperator):
 
 def _identity(dataset: Dataset) -> dict[str, Any]:
     """What tells this source from another one in every attempt."""
-    size = dataset.bytes if dataset.bytes != UNKNOWN else Path(dataset.path).stat().st_size
+    with disk_errors(dataset.path):
+        size = dataset.bytes if dataset.bytes != UNKNOWN else Path(dataset.path).stat().st_size
     return {"path": dataset.path, "format": dataset.format, "bytes": size}

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.database.hook import hook_for
-from flowrunner_provider.database.modify import ModifyPlan, ModifyResult, Operation, modify
+from flowrunner_provider.database.choices import Operation
 from flowrunner_provider.database.operators.arguments import number
+from flowrunner_provider.database.results import ModifyResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 __all__ = ["SqlModifyOperator"]
@@ -64,6 +64,9 @@ class SqlModifyOperator(FlowRunnerOperator):
         self.counting = dry_run  # dry_run() is a method of every operator
 
     def perform(self, run: Run) -> ModifyResult:
+        from flowrunner_provider.database.hook import hook_for
+        from flowrunner_provider.database.modify import ModifyPlan, modify
+
         plan = ModifyPlan(
             operation=self.operation,
             table=self.table,

@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.database.dialects.base import Isolation
-from flowrunner_provider.database.hook import hook_for
-from flowrunner_provider.database.transaction import OnError, Statement, TransactionPlan, TransactionResult, transact
+from flowrunner_provider.database.choices import Isolation, OnError
+from flowrunner_provider.database.results import TransactionResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 __all__ = ["SqlTransactionOperator"]
@@ -59,6 +58,9 @@ class SqlTransactionOperator(FlowRunnerOperator):
         self.ledger_schema = ledger_schema
 
     def perform(self, run: Run) -> TransactionResult:
+        from flowrunner_provider.database.hook import hook_for
+        from flowrunner_provider.database.transaction import Statement, TransactionPlan, transact
+
         if not isinstance(self.statements, list | tuple):
             raise ConfigError("statements must be a list", field="statements", remedy='write [{"sql": "UPDATE ..."}]')
         plan = TransactionPlan(

@@ -1,0 +1,25 @@
+"""The choices that parameters offer. Operators import them at parse time, so nothing is imported here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+__all__ = ["BadRow", "Isolation", "Keep", "Mode", "OnError", "Operation"]
+
+Mode = Literal["append", "truncate", "replace", "upsert"]
+"""What a load does with the rows that are there."""
+
+Keep = Literal["error", "last"]
+"""What an upsert does with rows of the source that share their keys."""
+
+BadRow = Literal["fail", "reject"]
+"""What a load does with a row that does not fit."""
+
+Operation = Literal["update", "delete"]
+"""Of a guarded change."""
+
+OnError = Literal["rollback", "rollback_to"]
+"""What a transaction does after a statement that failed."""
+
+Isolation = Literal["read committed", "repeatable read", "serializable"]
+"""At least so much; a database that only knows more gives more."""
