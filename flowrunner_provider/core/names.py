@@ -11,6 +11,7 @@ NFKC (``／`` becomes ``/``), and percent-decoded until nothing is left to decod
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,7 @@ from flowrunner_provider.core.errors import PathEscape
 
 __all__ = [
     "MAX_NAME_BYTES",
+    "caseless",
     "collisions",
     "filename_from_disposition",
     "is_part_name",
@@ -89,15 +91,20 @@ def resolve_inside(root: Path, relative: str) -> Path:
     :param relative: a path with ``/`` between components, from a listing.
     """
     *folders, name = _components(relative)
-    try:
-        base = root.resolve()
-        parent = base.joinpath(*folders).resolve()
-        target = (parent / name).resolve()
-    except (OSError, RuntimeError):  # RuntimeError is how Python < 3.13 reports a loop of links
-        raise _escape(relative, "cannot be followed to its end") from None
-    if not (parent.is_relative_to(base) and target.is_relative_to(base)):
+    base = os.path.realpath(root)
+    inside = base.rstrip("/") + "/"
+    parent = os.path.realpath(inside + "/".join(folders)) if folders else base
+    target = f"{parent.rstrip('/')}/{name}"
+    end = os.path.realpath(target) if _is_link(target) else target
+    if (folders and _is_link(parent)) or (end is not target and _is_link(end)):
+        raise _escape(relative, "cannot be followed to its end")  # a loop of links
+    if not (f"{parent}/".startswith(inside) and end.startswith(inside)):
         raise _escape(relative, "leads out of its folder through a link")
-    return parent / name
+    return Path(target)
+
+
+def _is_link(path: str) -> bool:
+    return os.path.islink(path)  # noqa: PTH114 - asked for every file of a tree, and a Path costs ten times as much
 
 
 def collisions(names: Iterable[str]) -> list[tuple[str, ...]]:
@@ -107,7 +114,7 @@ def collisions(names: Iterable[str]) -> list[tuple[str, ...]]:
     """
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
-        groups.setdefault(_caseless(name), []).append(name)
+        groups.setdefault(caseless(name), []).append(name)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
@@ -186,8 +193,11 @@ def _components(relative: str) -> list[str]:
     return [safe_component(component) for component in relative.split("/")]
 
 
-def _caseless(name: str) -> str:
-    """Canonical caseless matching, Unicode section 3.13, definition D145."""
+def caseless(name: str) -> str:
+    """The spelling under which a case-insensitive or normalising file system keeps a name.
+
+    Canonical caseless matching, Unicode section 3.13, definition D145.
+    """
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 

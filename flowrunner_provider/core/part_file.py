@@ -121,12 +121,20 @@ class PartFile:
             yield chunk
             position += len(chunk)
 
-    def commit(self, *, replace: bool = True, mode: int | None = None, modified: float | None = None) -> None:
-        """Make the file durable under its final name, in one step.
+    def commit(
+        self,
+        *,
+        replace: bool = True,
+        mode: int | None = None,
+        modified: float | None = None,
+        durable: bool = True,
+    ) -> None:
+        """Give the file its final name, in one step. A power failure leaves the old file or the whole new one.
 
         :param replace: False to raise :class:`AlreadyExists` when the final name is taken.
         :param mode: permission bits; by default what the process's umask grants.
         :param modified: the modification time to give it, in seconds since 1970 (UTC).
+        :param durable: on return a power failure leaves the new one for certain.
         """
         with disk_errors(str(self.path)):
             if modified is not None:
@@ -139,7 +147,8 @@ class PartFile:
                 self.part.replace(self.path)
             else:
                 self._link()
-            _sync_folder(self.path.parent)
+            if durable:
+                _sync_folder(self.path.parent)
             failpoint("part_file.after_rename")
 
     def _link(self) -> None:

@@ -48,7 +48,8 @@ class TestLocal(StoreContract):
         async def test(store):
             for resume_at in (0, 3):
                 with pytest.raises(PermanentError):
-                    await store.begin(f"{far.root}/f", "t", resume_at=resume_at)
+                    upload = await store.begin(f"{far.root}/f", "t", resume_at=resume_at)
+                    await upload.sync()
 
         run(test)
         assert far.get("victim") == b"precious"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 import sys
@@ -32,6 +33,8 @@ _CAPABILITIES = Capabilities(
     readable_parts=True,
     case_sensitive=sys.platform not in ("darwin", "win32"),
     modified_precision=1e-6,
+    sets_mode=True,
+    removes_folders=True,
     nearby=True,
 )
 
@@ -87,7 +90,8 @@ class LocalStore:
 
     async def begin(self, path: str, token: str, *, resume_at: int = 0, size: int | None = None) -> LocalUpload:
         upload = LocalUpload(PartFile(Path(path), token))
-        await asyncio.to_thread(upload.open, resume_at)
+        if resume_at:
+            await asyncio.to_thread(upload.open, resume_at)
         return upload
 
     async def forget(self, path: str, token: str) -> None:
@@ -104,6 +108,18 @@ class LocalStore:
         with disk_errors(path):
             await asyncio.to_thread(Path(path).mkdir, parents=parents, exist_ok=True)
 
+    async def rmdir(self, path: str) -> bool:
+        with disk_errors(path):
+            try:
+                await asyncio.to_thread(os.rmdir, path)
+            except FileNotFoundError:
+                return True
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    return False
+                raise
+        return True
+
     async def rename(self, path: str, target: str, *, replace: bool = False) -> None:
         with disk_errors(path):
             if replace:
@@ -117,27 +133,47 @@ class LocalStore:
 
 
 class LocalUpload:
-    """A :class:`~flowrunner_provider.core.part_file.PartFile`, used from an event loop."""
+    """A :class:`~flowrunner_provider.core.part_file.PartFile`, used from an event loop.
+
+    What fits into :data:`CHUNK` waits here until it is asked for, so that a small file costs two turns in a thread.
+    """
 
     def __init__(self, part: PartFile) -> None:
         self._part = part
+        self._mode: int | None = None
+        self._waiting = bytearray()
+        self._open = False
         self.offset = 0
 
     def open(self, resume_at: int) -> None:
         """Blocking."""
-        self.offset = self._part.open(resume_at)
+        if not self._open:
+            self.offset, self._open = self._part.open(resume_at), True
+
+    def _write(self) -> None:
+        """Blocking."""
+        if not self._open:
+            self._part.open()
+            self._open = True
+        self._part.write(bytes(self._waiting))
+        self._waiting.clear()
 
     async def write(self, chunk: bytes) -> None:
-        await asyncio.to_thread(self._part.write, chunk)
+        self._waiting += chunk
         self.offset += len(chunk)
+        if len(self._waiting) >= CHUNK:
+            await asyncio.to_thread(self._write)
 
     async def sync(self) -> None:
-        await asyncio.to_thread(self._part.sync)
+        """The bytes are the operating system's: they survive this process, and :meth:`commit` makes them durable."""
+        if self._waiting or not self._open:
+            await asyncio.to_thread(self._write)
 
     async def size(self) -> int:
         return self._part.size()
 
     async def read_back(self, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        await self.sync()
         end = self.offset if length is None else min(self.offset, offset + length)
         while offset < end:
             chunk = await asyncio.to_thread(self._part.read_at, offset, min(CHUNK, end - offset))
@@ -146,14 +182,19 @@ class LocalUpload:
             offset += len(chunk)
             yield chunk
 
+    async def chmod(self, mode: int) -> None:
+        self._mode = mode
+
     async def commit(self, *, replace: bool = True, modified: datetime | None = None, durable: bool = False) -> None:
         seconds = None if modified is None else modified.timestamp()
-        await asyncio.to_thread(self._part.commit, replace=replace, modified=seconds)
+        await self.sync()
+        await asyncio.to_thread(self._part.commit, replace=replace, mode=self._mode, modified=seconds, durable=durable)
 
     async def close(self) -> None:
         self._part.close()
 
     async def discard(self) -> None:
+        self._waiting.clear()
         with disk_errors(str(self._part.path)):
             self._part.discard()
 
