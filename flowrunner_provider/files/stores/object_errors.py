@@ -91,6 +91,8 @@ def _generic(what: str, text: str) -> FlowRunnerError:
     status, code = _STATUS.search(text), _CODE.search(text)
     if status is not None:
         return refusal(what, int(status[1]), code[1] if code else "")
+    if "StartTooLarge" in text:  # an answer of no bytes where the range begins at the very end
+        return refusal(what, 416)
     if "timed out" in text or "timeout" in text.partition("Debug source")[0].replace("retry_timeout", ""):
         return TimedOut(f"{what}: no answer in time", remedy="raise the connection's time-out, or look at the network")
     return ConnectionLost(f"{what}: the connection could not be made or broke", remedy="check host, port and network")
