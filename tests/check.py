@@ -21,9 +21,12 @@ ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 
 SERVERS = {
+    "ceph-mon": "ceph-mon",
+    "ceph-osd": "ceph-osd",
     "nginx": "nginx-light",
     "node": "nodejs",
     "npm": "npm",
+    "radosgw": "radosgw",
     "redis-server": "redis-server",
     "sshd": "openssh-server",
     "/usr/lib/postgresql/15/bin/postgres": "postgresql-15",

@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from tests.support.azurite import Azurite
     from tests.support.chaos_proxy import ChaosProxy
     from tests.support.fake_gcs import FakeGcs
+    from tests.support.dovecot import Dovecot
     from tests.support.http_server import HttpServer
     from tests.support.postgres import Postgres
+    from tests.support.proftpd import Proftpd
     from tests.support.redis_server import RedisServer
+    from tests.support.rgw import S3Server
     from tests.support.smtp_sink import SmtpSink
     from tests.support.sshd import Sshd
     from tests.support.tls import Tls
+    from tests.support.vsftpd import Vsftpd
 
 ROOT = Path(__file__).parent.parent
 if str(ROOT) not in sys.path:  # --import-mode=importlib does not; killed children import tests by name
@@ -121,6 +125,24 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 
 @pytest.fixture(scope="session")
+def rgw(tmp_path_factory: pytest.TempPathFactory, tls: Tls) -> Iterator[S3Server]:
+    """A real S3 server: Ceph's gateway, plain and over TLS."""
+    from tests.support.rgw import rgw
+
+    with rgw(tmp_path_factory.mktemp("ceph"), tls) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """moto's S3 server."""
+    from tests.support.moto_server import moto
+
+    with moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def sshd() -> Iterator[Sshd]:
     """A real OpenSSH server with SFTP; ``sshd.root()`` is a fresh directory."""
     from tests.support.sshd import sshd
@@ -144,6 +166,33 @@ def fake_gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeGcs]:
     from tests.support.fake_gcs import fake_gcs
 
     with fake_gcs(tmp_path_factory.mktemp("fake-gcs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def proftpd(tls: Tls) -> Iterator[Proftpd]:
+    """A real ProFTPD; ``proftpd.root()`` is a fresh directory."""
+    from tests.support.proftpd import proftpd
+
+    with proftpd(tls) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def vsftpd(tls: Tls) -> Iterator[Vsftpd]:
+    """A real vsftpd, which has no MLSD; ``vsftpd.root()`` is a fresh directory."""
+    from tests.support.vsftpd import vsftpd
+
+    with vsftpd(tls) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def dovecot(tls: Tls) -> Iterator[Dovecot]:
+    """A real Dovecot: IMAP; ``dovecot.mailbox()`` is a fresh mailbox."""
+    from tests.support.dovecot import dovecot
+
+    with dovecot(tls) as server:
         yield server
 
 

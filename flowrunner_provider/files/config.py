@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.spec import option
 from flowrunner_provider.transport.ssh import CIPHERS, SshTarget
 
-__all__ = ["SftpConfig"]
+__all__ = ["AzureBlobConfig", "FsspecConfig", "GcsConfig", "S3Config", "SftpConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,3 +66,138 @@ class SftpConfig:
             connect_timeout=self.conn_timeout,
             timeout=self.timeout,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Config:
+    """What we add to an ``aws`` connection; who one is, the region and the endpoint are the official provider's."""
+
+    bucket: str = option("", label="Bucket", help="of addresses that name none: s3://conn_id@/key")
+    region_name: str | None = option(None, label="Region")
+    endpoint_url: str | None = option(None, label="Endpoint", help="of an S3-compatible server; AWS by default")
+    verify: bool = option(True, label="Verify TLS", help="false accepts any server: anybody could answer")
+    ca_bundle: str | None = option(None, label="CA bundle", help="a PEM file on the worker with who is trusted")
+    addressing_style: Literal["auto", "path", "virtual"] = option(
+        "auto", label="Addressing style", help="where the bucket's name stands; auto: in the path for an own endpoint"
+    )
+    request_checksum_calculation: Literal["when_required", "when_supported"] = option(
+        "when_required",
+        label="Request checksums",
+        help="when_supported adds the checksums that only some servers understand; MD5 is always sent with parts",
+    )
+    unsigned_payload: bool = option(
+        False, label="Unsigned payload", help="do not sign the bytes themselves; faster, and over TLS just as safe"
+    )
+    conditional_writes: bool | None = option(
+        None,
+        label="Conditional writes",
+        help="whether the server honours If-None-Match when an object is created; by default AWS is known to",
+    )
+    part_size: int = option(16, label="Part size", help="MiB; what is larger is uploaded in parts of this size")
+    parts_at_once: int = option(4, label="Parts at once", help="parts of one file that travel at the same time")
+    conn_timeout: float = option(15.0, label="Connect time-out", help="seconds")
+    timeout: float = option(60.0, label="Time-out", help="the longest silence of the server, seconds")
+    prefix: str = option("", label="Prefix to test", help="must be listable for the connection test to pass")
+
+    def __post_init__(self) -> None:
+        for name in ("conn_timeout", "timeout"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} must be positive", field=name, remedy="write seconds, e.g. 30")
+        for name, least, most in (("part_size", 5, 5 * 1024), ("parts_at_once", 1, 64)):
+            if not least <= getattr(self, name) <= most:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}", field=name, remedy=f"write a number from {least} to {most}"
+                )
+        if self.endpoint_url and not self.endpoint_url.startswith(("http://", "https://")):
+            raise ConfigError("endpoint_url is no URL", field="endpoint_url", remedy="write https://host:port")
+        if self.ca_bundle and not self.verify:
+            raise ConfigError("a CA bundle is given and verify is false", field="verify", remedy="remove verify")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AzureBlobConfig:
+    """A ``wasb`` connection. Names, meanings and order are those of the official provider: connection string, client
+    secret (``tenant_id``), shared access key, SAS token, account key, and at last the identity of the machine.
+    """
+
+    host: str = option("", label="Account URL", help="by default https://<account>.blob.core.windows.net")
+    login: str = option("", label="Account name", help="with tenant_id the client id")
+    password: str | None = option(None, label="Account key", help="with tenant_id the client secret", secret=True)
+    connection_string: str | None = option(None, label="Connection string", secret=True)
+    tenant_id: str | None = option(None, label="Tenant", help="of an application with a client secret")
+    client_secret_auth_config: dict[str, Any] = option({}, label="Further options of ClientSecretCredential")
+    shared_access_key: str | None = option(None, label="Shared access key", secret=True)
+    sas_token: str | None = option(None, label="SAS token", help="or an account URL that has one", secret=True)
+    account_key: str | None = option(None, label="Account key", secret=True)
+    managed_identity_client_id: str | None = option(None, label="Client id of the managed identity")
+    workload_identity_tenant_id: str | None = option(None, label="Tenant of the workload identity")
+    anonymous: bool = option(False, label="Anonymous", help="read a public container without any credential")
+    container: str = option("", label="Container", help="of addresses that name none: wasb://conn_id@/key")
+    part_size: int = option(8, label="Block size", help="MiB; what is larger is uploaded in blocks of this size")
+    parts_at_once: int = option(4, label="Blocks at once", help="blocks of one file that travel at the same time")
+    conn_timeout: float = option(15.0, label="Connect time-out", help="seconds")
+    timeout: float = option(60.0, label="Time-out", help="the longest silence of the server, seconds")
+
+    def __post_init__(self) -> None:
+        check_timeouts(self)
+        check_range("part_size", self.part_size, 1, 1024)
+        check_range("parts_at_once", self.parts_at_once, 1, 64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GcsConfig:
+    """A ``google_cloud_platform`` connection. Names and meanings are those of the official provider."""
+
+    key_path: str | None = option(None, label="Key file", help="path of a service account's JSON key on the worker")
+    keyfile_dict: str | None = option(None, label="Key", help="the service account's key, as JSON", secret=True)
+    scope: str = option("https://www.googleapis.com/auth/cloud-platform", label="Scopes", help="separated by commas")
+    project: str | None = option(None, label="Project", help="that pays where the bucket is 'requester pays'")
+    impersonation_chain: list[str] = option(
+        [], label="Impersonation chain", help="service accounts; the last one is acted as"
+    )
+    is_anonymous: bool = option(False, label="Anonymous", help="read a public bucket without any credential")
+    endpoint_url: str = option("https://storage.googleapis.com", label="Endpoint", help="of an emulator or a proxy")
+    bucket: str = option("", label="Bucket", help="of addresses that name none: gs://conn_id@/key")
+    user_project: bool = option(False, label="Requester pays", help="send the project with every request")
+    part_size: int = option(16, label="Part size", help="MiB; what is larger is uploaded in parts of this size")
+    parts_at_once: int = option(4, label="Parts at once", help="parts of one file that travel at the same time")
+    conn_timeout: float = option(15.0, label="Connect time-out", help="seconds")
+    timeout: float = option(60.0, label="Time-out", help="the longest silence of the server, seconds")
+
+    def __post_init__(self) -> None:
+        check_timeouts(self)
+        check_range("part_size", self.part_size, 1, 96)
+        check_range("parts_at_once", self.parts_at_once, 1, 64)
+        if not self.endpoint_url.startswith(("http://", "https://")):
+            raise ConfigError("endpoint_url is no URL", field="endpoint_url", remedy="write https://host:port")
+        if self.key_path and self.keyfile_dict:
+            raise ConfigError("key_path and keyfile_dict are both given", field="key_path", remedy="keep one of them")
+        if self.user_project and not self.project:
+            raise ConfigError("requester pays needs a project", field="project", remedy="name the project that pays")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FsspecConfig:
+    """What we add to the connection of an fsspec filesystem; the rest is read by the filesystem's own provider."""
+
+    storage_options: dict[str, Any] = option(
+        {}, label="Storage options", help="arguments of the filesystem, beside what its provider reads", secret=True
+    )
+    timeout: float = option(300.0, label="Time-out", help="the longest that one call may take, seconds")
+    test_folder: str = option("/", label="Folder to test", help="must be listable for the connection test to pass")
+
+    def __post_init__(self) -> None:
+        check_timeouts(self)
+
+
+def check_timeouts(config: Any) -> None:
+    """Raise ``ConfigError`` for a time-out that is none."""
+    for name in ("conn_timeout", "timeout"):
+        if not 0 < getattr(config, name, 1.0) < float("inf"):
+            raise ConfigError(f"{name} must be positive", field=name, remedy="write seconds, e.g. 30")
+
+
+def check_range(name: str, value: int, least: int, most: int) -> None:
+    """Raise ``ConfigError`` for a number outside its range."""
+    if not least <= value <= most:
+        raise ConfigError(f"{name} is {value}", field=name, remedy=f"write a number from {least} to {most}")

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
@@ -265,7 +266,7 @@ class StoreContract:
             await upload.sync()
             await upload.close()
             again = await store.begin(f"{far.root}/f", "t", resume_at=100)
-            assert again.offset == 3
+            assert again.offset == (3 if store.capabilities.resumable_upload else 0)
             await again.discard()
             nothing = await store.begin(f"{far.root}/g", "t", resume_at=100)
             assert nothing.offset == 0
@@ -389,14 +390,18 @@ class StoreContract:
     def test_list_an_empty_folder(self, run, far):
         async def test(store):
             await store.mkdir(f"{far.root}/empty")
+            if not store.capabilities.folders:
+                with pytest.raises(NotFound):
+                    await anext(store.list(f"{far.root}/empty"))
+                return
             assert [entry async for entry in store.list(f"{far.root}/empty")] == []
 
         run(test)
 
     def test_list_a_large_folder(self, run, far):
         names = {f"file-{number:05}" for number in range(2_000)}
-        for name in names:
-            far.put(name, b"")
+        with ThreadPoolExecutor(16) as threads:
+            list(threads.map(lambda name: far.put(name, b""), names))
 
         async def test(store):
             found = [entry.name async for entry in store.list(far.root)]

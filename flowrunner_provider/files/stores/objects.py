@@ -108,6 +108,8 @@ class ObjectStore(ABC):
         """A key of a listing; one that ends in ``/`` is the marker of a folder."""
         if key.endswith("/"):
             return self.folder(key)
+        if modified is not None:  # a look gives whole seconds, a listing sometimes more
+            modified = modified.replace(microsecond=0)
         return Entry(path=f"/{key}", name=key.rpartition("/")[2], size=size, modified=modified, version=version)
 
     def folder(self, prefix: str) -> Entry:
@@ -248,7 +250,7 @@ class ObjectStore(ABC):
         import obstore
 
         if not replace and not self.capabilities.atomic_create:
-            await self._refuse_existing(key)
+            await self.refuse_existing(key)
         mode = "overwrite" if replace or not self.capabilities.atomic_create else "create"
         with obstore_errors(f"writing {self.label(key)}"):
             result = await obstore.put_async(self.obstore, key, data, mode=mode, use_multipart=False)  # type: ignore[arg-type]
@@ -280,7 +282,7 @@ class ObjectStore(ABC):
         if version and source.version != version:
             raise IntegrityError(f"{self.label(key)} has changed meanwhile", remedy="run the task again")
         if not replace:
-            await self._refuse_existing(other)
+            await self.refuse_existing(other)
         failpoint("objects.before_copy")
         await self.copy_key(key, other, replace=replace, source=source)
         failpoint("objects.after_copy")
@@ -291,7 +293,8 @@ class ObjectStore(ABC):
         await self.copy_within(path, target, replace=replace)
         await self.delete(path)
 
-    async def _refuse_existing(self, key: str) -> None:
+    async def refuse_existing(self, key: str) -> None:
+        """Raise ``AlreadyExists`` if there is such an object."""
         with suppress(NotFound):
             await self.head(key)
             raise AlreadyExists(

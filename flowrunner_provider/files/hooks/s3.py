@@ -1,0 +1,111 @@
+"""S3 from ``aws`` connections: who one is, is found out by the official provider's hook."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.extras import load
+from flowrunner_provider.files.config import S3Config
+from flowrunner_provider.files.hooks.base import StoreHook
+from flowrunner_provider.files.stores.s3 import S3Store, S3Target
+from flowrunner_provider.files.uri import Location
+from flowrunner_provider.runtime.hook import extra_of, options_of
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+__all__ = ["FlowRunnerS3Hook"]
+
+
+class FlowRunnerS3Hook(StoreHook[S3Config]):
+    """Reads ``aws`` connections; access keys, profiles, roles, regions and endpoints mean what they mean there.
+
+    :param conn_id: the Airflow connection.
+    """
+
+    conn_name_attr: ClassVar[str] = "aws_conn_id"
+    default_conn_name: ClassVar[str] = "aws_default"
+    conn_type: ClassVar[str] = "aws"
+    hook_name: ClassVar[str] = "Amazon S3"
+    config_type: ClassVar[type] = S3Config
+
+    @classmethod
+    def values(cls, found: Connection) -> dict[str, Any]:
+        """The official extras that name a server, and our options."""
+        if found.conn_type != "aws":
+            raise ConfigError(
+                f"connection {found.conn_id!r} is of type {found.conn_type!r}",
+                field="conn_type",
+                remedy="use a connection of type aws",
+            )
+        extra = extra_of(found)
+        service = (extra.get("service_config") or {}).get("s3") or {}
+        values: dict[str, Any] = {name: extra[name] for name in ("region_name", "endpoint_url") if extra.get(name)}
+        if service.get("endpoint_url"):
+            values["endpoint_url"] = service["endpoint_url"]
+        if service.get("bucket_name"):
+            values["bucket"] = service["bucket_name"]
+        verify = extra.get("verify", True)
+        if isinstance(verify, bool) or str(verify).lower() in ("true", "false"):
+            values["verify"] = str(verify).lower() == "true"
+        elif verify:
+            values["ca_bundle"] = str(verify)
+        return {**values, **options_of(found)}
+
+    def _read(self, found: Connection) -> S3Config:
+        self._official = self._official_hook(found)
+        return super()._read(found)
+
+    def _official_hook(self, found: Connection) -> Any:
+        """The official provider's hook for a connection that has been read already."""
+        module = "airflow.providers.amazon.aws"
+        base = load(f"{module}.hooks.base_aws", extra="s3", needed_for="a connection of type aws")
+        wrapper = load(f"{module}.utils.connection_wrapper", extra="s3", needed_for="a connection of type aws")
+        hook = base.AwsBaseHook(aws_conn_id=found.conn_id, client_type="s3")
+        hook.conn_config = wrapper.AwsConnectionWrapper(conn=found)
+        return hook
+
+    def store(self, location: Location | None = None, *, field: str = "path") -> S3Store:
+        return S3Store(self.target(self._bucket(location, field)), where=self._where(location))
+
+    def target(self, bucket: str) -> S3Target:
+        """The bucket and how to reach it."""
+        config = self.config
+        return S3Target(
+            bucket=bucket,
+            config=config,
+            session=self._official.get_session,
+            client_config=self._official.conn_config.botocore_config,
+        )
+
+    def _bucket(self, location: Location | None, field: str) -> str:
+        bucket = (location.host if location else "") or self.config.bucket
+        if not bucket:
+            raise ConfigError(
+                f"no bucket is named, neither by the address nor by the connection {self.conn_id!r}",
+                field=field,
+                remedy=f"write s3://{self.conn_id}@bucket/key",
+            )
+        return bucket
+
+    def _where(self, location: Location | None) -> str:
+        return location.root if location else f"s3://{self.conn_id}@{self.config.bucket}"
+
+    def check(self) -> str:
+        """Look into the connection's bucket, or list the buckets where it names none."""
+        return asyncio.run(self._look_into() if self.config.bucket else self._look_around())
+
+    async def _look_into(self) -> str:
+        async with self.store() as store:
+            count = 0
+            async for found in store.pages(self.config.prefix, delimited=True, most=1):
+                count += len(found)
+            seen = "there are objects" if count else "there is nothing"
+            return f"Reached the bucket {store.bucket}; {seen} below {self.config.prefix or 'its root'!r}."
+
+    async def _look_around(self) -> str:
+        names = await S3Store(self.target("")).buckets()
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        return f"Logged in; {len(names)} buckets: {shown}."

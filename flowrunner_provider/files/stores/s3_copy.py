@@ -1,0 +1,90 @@
+"""Copies within S3: in one request up to 5 GiB, in parts beyond, which one request cannot do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flowrunner_provider.core.errors import AlreadyExists, FlowRunnerError, IntegrityError
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.files.each import each
+from flowrunner_provider.files.store import Entry
+
+if TYPE_CHECKING:
+    from flowrunner_provider.files.stores.s3 import S3Store
+
+__all__ = ["ONE_REQUEST", "copy_object"]
+
+ONE_REQUEST = 5 * 1024**3
+"""The largest object that CopyObject takes."""
+
+_PART = 512 * 1024**2
+_AT_ONCE = 8
+_KEPT = ("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType", "Metadata")
+
+
+async def copy_object(store: S3Store, key: str, target: str, *, replace: bool, source: Entry) -> None:
+    """Copy a key; its metadata goes along.
+
+    :raises IntegrityError: if ``key`` is another version by now.
+    :raises AlreadyExists: if ``target`` is taken and may not be replaced.
+    """
+    what = f"copying {store.label(key)} to {store.label(target)}"
+    more: dict[str, Any] = {"IfNoneMatch": "*"} if not replace and store.capabilities.atomic_create else {}
+    if (source.size or 0) > ONE_REQUEST:
+        await _in_parts(store, key, target, what, source, more)
+        return
+    try:
+        await store.client.call(what, "copy_object", **_ends(store, key, target, source), **more)
+    except IntegrityError:
+        raise await _which(store, target, what, replace=replace) from None
+
+
+def _ends(store: S3Store, key: str, target: str, source: Entry) -> dict[str, Any]:
+    return {
+        "Bucket": store.bucket,
+        "Key": target,
+        "CopySource": {"Bucket": store.bucket, "Key": key},
+        "CopySourceIfMatch": source.version,
+    }
+
+
+async def _which(store: S3Store, target: str, what: str, *, replace: bool) -> FlowRunnerError:
+    """Both conditions are refused by the same status: find out which one it was."""
+    if not replace:
+        try:
+            await store.refuse_existing(target)
+        except AlreadyExists as error:
+            return error
+    return IntegrityError(f"{what}: it has changed meanwhile", remedy="run the task again")
+
+
+async def _in_parts(store: S3Store, key: str, target: str, what: str, source: Entry, more: dict[str, Any]) -> None:
+    size = source.size or 0
+    about = await store.client.call(what, "head_object", Bucket=store.bucket, Key=key)
+    kept = {name: about[name] for name in _KEPT if about.get(name)}
+    where = {"Bucket": store.bucket, "Key": target}
+    await store.parts(target, "", None).abort()  # what a killed attempt has left
+    upload = (await store.client.call(what, "create_multipart_upload", **where, **kept))["UploadId"]
+    where["UploadId"] = upload
+    starts = range(0, size, _PART)
+    etags: dict[int, str] = {}
+
+    async def part(start: int) -> None:
+        number = start // _PART + 1
+        answer = await store.client.call(
+            what,
+            "upload_part_copy",
+            PartNumber=number,
+            CopySourceRange=f"bytes={start}-{min(start + _PART, size) - 1}",
+            **{**_ends(store, key, target, source), "UploadId": upload},
+        )
+        etags[number] = answer["CopyPartResult"]["ETag"]
+
+    try:
+        await each(_AT_ONCE, part, starts)
+        parts = [{"PartNumber": number, "ETag": etags[number]} for number in sorted(etags)]
+        failpoint("s3.before_complete_copy")
+        await store.client.call(what, "complete_multipart_upload", MultipartUpload={"Parts": parts}, **where, **more)
+    except FlowRunnerError:
+        await store.client.call(what, "abort_multipart_upload", **where)
+        raise

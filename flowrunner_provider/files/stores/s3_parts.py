@@ -1,0 +1,197 @@
+"""Multipart uploads of S3, found again by what S3 itself lists.
+
+S3 keeps no note of ours with an unfinished upload. An earlier attempt's is known by three things: exactly this key,
+the same principal that began it, and parts whose size and MD5 are those of what is to be sent. Whose attempt it was
+does not matter then: what is completed names every part's ETag, which is the MD5 of the very bytes that this attempt
+has read. Two tasks that write one key at the same moment disturb each other (the slower one is repeated); the object
+is always one or the other, whole.
+
+Without the right ``s3:ListBucketMultipartUploads`` nothing is taken up, and abandoned parts are left to the bucket's
+lifecycle rule.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from contextlib import suppress
+from hashlib import md5
+from typing import TYPE_CHECKING, Any
+
+from flowrunner_provider.core.errors import (
+    AccessDenied,
+    AlreadyExists,
+    IntegrityError,
+    NotFound,
+    PermanentError,
+    Rejected,
+    TransientError,
+    Unavailable,
+)
+from flowrunner_provider.core.failpoints import failpoint
+
+if TYPE_CHECKING:
+    from flowrunner_provider.files.stores.s3 import S3Store
+
+__all__ = ["MOST_PARTS", "S3Parts", "etag_of", "is_md5"]
+
+MOST_PARTS = 10_000
+
+_PAGE = 1_000
+
+
+def is_md5(etag: str) -> bool:
+    """Whether an ETag looks like a checksum of the bytes; with some kinds of encryption it does and is none."""
+    return len(etag) == 32 and all(digit in "0123456789abcdef" for digit in etag)
+
+
+def etag_of(parts: list[str]) -> str:
+    """The ETag of an object made of parts with these MD5s (hexadecimal)."""
+    return f"{md5(bytes.fromhex(''.join(parts)), usedforsecurity=False).hexdigest()}-{len(parts)}"
+
+
+class S3Parts:
+    """The unfinished upload of one key.
+
+    :param step: bytes of every part but the last.
+    """
+
+    def __init__(self, store: S3Store, key: str, step: int, at_once: int) -> None:
+        self._store, self._key = store, key
+        self.step, self.at_once = step, at_once
+        self._what = f"writing {store.label(key)}"
+        self._upload = ""
+        self._there: dict[int, tuple[str, int]] = {}
+        self._sent: dict[int, str] = {}
+
+    async def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        where = {"Bucket": self._store.bucket, "Key": self._key}
+        if self._upload and "UploadId" not in arguments:
+            where["UploadId"] = self._upload
+        try:
+            return await self._store.client.call(self._what, operation, **where, **arguments)
+        except Rejected as error:
+            if error.code != "NoSuchUpload":
+                raise
+            raise Unavailable(
+                f"{self._what}: its unfinished upload is gone; somebody else finished or removed it",
+                remedy="let only one task write this key; the retry begins anew",
+            ) from None
+
+    async def start(self) -> None:
+        self._upload = ""
+        created = str((await self._call("create_multipart_upload", **self._store.settings))["UploadId"])
+        failpoint("s3.after_create")
+        self._upload, older = created, await self._older(created)
+        for upload in older:  # the newest first
+            there = {} if self._there else await self._list(upload)
+            if self._fits(there):
+                self._upload, self._there = upload, there
+            else:
+                await self._abort(upload)
+        if self._upload != created:
+            await self._abort(created)
+
+    async def _older(self, upload: str) -> list[str]:
+        """Unfinished uploads of this very key by the principal that has begun ``upload``, the newest first."""
+        try:
+            answer = await self._store.client.call(
+                self._what, "list_multipart_uploads", Bucket=self._store.bucket, Prefix=self._key, MaxUploads=_PAGE
+            )
+        except AccessDenied:
+            return []
+        found = [row for row in answer.get("Uploads", []) if row["Key"] == self._key]
+        ours = {_principal(row) for row in found if row["UploadId"] == upload}
+        mine = [row for row in found if _principal(row) in ours and row["UploadId"] != upload]
+        mine.sort(key=lambda row: row["Initiated"], reverse=True)
+        return [str(row["UploadId"]) for row in mine]
+
+    async def _list(self, upload: str) -> dict[int, tuple[str, int]]:
+        """The parts that the far side holds: number -> ETag and size."""
+        parts: dict[int, tuple[str, int]] = {}
+        marker = 0
+        while True:
+            answer = await self._call("list_parts", UploadId=upload, PartNumberMarker=marker, MaxParts=_PAGE)
+            for row in answer.get("Parts", []):
+                parts[int(row["PartNumber"])] = (str(row["ETag"]).strip('"'), int(row["Size"]))
+            if not answer.get("IsTruncated"):
+                return parts
+            marker = int(answer["NextPartNumberMarker"])
+
+    def _fits(self, parts: dict[int, tuple[str, int]]) -> bool:
+        """Parts of our own length, but for the last one."""
+        return bool(parts) and all(size == self.step for number, (_, size) in parts.items() if number < max(parts))
+
+    async def send(self, number: int, data: bytes) -> None:
+        if number > MOST_PARTS:
+            raise PermanentError(
+                f"{self._what}: more than {MOST_PARTS} parts of {self.step} bytes",
+                remedy="raise part_size in the connection's flowrunner extra",
+            )
+        checksum = await asyncio.to_thread(lambda: md5(data, usedforsecurity=False))
+        expected = checksum.hexdigest()
+        if self._there.get(number) == (expected, len(data)):
+            self._sent[number] = expected
+            return
+        proof = b64encode(checksum.digest()).decode()
+        answer = await self._call("upload_part", PartNumber=number, Body=data, ContentMD5=proof)
+        etag = str(answer["ETag"]).strip('"')
+        if self._store.etag_is_md5 and is_md5(etag) and etag != expected:
+            raise IntegrityError(f"{self._what}: part {number} arrived otherwise than it was sent", remedy="retry")
+        self._sent[number] = etag
+
+    async def held(self) -> int:
+        return sum(size for number, (_, size) in (await self._list(self._upload)).items() if number in self._sent)
+
+    async def complete(self, number: int, tail: bytes, *, replace: bool) -> None:
+        await self.send(number, tail)
+        failpoint("s3.before_complete")
+        more: dict[str, str] = {}
+        if not replace:
+            await self._store.refuse_existing(self._key)
+            if self._store.capabilities.atomic_create:
+                more["IfNoneMatch"] = "*"
+        parts = [{"PartNumber": n, "ETag": f'"{self._sent[n]}"'} for n in sorted(self._sent)]
+        try:
+            await self._call("complete_multipart_upload", MultipartUpload={"Parts": parts}, **more)
+        except TransientError:
+            if not await self._is_there():  # the answer may have been lost
+                raise
+        except IntegrityError:  # 412: somebody was quicker
+            raise AlreadyExists(f"{self._store.label(self._key)} is there already", remedy="choose another") from None
+
+    async def _is_there(self) -> bool:
+        etags = [self._sent[number] for number in sorted(self._sent)]
+        if not all(is_md5(etag) for etag in etags):
+            return False
+        try:
+            return (await self._store.head(self._key)).version.strip('"') == etag_of(etags)
+        except NotFound:
+            return False
+
+    async def abort(self) -> None:
+        if not self._upload:
+            if not await self._any():
+                return
+            self._upload = str((await self._call("create_multipart_upload"))["UploadId"])
+        for upload in [*await self._older(self._upload), self._upload]:
+            await self._abort(upload)
+        self._upload = ""
+
+    async def _any(self) -> bool:
+        with suppress(AccessDenied):
+            answer = await self._store.client.call(
+                self._what, "list_multipart_uploads", Bucket=self._store.bucket, Prefix=self._key, MaxUploads=1
+            )
+            return any(row["Key"] == self._key for row in answer.get("Uploads", []))
+        return False
+
+    async def _abort(self, upload: str) -> None:
+        with suppress(Unavailable):  # gone already
+            await self._call("abort_multipart_upload", UploadId=upload)
+
+
+def _principal(row: dict[str, Any]) -> str:
+    """Who began an upload; of an assumed role without the name of the session, which differs between attempts."""
+    who = str(row.get("Initiator", {}).get("ID", ""))
+    return who.rpartition("/")[0] if ":assumed-role/" in who else who
