@@ -1,0 +1,169 @@
+"""Connections of SMS gateways: one dataclass for each vendor, and how each is spoken to.
+
+The vendor is the connection's type: ``twilio``, ``vonage``, ``azure_acs``, or ``aws`` for Amazon SNS. A connection
+of another type (``generic``, say) names it: ``{"flowrunner": {"vendor": "twilio"}}``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from flowrunner_provider.core.errors import ConfigError, MissingCredential
+from flowrunner_provider.core.spec import option
+from flowrunner_provider.http.config import HttpConfig, settings_of
+from flowrunner_provider.http.credentials import Mask
+from flowrunner_provider.sms.choices import Vendor
+from flowrunner_provider.transport.http_settings import HttpSettings
+
+__all__ = ["AzureConfig", "GatewayConfig", "SnsConfig", "TwilioConfig", "VonageConfig", "aws_values"]
+
+_ACCOUNT = re.compile(r"AC[0-9a-fA-F]{32}")
+_KEY_SID = re.compile(r"(?:AC|SK)[0-9a-fA-F]{32}")
+_REGION = re.compile(r"[a-z0-9-]{4,32}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayConfig:
+    """What all gateways have in common."""
+
+    vendor: Vendor | None = option(None, label="Vendor", help="Where the connection's type does not tell.")
+    host: str = option("", label="Host", help="Only for a proxy, or another region than the vendor's usual one.")
+    port: int | None = option(None, label="Port")
+    sender: str = option("", label="Sender", help="Number, short code, name, or Twilio messaging service (MG...).")
+    rate_limit: str | None = option(None, label="Rate limit", help="Shared by all tasks, e.g. 1/second.")
+    burst: int = option(1, label="Burst", help="Messages that may come at once within the rate limit.")
+    timeout: float = option(30.0, label="Timeout", help="Seconds for one request.")
+    connect_timeout: float = option(10.0, label="Connect timeout", help="Seconds for TCP and TLS.")
+    settle: float = option(
+        45.0, label="Settle", help="Seconds after a lost answer from which the vendor's list is believed."
+    )
+    ca_file: str = option("", label="CA file", help="PEM file of a private certificate authority.")
+    trust_env: bool = option(True, label="Proxies of the environment", help="Use HTTP_PROXY, HTTPS_PROXY, NO_PROXY.")
+
+    def http(self, mask: Mask) -> HttpSettings:
+        """How the vendor is spoken to.
+
+        :raises ConfigError: naming the field to mend.
+        """
+        raise ConfigError("the connection names no vendor", field="vendor")
+
+    def _settings(self, host: str, mask: Mask, **credentials: Any) -> HttpSettings:
+        host = self.host or host
+        config = HttpConfig(
+            host=host if "://" in host else f"https://{host}",
+            port=self.port,
+            timeout=self.timeout,
+            connect_timeout=self.connect_timeout,
+            burst=self.burst,
+            ca_file=self.ca_file,
+            trust_env=self.trust_env,
+            follow_redirects=False,
+            **credentials,
+        )
+        return settings_of(config, mask=mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwilioConfig(GatewayConfig):
+    """A Twilio account: login and password are account SID and auth token, or key SID and secret."""
+
+    login: str = option("", label="Account SID, or API key SID", help="AC... or SK...")
+    password: str = option("", label="Auth token, or API key secret", secret=True)
+    account: str = option("", label="Account SID", help="Where the login is the SID of an API key.")
+
+    @property
+    def account_sid(self) -> str:
+        """Whose messages they are.
+
+        :raises ConfigError: without one.
+        """
+        account = self.account or self.login
+        if not _ACCOUNT.fullmatch(account):
+            raise ConfigError(
+                "the connection names no Twilio account",
+                field="account" if self.account else "login",
+                remedy="set the login to the account SID (AC...), or `account` if the login is an API key",
+            )
+        return account
+
+    def http(self, mask: Mask) -> HttpSettings:
+        if not (self.account_sid and _KEY_SID.fullmatch(self.login) and self.password):
+            raise _missing("login" if self.password else "password", "SID and token")
+        return self._settings("api.twilio.com", mask, login=self.login, password=self.password, auth="basic")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VonageConfig(GatewayConfig):
+    """A Vonage account: login and password are API key and secret."""
+
+    login: str = option("", label="API key")
+    password: str = option("", label="API secret", secret=True)
+
+    def http(self, mask: Mask) -> HttpSettings:
+        if not self.login or not self.password:
+            raise _missing("password" if self.login else "login", "API key and secret")
+        return self._settings("api.nexmo.com", mask, login=self.login, password=self.password, auth="basic")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AzureConfig(GatewayConfig):
+    """A resource of Azure Communication Services: host and access key."""
+
+    password: str = option("", label="Access key", help="In base64, as the portal shows it.", secret=True)
+
+    def http(self, mask: Mask) -> HttpSettings:
+        from flowrunner_provider.sms.gateways.azure_acs import AccessKey
+
+        if not self.host or not self.password:
+            raise _missing("password" if self.host else "host", "endpoint and access key")
+        settings = self._settings(self.host, mask)
+        return replace(settings, credentials=AccessKey(self.password), secrets=(*settings.secrets, self.password))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnsConfig(GatewayConfig):
+    """Amazon SNS by an ``aws`` connection: access key and secret, or what the worker's own identity is."""
+
+    login: str = option("", label="Access key id")
+    password: str = option("", label="Secret access key", secret=True)
+    region: str = option("", label="Region", help="Such as eu-central-1; by default the connection's region_name.")
+    session_token: str = option("", label="Session token", help="Of temporary keys.", secret=True)
+    profile: str = option("", label="Profile", help="Of the worker's AWS configuration; it may assume a role.")
+    sms_type: Literal["Transactional", "Promotional"] = option("Transactional", label="Type of message")
+
+    def http(self, mask: Mask) -> HttpSettings:
+        if not _REGION.fullmatch(self.region):
+            raise ConfigError("the connection names no region", field="region", remedy="set region_name in its extra")
+        aws = {"region": self.region, "service": "sns", "session_token": self.session_token, "profile": self.profile}
+        host = f"sns.{self.region}.amazonaws.com"
+        keys = {"login": self.login, "password": self.password}
+        return self._settings(host, mask, auth="aws_sigv4", aws=aws, **keys)
+
+
+_AWS = {
+    "region_name": "region",
+    "aws_session_token": "session_token",
+    "profile_name": "profile",
+    "endpoint_url": "host",
+}
+
+
+def aws_values(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Our options behind the extras of an official ``aws`` connection.
+
+    :raises ConfigError: for a role, which only a profile can assume here.
+    """
+    if extra.get("role_arn"):
+        raise ConfigError(
+            "role_arn is not assumed here",
+            field="role_arn",
+            remedy="name a profile of the worker's AWS configuration that assumes the role, with profile_name",
+        )
+    return {ours: extra[theirs] for theirs, ours in _AWS.items() if extra.get(theirs)}
+
+
+def _missing(field: str, what: str) -> ConfigError:
+    return MissingCredential(f"the connection lacks its {field}", field=field, remedy=f"give {what}")

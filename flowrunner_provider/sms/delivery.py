@@ -1,0 +1,89 @@
+"""Whether messages that the vendor has taken have arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from flowrunner_provider.core.errors import ConfigError, PartialFailure
+from flowrunner_provider.sms.gateway import Gateway
+from flowrunner_provider.sms.results import DeliveryReport
+
+__all__ = ["MAX_MESSAGES", "Watch"]
+
+MAX_MESSAGES = 500
+"""Messages of one wait: each look asks for each of them that is still on its way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What is waited for.
+
+    :param message_ids: as ``sms.send`` returned them.
+    :param success: statuses that end a message's wait well; empty: what the vendor calls delivered.
+    :param fail: statuses that end it badly; empty: the vendor's other final ones.
+    """
+
+    message_ids: tuple[str, ...]
+    success: tuple[str, ...] = ()
+    fail: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Watch:
+        """From :meth:`to_json`."""
+        return cls(**{name: tuple(item) for name, item in value.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """The form in which a trigger keeps it."""
+        return {name: list(item) for name, item in asdict(self).items()}
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        :raises ConfigError: naming the parameter.
+        """
+        if not self.message_ids or not all(isinstance(each, str) and each for each in self.message_ids):
+            raise ConfigError(
+                "there is no message to wait for",
+                field="message_ids",
+                remedy="pass message_ids of the result of sms.send",
+            )
+        if len(self.message_ids) > MAX_MESSAGES:
+            raise ConfigError(
+                f"{len(self.message_ids):,} messages are more than the {MAX_MESSAGES} of one wait",
+                field="message_ids",
+                remedy="split them, e.g. with one mapped task for each part",
+            )
+        if both := set(self.success) & set(self.fail):
+            raise ConfigError(f"{sorted(both)[0]!r} is in both", field="fail", remedy="decide")
+
+    async def look(self, gateway: Gateway, settled: dict[str, str]) -> DeliveryReport | None:
+        """Ask for each message that is not settled; the report when all have arrived, None while some are on their way.
+
+        :param settled: message -> final status, from earlier looks; filled here.
+        :raises PartialFailure: when all are settled and some have not arrived.
+        """
+        capabilities = gateway.capabilities
+        success = frozenset(self.success) or capabilities.delivered
+        fail = frozenset(self.fail) or capabilities.final - success
+        if not capabilities.final:
+            await gateway.state(self.message_ids[0])  # says that it cannot
+        for message_id in dict.fromkeys(self.message_ids):
+            if message_id not in settled:
+                state = await gateway.state(message_id)
+                if state.status in success | fail | capabilities.final:
+                    settled[message_id] = f"{state.status} {state.code}".strip()
+        if len(settled) < len(set(self.message_ids)):
+            return None
+        failed = {name: status for name, status in settled.items() if status.split(" ")[0] not in success}
+        if failed:
+            first = ", ".join(f"{name}: {status}" for name, status in list(failed.items())[:3])
+            raise PartialFailure(
+                f"{len(failed)} of {len(settled)} messages did not arrive: {first}",
+                done=len(settled) - len(failed),
+                failed=dict(list(failed.items())[:20]),
+                retryable=False,
+                remedy="look the codes up at the vendor; write to these people another way",
+            )
+        return DeliveryReport(messages=len(settled), statuses=settled)

@@ -1,0 +1,156 @@
+"""The one face of all vendors: send a text, and find out what became of it.
+
+What a vendor can do is declared, never tried out: whether it recognises a repeated token, whether its list tells
+that a message was taken, whether it tells of the delivery, and which channels it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, ClassVar
+
+from flowrunner_provider.core.errors import ConfigError, IntegrityError, Rejected
+from flowrunner_provider.sms.numbers import masked
+from flowrunner_provider.transport.http import HttpTransport, Response
+
+__all__ = ["Capabilities", "Gateway", "Sent", "State", "Text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """One message.
+
+    :param number: in E.164.
+    :param sender: a number, a short code, a name, or what else the vendor takes for one.
+    :param segments: what it is billed as.
+    """
+
+    number: str = field(repr=False)
+    body: str = field(repr=False)
+    sender: str
+    channel: str
+    segments: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """A message that the vendor has taken.
+
+    :param message_id: the vendor's own.
+    :param segments: what the vendor counted; 0 where it does not tell.
+    """
+
+    message_id: str
+    segments: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What the vendor knows of a message's way: its status, and its error code or nothing."""
+
+    status: str
+    code: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a vendor's API can do.
+
+    :param title: its name for people.
+    :param channels: the ways a message can take.
+    :param remembers: seconds for which a repeated token is recognised, so that a lost answer can be repeated; 0: never.
+    :param reconciles: its list of messages tells whether one was taken.
+    :param final: the statuses that do not change any more; empty when it tells of no delivery.
+    :param delivered: those of them that mean success.
+    """
+
+    title: str
+    channels: frozenset[str] = frozenset({"sms"})
+    remembers: float = 0.0
+    reconciles: bool = False
+    final: frozenset[str] = frozenset()
+    delivered: frozenset[str] = frozenset()
+
+
+class Gateway:
+    """A vendor's API during one run.
+
+    :param http: to the vendor, open.
+    """
+
+    capabilities: ClassVar[Capabilities]
+
+    def __init__(self, http: HttpTransport) -> None:
+        self.http = http
+
+    def check(self, text: Text) -> None:
+        """Refuse what the vendor has no way for.
+
+        :raises ConfigError: naming the parameter.
+        """
+        title, channels = self.capabilities.title, self.capabilities.channels
+        if text.channel not in channels:
+            raise ConfigError(
+                f"{title} has no channel {text.channel!r} here", field="channel", remedy=f"use {' or '.join(channels)}"
+            )
+        if not text.sender:
+            raise ConfigError(
+                f"{title} wants to know who sends",
+                field="sender",
+                remedy='give `sender` here, or {"flowrunner": {"sender": "..."}} in the connection\'s extra',
+            )
+
+    async def send(self, text: Text, key: str, at: datetime) -> Sent:
+        """Hand the message over, once.
+
+        :param key: the same in every attempt; the token where the vendor knows one.
+        :param at: when it was first announced.
+        :raises Rejected: when the vendor refused this message.
+        :raises OutcomeUnknown: when it may have been taken.
+        """
+        raise self._cannot("send")
+
+    async def find(self, text: Text, since: datetime, taken: Collection[str]) -> Sent | None:
+        """The message with this text to this number, if the vendor has taken one since.
+
+        :param taken: ids that belong to other messages of the task.
+        """
+        raise self._cannot("look messages up")
+
+    async def state(self, message_id: str) -> State:
+        """What became of a message."""
+        raise self._cannot("tell of the delivery when it is asked; it reports to webhooks or logs only")
+
+    async def probe(self) -> str:
+        """Ask for something harmless with the credentials, and say in one sentence what was seen."""
+        raise self._cannot("be tested")
+
+    def _cannot(self, what: str) -> ConfigError:
+        return ConfigError(f"{self.capabilities.title} cannot {what}", field="conn_id", remedy="use another gateway")
+
+    def _refused(self, text: Text, status: int, code: Any, reason: Any) -> Rejected:
+        """The vendor's own words about a message, without the number."""
+        said = " ".join(str(reason or "").split())[:200]
+        for number in (text.number, text.number[1:]):
+            said = said.replace(number, masked(text.number))
+        shown = f" {code}" if code not in (None, "") else ""
+        return Rejected(
+            f"{self.capabilities.title} refused the message ({status}{shown}): {said}",
+            status=status,
+            code="" if code is None else str(code),
+            remedy="look the code up at the vendor; correct the number, the sender, or the account",
+        )
+
+    def _json(self, answer: Response) -> dict[str, Any]:
+        """The answer as a JSON object.
+
+        :raises IntegrityError: when it is none.
+        """
+        value = answer.json()
+        if not isinstance(value, dict):
+            raise IntegrityError(
+                f"{self.capabilities.title} answered with JSON that is no object", remedy="check the host"
+            )
+        return value

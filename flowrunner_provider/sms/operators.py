@@ -1,0 +1,97 @@
+"""The operator for text messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.data.dataset import Dataset
+from flowrunner_provider.runtime.operator import FlowRunnerOperator
+from flowrunner_provider.sms.choices import Channel, OnUnknown
+from flowrunner_provider.sms.results import SmsResult
+
+__all__ = ["SmsSendOperator"]
+
+
+class SmsSendOperator(FlowRunnerOperator):
+    """The vendor has taken a message for every recipient, and the result has their ids.
+
+    Killed or retried, it sends only what is not confirmed; of a message whose answer was lost Twilio's list of
+    messages is asked, Azure recognises its token for four minutes, and for Vonage, Amazon SNS, and whatever cannot
+    be found out, ``on_unknown`` decides. A row that is refused does not keep the others from their message; the task
+    then fails as PartialFailure, with the vendor's reason for each row. ``recipients`` = sent + duplicates + unknown.
+
+    The vendor is that of the connection: type ``twilio``, ``vonage``, ``azure_acs`` or ``aws`` (Amazon SNS), or any
+    other with ``{"flowrunner": {"vendor": "twilio"}}``. Up to 1,000 recipients; three small calls to the state store
+    for each. That a message was taken is not that it has arrived: see ``sms.wait_delivery``.
+
+    :param to: a number in E.164 (``+14155550123``), a list of numbers or of mappings, or a dataset.
+    :param body: the text; with mappings and datasets ``{item.name}`` takes a column of the row.
+    :param sms_conn_id: the connection.
+    :param sender: number, short code, name, or Twilio messaging service (``MG...``); by default the connection's.
+    :param channel: ``sms`` or ``whatsapp`` (Twilio and Vonage).
+    :param to_column: the column with the number.
+    :param max_segments: the longest text: each segment is billed (160 characters of the GSM alphabet, 70 of others;
+        in longer texts 153 and 67).
+    :param dedupe: a row with the number and text of an earlier row is left out.
+    :param rate_limit: messages, such as ``1/second``; by default the connection's own.
+    :param concurrency: messages in flight: so many at most are in doubt when a worker is killed.
+    :param on_unknown: what to do with messages that may have been sent: ``stop`` and name them, ``resend`` (perhaps
+        a second time), or ``skip`` and count them as unknown.
+    """
+
+    action: ClassVar[str] = "sms.send"
+    template_fields: Sequence[str] = ("to", "body", "sms_conn_id", "sender")
+
+    def __init__(
+        self,
+        *,
+        to: Dataset | Mapping[str, Any] | list[Any] | str,
+        body: str,
+        sms_conn_id: str = "sms_default",
+        sender: str | None = None,
+        channel: Channel = "sms",
+        to_column: str = "phone",
+        max_segments: int = 3,
+        dedupe: bool = True,
+        rate_limit: str | None = None,
+        concurrency: int = 4,
+        on_unknown: OnUnknown = "stop",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.to, self.body, self.sms_conn_id, self.sender = to, body, sms_conn_id, sender
+        self.channel, self.to_column, self.max_segments = channel, to_column, max_segments
+        self.dedupe, self.rate_limit, self.concurrency = dedupe, rate_limit, concurrency
+        self.on_unknown: Literal["stop", "resend", "skip"] = on_unknown
+
+    async def perform(self, run: Run) -> SmsResult:
+        """Check everything, and send what no earlier attempt has sent."""
+        from flowrunner_provider.http.operators.arguments import one_of
+        from flowrunner_provider.sms.hook import sms_hook
+        from flowrunner_provider.sms.recipients import Draft, addressed
+        from flowrunner_provider.sms.send import Rules, send_all
+
+        one_of("on_unknown", self.on_unknown, OnUnknown)
+        one_of("channel", self.channel, Channel)
+        for field in ("max_segments", "concurrency"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{field} must be a whole number from 1", field=field, remedy=f"correct {field}")
+        hook = sms_hook(self.sms_conn_id)
+        draft = Draft(
+            body=self.body,
+            sender=self.sender or hook.config.sender,
+            channel=self.channel,
+            column=self.to_column,
+            max_segments=self.max_segments,
+            dedupe=self.dedupe,
+        )
+        letters = addressed(self.to, draft)
+        rules = Rules(on_unknown=self.on_unknown, settle=hook.config.settle, concurrency=self.concurrency)
+        async with hook.open(run, rate_limit=self.rate_limit) as gateway:
+            for text in letters.texts.values():
+                gateway.check(text)
+            return await send_all(gateway, letters, rules, run)
