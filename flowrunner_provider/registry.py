@@ -67,10 +67,11 @@ CONNECTORS: tuple[Connector, ...] = (
         name="files",
         title="Files",
         extras=("files", "sftp", "s3"),
-        connections=("sftp", "aws"),
+        connections=("sftp", "ftp", "aws"),
         operators=(f"{_ROOT}.files.operators", f"{_ROOT}.files.sensors"),
         hooks=(
             ("sftp", f"{_ROOT}.files.hooks.sftp.FlowRunnerSftpHook"),
+            ("ftp", f"{_ROOT}.files.hooks.ftp.FlowRunnerFtpHook"),
             ("aws", f"{_ROOT}.files.hooks.s3.FlowRunnerS3Hook"),
         ),
     ),
@@ -130,6 +131,8 @@ CONNECTORS: tuple[Connector, ...] = (
 
 STORES: dict[str, str] = {
     "sftp": f"{_ROOT}.files.hooks.sftp.FlowRunnerSftpHook",
+    "ftp": f"{_ROOT}.files.hooks.ftp.FlowRunnerFtpHook",
+    "ftps": f"{_ROOT}.files.hooks.ftp.FlowRunnerFtpHook",
     "s3": f"{_ROOT}.files.hooks.s3.FlowRunnerS3Hook",
 }
 """Scheme of an address -> the hook of its connection. The local disk has none."""

@@ -1,0 +1,96 @@
+"""FTP and FTPS servers from ``ftp`` connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.files.hooks.base import StoreHook
+from flowrunner_provider.files.stores.ftp import FtpStore
+from flowrunner_provider.files.stores.ftp_config import FtpConfig
+from flowrunner_provider.files.uri import Location
+from flowrunner_provider.runtime.hook import extra_of, options_of
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+__all__ = ["FlowRunnerFtpHook"]
+
+_log = logging.getLogger("flowrunner.ftp")
+_NO = ("false", "0", "no", "off")
+
+
+class FlowRunnerFtpHook(StoreHook[FtpConfig]):
+    """Reads ``ftp`` connections as the official provider does; the address says whether there is TLS.
+
+    :param conn_id: the Airflow connection.
+    """
+
+    conn_name_attr: ClassVar[str] = "ftp_conn_id"
+    default_conn_name: ClassVar[str] = "ftp_default"
+    conn_type: ClassVar[str] = "ftp"
+    hook_name: ClassVar[str] = "FTP"
+    config_type: ClassVar[type] = FtpConfig
+
+    @classmethod
+    def values(cls, found: Connection) -> dict[str, Any]:
+        """The standard fields, the official extras, and our options."""
+        if found.conn_type not in ("ftp", "ftps"):
+            raise ConfigError(
+                f"connection {found.conn_id!r} is of type {found.conn_type!r}",
+                field="conn_type",
+                remedy="use a connection of type ftp",
+            )
+        extra, values = extra_of(found), super().values(found)
+        if extra.get("passive") is not None:
+            values["passive"] = str(extra["passive"]).strip().lower() not in _NO
+        if extra.get("encoding"):
+            values["encoding"] = extra["encoding"]
+        return {**values, **options_of(found)}
+
+    def store(self, location: Location | None = None, *, field: str = "path") -> FtpStore:
+        config, scheme = self.config, location.scheme if location else self._scheme()
+        if location is not None:
+            self.refuse_other_host(location, config.host, field)
+        if scheme == "ftp" and self._scheme() == "ftps":
+            raise ConfigError(
+                f"the connection {self.conn_id!r} is for TLS only, and ftp:// would send its password in clear",
+                field=field,
+                remedy=f"write ftps://{self.conn_id}@/path",
+            )
+        if scheme == "ftps" and not config.verify:
+            _log.warning("The certificate of %s is not verified (verify=false): anybody could answer", config.host)
+        return FtpStore(config.target(tls=scheme == "ftps"), where=f"{scheme}://{self.conn_id}@")
+
+    def _scheme(self) -> str:
+        """What the connection is for, as far as it says so itself."""
+        return "ftps" if self.config.tls or self.config.tls_at_once else "ftp"
+
+    def check(self) -> str:
+        """Connect, log in and list the folder to test (the login's home by default)."""
+        config = self.config
+
+        async def look() -> str:
+            async with self.store() as store:
+                listing = store.list(config.test_folder)
+                try:
+                    await anext(listing, None)
+                finally:
+                    await listing.aclose()  # type: ignore[attr-defined]
+                able = store.capabilities
+                lacks = [
+                    text
+                    for has, text in (
+                        (able.atomic_replace, "replace a file in one step (readers may for a moment find none)"),
+                        (able.sets_modified, "set the time of a file"),
+                        (able.ranged_read, "go on with a download"),
+                    )
+                    if not has
+                ]
+                how = "with TLS" if self._scheme() == "ftps" else "in clear"
+                cannot = f" It cannot {', nor '.join(lacks)}." if lacks else ""
+                return f"Logged in to {config.host}:{config.port} {how} and listed {config.test_folder}.{cannot}"
+
+        return asyncio.run(look())
