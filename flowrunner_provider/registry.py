@@ -66,13 +66,15 @@ CONNECTORS: tuple[Connector, ...] = (
     Connector(
         name="files",
         title="Files",
-        extras=("files", "sftp", "s3"),
-        connections=("sftp", "ftp", "aws"),
+        extras=("files", "sftp", "s3", "azure", "gcs", "fsspec"),
+        connections=("sftp", "ftp", "aws", "wasb", "google_cloud_platform"),
         operators=(f"{_ROOT}.files.operators", f"{_ROOT}.files.sensors"),
         hooks=(
             ("sftp", f"{_ROOT}.files.hooks.sftp.FlowRunnerSftpHook"),
             ("ftp", f"{_ROOT}.files.hooks.ftp.FlowRunnerFtpHook"),
             ("aws", f"{_ROOT}.files.hooks.s3.FlowRunnerS3Hook"),
+            ("wasb", f"{_ROOT}.files.hooks.azure_blob.FlowRunnerAzureBlobHook"),
+            ("google_cloud_platform", f"{_ROOT}.files.hooks.gcs.FlowRunnerGcsHook"),
         ),
     ),
     Connector(
@@ -84,21 +86,26 @@ CONNECTORS: tuple[Connector, ...] = (
     Connector(
         name="database",
         title="SQL databases",
-        extras=("sqlite", "postgres"),
-        connections=("sqlite", "postgres"),
+        extras=("sqlite", "postgres", "mysql"),
+        connections=("sqlite", "postgres", "mysql"),
         operators=(f"{_ROOT}.database.operators",),
         hooks=(
             ("sqlite", f"{_ROOT}.database.hooks.sqlite.FlowRunnerSqliteHook"),
             ("postgres", f"{_ROOT}.database.hooks.postgres.FlowRunnerPostgresHook"),
+            ("mysql", f"{_ROOT}.database.hooks.mysql.FlowRunnerMysqlHook"),
         ),
     ),
     Connector(
         name="email",
         title="Email",
-        extras=("email",),
-        connections=("smtp",),
-        operators=(f"{_ROOT}.email.operators",),
-        hooks=(("smtp", f"{_ROOT}.email.hook.FlowRunnerSmtpHook"),),
+        extras=("email", "imap"),
+        connections=("smtp", "imap"),
+        operators=(f"{_ROOT}.email.operators", f"{_ROOT}.email.sensors"),
+        hooks=(
+            ("smtp", f"{_ROOT}.email.hook.FlowRunnerSmtpHook"),
+            ("imap", f"{_ROOT}.email.imap_hook.FlowRunnerImapHook"),
+        ),
+        watchers=(f"{_ROOT}.email.triggers.MailMessageTrigger",),
     ),
     Connector(
         name="auth",
@@ -134,6 +141,10 @@ STORES: dict[str, str] = {
     "ftp": f"{_ROOT}.files.hooks.ftp.FlowRunnerFtpHook",
     "ftps": f"{_ROOT}.files.hooks.ftp.FlowRunnerFtpHook",
     "s3": f"{_ROOT}.files.hooks.s3.FlowRunnerS3Hook",
+    "wasb": f"{_ROOT}.files.hooks.azure_blob.FlowRunnerAzureBlobHook",
+    "abfs": f"{_ROOT}.files.hooks.azure_blob.FlowRunnerAzureBlobHook",
+    "gs": f"{_ROOT}.files.hooks.gcs.FlowRunnerGcsHook",
+    "fsspec": f"{_ROOT}.files.hooks.fsspec.FlowRunnerFsspecHook",
 }
 """Scheme of an address -> the hook of its connection. The local disk has none."""
 

@@ -91,7 +91,7 @@ class S3Config:
     conditional_writes: bool | None = option(
         None,
         label="Conditional writes",
-        help="whether the server honours If-None-Match when an object is created; by default AWS is known to",
+        help="whether the server honours If-None-Match for puts and for completed uploads; by default only AWS does",
     )
     part_size: int = option(16, label="Part size", help="MiB; what is larger is uploaded in parts of this size")
     parts_at_once: int = option(4, label="Parts at once", help="parts of one file that travel at the same time")

@@ -42,7 +42,7 @@ async def aopen_store(location: Location, *, field: str = "path") -> Store:
 
 
 def _hook(location: Location) -> StoreHook[Any]:
-    module, _, name = STORES[location.scheme].rpartition(".")
+    module, _, name = STORES[location.scheme.partition("+")[0]].rpartition(".")
     return cast("StoreHook[Any]", getattr(import_module(module), name)(location.conn_id))
 
 

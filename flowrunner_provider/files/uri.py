@@ -1,21 +1,29 @@
 """Addresses of files: ``scheme://conn_id@host/path``, as Airflow's object storage writes them.
 
 Nothing in a path is decoded: ``%20`` is three characters. ``/~/`` at the start of a remote path is the login's home.
+
+``fsspec+PROTOCOL://`` is whatever fsspec opens by that protocol. It is written out, and never fallen back to: a
+mistyped scheme would else reach some other place, perhaps without the connection's credentials. Only there the
+connection may be left out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.registry import STORES
 
-__all__ = ["SCHEMES", "Location", "parse", "split_glob"]
+__all__ = ["SCHEMES", "Location", "escape", "no_pattern", "one_file", "parse", "several", "split_glob"]
 
 SCHEMES = ("file", *STORES)
 """The stores that there are."""
 
 _MAGIC = frozenset("*?[")
+_ESCAPED = re.compile(r"\[([*?[])\]")
+_FSSPEC = re.compile(r"fsspec\+[a-z][a-z0-9_.-]*", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +55,13 @@ def parse(uri: str, *, field: str = "path") -> Location:
     scheme, separator, rest = uri.partition("://")
     if not separator:
         scheme, rest = "file", uri
-    if scheme not in SCHEMES:
+    generic = _FSSPEC.fullmatch(scheme) is not None
+    if not generic and (scheme not in SCHEMES or scheme == "fsspec"):
+        known = ", ".join(f"{known}://" for known in SCHEMES if known != "fsspec")
         raise ConfigError(
             f"{uri!r}: there is no store {scheme!r}",
             field=field,
-            remedy=f"use one of {', '.join(f'{known}://' for known in SCHEMES)} or a path such as /data/in",
+            remedy=f"use one of {known}, fsspec+PROTOCOL:// for what fsspec opens, or a path such as /data/in",
         )
     authority, slash, path = rest.partition("/")
     path = slash + path
@@ -64,7 +74,7 @@ def parse(uri: str, *, field: str = "path") -> Location:
             raise _bad(uri, field, "is not absolute, and a worker has no folder of its own")
         return Location(scheme=scheme, path=path)
     conn_id, at, host = authority.rpartition("@")
-    if not at or not conn_id:
+    if not (at and conn_id) and not generic:
         raise ConfigError(
             f"{uri!r} does not name a connection",
             field=field,
@@ -80,10 +90,49 @@ def _bad(uri: str, field: str, why: str) -> ConfigError:
 
 
 def split_glob(path: str) -> tuple[str, str]:
-    """Split a path into the folder without wildcards and the pattern below it; no pattern: an empty one."""
+    """Split a path into the folder without wildcards and the pattern below it; no pattern: an empty one.
+
+    ``[*]``, ``[?]`` and ``[[]`` stand for these characters and make no pattern; :func:`escape` writes them.
+    """
     components = path.split("/")
     for number, component in enumerate(components):
-        if _MAGIC & set(component):
-            folder = "/".join(components[:number])
+        if _MAGIC & set(_ESCAPED.sub("", component)):
+            folder = _ESCAPED.sub(r"\1", "/".join(components[:number]))
             return folder or ("/" if path.startswith("/") else "."), "/".join(components[number:])
-    return path, ""
+    return _ESCAPED.sub(r"\1", path), ""
+
+
+def escape(path: str) -> str:
+    """``path`` so that it stands for itself where wildcards are possible."""
+    return re.sub(r"[*?[]", r"[\g<0>]", path)
+
+
+def several(uris: Sequence[str], field: str) -> list[Location]:
+    """Some addresses, at least one.
+
+    :raises ConfigError: if there is none.
+    """
+    if not uris:
+        raise ConfigError(f"there is no {field}", field=field, remedy="name at least one file or pattern")
+    return [parse(uri, field=field) for uri in uris]
+
+
+def no_pattern(uri: str, field: str) -> Location:
+    """An address without wildcards."""
+    location = parse(uri, field=field)
+    path, pattern = split_glob(location.path)
+    if pattern:
+        raise ConfigError(
+            f"{field} {uri!r} is a pattern",
+            field=field,
+            remedy="name a folder or a file; write [*], [?] and [[] for the characters themselves",
+        )
+    return replace(location, path=path)
+
+
+def one_file(uri: str, field: str) -> Location:
+    """The address of one file."""
+    location = no_pattern(uri, field)
+    if location.path.endswith("/"):
+        raise ConfigError(f"{field} {uri!r} is a folder", field=field, remedy="name a file")
+    return location

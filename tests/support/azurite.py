@@ -26,6 +26,8 @@ ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 """Published in Azurite's documentation: every emulator has this one."""
 
+_CLIENTS: dict[tuple[int, str, str], Any] = {}
+
 PACKAGE = Path(__file__).parent / "azurite_npm"
 
 
@@ -34,9 +36,19 @@ class Container:
 
     root = "/base"
 
-    def __init__(self, client: Any, name: str) -> None:
-        self._client = client.get_container_client(name)
+    def __init__(self, connection_string: str, name: str) -> None:
+        self._connection_string = connection_string
         self.name = name
+
+    @property
+    def _client(self) -> Any:
+        """One for each process: a container is pickled."""
+        from azure.storage.blob import ContainerClient
+
+        key = (os.getpid(), self._connection_string, self.name)
+        if key not in _CLIENTS:
+            _CLIENTS[key] = ContainerClient.from_connection_string(self._connection_string, self.name)
+        return _CLIENTS[key]
 
     def put(self, relative: str, data: bytes) -> None:
         self._client.upload_blob(f"base/{relative}", data, overwrite=True)
@@ -85,9 +97,8 @@ class Azurite:
     def container(self) -> Container:
         """A fresh container."""
         name = f"c-{uuid.uuid4().hex[:16]}"
-        client = self.client()
-        client.create_container(name)
-        return Container(client, name)
+        self.client().create_container(name)
+        return Container(self.connection_string, name)
 
     def sas(self, *, permission: str = "rwdlac", valid: timedelta = timedelta(hours=1)) -> str:
         """A shared access signature for the account."""

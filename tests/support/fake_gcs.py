@@ -7,6 +7,7 @@ checksum that is sent along.
 
 from __future__ import annotations
 
+import os
 import sys
 import uuid
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from tests.support.servers import HOST, Server, greets, require
 __all__ = ["Bucket", "FakeGcs", "fake_gcs", "gcp_emulator"]
 
 _SECONDS = 10
+_SESSIONS: dict[int, Any] = {}
 
 
 class Bucket:
@@ -29,10 +31,18 @@ class Bucket:
     root = "/base"
 
     def __init__(self, url: str, name: str) -> None:
+        self._url, self.name = url, name
+        self._http.post(f"{url}/storage/v1/b", json={"name": name}, timeout=_SECONDS).raise_for_status()
+
+    @property
+    def _http(self) -> Any:
+        """One connection for each process: a bucket is pickled."""
         import requests
 
-        self._url, self.name, self._http = url, name, requests.Session()
-        self._http.post(f"{url}/storage/v1/b", json={"name": name}, timeout=_SECONDS).raise_for_status()
+        key = os.getpid()
+        if key not in _SESSIONS:
+            _SESSIONS[key] = requests.Session()
+        return _SESSIONS[key]
 
     def _object(self, relative: str) -> str:
         return f"{self._url}/storage/v1/b/{self.name}/o/{quote(f'base/{relative}', safe='')}"
@@ -46,7 +56,7 @@ class Bucket:
     def get(self, relative: str) -> bytes:
         answer = self._http.get(self._object(relative), params={"alt": "media"}, timeout=_SECONDS)
         answer.raise_for_status()
-        return answer.content
+        return bytes(answer.content)
 
     def properties(self, relative: str) -> dict[str, Any]:
         answer = self._http.get(self._object(relative), timeout=_SECONDS)

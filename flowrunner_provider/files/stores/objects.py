@@ -73,8 +73,11 @@ class ObjectStore(ABC):
     # -- what a vendor supplies
 
     @abstractmethod
-    async def connect(self, stack: AsyncExitStack) -> Obstore:
-        """The obstore store of the bucket; what is entered into ``stack`` is left with it."""
+    async def connect(self, stack: AsyncExitStack) -> Obstore | None:
+        """The obstore store of the bucket; what is entered into ``stack`` is left with it.
+
+        None from a vendor who supplies ``head``, ``put``, ``remove``, ``fetch`` and ``copy_key``, too.
+        """
 
     @abstractmethod
     def pages(self, prefix: str, *, delimited: bool, most: int = 0) -> AsyncIterator[Sequence[Entry]]:
@@ -194,7 +197,7 @@ class ObjectStore(ABC):
             await self.head(key)
             return
         end = None if length is None else offset + length
-        first = await self._range(key, what, offset, BLOCK if end is None else min(BLOCK, end - offset))
+        first = await self.fetch(key, what, offset, BLOCK if end is None else min(BLOCK, end - offset))
         if first is None:
             return
         size, version, block = first
@@ -210,7 +213,7 @@ class ObjectStore(ABC):
             while pending or position < end:
                 while position < end and len(pending) < WINDOW:
                     wanted = min(BLOCK, end - position)
-                    pending.append(asyncio.create_task(self._range(key, what, position, wanted, version)))
+                    pending.append(asyncio.create_task(self.fetch(key, what, position, wanted, version)))
                     position += wanted
                 found = await pending.popleft()
                 if found is None:
@@ -221,7 +224,7 @@ class ObjectStore(ABC):
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
 
-    async def _range(
+    async def fetch(
         self, key: str, what: str, offset: int, wanted: int, version: str | None = None
     ) -> tuple[int, str | None, bytes] | None:
         """Size and version of the object and some of its bytes; None behind its end."""
@@ -260,15 +263,19 @@ class ObjectStore(ABC):
         await self.parts(path.removeprefix("/"), token, None).abort()
 
     async def delete(self, path: str) -> None:
-        import obstore
-
         key = _folder_key(path)
         if (await self.stat(path)).is_dir:
             raise PermanentError(f"{self.label(key)} is a folder", remedy="name a file")
         failpoint("objects.before_delete")
+        await self.remove(key)
+        failpoint("objects.after_delete")
+
+    async def remove(self, key: str) -> None:
+        """Delete an object that is known to be there."""
+        import obstore
+
         with obstore_errors(f"deleting {self.label(key)}"):
             await obstore.delete_async(self.obstore, key)
-        failpoint("objects.after_delete")
 
     async def mkdir(self, path: str, parents: bool = False) -> None:  # noqa: B027 - a promise kept by doing nothing
         """There are no folders to make."""
@@ -286,7 +293,10 @@ class ObjectStore(ABC):
         failpoint("objects.before_copy")
         await self.copy_key(key, other, replace=replace, source=source)
         failpoint("objects.after_copy")
-        return await self.head(other)
+        copied = await self.head(other)
+        if copied.size != source.size:
+            raise IntegrityError(f"{self.label(key)} changed while it was copied", remedy="run the task again")
+        return copied
 
     async def rename(self, path: str, target: str, *, replace: bool = False) -> None:
         """A copy, then a deletion: killed between the two, both names are there."""

@@ -1,0 +1,127 @@
+"""fsspec filesystems as Airflow's object storage opens them, from the connection type of each."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from flowrunner_provider.core.errors import ConfigError, FlowRunnerError
+from flowrunner_provider.core.extras import load
+from flowrunner_provider.files.config import FsspecConfig
+from flowrunner_provider.files.hooks.base import StoreHook
+from flowrunner_provider.files.uri import Location
+from flowrunner_provider.runtime.boundary import outcome_of
+from flowrunner_provider.runtime.hook import options_of
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+    from fsspec import AbstractFileSystem
+
+    from flowrunner_provider.files.stores.fsspec import FsspecStore
+
+__all__ = ["FlowRunnerFsspecHook"]
+
+_NEEDED = "files of an fsspec filesystem"
+
+
+class FlowRunnerFsspecHook(StoreHook[FsspecConfig]):
+    """The connection is read by the provider that brings the filesystem (its ``get_fs``); any type is possible.
+
+    A protocol that no provider brings is opened by fsspec itself, with the ``storage_options`` of the connection's
+    ``flowrunner`` extra. A connection without them would be ignored there, so it is refused.
+
+    :param conn_id: the Airflow connection; empty for none.
+    """
+
+    default_conn_name: ClassVar[str] = ""
+    hook_name: ClassVar[str] = "fsspec"
+    config_type: ClassVar[type] = FsspecConfig
+
+    @classmethod
+    def values(cls, found: Connection) -> dict[str, Any]:
+        """Our options alone: the rest is not ours to read."""
+        return options_of(found)
+
+    @property
+    def settings(self) -> FsspecConfig:
+        """What the connection says, if there is one."""
+        return self.config if self.conn_id else FsspecConfig()
+
+    async def aload(self) -> None:
+        if self.conn_id:
+            await super().aload()
+
+    def store(self, location: Location | None = None, *, field: str = "path") -> FsspecStore:
+        from flowrunner_provider.files.stores.fsspec import FsspecStore
+
+        if location is None:
+            raise ConfigError(
+                "an fsspec filesystem is known by its address", field=field, remedy="write fsspec+PROTOCOL://conn_id@/"
+            )
+        settings, protocol = self.settings, location.scheme.partition("+")[2]
+        return FsspecStore(
+            lambda: self._filesystem(protocol, dict(settings.storage_options), field),
+            base=location.host,
+            where=location.root.removesuffix("@") if not location.conn_id else location.root,
+            timeout=settings.timeout,
+        )
+
+    def _filesystem(self, protocol: str, options: dict[str, Any], field: str) -> AbstractFileSystem:
+        """Blocking."""
+        fsspec = load("fsspec", extra="fsspec", needed_for=_NEEDED)
+        from airflow.sdk.io import get_fs, has_fs
+
+        if has_fs(protocol):
+            opened = outcome_of(lambda: get_fs(protocol, self.conn_id or None, options or None))
+        elif self.conn_id and not options:
+            raise ConfigError(
+                f"no installed provider opens {protocol!r}, so the connection {self.conn_id!r} would be ignored",
+                field=field,
+                remedy="install the provider, or put the filesystem's storage_options into the flowrunner extra",
+            )
+        else:
+            opened = outcome_of(lambda: fsspec.filesystem(protocol, **options))
+        if isinstance(opened, FlowRunnerError):
+            raise ConfigError(
+                f"the filesystem {protocol!r} cannot be opened: {opened.message}",
+                field=field,
+                remedy="install the package that fsspec asks for, or correct the connection",
+            ) from opened
+        return opened
+
+    def check(self) -> str:
+        """List the folder to test, by the protocol that the connection's type goes by."""
+        from flowrunner_provider.runtime.hook import connection
+
+        settings = self.settings
+        protocol = _PROTOCOLS.get(connection(self.conn_id).conn_type or "", "")
+        if not protocol:
+            raise ConfigError(
+                f"the type of connection {self.conn_id!r} does not tell a protocol",
+                field="conn_type",
+                remedy="test it with a task: files.list of fsspec+PROTOCOL://conn_id@/",
+            )
+
+        async def look() -> str:
+            location = Location(scheme=f"fsspec+{protocol}", conn_id=self.conn_id, path=settings.test_folder)
+            async with self.store(location) as store:
+                found = 0
+                async for _ in store.list(settings.test_folder):
+                    found += 1
+                return f"The filesystem {protocol} answers; {settings.test_folder} has {found} entries."
+
+        return asyncio.run(look())
+
+
+_PROTOCOLS = {
+    "adls": "abfs",
+    "azure_data_lake": "adl",
+    "aws": "s3",
+    "ftp": "ftp",
+    "google_cloud_platform": "gs",
+    "msgraph": "msgd",
+    "sftp": "sftp",
+    "ssh": "sftp",
+    "wasb": "abfs",
+}
+"""Connection type -> the protocol that its provider brings."""

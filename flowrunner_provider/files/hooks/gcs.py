@@ -1,0 +1,105 @@
+"""Google Cloud Storage from ``google_cloud_platform`` connections."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.files.config import GcsConfig
+from flowrunner_provider.files.hooks.base import StoreHook
+from flowrunner_provider.files.uri import Location
+from flowrunner_provider.runtime.hook import extra_of, options_of
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+    from flowrunner_provider.files.stores.gcs import GcsStore
+
+__all__ = ["FlowRunnerGcsHook"]
+
+_PREFIX = "extra__google_cloud_platform__"
+_ELSEWHERE = ("key_secret_name", "key_secret_project_id", "idp_issuer_url")
+
+
+class FlowRunnerGcsHook(StoreHook[GcsConfig]):
+    """Reads ``google_cloud_platform`` connections as the official provider does, always by google-auth itself.
+
+    One way whether the official provider is installed or not: its package brings more than a hundred others along,
+    and what a connection means must not depend on it.
+
+    :param conn_id: the Airflow connection.
+    """
+
+    conn_name_attr: ClassVar[str] = "gcp_conn_id"
+    default_conn_name: ClassVar[str] = "google_cloud_default"
+    conn_type: ClassVar[str] = "google_cloud_platform"
+    hook_name: ClassVar[str] = "Google Cloud Storage"
+    config_type: ClassVar[type] = GcsConfig
+
+    @classmethod
+    def values(cls, found: Connection) -> dict[str, Any]:
+        """The official extras (with and without their old prefix), and our options."""
+        if found.conn_type not in ("google_cloud_platform", "gcpstorage"):
+            raise ConfigError(
+                f"connection {found.conn_id!r} is of type {found.conn_type!r}",
+                field="conn_type",
+                remedy="use a connection of type google_cloud_platform",
+            )
+        given = {name.removeprefix(_PREFIX): value for name, value in extra_of(found).items()}
+        if known := [name for name in _ELSEWHERE if given.get(name)]:
+            raise ConfigError(
+                f"connection {found.conn_id!r}: {known[0]} is not supported here",
+                field=known[0],
+                remedy="give key_path or keyfile_dict, or let the worker's own identity impersonate the account",
+            )
+        values = {name: given[name] for name in ("key_path", "scope", "project") if given.get(name)}
+        if keyfile := given.get("keyfile_dict"):
+            values["keyfile_dict"] = keyfile if isinstance(keyfile, str) else json.dumps(keyfile)
+        if external := given.get("credential_config_file"):
+            values |= _external(external)
+        if chain := given.get("impersonation_chain"):
+            names = chain.split(",") if isinstance(chain, str) else chain
+            values["impersonation_chain"] = [str(name).strip() for name in names]
+        if "is_anonymous" in given:
+            values["is_anonymous"] = str(given["is_anonymous"]).lower() == "true"
+        return {**values, **options_of(found)}
+
+    def store(self, location: Location | None = None, *, field: str = "path") -> GcsStore:
+        from flowrunner_provider.files.stores.gcs import GcsStore
+
+        bucket = (location.host if location else "") or self.config.bucket
+        if not bucket:
+            raise ConfigError(
+                f"no bucket is named, neither by the address nor by the connection {self.conn_id!r}",
+                field=field if location else "bucket",
+                remedy=f"write gs://{self.conn_id}@bucket/key",
+            )
+        scheme = location.scheme if location else "gs"
+        return GcsStore(self.config, bucket, where=f"{scheme}://{self.conn_id}@{bucket}")
+
+    def check(self) -> str:
+        """Look into the connection's bucket, or list the project's where it names none."""
+        config = self.config
+
+        async def look() -> str:
+            if not config.bucket:
+                from flowrunner_provider.files.stores.gcs import buckets
+
+                return await buckets(config)
+            async with self.store() as store:
+                count = 0
+                async for found in store.pages("", delimited=True, most=1):
+                    count += len(found)
+                return f"Reached the bucket {config.bucket}; it {'has objects' if count else 'is empty'}."
+
+        return asyncio.run(look())
+
+
+def _external(config: Any) -> dict[str, Any]:
+    """A configuration of workload identity federation: a path, or its JSON."""
+    if isinstance(config, dict):
+        return {"keyfile_dict": json.dumps(config)}
+    text = str(config)
+    return {"keyfile_dict" if text.lstrip().startswith("{") else "key_path": text}

@@ -1,0 +1,159 @@
+"""Containers of Azure Blob Storage.
+
+Listings, blocks and copies go through Microsoft's asynchronous library; what is small and many (reads, puts,
+deletions) through obstore, with the same credential.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from flowrunner_provider.core.errors import (
+    AccessDenied,
+    AlreadyExists,
+    ConfigError,
+    IntegrityError,
+    NotFound,
+    Rejected,
+    Unavailable,
+)
+from flowrunner_provider.core.retry import apause
+from flowrunner_provider.files.config import AzureBlobConfig
+from flowrunner_provider.files.store import Entry
+from flowrunner_provider.files.stores.azure_blob_client import AzureBlobClients, azure_errors, connect
+from flowrunner_provider.files.stores.azure_blob_parts import MOST_BLOCKS, AzureBlobParts
+from flowrunner_provider.files.stores.objects import ObjectStore
+
+if TYPE_CHECKING:
+    from azure.storage.blob.aio import ContainerClient
+    from obstore.store import ObjectStore as Obstore
+
+__all__ = ["AzureBlobStore"]
+
+_MIB = 1024 * 1024
+_MEMORY = 96 * _MIB
+_PAGE = 5_000
+_POLL = 0.5
+
+
+class AzureBlobStore(ObjectStore):
+    """One container.
+
+    :param config: the connection.
+    :param where: how messages call it.
+    """
+
+    def __init__(self, config: AzureBlobConfig, container: str, *, where: str = "") -> None:
+        super().__init__(where or f"wasb://{container}")
+        self._config, self.container = config, container
+        self._clients: AzureBlobClients | None = None
+
+    @property
+    def client(self) -> ContainerClient:
+        """Microsoft's; only while the store is open."""
+        if self._clients is None:
+            raise ValueError("the store is not open")
+        return self._clients.container
+
+    async def connect(self, stack: AsyncExitStack) -> Obstore:
+        self._clients = clients = await connect(self._config, self.container, stack)
+        try:
+            with azure_errors(f"connecting to {self.where}"):
+                await clients.container.get_container_properties()
+        except Rejected as error:
+            if error.code != "ContainerNotFound":
+                raise
+            raise self._no_container() from None
+        except NotFound:
+            raise self._no_container() from None
+        except AccessDenied as error:
+            if "AuthenticationFailed" in error.message:
+                raise
+            # else the credential is good and may not look at the container itself: each call tells what it may
+        return clients.obstore
+
+    def _no_container(self) -> ConfigError:
+        return ConfigError(
+            f"{self.where}: there is no container {self.container!r}",
+            field="container",
+            remedy="correct the address or the account; containers are not made",
+        )
+
+    def entry(self, key: str, size: int | None, modified: datetime | None, version: str) -> Entry:
+        return super().entry(key, size, modified, version.strip('"'))
+
+    async def head(self, key: str) -> Entry:
+        with azure_errors(f"looking at {self.label(key)}"):
+            blob = await self.client.get_blob_client(key).get_blob_properties()
+        if _is_folder(blob.metadata):
+            return self.folder(f"{key}/")
+        return self.entry(key, blob.size, blob.last_modified, blob.etag or "")
+
+    async def pages(self, prefix: str, *, delimited: bool, most: int = 0) -> AsyncIterator[Sequence[Entry]]:
+        from azure.storage.blob.aio import BlobPrefix
+
+        options: dict[str, Any] = {
+            "name_starts_with": prefix or None,
+            "include": ["metadata"],
+            "results_per_page": most or _PAGE,
+        }
+        listing: Any = (self.client.walk_blobs if delimited else self.client.list_blobs)(**options)
+        pages = listing.by_page()
+        what = f"listing {self.label(prefix)}"
+        while True:
+            with azure_errors(what):
+                page = await anext(pages, None)
+                found = [] if page is None else [blob async for blob in page]
+            if page is None:
+                return
+            folders = [self.folder(item.name) for item in found if isinstance(item, BlobPrefix)]
+            blobs = [item for item in found if not isinstance(item, BlobPrefix)]
+            markers = [] if delimited else [self.folder(f"{blob.name}/") for blob in blobs if _is_folder(blob.metadata)]
+            files = [blob for blob in blobs if not _is_folder(blob.metadata)]
+            yield folders + markers + [self.entry(b.name, b.size, b.last_modified, b.etag) for b in files]
+
+    def parts(self, key: str, token: str, size: int | None) -> AzureBlobParts:
+        step = self._config.part_size * _MIB
+        if size is not None:
+            step = max(step, -(-size // MOST_BLOCKS // _MIB) * _MIB)
+        return AzureBlobParts(self, key, token, step, max(1, min(self._config.parts_at_once, _MEMORY // step)))
+
+    async def copy_key(self, key: str, target: str, *, replace: bool, source: Entry) -> None:
+        """A copy within the account; most are done when Azure answers, and the others are waited for."""
+        from azure.core import MatchConditions
+
+        what = f"copying {self.label(key)}"
+        sas = self._clients.sas if self._clients else ""
+        url = self.client.get_blob_client(key).url
+        blob = self.client.get_blob_client(target)
+        conditions: dict[str, Any] = {} if replace else {"match_condition": MatchConditions.IfMissing}
+        if source.version:
+            conditions |= {
+                "source_etag": f'"{source.version}"',
+                "source_match_condition": MatchConditions.IfNotModified,
+            }
+        with azure_errors(what):
+            answer = await blob.start_copy_from_url(url if "?" in url or not sas else f"{url}?{sas}", **conditions)
+            status: Any = answer["copy_status"]
+            while status == "pending":
+                await apause(_POLL)
+                status = (await blob.get_blob_properties()).copy.status
+        if status != "success":
+            raise Unavailable(f"{what}: Azure ended the copy as {status!r}", remedy="nothing to do: it is tried again")
+
+    async def put(self, key: str, data: bytes, *, replace: bool) -> None:
+        """In one request, with its MD5, which Azure compares and keeps."""
+        try:
+            with azure_errors(f"writing {self.label(key)}"):
+                blob = self.client.get_blob_client(key)
+                await blob.upload_blob(data, length=len(data), overwrite=replace, validate_content=True)
+        except IntegrityError:  # 412: somebody was quicker
+            raise AlreadyExists(f"{self.label(key)} is there already", remedy="choose another name") from None
+
+
+def _is_folder(metadata: Mapping[str, str] | None) -> bool:
+    """The marker of a folder, where the account has a hierarchical namespace."""
+    return (metadata or {}).get("hdi_isfolder") == "true"

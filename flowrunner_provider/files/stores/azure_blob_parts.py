@@ -1,0 +1,137 @@
+"""Blocks of Azure Blob Storage, found again by their own ids.
+
+A block's id is made of the token, its number and the MD5 of its bytes. So what an earlier attempt has staged is known
+by its id to be the very bytes that are to be sent, and a block that an abandoned attempt stages later has an id that
+nobody commits, or the same bytes.
+
+Staged blocks are invisible, and the commit of the blob by anybody drops those that it does not name. Azure offers no
+way to drop them without making the blob visible for a moment; what is never committed it drops by itself after a
+week. That is the one thing :meth:`AzureBlobParts.abort` leaves behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from hashlib import md5, sha256
+from typing import TYPE_CHECKING, Any
+
+from flowrunner_provider.core.errors import (
+    AlreadyExists,
+    IntegrityError,
+    NotFound,
+    Rejected,
+    TransientError,
+    Unavailable,
+)
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.files.stores.azure_blob_client import azure_errors
+
+if TYPE_CHECKING:
+    from flowrunner_provider.files.stores.azure_blob import AzureBlobStore
+
+__all__ = ["MOST_BLOCKS", "AzureBlobParts"]
+
+MOST_BLOCKS = 50_000
+
+
+class AzureBlobParts:
+    """The staged blocks of one blob.
+
+    :param token: names the task.
+    :param step: bytes of every block but the last.
+    """
+
+    def __init__(self, store: AzureBlobStore, key: str, token: str, step: int, at_once: int) -> None:
+        self._store, self._key, self._token = store, key, token
+        self.step, self.at_once = step, at_once
+        self._what = f"writing {store.label(key)}"
+        self._there: dict[str, int] = {}
+        self._ids: dict[int, str] = {}
+
+    @property
+    def _blob(self) -> Any:
+        return self._store.client.get_blob_client(self._key)
+
+    async def _staged(self) -> dict[str, int]:
+        """What the far side holds and nobody has committed: id -> size."""
+        try:
+            with azure_errors(self._what):
+                _, staged = await self._blob.get_block_list("uncommitted")
+        except NotFound:
+            return {}
+        return {block.id: block.size for block in staged}
+
+    async def start(self) -> None:
+        self._there = await self._staged()
+
+    async def send(self, number: int, data: bytes) -> None:
+        checksum = await asyncio.to_thread(lambda: md5(data, usedforsecurity=False).digest())
+        block = self._id(number, checksum)
+        if self._there.get(block) != len(data):
+            await self._stage(block, data, checksum)
+        self._ids[number] = block
+
+    async def _stage(self, block: str, data: bytes, checksum: bytes) -> None:
+        """Send a block with its MD5, which Azure compares."""
+        header = {"Content-MD5": b64encode(checksum).decode()}
+        try:
+            with azure_errors(self._what):
+                await self._blob.stage_block(block, data, len(data), headers=header)
+        except Rejected as error:
+            if error.code == "Md5Mismatch":
+                raise Unavailable(f"{self._what}: a block was damaged on its way") from None
+            if error.code == "InvalidBlobOrBlock":
+                raise Rejected(
+                    f"{self._what}: another program has left unfinished blocks at this name",
+                    status=error.status,
+                    code=error.code,
+                    remedy="write to another name, or let that program finish; Azure drops them after a week",
+                ) from None
+            raise
+
+    def _id(self, number: int, checksum: bytes) -> str:
+        """48 characters, the same for the same bytes at the same place of the same task."""
+        token = sha256(self._token.encode()).digest()[:16]
+        return b64encode(token + number.to_bytes(4, "big") + checksum).decode()
+
+    async def held(self) -> int:
+        staged = await self._staged()
+        return sum(staged.get(block, 0) for block in self._ids.values())
+
+    async def complete(self, number: int, tail: bytes, *, replace: bool) -> None:
+        if tail:
+            await self.send(number, tail)
+        failpoint("azure.before_commit_blocks")
+        from azure.core import MatchConditions
+        from azure.storage.blob import BlobBlock
+
+        blocks = [BlobBlock(self._ids[n]) for n in sorted(self._ids)]
+        condition: dict[str, Any] = {} if replace else {"match_condition": MatchConditions.IfMissing}
+        try:
+            with azure_errors(self._what):
+                await self._blob.commit_block_list(blocks, **condition)
+        except TransientError:
+            if not await self._is_there():  # the answer may have been lost
+                raise
+        except Rejected as error:
+            if error.code != "InvalidBlockList":
+                raise
+            raise Unavailable(
+                f"{self._what}: its staged blocks are gone; somebody else has written this blob meanwhile",
+                remedy="let only one task write this blob; the retry begins anew",
+            ) from None
+        except IntegrityError:  # 412: somebody was quicker
+            raise AlreadyExists(f"{self._store.label(self._key)} is there already", remedy="choose another") from None
+
+    async def _is_there(self) -> bool:
+        """Whether the blob is made of exactly our blocks."""
+        try:
+            with azure_errors(self._what):
+                committed, _ = await self._blob.get_block_list("committed")
+        except (NotFound, TransientError):
+            return False
+        return [block.id for block in committed] == [self._ids[n] for n in sorted(self._ids)]
+
+    async def abort(self) -> None:
+        """Nothing: see above."""

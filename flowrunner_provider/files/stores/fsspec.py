@@ -1,0 +1,395 @@
+"""Whatever an fsspec filesystem opens: the way to places that have no store of their own.
+
+fsspec promises little, so this store promises little and says so. A file is written to ``.{name}.{token}.part`` and
+then moved: by the filesystem's own ``mv`` where it has one, else by its copy and a deletion. An upload is never gone
+on with, and what was begun is never *closed* after an error: closing is what makes fsspec's buffered files commit
+whatever they hold, a truncated object included.
+
+Filesystems block, so each call runs in a thread. Listings come folder by folder, each as one list in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from flowrunner_provider.core.errors import (
+    AccessDenied,
+    AlreadyExists,
+    ConnectionLost,
+    FlowRunnerError,
+    NotFound,
+    PermanentError,
+    Rejected,
+    Throttled,
+    TimedOut,
+    Unavailable,
+)
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.names import join_inside, part_name
+from flowrunner_provider.files.store import Capabilities, Entry
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+__all__ = ["FsspecStore", "FsspecUpload"]
+
+T = TypeVar("T")
+
+_CHUNK = 1 << 20
+_THREADS = 8
+_TIMES = ("mtime", "LastModified", "last_modified", "modified", "updated", "lastModifiedDateTime", "created")
+_VERSIONS = ("ETag", "etag", "eTag", "generation", "version_id", "ino")
+_CAPABILITIES = Capabilities(
+    atomic_replace=False,
+    atomic_create=False,
+    resumable_upload=False,
+    readable_parts=True,
+    sets_modified=False,
+)
+
+
+class FsspecStore:
+    """The files of one fsspec filesystem.
+
+    :param open_filesystem: makes the filesystem; called in a thread when the store is entered.
+    :param base: what the filesystem wants in front of every path: a bucket or container; mostly empty.
+    :param where: how messages call it.
+    :param timeout: the longest that one call may take, seconds.
+    """
+
+    capabilities = _CAPABILITIES
+
+    def __init__(
+        self, open_filesystem: Callable[[], AbstractFileSystem], *, base: str = "", where: str, timeout: float = 300.0
+    ) -> None:
+        self._open, self._base, self.where, self._timeout = open_filesystem, base, where, timeout
+        self._threads: ThreadPoolExecutor | None = None
+        self._filesystem: AbstractFileSystem | None = None
+
+    async def __aenter__(self) -> Self:
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="flowrunner-fsspec")
+        self._filesystem = await self.call(f"opening {self.where}", self._open)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._threads is not None:  # a call that hangs is left behind
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def filesystem(self) -> AbstractFileSystem:
+        """The fsspec filesystem; only while the store is open."""
+        if self._filesystem is None:
+            raise ValueError("the store is not open")
+        return self._filesystem
+
+    async def call(self, what: str, work: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """Run a blocking call in a thread, not longer than the time-out; errors typed."""
+
+        def run() -> T:
+            with _Errors(what):
+                return work(*arguments, **options)
+
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, run)
+        except TimeoutError as error:
+            raise TimedOut(
+                f"{what} took longer than {self._timeout:g} s", remedy="raise the connection's timeout"
+            ) from error
+
+    def label(self, path: str) -> str:
+        """How messages call ``path``."""
+        return f"{self.where}{path}"
+
+    def name(self, path: str) -> str:
+        """``path`` as the filesystem wants it."""
+        return f"{self._base}{path}"
+
+    def join(self, folder: str, relative: str) -> str:
+        return join_inside(folder, relative) if folder != "/" else f"/{join_inside('', relative)}"
+
+    async def stat(self, path: str) -> Entry:
+        return _entry(path, await self._info(path))
+
+    async def _info(self, path: str) -> Mapping[str, Any]:
+        filesystem = self.filesystem
+
+        def look() -> Mapping[str, Any]:
+            filesystem.invalidate_cache()  # it may remember what another process has changed
+            found: Mapping[str, Any] = filesystem.info(self.name(path))
+            return found
+
+        return await self.call(self.label(path), look)
+
+    async def list(self, path: str, recursive: bool = False) -> AsyncIterator[Entry]:
+        waiting = [path]
+        while waiting:
+            folder = waiting.pop()
+            for entry in await self._scan(folder):
+                if recursive and entry.is_dir and not entry.is_link:
+                    waiting.append(entry.path)
+                yield entry
+
+    async def _scan(self, folder: str) -> Sequence[Entry]:
+        filesystem, here = self.filesystem, self.name(folder).strip("/")
+
+        def look() -> Sequence[Mapping[str, Any]]:
+            filesystem.invalidate_cache()
+            found: Sequence[Mapping[str, Any]] = filesystem.ls(self.name(folder), detail=True)
+            return found
+
+        what = f"listing {self.label(folder)}"
+        found = await self.call(what, look)
+        inside = [info for info in found if str(info["name"]).strip("/") != here]
+        if not inside and not _entry(folder, await self._info(folder)).is_dir:
+            raise PermanentError(f"{self.label(folder)} is not a folder", remedy="check the path")
+        prefix = folder.rstrip("/") + "/"
+        return [_entry(prefix + str(info["name"]).rstrip("/").rpartition("/")[2], info) for info in inside]
+
+    async def read(self, path: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        what = f"reading {self.label(path)}"
+        file = await self.call(what, self.filesystem.open, self.name(path), "rb")
+        end = None if length is None else offset + length
+        try:
+            if offset:
+                await self.call(what, file.seek, offset)
+            while end is None or offset < end:
+                chunk = await self.call(what, file.read, _CHUNK if end is None else min(_CHUNK, end - offset))
+                if not chunk:
+                    return
+                offset += len(chunk)
+                yield chunk
+        finally:
+            with suppress(FlowRunnerError):
+                await self.call(what, file.close)
+
+    async def begin(self, path: str, token: str, *, resume_at: int = 0, size: int | None = None) -> FsspecUpload:
+        upload = FsspecUpload(self, path, _part_of(path, token))
+        await upload.open()
+        return upload
+
+    async def forget(self, path: str, token: str) -> None:
+        await self.remove_if_there(_part_of(path, token))
+
+    async def remove_if_there(self, path: str) -> None:
+        """Remove a file; none is fine."""
+        with suppress(NotFound):
+            await self._info(path)
+            await self.call(f"deleting {self.label(path)}", self.filesystem.rm_file, self.name(path))
+
+    async def delete(self, path: str) -> None:
+        if (await self.stat(path)).is_dir:
+            raise PermanentError(f"{self.label(path)} is a folder", remedy="name a file")
+        failpoint("fsspec.before_delete")
+        await self.call(f"deleting {self.label(path)}", self.filesystem.rm_file, self.name(path))
+        failpoint("fsspec.after_delete")
+
+    async def mkdir(self, path: str, parents: bool = False) -> None:
+        with suppress(NotFound):
+            if (await self.stat(path)).is_dir:
+                return
+            raise AlreadyExists(f"{self.label(path)} is there and not a folder", remedy="choose another")
+        parent = path.rstrip("/").rpartition("/")[0]
+        if parent and not parents:
+            await self.stat(parent)
+        what = f"making the folder {self.label(path)}"
+        await self.call(what, self.filesystem.makedirs, self.name(path), exist_ok=True)
+
+    async def rename(self, path: str, target: str, *, replace: bool = False) -> None:
+        await self.stat(path)
+        with suppress(NotFound):
+            taken = await self.stat(target)
+            if taken.is_dir or not replace:
+                raise AlreadyExists(
+                    f"{self.label(target)} is there already", remedy="choose another name, or if_exists='overwrite'"
+                )
+        await self.call(f"renaming {self.label(path)} to {self.label(target)}", self._move, path, target)
+
+    def _move(self, path: str, target: str) -> None:
+        """Blocking. fsspec's general ``mv`` is not used: it takes wildcards in the name for a pattern."""
+        filesystem = self.filesystem
+        failpoint("fsspec.before_move")
+        if not _has_mv(filesystem):
+            filesystem.cp_file(self.name(path), self.name(target))
+            failpoint("fsspec.between_copy_and_delete")
+            filesystem.rm_file(self.name(path))
+        else:
+            try:
+                filesystem.mv(self.name(path), self.name(target))
+            except FileExistsError:
+                filesystem.rm_file(self.name(target))
+                failpoint("fsspec.between_remove_and_move")
+                filesystem.mv(self.name(path), self.name(target))
+        failpoint("fsspec.after_move")
+
+
+class FsspecUpload:
+    """A part beside the final name, written from the start.
+
+    It is closed, which completes the part, only when all of it was written: by :meth:`size`, :meth:`read_back` or
+    :meth:`commit`.
+    """
+
+    def __init__(self, store: FsspecStore, path: str, part: str) -> None:
+        self._store, self._path, self._part = store, path, part
+        self._what = f"writing {store.label(path)}"
+        self._file: Any = None
+        self.offset = 0
+
+    async def open(self) -> None:
+        """Begin a new part."""
+        await self._store.remove_if_there(self._part)
+        failpoint("fsspec.before_open")
+        self._file = await self._store.call(self._what, self._store.filesystem.open, self._store.name(self._part), "wb")
+
+    async def write(self, chunk: bytes) -> None:
+        if self._file is not None:
+            await self._store.call(self._what, self._file.write, chunk)
+            self.offset += len(chunk)
+
+    async def sync(self) -> None:
+        """Nothing: a later attempt starts again, so there is nothing to keep."""
+
+    async def _complete(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            try:
+                await self._store.call(self._what, file.close)
+            except BaseException:
+                _abandon(file)
+                raise
+
+    async def size(self) -> int:
+        await self._complete()
+        return (await self._store.stat(self._part)).size or 0
+
+    async def read_back(self, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        await self._complete()
+        async for chunk in self._store.read(self._part, offset, length):
+            yield chunk
+
+    async def commit(self, *, replace: bool = True, modified: datetime | None = None, durable: bool = False) -> None:
+        await self._complete()
+        failpoint("fsspec.before_commit")
+        await self._store.rename(self._part, self._path, replace=replace)
+        failpoint("fsspec.after_commit")
+
+    async def close(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            _abandon(file)
+
+    async def discard(self) -> None:
+        await self.close()
+        await self._store.remove_if_there(self._part)
+
+
+def _abandon(file: Any) -> None:
+    """Let go of a file without completing it: closed in the usual way it would publish what it holds."""
+    from fsspec.spec import AbstractBufferedFile
+
+    if not isinstance(file, AbstractBufferedFile):
+        with suppress(OSError):
+            file.close()
+        return
+    file.closed = True
+    with suppress(OSError, AttributeError, NotImplementedError):
+        file.discard()
+
+
+def _has_mv(filesystem: AbstractFileSystem) -> bool:
+    from fsspec import AbstractFileSystem
+    from fsspec.implementations.dirfs import DirFileSystem
+
+    if isinstance(filesystem, DirFileSystem):
+        return _has_mv(filesystem.fs)
+    return type(filesystem).mv is not AbstractFileSystem.mv
+
+
+def _part_of(path: str, token: str) -> str:
+    folder, slash, name = path.rpartition("/")
+    return f"{folder}{slash}{part_name(name, token)}"
+
+
+def _entry(path: str, info: Mapping[str, Any]) -> Entry:
+    is_dir = info.get("type") == "directory"
+    size = info.get("size")
+    return Entry(
+        path=path,
+        name=path.rstrip("/").rpartition("/")[2],
+        size=None if is_dir or size is None else int(size),
+        modified=next((moment for key in _TIMES if (moment := _moment(info.get(key)))), None),
+        is_dir=is_dir,
+        is_link=bool(info.get("islink")) or info.get("type") == "link",
+        version=next((str(info[key]) for key in _VERSIONS if info.get(key)), ""),
+    )
+
+
+def _moment(value: Any) -> datetime | None:
+    """A time as filesystems give it: a datetime, seconds since 1970, or ISO 8601."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if isinstance(value, datetime):
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return datetime.fromtimestamp(value, UTC)
+    return None
+
+
+class _Errors:
+    """Types what a filesystem's own library raises, by what lies at its root: a system error or an HTTP status.
+
+    An error that tells neither, a bug among them, passes as it is.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        cause, seen = error, 0
+        while cause is not None and not isinstance(error, FlowRunnerError) and seen < 10:
+            if (typed := _typed(self._what, cause)) is not None:
+                raise typed from error
+            cause, seen = cause.__cause__ or cause.__context__, seen + 1
+
+
+def _typed(what: str, error: BaseException) -> FlowRunnerError | None:
+    status = getattr(error, "status_code", None) or getattr(error, "status", None)
+    if isinstance(error, FileNotFoundError) or status == 404:
+        return NotFound(f"{what} is not there", remedy="check the path")
+    if isinstance(error, PermissionError) or status in (401, 403):
+        return AccessDenied(f"{what}: access is denied", remedy="check the connection's credentials and their rights")
+    if isinstance(error, FileExistsError):
+        return AlreadyExists(f"{what}: it is there already", remedy="choose another name")
+    if isinstance(error, TimeoutError):
+        return TimedOut(f"{what}: the far side is silent")
+    if isinstance(error, ConnectionError):
+        return ConnectionLost(f"{what}: the connection was lost ({type(error).__name__})")
+    if status == 429:
+        return Throttled(f"{what}: asked to slow down")
+    if isinstance(status, int) and status >= 500:
+        return Unavailable(f"{what}: the far side answers {status}")
+    if isinstance(status, int) and status >= 400:
+        return Rejected(f"{what}: refused with {status}", status=status, remedy="check the path")
+    if isinstance(error, OSError):
+        reason = error.strerror or type(error).__name__
+        return PermanentError(f"{what}: {reason}", remedy="look at the far side")
+    if isinstance(error, NotImplementedError):
+        return PermanentError(f"{what}: this filesystem cannot do that", remedy="use another store")
+    return None

@@ -1,0 +1,215 @@
+"""Buckets of Google Cloud Storage. An object's version is its generation."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace as changed
+from datetime import datetime
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from flowrunner_provider.core.errors import (
+    AccessDenied,
+    ConfigError,
+    IntegrityError,
+    NotFound,
+    Rejected,
+    TransientError,
+)
+from flowrunner_provider.files.config import GcsConfig
+from flowrunner_provider.files.store import Entry
+from flowrunner_provider.files.stores.gcs_client import GcsClient, Resource, crc32c
+from flowrunner_provider.files.stores.gcs_parts import GcsParts
+from flowrunner_provider.files.stores.objects import CAPABILITIES, ObjectStore
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore as Obstore
+
+__all__ = ["GcsStore", "buckets"]
+
+_MIB = 1024 * 1024
+_MEMORY = 96 * _MIB
+_PAGE = 1_000
+_FIELDS = "name,size,timeCreated,generation,crc32c"
+
+
+class GcsStore(ObjectStore):
+    """One bucket.
+
+    :param config: the connection.
+    :param where: how messages call it.
+    """
+
+    def __init__(self, config: GcsConfig, bucket: str, *, where: str = "") -> None:
+        super().__init__(where or f"gs://{bucket}")
+        self._config, self.bucket = config, bucket
+        self.capabilities = changed(CAPABILITIES, hashes=frozenset({"crc32c"}))
+        self._client: GcsClient | None = None
+
+    @property
+    def client(self) -> GcsClient:
+        """The JSON API; only while the store is open."""
+        if self._client is None:
+            raise ValueError("the store is not open")
+        return self._client
+
+    async def connect(self, stack: AsyncExitStack) -> Obstore | None:
+        self._client = GcsClient(self._config)
+        await self._client.open(stack)
+        with suppress(AccessDenied):  # who may only write may not look; each call tells what it may
+            try:
+                await self._client.request(
+                    f"connecting to {self.where}", "GET", self.path(), params={"maxResults": "1", "fields": "kind"}
+                )
+            except NotFound:
+                raise ConfigError(
+                    f"{self.where}: there is no bucket {self.bucket!r}",
+                    field="bucket",
+                    remedy="correct the address; buckets are not made",
+                ) from None
+        return None
+
+    def path(self, key: str | None = None) -> str:
+        """The path of the bucket's objects, or of one, as the JSON API has it."""
+        objects = f"/storage/v1/b/{quote(self.bucket, safe='')}/o"
+        return objects if key is None else f"{objects}/{quote(key, safe='')}"
+
+    async def resource(self, key: str, what: str) -> Resource:
+        """What Google knows of an object."""
+        return (await self.client.request(what, "GET", self.path(key), params={"fields": _FIELDS})).json()
+
+    async def head(self, key: str) -> Entry:
+        return self._entry(await self.resource(key, f"looking at {self.label(key)}"))
+
+    def _entry(self, item: Resource) -> Entry:
+        created = datetime.fromisoformat(item["timeCreated"])
+        return self.entry(item["name"], int(item["size"]), created, str(item["generation"]))
+
+    async def pages(self, prefix: str, *, delimited: bool, most: int = 0) -> AsyncIterator[Sequence[Entry]]:
+        async for page, prefixes in self._listing(prefix, delimited=delimited, most=most):
+            yield [self.folder(folder) for folder in prefixes] + [self._entry(item) for item in page]
+
+    async def resources(self, prefix: str) -> AsyncIterator[Sequence[Resource]]:
+        """The objects whose keys start with ``prefix``, page by page."""
+        async for page, _ in self._listing(prefix, delimited=False, most=0):
+            yield page
+
+    async def _listing(
+        self, prefix: str, *, delimited: bool, most: int
+    ) -> AsyncIterator[tuple[Sequence[Resource], Sequence[str]]]:
+        question = {"fields": f"nextPageToken,prefixes,items({_FIELDS})", "maxResults": str(most or _PAGE)}
+        question |= {"prefix": prefix} if prefix else {}
+        question |= {"delimiter": "/"} if delimited else {}
+        what = f"listing {self.label(prefix)}"
+        while True:
+            page = (await self.client.request(what, "GET", self.path(), params=question)).json()
+            yield page.get("items", []), page.get("prefixes", [])
+            if not page.get("nextPageToken"):
+                return
+            if question.get("pageToken") == page["nextPageToken"]:
+                raise IntegrityError(f"{what}: the same page comes twice", remedy="retry; tell Google's support")
+            question["pageToken"] = page["nextPageToken"]
+
+    async def fetch(
+        self, key: str, what: str, offset: int, wanted: int, version: str | None = None
+    ) -> tuple[int, str | None, bytes] | None:
+        question = {"alt": "media", **({"generation": version} if version else {})}
+        try:
+            answer = await self.client.request(
+                what,
+                "GET",
+                self.path(key),
+                params=question,
+                headers={"Range": f"bytes={offset}-{offset + wanted - 1}"},
+            )
+        except Rejected as error:
+            if error.status == 416:
+                return None
+            raise
+        except NotFound:
+            if version:
+                raise IntegrityError(f"{what}: it has changed meanwhile", remedy="run the task again") from None
+            raise
+        total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+        size = int(total) if total.isdecimal() else len(answer.body)
+        if len(answer.body) != max(0, min(wanted, size - offset)):
+            raise IntegrityError(f"{what}: {len(answer.body)} bytes came of {wanted}", remedy="retry")
+        if len(answer.body) == size:
+            _compare(answer.body, answer.headers.get("X-Goog-Hash", ""), what)
+        return size, answer.headers.get("X-Goog-Generation"), answer.body
+
+    def parts(self, key: str, token: str, size: int | None) -> GcsParts:
+        step = self._config.part_size * _MIB
+        return GcsParts(self, key, token, step, max(1, min(self._config.parts_at_once, _MEMORY // step)))
+
+    async def upload(self, what: str, key: str, data: bytes, *, checksum: int, replace: bool = True) -> Resource:
+        """Put an object in one request; its checksum has been compared on return."""
+        condition = {} if replace else {"ifGenerationMatch": "0"}
+        return await self.client.upload(what, self.bucket, key, data, params=condition, checksum=checksum)
+
+    async def put(self, key: str, data: bytes, *, replace: bool) -> None:
+        what, checksum = f"writing {self.label(key)}", await asyncio.to_thread(crc32c, data)
+        try:
+            await self.upload(what, key, data, checksum=checksum, replace=replace)
+        except TransientError:
+            if replace or not await self._holds(key, checksum):  # the answer may have been lost
+                raise
+        except IntegrityError:  # 412: somebody was quicker
+            if not replace:
+                await self.refuse_existing(key)
+            raise
+
+    async def _holds(self, key: str, checksum: int) -> bool:
+        with suppress(NotFound):
+            found = await self.resource(key, f"looking at {self.label(key)}")
+            return found.get("crc32c") == b64encode(checksum.to_bytes(4, "big")).decode()
+        return False
+
+    async def remove(self, key: str) -> None:
+        await self.client.request(f"deleting {self.label(key)}", "DELETE", self.path(key))
+
+    async def copy_key(self, key: str, target: str, *, replace: bool, source: Entry) -> None:
+        what = f"copying {self.label(key)}"
+        question = {"ifSourceGenerationMatch": source.version} if source.version else {}
+        question |= {} if replace else {"ifGenerationMatch": "0"}
+        where = f"{self.path(key)}/rewriteTo{self.path(target).removeprefix('/storage/v1')}"
+        while True:
+            try:
+                answer = (await self.client.request(what, "POST", where, params=question)).json()
+            except IntegrityError:  # 412: the source is another one, or somebody was quicker
+                if not replace:
+                    await self.refuse_existing(target)
+                raise
+            if answer.get("done"):
+                return
+            question["rewriteToken"] = str(answer["rewriteToken"])
+
+
+def _compare(data: bytes, hashes: str, what: str) -> None:
+    """The bytes of a whole object with the checksum that came along."""
+    for item in hashes.split(","):
+        name, _, value = item.strip().partition("=")
+        if name == "crc32c" and value != b64encode(crc32c(data).to_bytes(4, "big")).decode():
+            raise IntegrityError(f"{what}: the bytes are not those that Google keeps", remedy="retry")
+
+
+async def buckets(config: GcsConfig) -> str:
+    """What Google answers when the project's buckets are listed, in one sentence; one page is looked at."""
+    if not config.project:
+        raise ConfigError(
+            "the connection names neither a bucket nor a project",
+            field="project",
+            remedy="set the project, or the bucket in the flowrunner extra",
+        )
+    client = GcsClient(config)
+    async with AsyncExitStack() as stack:
+        await client.open(stack)
+        question = {"project": config.project, "maxResults": "100", "fields": "items(name)"}
+        answer = await client.request(
+            f"listing the buckets of {config.project}", "GET", "/storage/v1/b", params=question
+        )
+    count = len(answer.json().get("items", []))
+    return f"Google answers; {config.project} has {'100 buckets or more' if count == 100 else f'{count} buckets'}."

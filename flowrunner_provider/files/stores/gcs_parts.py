@@ -1,0 +1,170 @@
+"""Objects of Google Cloud Storage in parts: hidden objects beside the final name, composed into one.
+
+Google's own two ways do not fit. A resumable session is known by a URI that lets anybody write, so it must not be
+kept; and the XML API's multipart upload knows no condition, so two writers of a new name could not be told apart.
+
+Parts are named ``.{name}.{token}-{number}.part`` and recognised by their CRC-32C. They are composed by generation, so
+what somebody else writes to a part's name meanwhile makes the composition fail and never the object wrong. They are
+removed after the composition; a bucket that lets nobody delete (a retention policy) cannot be written in parts.
+Composite objects have no MD5, only a CRC-32C.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from base64 import b64decode
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flowrunner_provider.core.errors import (
+    IntegrityError,
+    NotFound,
+    TransientError,
+    Unavailable,
+)
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.names import part_name
+from flowrunner_provider.files.stores.gcs_checksum import combined
+from flowrunner_provider.files.stores.gcs_client import Resource, crc32c
+
+if TYPE_CHECKING:
+    from flowrunner_provider.files.stores.gcs import GcsStore
+
+__all__ = ["GcsParts"]
+
+_SOURCES = 32
+"""Objects that one composition takes."""
+
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class _Part:
+    key: str
+    generation: str
+    size: int
+    checksum: int
+
+
+class GcsParts:
+    """The parts of one object.
+
+    :param token: names the task.
+    :param step: bytes of every part but the last.
+    """
+
+    def __init__(self, store: GcsStore, key: str, token: str, step: int, at_once: int) -> None:
+        self._store, self._key, self._token = store, key, token
+        self.step, self.at_once = step, at_once
+        self._what = f"writing {store.label(key)}"
+        self._there: dict[str, _Part] = {}
+        self._sent: dict[int, _Part] = {}
+
+    def _name(self, number: int, kind: str = "") -> str:
+        folder, slash, name = self._key.rpartition("/")
+        digits = f"{number:0{_DIGITS - len(kind)}d}"
+        return f"{folder}{slash}{part_name(name, f'{self._token}-{kind}{digits}')}"
+
+    async def _list(self) -> dict[str, _Part]:
+        """What is there of this task and key, by name."""
+        prefix = self._name(0).removesuffix(f"{'0' * _DIGITS}.part")
+        found: dict[str, _Part] = {}
+        async for page in self._store.resources(prefix):
+            for item in page:
+                middle = item["name"].removeprefix(prefix).removesuffix(".part")
+                if len(middle) == _DIGITS and middle.removeprefix("g").isdecimal():
+                    found[item["name"]] = _part(item)
+        return found
+
+    async def start(self) -> None:
+        self._there = await self._list()
+
+    async def send(self, number: int, data: bytes) -> None:
+        name = self._name(number)
+        checksum = await asyncio.to_thread(crc32c, data)
+        there = self._there.get(name)
+        if there is not None and (there.checksum, there.size) == (checksum, len(data)):
+            self._sent[number] = there
+        else:
+            self._sent[number] = _part(await self._store.upload(self._what, name, data, checksum=checksum))
+
+    async def held(self) -> int:
+        there = await self._list()
+        return sum(part.size for part in self._sent.values() if there.get(part.key) == part)
+
+    async def complete(self, number: int, tail: bytes, *, replace: bool) -> None:
+        if tail:
+            await self.send(number, tail)
+        parts = [self._sent[n] for n in sorted(self._sent)]
+        if not replace:
+            await self._store.refuse_existing(self._key)
+        expected = combined((part.checksum, part.size) for part in parts)
+        groups = await self._grouped(parts)
+        failpoint("gcs.before_compose")
+        try:
+            made = await self._compose(self._key, groups, replace=replace)
+        except TransientError:
+            made = await self._made(expected)  # the answer may have been lost
+        except IntegrityError:  # 412
+            await self._store.refuse_existing(self._key)
+            raise
+        failpoint("gcs.after_compose")
+        if made.checksum != expected:
+            raise IntegrityError(
+                f"{self._what}: Google composed something else than was sent", remedy="remove it, then retry"
+            )
+        await self.abort()
+
+    async def _made(self, expected: int) -> _Part:
+        with suppress(NotFound):
+            made = _part(await self._store.resource(self._key, self._what))
+            if made.checksum == expected:
+                return made
+        raise Unavailable(f"{self._what}: the composition was not answered")
+
+    async def _grouped(self, parts: Sequence[_Part]) -> Sequence[_Part]:
+        """At most as many as one composition takes, of the same bytes in the same order."""
+        made = 0
+        while len(parts) > _SOURCES:
+            larger = []
+            for start in range(0, len(parts), _SOURCES):
+                larger.append(await self._compose(self._name(made, "g"), parts[start : start + _SOURCES]))
+                made += 1
+            parts = larger
+        return parts
+
+    async def _compose(self, key: str, parts: Sequence[_Part], *, replace: bool = True) -> _Part:
+        body = {
+            "sourceObjects": [{"name": part.key, "generation": part.generation} for part in parts],
+            "destination": {"contentType": "application/octet-stream"},
+        }
+        try:
+            answer = await self._store.client.request(
+                self._what,
+                "POST",
+                f"{self._store.path(key)}/compose",
+                params={} if replace else {"ifGenerationMatch": "0"},
+                headers={"Content-Type": "application/json"},
+                data=json.dumps(body).encode(),
+            )
+        except NotFound:
+            raise Unavailable(
+                f"{self._what}: its parts are gone; another attempt of the task has replaced them",
+                remedy="let only one task write this object; the retry sends them again",
+            ) from None
+        return _part(answer.json())
+
+    async def abort(self) -> None:
+        failpoint("gcs.before_remove_parts")
+        for name in await self._list():
+            with suppress(NotFound):
+                await self._store.remove(name)
+            failpoint("gcs.after_remove_part")
+
+
+def _part(item: Resource) -> _Part:
+    checksum = int.from_bytes(b64decode(item["crc32c"]), "big")
+    return _Part(str(item["name"]), str(item["generation"]), int(item["size"]), checksum)
