@@ -7,7 +7,6 @@ import pytest
 from tests.contracts.store_contract import StoreContract
 from tests.files.s3 import Bucket, store_of
 
-# ruff: noqa: PT012 - what is raised where inside of an open store is the point
 pytestmark = pytest.mark.backend
 
 
@@ -28,4 +27,4 @@ class TestMoto(StoreContract):
 
     @pytest.fixture
     def open_store(self, moto):
-        return lambda: store_of(moto.endpoint)
+        return lambda: store_of(moto.endpoint, conditional_writes=True)

@@ -360,17 +360,19 @@ def sweep(
     retries: int = 3,
     timeout: float = 60.0,
     done: Callable[[Outcome], bool] = _returned,
+    at: Callable[[str], bool] = lambda point: True,
 ) -> Report:
     """Kill at every passage of every failpoint, retry, check: exhaustive for what the code has marked.
 
     :param retries: how many clean attempts may follow the kill.
+    :param at: of which failpoints; by default all.
     :param done: which outcome ends the retries; by default a return. A target that may rightly stop
         with an error says so, e.g. ``lambda o: o.ok or o.error_type == "OutcomeUnknown"``.
     """
     play = _Play(make_scene, target, check, retries, timeout, done)
     points, _ = play.clean()
     assert points, "the target passes no failpoint: there is nothing to sweep"
-    for point, hit in _numbered(points):
+    for point, hit in _numbered(filter(at, points)):
         play.scenario(f"killed at {point} #{hit}", [{"rules": [kill_at(point, hit)]}], must_kill=True)
     return play.result()
 

@@ -134,7 +134,9 @@ class S3Parts:
             self._sent[number] = expected
             return
         proof = b64encode(checksum.digest()).decode()
+        failpoint("s3.before_upload_part")
         answer = await self._call("upload_part", PartNumber=number, Body=data, ContentMD5=proof)
+        failpoint("s3.after_upload_part")
         etag = str(answer["ETag"]).strip('"')
         if self._store.etag_is_md5 and is_md5(etag) and etag != expected:
             raise IntegrityError(f"{self._what}: part {number} arrived otherwise than it was sent", remedy="retry")
