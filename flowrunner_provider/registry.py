@@ -66,8 +66,8 @@ CONNECTORS: tuple[Connector, ...] = (
     Connector(
         name="files",
         title="Files",
-        extras=("files", "sftp", "s3", "azure", "gcs", "fsspec"),
-        connections=("sftp", "ftp", "aws", "wasb", "google_cloud_platform"),
+        extras=("files", "sftp", "s3", "azure", "gcs", "fsspec", "archive"),
+        connections=("sftp", "ftp", "aws", "wasb", "google_cloud_platform", "generic"),
         operators=(f"{_ROOT}.files.operators", f"{_ROOT}.files.sensors"),
         hooks=(
             ("sftp", f"{_ROOT}.files.hooks.sftp.FlowRunnerSftpHook"),
@@ -75,6 +75,7 @@ CONNECTORS: tuple[Connector, ...] = (
             ("aws", f"{_ROOT}.files.hooks.s3.FlowRunnerS3Hook"),
             ("wasb", f"{_ROOT}.files.hooks.azure_blob.FlowRunnerAzureBlobHook"),
             ("google_cloud_platform", f"{_ROOT}.files.hooks.gcs.FlowRunnerGcsHook"),
+            ("generic", f"{_ROOT}.files.hooks.keys.FlowRunnerKeysHook"),
         ),
     ),
     Connector(

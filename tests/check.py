@@ -21,8 +21,18 @@ ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 
 SERVERS = {
+    "zstd": "zstd",
+    "zip": "zip",
+    "unzip": "unzip",
+    "gpg": "gnupg",
+    "age": "age",
+    "7z": "p7zip-full",
+    "/usr/sbin/dovecot": "dovecot-imapd",
+    "/usr/lib/dovecot/lmtp": "dovecot-lmtpd",
+    "/usr/sbin/postfix": "postfix",
     "ceph-mon": "ceph-mon",
     "ceph-osd": "ceph-osd",
+    "mariadbd": "mariadb-server",
     "nginx": "nginx-light",
     "node": "nodejs",
     "npm": "npm",

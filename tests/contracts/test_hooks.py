@@ -84,6 +84,8 @@ def test_an_unknown_connection_is_told_with_the_remedy(entry: tuple[str, Any]) -
 
 def test_an_unreachable_host_is_told_with_the_remedy(entry: tuple[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     conn_type, hook = entry
+    if conn_type == "generic":
+        pytest.skip("it holds keys and leads nowhere")
     host = "/nowhere/at/all.db" if conn_type == "sqlite" else "127.0.0.1"
     connection = {"conn_type": conn_type, "host": host, "port": 1, "login": "u", "password": "canary-4711", "extra": {}}
     if conn_type == "sftp":

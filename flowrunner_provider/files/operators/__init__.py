@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flowrunner_provider.files.operators.archive import FileArchiveOperator, FileExtractOperator
 from flowrunner_provider.files.operators.checksum import FileChecksumOperator
 from flowrunner_provider.files.operators.content import FileReadOperator, FileWriteOperator
 from flowrunner_provider.files.operators.copy import FileCopyOperator
@@ -10,9 +11,11 @@ from flowrunner_provider.files.operators.list import FileListOperator
 from flowrunner_provider.files.operators.sync import FileSyncOperator
 
 __all__ = [
+    "FileArchiveOperator",
     "FileChecksumOperator",
     "FileCopyOperator",
     "FileDeleteOperator",
+    "FileExtractOperator",
     "FileListOperator",
     "FileReadOperator",
     "FileSyncOperator",

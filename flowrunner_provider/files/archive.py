@@ -1,0 +1,158 @@
+"""The engine that packs files of any store into one archive in any store, as a stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from flowrunner_provider.core.errors import ConfigError, Json, NotFound
+from flowrunner_provider.core.names import join_inside
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.files.archive_writers import EPOCH, ArchiveWriter, format_of, writer_for
+from flowrunner_provider.files.derived import ArchiveResult
+from flowrunner_provider.files.plan import Item, Source, find
+from flowrunner_provider.files.publish import IfExists, Publisher, Sink, one_of, pinned
+from flowrunner_provider.files.store import Store
+
+__all__ = ["ArchiveOptions", "archive"]
+
+ACTION = "files.archive"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchiveOptions:
+    """How to pack; the parameters of ``files.archive`` say what each means."""
+
+    format: str = "auto"
+    arcname: str = "{path}"
+    password: str = ""
+    level: int | None = None
+    reproducible: bool = False
+    recursive: bool = True
+    if_exists: IfExists = "overwrite"
+    max_files: int = 100_000
+
+    def __post_init__(self) -> None:
+        one_of("if_exists", self.if_exists, ("overwrite", "skip", "fail"))
+        bare = self.arcname.replace("{path}", "").replace("{name}", "")
+        if "{" in bare or "}" in bare or not self.arcname:
+            raise ConfigError(
+                f"arcname {self.arcname!r} is no rule",
+                field="arcname",
+                remedy="use {path} and {name}, e.g. '2026/{path}'",
+            )
+
+
+async def archive(
+    sources: Sequence[tuple[Store, str]],
+    dest: tuple[Store, str],
+    run: Run,
+    options: ArchiveOptions,
+    *,
+    identity_of_work: Json = None,
+    label: str = "",
+) -> ArchiveResult:
+    """Pack what ``sources`` name; on return the archive is whole under its final name.
+
+    :param sources: open stores, each with a path: a file, a folder, or a glob.
+    :param dest: an open store and the path of the archive.
+    :param identity_of_work: what must be the same for a retry to go on (JSON).
+    :param label: how the result calls the archive.
+    """
+    store, target = dest
+    kind = format_of(target.rpartition("/")[2], options.format)
+    writer_for(kind, options.level, options.password).close()  # refused now rather than after the listing
+    publisher = Publisher(run, store, ACTION, identity_of_work, options.if_exists, announce=True)
+    froms = [Source(*source) for source in sources]
+    found = await find(
+        froms, run, recursive=options.recursive, max_files=options.max_files, missing_ok=publisher.resumed
+    )
+    members = _named(found, froms, dest, options)
+    if kind in ("gz", "zst") and len(members) > 1:
+        raise ConfigError(f"{kind} holds one file, not {len(members)}", field="format", remedy=f"make a tar.{kind}")
+    if not members and not publisher.resumed:
+        wanted = ", ".join(source.path for source in froms)
+        raise NotFound(f"nothing matches {wanted}", remedy="correct the path; an archive of nothing is not made")
+    sizes = [item.size for item in found]
+    progress = run.progress("archive", unit="bytes", total=None if None in sizes else sum(size or 0 for size in sizes))
+
+    async def produce(sink: Sink) -> Json:
+        writer = writer_for(kind, options.level, options.password)
+        count = 0
+
+        def advance(size: int) -> None:
+            nonlocal count
+            count += size
+            progress.advance(size)
+
+        try:
+            for name, item in members.items():
+                source = froms[item.source]
+                when = EPOCH if options.reproducible else item.modified or EPOCH
+                await _member(sink, writer, name, item, source, when, advance)
+            await sink.write(await asyncio.to_thread(writer.finish))
+        finally:
+            writer.close()
+        return [len(members), count]
+
+    await publisher.refuse_existing([target])
+    done = await publisher.publish(target, produce)
+    progress.finish()
+    files, size = (0, 0) if done.skipped else (int(str(count)) for count in _pair(done.detail))
+    return ArchiveResult(
+        path=label or target, format=kind, files=files, bytes=size, size=done.size, sha256=done.sha256,
+        skipped=done.skipped,
+    )  # fmt: skip
+
+
+def _pair(detail: Json) -> Sequence[Json]:
+    return detail if isinstance(detail, list) else [0, 0]
+
+
+def _named(
+    items: Sequence[Item], sources: Sequence[Source], dest: tuple[Store, str], options: ArchiveOptions
+) -> dict[str, Item]:
+    """What each file is called in the archive, in that order.
+
+    :raises PathEscape: for a name that would lead elsewhere when it is unpacked.
+    :raises ConfigError: when two files would get the same name, or the archive would hold itself.
+    """
+    members: dict[str, Item] = {}
+    for item in items:
+        source = sources[item.source]
+        if source.store is dest[0] and source.path_of(item.relative) == dest[1]:
+            raise ConfigError(
+                f"{dest[1]} would hold itself", field="dest", remedy="put it into a folder that is no source"
+            )
+        name = options.arcname.replace("{name}", item.relative.rpartition("/")[2]).replace("{path}", item.relative)
+        name = join_inside("", name)
+        if name in members:
+            raise ConfigError(
+                f"two files would be called {name} in the archive", field="arcname", remedy="use {path}, or rename one"
+            )
+        members[name] = item
+    for name in members:
+        folder = name
+        while folder := folder.rpartition("/")[0]:
+            if folder in members:
+                raise ConfigError(
+                    f"{folder} would be a file and a folder in the archive", field="arcname", remedy="rename one"
+                )
+    return dict(sorted(members.items()))
+
+
+async def _member(
+    sink: Sink,
+    writer: ArchiveWriter,
+    name: str,
+    item: Item,
+    source: Source,
+    when: datetime,
+    advance: Callable[[int], None],
+) -> None:
+    await sink.write(writer.begin(name, item.size, when))
+    async for chunk in pinned(source.store, source.path_of(item.relative), item.identity, advance):
+        await sink.write(await asyncio.to_thread(writer.write, chunk))
+    await sink.write(writer.end())

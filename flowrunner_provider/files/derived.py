@@ -1,0 +1,58 @@
+"""What the actions return that make files out of files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["ArchiveResult", "DerivedFile", "ExtractResult"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DerivedFile:
+    """One file that was made."""
+
+    path: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchiveResult:
+    """The archive.
+
+    :param path: where it is.
+    :param files: how many files are in it; 0 if it was there before and was left alone.
+    :param bytes: their size together.
+    :param size: of the archive.
+    :param sha256: of the archive; empty if it was left alone.
+    :param skipped: it was there and was left alone.
+    """
+
+    path: str
+    format: str
+    files: int
+    bytes: int
+    size: int
+    sha256: str
+    skipped: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractResult:
+    """What was unpacked, over all attempts.
+
+    :param archive: which one.
+    :param format: what it turned out to be.
+    :param files: how many files were unpacked.
+    :param bytes: their size together.
+    :param skipped: how many were left alone because their target was there.
+    :param dest: where they are.
+    :param entries: the first of them, at most 20.
+    """
+
+    archive: str
+    format: str
+    files: int
+    bytes: int
+    skipped: int
+    dest: str
+    entries: list[DerivedFile]

@@ -1,0 +1,178 @@
+"""TAR archives, plain or packed, and single packed files: read as streams, twice."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+import tarfile
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Any
+
+from flowrunner_provider.core.errors import BombDetected, IntegrityError
+from flowrunner_provider.core.extras import load
+from flowrunner_provider.core.streams import decompressed
+from flowrunner_provider.files.blocking import ForwardFile
+from flowrunner_provider.files.extract_members import Limits, Member, Open, damaged
+
+__all__ = ["SingleReader", "TarReader", "unpacked"]
+
+_CHUNK = 256 * 1024
+_HEADER = 2 * 1024 * 1024
+_FEED = 2 * 1024  # of zstd at once: at most 64 MB come out of it
+_WINDOW = 128 * 1024 * 1024
+_RATIO_FROM = 1024 * 1024
+_KINDS = {
+    tarfile.SYMTYPE: "symbolic link", tarfile.LNKTYPE: "hard link", tarfile.CHRTYPE: "device",
+    tarfile.BLKTYPE: "device", tarfile.FIFOTYPE: "pipe", tarfile.DIRTYPE: "folder",
+}  # fmt: skip
+
+
+async def unpacked(chunks: AsyncIterator[bytes], packing: str, limits: Limits, what: str) -> AsyncIterator[bytes]:
+    """The bytes that were packed with ``gz`` or ``zst`` (or not at all).
+
+    :raises IntegrityError: for damage, and where the stream stops before its end.
+    :raises BombDetected: beyond the limits.
+    """
+    if packing == "":
+        stream = chunks
+    elif packing == "zst":
+        stream = _unzstd(chunks, limits, what)
+    else:
+        stream = decompressed(chunks, encoding="gzip", max_bytes=_room(limits), max_ratio=limits.max_ratio, what=what)
+    try:
+        async for piece in stream:
+            yield piece
+    except BombDetected as error:
+        raise BombDetected(error.message, remedy="raise max_ratio or max_size if this size is expected") from error
+    finally:
+        if isinstance(stream, AsyncGenerator):
+            await stream.aclose()
+
+
+def _room(limits: Limits) -> int:
+    """How long a stream may get: the files of a TAR, and their headers."""
+    return limits.max_size + 1536 * limits.max_entries
+
+
+async def _unzstd(chunks: AsyncIterator[bytes], limits: Limits, what: str) -> AsyncIterator[bytes]:
+    zstandard = load("zstandard", extra="archive", needed_for="a zst archive")
+    unpacker = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+    frame, taken, given = unpacker.decompressobj(), 0, 0
+    ended = False
+    async for chunk in chunks:
+        for start in range(0, len(chunk), _FEED):
+            data = chunk[start : start + _FEED]
+            taken += len(data)
+            while data:
+                if ended:
+                    frame, ended = unpacker.decompressobj(), False
+                try:
+                    piece = frame.decompress(data)
+                except zstandard.ZstdError as error:
+                    raise damaged(what, error) from error
+                data, ended = (frame.unused_data if frame.eof else b""), frame.eof
+                given += len(piece)
+                if given > _room(limits) or (given > _RATIO_FROM and given > limits.max_ratio * taken):
+                    raise BombDetected(f"{what} unpacks to more than max_size or max_ratio allow")
+                if piece:
+                    yield piece
+    if not ended:
+        raise damaged(what, "it stops before its end")
+
+
+class SingleReader:
+    """One packed file.
+
+    :param read: opens the packed stream.
+    :param name: of the file that comes out.
+    """
+
+    def __init__(
+        self, read: Callable[[], AsyncIterator[bytes]], packing: str, name: str, limits: Limits, what: str
+    ) -> None:
+        self._read, self._packing, self._name, self._limits, self._what = read, packing, name, limits, what
+
+    async def members(self) -> AsyncIterator[Member]:
+        yield Member(name=self._name, size=None, modified=None)
+
+    async def contents(self) -> AsyncIterator[tuple[Member, Open]]:
+        async for member in self.members():
+            yield member, lambda: unpacked(self._read(), self._packing, self._limits, self._what)
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+
+class TarReader:
+    """A TAR archive.
+
+    :param read: opens the stream of its bytes, packed.
+    :param packing: ``gz``, ``zst``, or empty.
+    """
+
+    def __init__(self, read: Callable[[], AsyncIterator[bytes]], packing: str, limits: Limits, what: str) -> None:
+        self._read, self._packing, self._limits, self._what = read, packing, limits, what
+
+    async def members(self) -> AsyncIterator[Member]:
+        async for member, _ in self._pass():
+            yield member
+
+    async def contents(self) -> AsyncIterator[tuple[Member, Open]]:
+        async for found in self._pass():
+            yield found
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+    async def _pass(self) -> AsyncIterator[tuple[Member, Open]]:
+        """From the first entry to the end of the stream, whose own checksum is thereby checked."""
+        async with aclosing(_generator(unpacked(self._read(), self._packing, self._limits, self._what))) as stream:
+            file = ForwardFile(stream, most=_HEADER, what=self._what)
+            try:
+                archive: Any = await asyncio.to_thread(tarfile.open, mode="r:", fileobj=file)
+                while (info := await asyncio.to_thread(archive.next)) is not None:
+                    archive.members = []  # else it remembers every one of them
+                    yield self._member(info), _opener(archive, info, self._what)
+            except (tarfile.TarError, UnicodeError, ValueError, OverflowError) as error:
+                raise damaged(self._what, error) from error
+            if file.last != bytes(tarfile.BLOCKSIZE):
+                raise damaged(self._what, "it stops before its end, or holds what is no TAR")
+            while await asyncio.to_thread(file.read, _CHUNK):
+                pass
+
+    def _member(self, info: tarfile.TarInfo) -> Member:
+        kind = "file" if info.isreg() else _KINDS.get(info.type, "thing of an unknown kind")
+        if stat.S_IFMT(info.mode) not in (0, stat.S_IFREG, stat.S_IFDIR) and kind == "file":
+            kind = "special file"
+        try:
+            modified = datetime.fromtimestamp(int(info.mtime), UTC)
+        except (OverflowError, ValueError, OSError):
+            modified = None
+        return Member(name=info.name, size=info.size, modified=modified, kind=kind)
+
+
+def _generator(stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    if not isinstance(stream, AsyncGenerator):
+        raise TypeError("not a generator")
+    return stream
+
+
+def _opener(archive: Any, info: tarfile.TarInfo, what: str) -> Open:
+    async def read() -> AsyncIterator[bytes]:
+        file = archive.extractfile(info)
+        if file is None:
+            raise IntegrityError(f"{what}: {info.name!a} has no content", remedy="choose other members")
+        left = info.size
+        while left:
+            try:
+                chunk = await asyncio.to_thread(file.read, min(_CHUNK, left))
+            except tarfile.TarError as error:
+                raise damaged(what, error) from error
+            if not chunk:
+                raise damaged(what, f"{info.name!a} is cut off")
+            left -= len(chunk)
+            yield chunk
+
+    return read

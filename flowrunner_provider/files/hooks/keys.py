@@ -1,0 +1,60 @@
+"""Keys and passwords for files, from a ``generic`` connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from flowrunner_provider.core.errors import ConfigError, MissingCredential
+from flowrunner_provider.files.keys import FileKeysConfig
+from flowrunner_provider.runtime.hook import FlowRunnerHook
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+__all__ = ["FlowRunnerKeysHook", "zip_password"]
+
+
+class FlowRunnerKeysHook(FlowRunnerHook[FileKeysConfig]):
+    """A connection of type ``generic`` that leads nowhere and holds keys.
+
+    Its password is that of zip archives and of the PGP secret key; the keys are options below ``flowrunner`` of its
+    extra: ``pgp_secret_key``, ``pgp_public_keys``, ``age_secret_key``, ``age_recipients``.
+
+    :param conn_id: the Airflow connection.
+    """
+
+    conn_name_attr: ClassVar[str] = "conn_id"
+    default_conn_name: ClassVar[str] = "file_keys_default"
+    conn_type: ClassVar[str] = "generic"
+    hook_name: ClassVar[str] = "Keys for files"
+    config_type: ClassVar[type] = FileKeysConfig
+
+    @classmethod
+    def values(cls, found: Connection) -> dict[str, Any]:
+        """The password and our options."""
+        if found.conn_type != "generic":
+            raise ConfigError(
+                f"connection {found.conn_id!r} is of type {found.conn_type!r}",
+                field="conn_type",
+                remedy="keep keys in a connection of type generic",
+            )
+        return super().values(found)
+
+    def check(self) -> str:
+        """Say which keys there are; nothing is reached."""
+        config = self.config
+        there = [name for name in vars(config) if getattr(config, name)]
+        if not there:
+            raise MissingCredential(
+                f"connection {self.conn_id!r} holds neither a password nor a key",
+                field="password",
+                remedy="set its password, or keys below 'flowrunner' in its extra",
+            )
+        return f"The connection holds: {', '.join(there)}."
+
+
+def zip_password(conn_id: str) -> str:
+    """The password that a connection holds; empty without a connection."""
+    if not conn_id:
+        return ""
+    return FlowRunnerKeysHook(conn_id).config.need("password", conn_id, "open or make a zip with a password")
