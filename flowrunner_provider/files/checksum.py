@@ -10,10 +10,12 @@ from typing import get_args
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, NotFound
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
-from flowrunner_provider.files.content import read_whole, write_once
+from flowrunner_provider.files.content import write_once
 from flowrunner_provider.files.each import each
 from flowrunner_provider.files.plan import Item, Source, find
 from flowrunner_provider.files.results import Algorithm, Checked, ChecksumResult
+from flowrunner_provider.files.sidecar import sidecar_line, sidecar_of
+from flowrunner_provider.files.spool import Rows, Spool
 from flowrunner_provider.files.store import Store, identity
 from flowrunner_provider.files.tree import Tree, side_by_side
 
@@ -95,15 +97,14 @@ async def check_files(
         label = places[item.source][2] + path
         wanted = wanted_of.get(item.relative)
         if verify_sidecar:
-            wanted = await _sidecar(store, path + suffix, label)
+            wanted = await sidecar_of(store, path + suffix, label)
         totals[0] += digest.size
         if wanted is not None and not hmac.compare_digest(wanted.strip().lower().encode(), digest.hexdigest().encode()):
             bad.add(f"{label} has {digest.hexdigest()} instead of {wanted.strip()[:128]}")
             return
         totals[1] += wanted is not None
         if write_sidecar:
-            line = f"{digest.hexdigest()}  {item.relative.rpartition('/')[2]}\n".encode()
-            await write_once(store, path + suffix, line, "overwrite", run, label + suffix)
+            await write_once(store, path + suffix, sidecar_line(digest, path), "overwrite", run, label + suffix)
         if len(entries) < _LISTED:
             entries[item.key] = Checked(path=label, size=digest.size, checksum=digest.hexdigest())
 
@@ -113,24 +114,15 @@ async def check_files(
     return ChecksumResult(files=len(items), bytes=totals[0], algorithm=algorithm, compared=totals[1], entries=shown)
 
 
-async def _sidecar(store: Store, path: str, label: str) -> str:
-    """The checksum that a file such as ``orders.csv.sha256`` holds, as coreutils write it."""
-    try:
-        words = (await read_whole(store, path, 65_536)).decode("utf-8", errors="replace").split()
-    except NotFound as error:
-        raise NotFound(f"{label} has no sidecar {path}", remedy="write one, or switch verify_sidecar off") from error
-    return words[0].removeprefix("\\") if words else "nothing"
-
-
 async def compare_trees(one: Tree, other: Tree, *, algorithm: str) -> ChecksumResult:
     """Compare every file below two folders by name, size and checksum.
 
     :raises IntegrityError: naming the first that are missing on either side or differ.
     """
     bad, totals = _Bad(), [0, 0]
+    spool = Spool()
     try:
-        await one.read(missing_ok=False)
-        await other.read(missing_ok=False)
+        left, right = await _listed(one, spool.rows()), await _listed(other, spool.rows())
 
         async def same(pair: tuple[Item | None, Item | None]) -> None:
             here, there = pair
@@ -149,9 +141,14 @@ async def compare_trees(one: Tree, other: Tree, *, algorithm: str) -> ChecksumRe
             if mine.hexdigest() != theirs.hexdigest():
                 bad.add(f"{name} differs")
 
-        await each(_AT_ONCE, same, side_by_side(one.items(), other.items()))
+        await each(_AT_ONCE, same, side_by_side(left.sorted(), right.sorted()))
     finally:
-        one.runs.close()
-        other.runs.close()
+        spool.close()
     bad.check()
     return ChecksumResult(files=totals[0], bytes=totals[1], algorithm=algorithm, compared=totals[0], entries=[])
+
+
+async def _listed(tree: Tree, rows: Rows) -> Rows:
+    async for item in tree.files(missing_ok=False):
+        rows.add(item)
+    return rows

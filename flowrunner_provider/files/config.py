@@ -30,6 +30,12 @@ class SftpConfig:
     ciphers: list[str] = option([], label="Ciphers", help="in order of preference")
     conn_timeout: float = option(15.0, label="Connect time-out", help="seconds")
     timeout: float = option(60.0, label="Time-out", help="the longest silence of the server, seconds")
+    rate_limit: str | None = option(
+        None,
+        label="Rate limit",
+        help="operations on files, such as open, list and rename, of all tasks, e.g. 600/minute",
+    )
+    burst: int = option(1, label="Burst", help="operations that may come at once within the rate limit")
     test_folder: str = option(".", label="Folder to test", help="must be there for the connection test to pass")
 
     def __post_init__(self) -> None:

@@ -16,9 +16,10 @@ from flowrunner_provider.core.checkpoint import fingerprint
 from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, Json, NotFound, PathEscape, Unavailable
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
+from flowrunner_provider.files.books import batches
 from flowrunner_provider.files.each import each
 from flowrunner_provider.files.listing import matcher, selection, walk
-from flowrunner_provider.files.plan import Item, batches
+from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.results import DeleteResult
 from flowrunner_provider.files.store import Entry, Store, identity
 from flowrunner_provider.files.uri import split_glob
@@ -199,7 +200,7 @@ class _Delete:
     async def _entries(self, place: Place) -> AsyncIterator[Entry]:
         folder, pattern, deep = selection(place.path, None, recursive=self._options.recursive)
         if not pattern:
-            entry = await place.store.stat(place.path.rstrip("/") or "/")
+            entry = await place.store.stat(folder)
             if entry.is_link:
                 raise ConfigError(f"{place.path} is a symbolic link", field="path", remedy="name what it points to")
             if not entry.is_dir:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from flowrunner_provider.core.run import Run
+from flowrunner_provider.files.paced import PacedStore
 from flowrunner_provider.files.store import Store
 from flowrunner_provider.files.stores.local import LocalStore
 from flowrunner_provider.files.uri import Location, parse
@@ -46,6 +48,15 @@ def _hook(location: Location) -> StoreHook[Any]:
     return cast("StoreHook[Any]", getattr(import_module(module), name)(location.conn_id))
 
 
+def _at_its_pace(location: Location, field: str, run: Run) -> Store:
+    """The store, which keeps to its connection's ``rate_limit``, if there is one."""
+    if location.scheme == "file":
+        return LocalStore()
+    hook = _hook(location)
+    store, pacer = hook.store(location, field=field), hook.pacer
+    return PacedStore(store, replace(run, pacer=pacer).paced) if pacer else store
+
+
 async def opened(run: Run, stack: AsyncExitStack, **locations: Sequence[Location]) -> dict[str, Store]:
     """One open store for each root; all connections are read before the first is made.
 
@@ -55,7 +66,7 @@ async def opened(run: Run, stack: AsyncExitStack, **locations: Sequence[Location
     for field, several in locations.items():
         for location in several:
             if location.root not in stores:
-                stores[location.root] = open_store(location, field=field)
+                stores[location.root] = _at_its_pace(location, field, run)
     for store in stores.values():
 
         async def enter(store: Store = store) -> Store:

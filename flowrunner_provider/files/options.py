@@ -1,39 +1,130 @@
-"""How to copy, and what came of it."""
+"""How to copy and how to sync; the parameters of the actions say what each option means."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Literal, get_args
 
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.files.results import IfExists
+from flowrunner_provider.files.results import Algorithm, IfExists
 
-__all__ = ["CopyOptions"]
+__all__ = ["CopyOptions", "SyncOptions"]
+
+_LONGEST = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CopyOptions:
-    """How to copy; the parameters of ``files.copy`` say what each means."""
+    """How to copy. ``only_new`` is True for a ledger in the destination; ``ledger`` is its path in another store."""
 
     move: bool = False
+    after: str = "none"
     recursive: bool = False
     if_exists: IfExists = "overwrite"
     verify: Literal["size", "checksum"] = "size"
+    algorithm: Algorithm = "sha256"
+    verify_sidecar: bool = False
+    write_sidecar: bool = False
+    only_new: bool = False
+    min_age: timedelta = timedelta(0)
+    stable_for: timedelta = timedelta(0)
+    done_marker: str | None = None
+    chmod: str | None = None
+    on_item_error: Literal["fail", "continue"] = "fail"
+    max_failures: int = 100
     concurrency: int = 4
     preserve_times: bool = True
     max_files: int = 100_000
+    max_bytes: int | None = None
     missing_ok: bool = False
+    remove_empty_folders: bool = False
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("if_exists", ("overwrite", "skip", "rename", "fail")),
-            ("verify", ("size", "checksum")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)!r}", field=name, remedy=f"write one of {', '.join(allowed)}"
-                )
-        for name, most in (("concurrency", 64), ("max_files", 10_000_000)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-                raise ConfigError(f"{name} is {value!r}", field=name, remedy=f"write a whole number from 1 to {most}")
+        _one_of(self, "if_exists", get_args(IfExists))
+        _one_of(self, "verify", ("size", "checksum"))
+        _one_of(self, "algorithm", get_args(Algorithm))
+        _one_of(self, "on_item_error", ("fail", "continue"))
+        for name, most in (("concurrency", 64), ("max_files", 10_000_000), ("max_failures", 1_000)):
+            _number(self, name, 1, most)
+        if self.max_bytes is not None:
+            _number(self, "max_bytes", 1, 1 << 62)
+        self._check_after()
+        if self.stable_for > _LONGEST:
+            raise ConfigError(
+                "stable_for is above 10 minutes, and a worker slot would wait for it",
+                field="stable_for",
+                remedy="use files.wait with stable_for before it",
+            )
+        if self.done_marker is not None and (not self.done_marker.strip(".") or "/" in self.done_marker):
+            raise ConfigError(
+                f"done_marker {self.done_marker!r} is no plain name", field="done_marker", remedy="write e.g. _SUCCESS"
+            )
+        if self.chmod is not None and not re.fullmatch(r"0?o?[0-7]{3,4}", str(self.chmod)):
+            raise ConfigError(f"chmod is {self.chmod!r}", field="chmod", remedy="write octal digits such as '0640'")
+
+    def _check_after(self) -> None:
+        folder = self.after.removeprefix("move:")
+        if self.after not in ("none", "delete") and (folder == self.after or not folder.strip("/")):
+            raise ConfigError(
+                f"after is {self.after!r}", field="after", remedy="write none, delete, or move:<folder of the source>"
+            )
+        if ".." in folder.split("/") or "\0" in folder:
+            raise ConfigError("after leads out of its folder", field="after", remedy="write move:archive/, say")
+        if self.move and self.after not in ("none", "delete"):
+            raise ConfigError("move and after are both given", field="after", remedy="keep one of them")
+        if self.remove_empty_folders and self.leaves == "none":
+            raise ConfigError(
+                "folders are emptied only by a move", field="remove_empty_folders", remedy="set move=True"
+            )
+
+    @property
+    def leaves(self) -> Literal["none", "delete", "move"]:
+        """What becomes of a source whose copy is verified."""
+        if self.after.startswith("move:"):
+            return "move"
+        return "delete" if self.move or self.after == "delete" else "none"
+
+    @property
+    def archive(self) -> str:
+        """The folder that sources are moved to: absolute, or below the folder of the source."""
+        return self.after.removeprefix("move:").rstrip("/") if self.leaves == "move" else ""
+
+    @property
+    def mode(self) -> int | None:
+        """The permission bits of the copies."""
+        return None if self.chmod is None else int(str(self.chmod).replace("o", ""), 8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncOptions:
+    """How to sync. ``backup_dir`` is a path in the store of ``dest``."""
+
+    compare: Literal["size_mtime", "checksum", "name"] = "size_mtime"
+    delete_extra: bool = False
+    max_deletes: int = 1000
+    backup_dir: str = ""
+    include: list[str] = field(default_factory=list)
+    exclude: list[str] = field(default_factory=list)
+    concurrency: int = 4
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of(self, "compare", ("size_mtime", "checksum", "name"))
+        _number(self, "concurrency", 1, 64)
+        _number(self, "max_deletes", 0, 10_000_000)
+
+
+def _one_of(options: Any, name: str, allowed: Iterable[str]) -> None:
+    if getattr(options, name) not in allowed:
+        raise ConfigError(
+            f"{name} is {getattr(options, name)!r}", field=name, remedy=f"write one of {', '.join(allowed)}"
+        )
+
+
+def _number(options: Any, name: str, least: int, most: int) -> None:
+    value = getattr(options, name)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ConfigError(f"{name} is {value!r}", field=name, remedy=f"write a whole number from {least} to {most}")

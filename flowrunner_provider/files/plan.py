@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from flowrunner_provider.core.errors import ConfigError, Json, NotFound
-from flowrunner_provider.core.names import collisions
+from flowrunner_provider.core.errors import ConfigError, Json, NotFound, Unavailable
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.listing import matcher, walk
 from flowrunner_provider.files.store import Entry, Store
 from flowrunner_provider.files.uri import split_glob
 
-__all__ = ["Destination", "Item", "Source", "batches", "check_targets", "find"]
+__all__ = ["EPOCH", "Destination", "Item", "Source", "find", "too_many"]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +43,7 @@ class Item:
         return self.size, self.modified, self.version
 
     def to_json(self) -> list[Json]:
-        micros = None if self.modified is None else (self.modified - _EPOCH) // timedelta(microseconds=1)
+        micros = None if self.modified is None else (self.modified - EPOCH) // timedelta(microseconds=1)
         return [self.source, self.relative, self.size, micros, self.version]
 
     @classmethod
@@ -55,7 +53,7 @@ class Item:
             source=int(str(source)),
             relative=str(relative),
             size=None if size is None else int(str(size)),
-            modified=None if micros is None else _EPOCH + timedelta(microseconds=int(str(micros))),
+            modified=None if micros is None else EPOCH + timedelta(microseconds=int(str(micros))),
             version=str(version),
         )
 
@@ -68,8 +66,9 @@ class Source:
     """
 
     def __init__(self, store: Store, path: str) -> None:
-        self.store, self.path = store, path
+        self.store = store
         self.folder, self.pattern = split_glob(path)
+        self.path = path if self.pattern else self.folder
         self.is_file = False
 
     def be_file(self) -> None:
@@ -91,11 +90,31 @@ class Source:
         """The path of a file below the folder, as a listing spells it."""
         return f"{self.folder.rstrip('/')}/{relative}"
 
-    async def files(self, index: int, recursive: bool, run: Run) -> list[Item]:
-        """The files, unordered."""
+    async def matches(self, index: int, recursive: bool, run: Run, *, missing_ok: bool) -> AsyncIterator[Item]:
+        """The files, unordered, as the listing goes on.
+
+        :raises NotFound: for a path, or the folder of a glob, that is not there, without ``missing_ok``.
+        :raises Unavailable: for what vanishes while it is listed: that is not "nothing is there".
+        """
+        begun = False
+        try:
+            await self.settle()
+            async for item in self._files(index, recursive, run):
+                begun = True
+                yield item
+        except NotFound as error:
+            if begun:
+                raise Unavailable(
+                    f"{self.path} changed while it was listed: {error.message}", remedy="nothing to do: it is retried"
+                ) from error
+            if not missing_ok:
+                raise
+
+    async def _files(self, index: int, recursive: bool, run: Run) -> AsyncIterator[Item]:
         if self.is_file:
             entry = await self.store.stat(self.path)
-            return [Item.of(index, entry.name, entry)]
+            yield Item.of(index, entry.name, entry)
+            return
         pattern = self.pattern or ("**" if recursive else "")
         if recursive and pattern and "/" not in pattern and pattern != "**":
             pattern = f"**/{pattern}"
@@ -106,19 +125,16 @@ class Source:
             nonlocal links
             links += 1
 
-        found = [
-            Item.of(index, relative, entry)
-            async for relative, entry in walk(
-                self.store,
-                self.folder,
-                lambda relative, entry: accept is None or accept(relative),
-                recursive=recursive or "/" in pattern or pattern == "**",
-                skipped_link=count,
-            )
-        ]
+        async for relative, entry in walk(
+            self.store,
+            self.folder,
+            lambda relative, entry: accept is None or accept(relative),
+            recursive=recursive or "/" in pattern or pattern == "**",
+            skipped_link=count,
+        ):
+            yield Item.of(index, relative, entry)
         if links:
             run.log.warning("%d symbolic links below %s were not followed.", links, self.path)
-        return found
 
 
 class Destination:
@@ -143,14 +159,22 @@ class Destination:
         if entry.is_dir:
             raise ConfigError(f"{self.path} is a folder", field="dest", remedy=f"write {self.path}/ to copy into it")
 
-    def target(self, item: Item, number: int = 0) -> str:
-        """The final path of ``item``; ``number`` makes it another one: ``orders.2.csv``."""
+    def name(self, item: Item, number: int = 0) -> str:
+        """The name of ``item`` below the folder; ``number`` makes it another one: ``orders.2.csv``."""
         relative = item.relative if self.is_folder else self.path.rpartition("/")[2]
         if number:
             folder, slash, name = relative.rpartition("/")
             stem, dot, suffix = name.partition(".") if name[:1] != "." else (name, "", "")
             relative = f"{folder}{slash}{stem}.{number}{dot}{suffix}"
-        return self.store.join(self.folder.rstrip("/") or self.folder, relative)
+        return relative
+
+    def path_of(self, name: str) -> str:
+        """The path of what lies under ``name`` in the folder."""
+        return self.store.join(self.folder.rstrip("/") or self.folder, name)
+
+    def target(self, item: Item, number: int = 0) -> str:
+        """The final path of ``item``."""
+        return self.path_of(self.name(item, number))
 
 
 async def find(sources: Sequence[Source], run: Run, *, recursive: bool, max_files: int, missing_ok: bool) -> list[Item]:
@@ -160,54 +184,16 @@ async def find(sources: Sequence[Source], run: Run, *, recursive: bool, max_file
     """
     items: list[Item] = []
     for index, source in enumerate(sources):
-        try:
-            await source.settle()
-            items += await source.files(index, recursive, run)
-        except NotFound:
-            if not missing_ok:
-                raise
-        if len(items) > max_files:
-            raise ConfigError(
-                f"more than {max_files} files match", field="max_files", remedy="raise max_files, or split the work"
-            )
+        async for item in source.matches(index, recursive, run, missing_ok=missing_ok):
+            items.append(item)
+            if len(items) > max_files:
+                raise too_many(max_files)
     items.sort(key=lambda item: item.key)
     return items
 
 
-def check_targets(items: Sequence[Item], sources: Sequence[Source], dest: Destination) -> None:
-    """Refuse, before anything is written, names that lead elsewhere and names that would become one file.
-
-    :raises PathEscape: for a name that is no plain name.
-    :raises ConfigError: when two files would get the same name, or a file would be copied onto itself.
-    """
-    targets: dict[str, Item] = {}
-    for item in items:
-        target = dest.target(item)
-        source = sources[item.source]
-        if source.store is dest.store and source.store.join(source.folder, item.relative) == target:
-            raise ConfigError(f"{target} would be copied onto itself", field="dest", remedy="choose another folder")
-        if target in targets:
-            raise ConfigError(f"two files would become {target}", field="source", remedy="copy them to two folders")
-        targets[target] = item
-    if not dest.store.capabilities.case_sensitive:
-        for group in collisions(targets):
-            raise ConfigError(
-                f"{', '.join(group)} would become one file in {dest.store.where}",
-                field="source",
-                remedy="rename them at the source",
-            )
-
-
-def batches(items: Iterable[Item], *, most: int, room: int) -> Iterator[list[Item]]:
-    """Cut ``items`` into batches of at most ``most`` whose names fit into ``room`` characters of JSON."""
-    batch: list[Item] = []
-    used = 0
-    for item in items:
-        cost = 60 + len(json.dumps(item.relative)) + len(item.version)
-        if batch and (len(batch) == most or used + cost > room):
-            yield batch
-            batch, used = [], 0
-        batch.append(item)
-        used += cost
-    if batch:
-        yield batch
+def too_many(max_files: int) -> ConfigError:
+    """The error for more matches than were allowed."""
+    return ConfigError(
+        f"more than {max_files} files match", field="max_files", remedy="raise max_files, or split the work"
+    )

@@ -1,101 +1,90 @@
-"""What a sync is going to do: found by comparing two complete listings, judged, and refused before any effect."""
+"""What a sync is going to do: the destination listed to its end, then the source compared with it as it is listed.
+
+Both listings are kept on this disk. Copies may begin while a long source is still being listed; what is to be deleted
+is known when both listings are complete, and is judged as a whole.
+"""
 
 from __future__ import annotations
 
-import unicodedata
+import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
 
 from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.retry import apause
 from flowrunner_provider.core.run import Run
+from flowrunner_provider.files.books import BATCH
 from flowrunner_provider.files.each import each
+from flowrunner_provider.files.options import SyncOptions
 from flowrunner_provider.files.plan import Item
-from flowrunner_provider.files.results import SyncResult
+from flowrunner_provider.files.spool import Spellings, Spool
 from flowrunner_provider.files.transfer import digest_of
-from flowrunner_provider.files.tree import Runs, Tree, side_by_side
+from flowrunner_provider.files.tree import Tree
 
-__all__ = ["Plan", "SyncOptions"]
+__all__ = ["EARLY", "Plan", "SyncOptions"]
 
-_CHUNK, _SHOWN, _CHARACTERS = 256, 20, 6_000
+EARLY = 10_000
+"""Files of the source that are listed before the first is copied: a smaller tree is first listed to its end."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class SyncOptions:
-    """How to sync; the parameters of ``files.sync`` say what each means. ``backup_dir`` is a path in the store."""
-
-    compare: Literal["size_mtime", "checksum", "name"] = "size_mtime"
-    delete_extra: bool = False
-    max_deletes: int = 1000
-    backup_dir: str = ""
-    include: list[str] = field(default_factory=list)
-    exclude: list[str] = field(default_factory=list)
-    concurrency: int = 4
-    dry_run: bool = False
-
-    def __post_init__(self) -> None:
-        if self.compare not in ("size_mtime", "checksum", "name"):
-            raise ConfigError(
-                f"compare is {self.compare!r}", field="compare", remedy="write size_mtime, checksum or name"
-            )
-        for name, least, most in (("concurrency", 1, 64), ("max_deletes", 0, 10_000_000)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-                raise ConfigError(
-                    f"{name} is {value!r}", field=name, remedy=f"write a whole number from {least} to {most}"
-                )
+_CHUNK = 500
+_DOUBTFUL = 1
 
 
 class Plan:
-    """The plan; its rows are in temporary files.
+    """The plan, while it is made and afterwards.
 
-    :param source: not listed yet.
-    :param dest: not listed yet.
+    :param deleted_before: what earlier attempts have deleted counts, too.
     """
 
-    def __init__(self, source: Tree, dest: Tree, run: Run, options: SyncOptions) -> None:
+    def __init__(self, source: Tree, dest: Tree, run: Run, options: SyncOptions, *, deleted_before: int) -> None:
         self._source, self._dest, self._run, self._options = source, dest, run, options
-        self._copy, self._delete = Runs(), Runs()
-        self.bytes = self._unchanged = self._extra = 0
-        self._shown: dict[str, list[str]] = {"copy": [], "delete": []}
+        self._spool = Spool()
+        self._there, self._copies = self._spool.rows(), self._spool.rows()
+        self._deleted_before = deleted_before
+        self.listed = self.bytes = self.extra = self.deletes = 0
+        self.doubtful: set[str] = set()
         one, other = source.store.capabilities, dest.store.capabilities
         self._precision = max(one.modified_precision, other.modified_precision, 0.002)
+        self._task: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
 
-    @property
-    def copies(self) -> int:
-        return self._copy.count
+    def start(self) -> None:
+        """Begin to list."""
+        self._task = asyncio.create_task(self._make())
+        self._task.add_done_callback(lambda _: self._news.set())
 
-    @property
-    def deletes(self) -> int:
-        return self._delete.count
+    async def close(self) -> None:
+        """Stop listing, and remove what is on the disk."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._spool.close()
 
-    def close(self) -> None:
-        """Remove the temporary files."""
-        for runs in (self._copy, self._delete, self._source.runs, self._dest.runs):
-            runs.close()
+    async def complete(self) -> None:
+        """Both listings are complete and the deletions are allowed; or the error that says why not."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
 
-    def to_copy(self) -> Iterator[Item]:
-        """By name."""
-        return (Item.from_json(row[1:]) for row in self._copy)
+    async def to_copy(self, after: int) -> list[tuple[int, Item]]:
+        """The next files to copy, with their numbers; none when there are no more.
+
+        An error of the listing is raised here, as soon as it is known.
+        """
+        early = self._dest.store.capabilities.case_sensitive
+        while True:
+            done = self._task is None or self._task.done()
+            if done:
+                await self.complete()
+            if done or (early and self.listed > EARLY):
+                rows = self._copies.added(after, BATCH)
+                if done or len(rows) == BATCH:
+                    self.doubtful |= {item.relative for _, item, mark in rows if mark == _DOUBTFUL}
+                    return [(number, item) for number, item, _ in rows]
+            self._news.clear()
+            await self._news.wait()
 
     def to_delete(self) -> Iterator[Item]:
-        """By name."""
-        return (Item.from_json(row[1:]) for row in self._delete)
-
-    def result(self, copied: int, size: int, deleted: int) -> SyncResult:
-        """What is told; what earlier attempts have copied is unchanged in this attempt's listing."""
-        listed = self._unchanged + self._copy.count
-        return SyncResult(
-            listed=listed,
-            copied=copied,
-            unchanged=max(0, listed - copied),
-            bytes=size,
-            deleted=deleted,
-            extra=self._extra,
-            dry_run=self._options.dry_run,
-            copies=self._shown["copy"],
-            deletes=self._shown["delete"],
-        )
+        """By name, when the plan is complete."""
+        return self._there.unmarked() if self._options.delete_extra else iter(())
 
     def alike(self, here: Item, there: Item) -> bool:
         """Whether two files look the same without being read."""
@@ -113,15 +102,37 @@ class Plan:
         """Whether two files are the same; with checksums they are read."""
         if not self.alike(here, there) or self._options.compare != "checksum":
             return self.alike(here, there)
-        mine = await digest_of(self._source.store.read(self._source.path_of(here.relative)))
-        theirs = await digest_of(self._dest.store.read(self._dest.path_of(here.relative)))
+        return await self.same_bytes(here.relative)
+
+    async def same_bytes(self, name: str) -> bool:
+        """Whether both sides have the same bytes under a name."""
+        mine = await digest_of(self._source.store.read(self._source.path_of(name)))
+        theirs = await digest_of(self._dest.store.read(self._dest.path_of(name)))
         return mine.hexdigest() == theirs.hexdigest()
 
-    async def make(self, *, deleted_before: int) -> None:
-        """List both, compare, and refuse what must not be done.
+    async def preview(self) -> tuple[list[Item], int, int]:
+        """Of the complete plan: the first copies, how many there are, and their bytes."""
+        await self.complete()
+        first: list[Item] = []
+        counts, after = [0, 0], 0
 
-        :param deleted_before: what earlier attempts have deleted counts, too.
-        """
+        async def one(item: Item) -> None:
+            if item.relative in self.doubtful and await self.same_bytes(item.relative):
+                return
+            counts[0] += 1
+            counts[1] += item.size or 0
+            if len(first) < BATCH:
+                first.append(item)
+
+        while rows := await self.to_copy(after):
+            after = rows[-1][0]
+            await each(self._options.concurrency, one, [item for _, item in rows])
+            self.doubtful.clear()
+        return first, counts[0], counts[1]
+
+    # -- how it is made
+
+    async def _make(self) -> None:
         capabilities = self._dest.store.capabilities
         if self._options.compare == "size_mtime" and not capabilities.sets_modified:
             raise ConfigError(
@@ -129,88 +140,54 @@ class Plan:
                 field="compare",
                 remedy="set compare='checksum'",
             )
-        await self._source.read(missing_ok=False)
-        await self._dest.read(missing_ok=True)
+        spellings = None if capabilities.case_sensitive else Spellings(self._spool)
+        async for item in self._dest.files(missing_ok=True):
+            self._there.add(item)
+            if spellings:
+                spellings.add(item.relative)
+        chunk: list[Item] = []
+        async for item in self._source.files(missing_ok=False):
+            chunk.append(item)
+            if spellings:
+                spellings.add(item.relative)
+            if len(chunk) == _CHUNK:
+                self._judge(chunk)
+                chunk.clear()
+                await apause(0)
+        self._judge(chunk)
+        if spellings:
+            spellings.check(self._dest.store.where)
         if self._source.links or self._dest.links:
             links = self._source.links, self._dest.links
             self._run.log.warning("Symbolic links were left alone: %d in the source, %d in dest.", *links)
-        if not capabilities.case_sensitive:
-            self._refuse_collisions()
-        await self._compare()
-        if deleted_before + self._delete.count > self._options.max_deletes:
+        self._judge_extra()
+
+    def _judge(self, chunk: list[Item]) -> None:
+        """Compare some files of the source with what the destination has."""
+        names = [item.relative for item in chunk]
+        found = self._there.named(names) if self._there.count else {}
+        for item in chunk:
+            self._dest.store.join(self._dest.folder, item.relative)  # a name that leads elsewhere is refused now
+            there = found.get(item.relative)
+            if there is None or not self.alike(item, there):
+                self._copies.add(item)
+                self.bytes += item.size or 0
+            elif self._options.compare == "checksum":
+                self._copies.add(item, _DOUBTFUL)
+        self._there.mark(list(found))
+        self.listed += len(chunk)
+        self._news.set()
+
+    def _judge_extra(self) -> None:
+        alone = self._there.count_unmarked()
+        if not self._options.delete_extra:
+            self.extra = alone
+            return
+        self.deletes = alone
+        if self._deleted_before + alone > self._options.max_deletes:
             raise ConfigError(
-                f"{deleted_before + self._delete.count} files would be deleted and max_deletes is "
-                f"{self._options.max_deletes}; nothing was done in this attempt",
+                f"{self._deleted_before + alone} files would be deleted and max_deletes is "
+                f"{self._options.max_deletes}; none was in this attempt",
                 field="max_deletes",
                 remedy="look at the plan with dry_run=True; then raise max_deletes, or exclude them",
             )
-
-    async def _compare(self) -> None:
-        """Merge the two listings; with checksums, several files at a time are read."""
-        doubtful: list[tuple[Item, Item]] = []
-        for here, there in side_by_side(self._source.items(), self._dest.items()):
-            if here is None:
-                if there is not None:
-                    self._add_extra(there)
-                continue
-            self._dest.store.join(self._dest.folder, here.relative)  # a name that leads elsewhere is refused now
-            if there is None or not self.alike(here, there):
-                self._add_copy(here)
-            elif self._options.compare == "checksum":
-                doubtful.append((here, there))
-                if len(doubtful) >= _CHUNK:
-                    await self._read(doubtful)
-            else:
-                self._unchanged += 1
-        await self._read(doubtful)
-
-    async def _read(self, doubtful: list[tuple[Item, Item]]) -> None:
-        async def one(pair: tuple[Item, Item]) -> None:
-            if await self.same(*pair):
-                self._unchanged += 1
-            else:
-                self._add_copy(pair[0])
-
-        await each(self._options.concurrency, one, doubtful)
-        doubtful.clear()
-
-    def _add_copy(self, item: Item) -> None:
-        self._copy.add([item.relative, *item.to_json()])
-        self.bytes += item.size or 0
-        self._show("copy", item)
-
-    def _add_extra(self, item: Item) -> None:
-        if not self._options.delete_extra:
-            self._extra += 1
-            return
-        self._delete.add([item.relative, *item.to_json()])
-        self._show("delete", item)
-
-    def _show(self, kind: str, item: Item) -> None:
-        shown = self._shown[kind]
-        if len(shown) < _SHOWN and sum(map(len, shown)) < _CHARACTERS:
-            shown.append(item.relative)
-
-    def _refuse_collisions(self) -> None:
-        """Two spellings that the destination takes for one file: in the source, or one on either side."""
-        spellings = Runs()
-        try:
-            for tree in (self._source, self._dest):
-                for item in tree.items():
-                    spellings.add([_caseless(item.relative), item.relative])
-            before: list[object] = ["", ""]
-            for row in spellings:
-                if row[0] == before[0] and row[1] != before[1]:
-                    raise ConfigError(
-                        f"{before[1]}, {row[1]} would be one file in {self._dest.store.where}",
-                        field="source",
-                        remedy="rename one of them",
-                    )
-                before = [*row]
-        finally:
-            spellings.close()
-
-
-def _caseless(name: str) -> str:
-    """Canonical caseless matching, Unicode section 3.13, definition D145."""
-    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from flowrunner_provider.core.errors import (
     ConfigError,
@@ -18,7 +19,7 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.files.plan import Item
-from flowrunner_provider.files.store import Store, Upload, identity
+from flowrunner_provider.files.store import CopyingStore, ModeUpload, Store, Upload, identity
 
 __all__ = ["Transfer", "digest_of", "transfer"]
 
@@ -34,6 +35,10 @@ class Transfer:
     :param due: whether it is time to remember how far it came.
     :param remember: given an offset and a digest that a later attempt may take up.
     :param guard: raises if this attempt must not act any more; called before the commit.
+    :param algorithm: of the digest, the same in every attempt.
+    :param expected: the checksum that the bytes must have, in hexadecimal; empty for any.
+    :param mode: the permission bits to give it, with ``sets_mode``.
+    :param within: the store may copy it within itself.
     """
 
     source: Store
@@ -51,21 +56,29 @@ class Transfer:
     due: Callable[[], bool]
     remember: Callable[[int, str], None]
     guard: Callable[[], None]
+    algorithm: str = "sha256"
+    expected: str = ""
+    mode: int | None = None
+    within: bool = False
 
 
-async def transfer(job: Transfer) -> int:
-    """Copy one file; returns its size.
+async def transfer(job: Transfer) -> Digest:
+    """Copy one file; returns its digest.
 
     After an error that a retry may mend the part stays and is gone on with; after any other it is removed.
 
     :raises IntegrityError: when the source changed meanwhile, or the far side does not hold what was sent.
     """
+    if job.within and job.source is job.dest and job.dest.capabilities.server_side_copy:
+        return await _within(job)
     failpoint("files.copy.before_begin")
     upload, digest = await _begin(job)
     failpoint("files.copy.after_begin")
     try:
         await _pump(job, upload, digest)
         await _verify(job, upload, digest)
+        if job.mode is not None:
+            await cast("ModeUpload", upload).chmod(job.mode)
         job.guard()
         failpoint("files.copy.before_commit")
         modified = job.item.modified if job.preserve_times else None
@@ -79,7 +92,29 @@ async def transfer(job: Transfer) -> int:
         raise
     finally:
         await upload.close()
-    return digest.size
+    if job.verify == "checksum" and not job.dest.capabilities.readable_parts:
+        await _verify_committed(job, digest)
+    return digest
+
+
+async def _within(job: Transfer) -> Digest:
+    """The store copies by itself; afterwards both sizes, or with ``checksum`` both contents, are compared."""
+    failpoint("files.copy.before_copy_within")
+    job.guard()
+    store = cast("CopyingStore", job.dest)
+    there = await store.copy_within(job.path, job.target, replace=job.replace, version=job.item.version)
+    failpoint("files.copy.after_copy_within")
+    if not job.item.version and identity(await job.source.stat(job.path)) != job.item.identity:
+        raise _changed(job, there.size)
+    if there.size != job.item.size:
+        raise _short(job, job.item.size, there.size)
+    digest = Digest(job.algorithm)
+    digest.size = job.item.size or 0
+    if job.verify == "checksum":
+        digest = await digest_of(job.source.read(job.path), job.algorithm)
+        await _verify_committed(job, digest)
+    job.advance(digest.size)
+    return digest
 
 
 async def _begin(job: Transfer) -> tuple[Upload, Digest]:
@@ -89,14 +124,14 @@ async def _begin(job: Transfer) -> tuple[Upload, Digest]:
         upload = await job.dest.begin(job.target, job.token, resume_at=offset, size=job.item.size)
         kept = False
         try:
-            digest = await _taken_up(job, upload, offset) if upload.offset == offset else Digest()
+            digest = await _taken_up(job, upload, offset) if upload.offset == offset else Digest(job.algorithm)
             if kept := digest.size == offset and digest.hexdigest() == expected:
                 job.advance(offset)
                 return upload, digest
         finally:
             if not kept:
                 await upload.close()
-    return await job.dest.begin(job.target, job.token, size=job.item.size), Digest()
+    return await job.dest.begin(job.target, job.token, size=job.item.size), Digest(job.algorithm)
 
 
 async def _taken_up(job: Transfer, upload: Upload, offset: int) -> Digest:
@@ -105,24 +140,27 @@ async def _taken_up(job: Transfer, upload: Upload, offset: int) -> Digest:
     In the second case the end of the part is compared, too: what was acknowledged there is there.
     """
     if job.dest.capabilities.nearby:
-        return await digest_of(upload.read_back(0, offset))
-    digest, tail = Digest(), b""
+        return await digest_of(upload.read_back(0, offset), job.algorithm)
+    digest, tail = Digest(job.algorithm), b""
     async for chunk in job.source.read(job.path, 0, offset):
         digest.update(chunk)
         tail = (tail + chunk)[-_TAIL:]
+    if not job.dest.capabilities.readable_parts:
+        return digest
     held = b"".join([chunk async for chunk in upload.read_back(offset - len(tail), len(tail))])
-    return digest if held == tail else Digest()
+    return digest if held == tail else Digest(job.algorithm)
 
 
 async def _pump(job: Transfer, upload: Upload, digest: Digest) -> None:
     size = job.item.size
+    resumable = job.dest.capabilities.resumable_upload
     chunks = job.source.read(job.path, digest.size, None if size is None else size - digest.size)
     async for chunk in chunks:
         digest.update(chunk)
         failpoint("files.copy.before_write")
         await upload.write(chunk)
         job.advance(len(chunk))
-        if job.due():
+        if resumable and job.due():
             await upload.sync()
             job.remember(digest.size, digest.hexdigest())
         failpoint("files.copy.after_write")
@@ -135,25 +173,53 @@ async def _verify(job: Transfer, upload: Upload, digest: Digest) -> None:
     except NotFound:
         now = None
     if now != job.item.identity or job.item.size not in (None, digest.size):
+        raise _changed(job, digest.size)
+    if job.expected and not hmac.compare_digest(job.expected.encode(), digest.hexdigest().encode()):
         raise IntegrityError(
-            f"{job.path} changed while it was read ({digest.size} bytes came)",
-            remedy="copy it when it is finished: select by min_age, or wait for a done marker",
+            f"{job.path} has the {job.algorithm} checksum {digest.hexdigest()} instead of {job.expected[:128]}",
+            remedy="ask for the file again: it is not what its sender has checksummed",
         )
     held = await upload.size()
     if held != digest.size:
-        raise IntegrityError(
-            f"{job.target}: {digest.size} bytes were sent and {held} are there", remedy="look at the far side's disk"
-        )
-    if job.verify == "checksum" and (await digest_of(upload.read_back())).hexdigest() != digest.hexdigest():
-        raise IntegrityError(
-            f"{job.target}: the bytes read back are not those that were sent",
-            remedy="look at the far side's disk, and at what stands between",
-        )
+        raise _short(job, digest.size, held)
+    if job.verify == "checksum" and job.dest.capabilities.readable_parts:
+        back = await digest_of(upload.read_back(), job.algorithm)
+        if back.hexdigest() != digest.hexdigest():
+            raise _differs(job)
 
 
-async def digest_of(chunks: AsyncIterator[bytes]) -> Digest:
+async def _verify_committed(job: Transfer, digest: Digest) -> None:
+    """A store that cannot show a part is read when the file has its name; what is wrong is removed."""
+    back = await digest_of(job.dest.read(job.target), job.algorithm)
+    if back.hexdigest() != digest.hexdigest():
+        with suppress(FlowRunnerError):
+            await job.dest.delete(job.target)
+        raise _differs(job)
+
+
+def _changed(job: Transfer, count: int | None) -> IntegrityError:
+    return IntegrityError(
+        f"{job.path} changed while it was read ({count} bytes came)",
+        remedy="copy it when it is finished: set min_age or stable_for, or wait for a done marker",
+    )
+
+
+def _short(job: Transfer, sent: int | None, held: int | None) -> IntegrityError:
+    return IntegrityError(
+        f"{job.target}: {sent} bytes were sent and {held} are there", remedy="look at the far side's disk"
+    )
+
+
+def _differs(job: Transfer) -> IntegrityError:
+    return IntegrityError(
+        f"{job.target}: the bytes read back are not those that were sent",
+        remedy="look at the far side's disk, and at what stands between",
+    )
+
+
+async def digest_of(chunks: AsyncIterator[bytes], algorithm: str = "sha256") -> Digest:
     """Count and digest a stream."""
-    digest = Digest()
+    digest = Digest(algorithm)
     async for chunk in chunks:
         digest.update(chunk)
     return digest

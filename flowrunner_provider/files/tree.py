@@ -1,67 +1,15 @@
-"""Two trees side by side, in the order of their names, in bounded memory.
-
-A listing comes in no order. It is cut into sorted runs that are kept in temporary files and merged again; what is
-in memory is one run, and one line of each.
-"""
+"""The chosen files of a tree, and two trees side by side in the order of their names."""
 
 from __future__ import annotations
 
-import heapq
-import json
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from typing import IO
+from collections.abc import AsyncIterator, Callable, Iterator
 
-from flowrunner_provider.core.errors import ConfigError, Json, NotFound, PathEscape, Unavailable
+from flowrunner_provider.core.errors import ConfigError, NotFound, PathEscape, Unavailable
 from flowrunner_provider.files.listing import matcher, walk
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.store import Entry, Store
 
-__all__ = ["RUN", "Runs", "Tree", "chooser", "side_by_side"]
-
-RUN = 20_000
-"""Rows in memory; a run of names of everyday length takes about 10 MB."""
-
-
-class Runs:
-    """Rows of JSON that are put in, in any order, and come out sorted by their first member, a text."""
-
-    def __init__(self) -> None:
-        self._rows: list[list[Json]] = []
-        self._files: list[IO[str]] = []
-        self._kept = ExitStack()
-        self.count = 0
-
-    def add(self, row: list[Json]) -> None:
-        self._rows.append(row)
-        self.count += 1
-        if len(self._rows) >= RUN:
-            self._spill()
-
-    def _spill(self) -> None:
-        file = self._kept.enter_context(tempfile.TemporaryFile("w+", encoding="ascii"))  # noqa: SIM115
-        file.writelines(json.dumps(row) + "\n" for row in sorted(self._rows, key=_first))
-        self._files.append(file)
-        self._rows = []
-
-    def __iter__(self) -> Iterator[list[Json]]:
-        """All rows, sorted; one pass at a time."""
-        return heapq.merge(*map(_rows_of, self._files), iter(sorted(self._rows, key=_first)), key=_first)
-
-    def close(self) -> None:
-        """Remove the temporary files."""
-        self._kept.close()
-
-
-def _first(row: list[Json]) -> str:
-    return str(row[0])
-
-
-def _rows_of(file: IO[str]) -> Iterator[list[Json]]:
-    file.seek(0)
-    for line in file:
-        yield json.loads(line)
+__all__ = ["Tree", "chooser", "side_by_side"]
 
 
 def chooser(include: list[str], exclude: list[str]) -> Callable[[str], bool]:
@@ -92,15 +40,14 @@ class Tree:
 
     def __init__(self, store: Store, folder: str, choose: Callable[[str], bool], *, field: str) -> None:
         self.store, self.folder, self._choose, self._field = store, folder.rstrip("/") or "/", choose, field
-        self.runs = Runs()
         self.links = 0
 
     def path_of(self, relative: str) -> str:
         """The path of a file below the folder, as a listing spells it."""
         return f"{self.folder.rstrip('/')}/{relative}"
 
-    async def read(self, *, missing_ok: bool) -> None:
-        """List everything; an error in the middle is an error, and nothing was listed.
+    async def files(self, *, missing_ok: bool) -> AsyncIterator[Item]:
+        """List everything, unordered; an error in the middle is an error, and never a short list.
 
         :param missing_ok: a folder that is known not to be there is an empty one.
         """
@@ -118,7 +65,7 @@ class Tree:
             ):
                 if {"", ".", ".."} & set(relative.split("/")):
                     raise PathEscape(f"{self.store.where} lists the name {relative!r}", remedy="look at that server")
-                self.runs.add([relative, *Item.of(0, relative, found).to_json()])
+                yield Item.of(0, relative, found)
         except NotFound as error:
             raise Unavailable(
                 f"{self.store.where}{self.folder} changed while it was listed: {error.message}",
@@ -127,10 +74,6 @@ class Tree:
 
     def _link(self, entry: Entry) -> None:
         self.links += 1
-
-    def items(self) -> Iterator[Item]:
-        """The files in the order of their names."""
-        return (Item.from_json(row[1:]) for row in self.runs)
 
 
 def side_by_side(one: Iterator[Item], other: Iterator[Item]) -> Iterator[tuple[Item | None, Item | None]]:

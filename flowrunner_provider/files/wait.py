@@ -97,7 +97,7 @@ class FileWatch:
             min_size=self.min_size,
         )
         if not pattern:
-            entry = await store.stat(location.path.rstrip("/") or "/")
+            entry = await store.stat(folder)
             if not entry.is_dir:
                 if self.marker_file is not None:
                     raise ConfigError(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, NotFound
-from flowrunner_provider.files import tree
+from flowrunner_provider.files import spool
 from flowrunner_provider.files.operators import FileChecksumOperator
 from tests.files.stage import Stage, stage
 from tests.support.context import execute, make_context
@@ -73,7 +73,7 @@ def test_sidecars_are_those_of_coreutils(there):
 
 
 def test_two_trees(here, there, monkeypatch):
-    monkeypatch.setattr(tree, "RUN", 3)
+    monkeypatch.setattr(spool, "_BUFFER", 3)
     names = [f"d{number % 3}/f{number}" for number in range(10)]
     for name in names:
         here.put(f"one/{name}")

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from flowrunner_provider.core.errors import AccessDenied, ConfigError, ConnectionLost, FlowRunnerError, NotFound
-from flowrunner_provider.files import sync as engine
-from flowrunner_provider.files import tree
+from flowrunner_provider.files import books, spool
 from flowrunner_provider.files.operators import FileSyncOperator
 from flowrunner_provider.files.stores.local import LocalStore
 from tests.files.stage import KILLS, LONG_AGO, Stage, stage
@@ -76,7 +75,7 @@ def local(tmp_path) -> Pair:
 
 
 def test_made_like_the_source_and_then_left_alone(both, monkeypatch):
-    monkeypatch.setattr(tree, "RUN", 2)
+    monkeypatch.setattr(spool, "_BUFFER", 2)
     for name in ("a", "b c", "d/e", "d/f/g", "ü", ".h"):
         both.put("one", name, name)
     both.put("two", "extra", "x")
@@ -227,7 +226,7 @@ def scenes(tmp_path: Path, server: Any, way: str, **options: Any):
 
 
 def run_sync(there: Pair) -> None:
-    engine.BATCH, engine.SAVE_EVERY = 1, 0.0
+    books.BATCH, books.SAVE_EVERY = 1, 0.0
     operator = there.operator(concurrency=1)
     result = execute(operator, make_context(operator, state=there.one.state / "same"))
     (there.one.state / "result").write_text(json.dumps(result))

@@ -17,9 +17,9 @@ from flowrunner_provider.core.errors import ConnectionLost
 from flowrunner_provider.core.journal import MemoryStore
 from flowrunner_provider.core.names import is_part_name
 from flowrunner_provider.core.run import Run
+from flowrunner_provider.files.options import SyncOptions
 from flowrunner_provider.files.stores.local import LocalStore
 from flowrunner_provider.files.sync import sync
-from flowrunner_provider.files.sync_plan import SyncOptions
 
 NAMES = st.sampled_from(["a", "b", "c d", "x/e", "x/f", "x/y/g", ".h"])
 TEXTS = st.binary(max_size=4)

@@ -39,7 +39,7 @@ def test_parse(uri, expected):
     [
         ("data/in", "not absolute"), ("", "no path"), ("sftp://partner@", "no path"), ("sftp:///out", "connection"),
         ("sftp://host/out", "connection"), ("gopher://x@/y", "file://, sftp://"), ("/a/../b", "steps up"),
-        ("/a\0b", "NUL"), ("s3://c@b/k", "no store 's3'"), ("file://elsewhere/x", "not absolute"),
+        ("/a\0b", "NUL"), ("ldap://c@b/k", "no store 'ldap'"), ("file://elsewhere/x", "not absolute"),
     ],
 )  # fmt: skip
 def test_parse_refuses(uri, words):

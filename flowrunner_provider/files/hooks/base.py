@@ -6,9 +6,11 @@ from abc import abstractmethod
 from typing import TypeVar
 
 from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.rate_limit import Pacer
 from flowrunner_provider.files.store import Store
 from flowrunner_provider.files.uri import Location
 from flowrunner_provider.runtime.hook import FlowRunnerHook
+from flowrunner_provider.runtime.rate_limits import pacer_for
 
 __all__ = ["StoreHook"]
 
@@ -26,6 +28,12 @@ class StoreHook(FlowRunnerHook[C]):
         :param field: the parameter that the address was given as, for messages.
         :raises ConfigError: if the connection is not for this address, and what it lacks.
         """
+
+    @property
+    def pacer(self) -> Pacer | None:
+        """The connection's rate limit, shared by all its tasks; None without one."""
+        limit = getattr(self.config, "rate_limit", None)
+        return pacer_for(self.conn_id, limit, getattr(self.config, "burst", 1)) if limit else None
 
     def refuse_other_host(self, location: Location, host: str, field: str) -> None:
         """An address may repeat the connection's host and name no other one."""

@@ -21,17 +21,19 @@ class FileSyncOperator(FlowRunnerOperator):
     """The folder ``dest`` holds every chosen file of the folder ``source``, and with ``delete_extra`` no others.
 
     Killed or retried, it lists again and goes on, also within a file; readers of ``dest`` find the old file or the
-    new one, never a part. Nothing is done before both listings are complete, and nothing at all if one fails or more
-    than ``max_deletes`` files would be deleted; deletions come last, when every copy is done. Planning keeps
-    a bounded part of the listings in memory, the rest is in temporary files (some 200 bytes each). Links are not
-    followed, files that are not chosen are left alone on both sides, and folders are never removed.
+    new one, never a part. Nothing is deleted before both listings are complete, nor if one fails or more than
+    ``max_deletes`` files would be deleted; deletions come last, when every copy is done. Up to 10,000 files in
+    ``source`` that holds for copies, too; a longer source is copied while it is still being listed. The listings are
+    on the worker's disk (some 200 bytes per file), so memory does not grow with them. Within one store that copies by
+    itself no byte passes through the worker. Links are not followed, files that are not chosen are left alone on
+    both sides, and folders are never removed.
 
     :param source: a folder, e.g. ``sftp://partner@/out/``.
     :param dest: a folder in any store; it is made when it is missing.
     :param compare: a file is the same if size and time are (to the coarser of the two stores' precision), if its
         bytes are (both sides are read), or if the name is there.
     :param delete_extra: delete the files that only ``dest`` has.
-    :param max_deletes: more deletions, over all attempts, are an error before anything is done.
+    :param max_deletes: more deletions, over all attempts, are an error before the first.
     :param backup_dir: a folder of the same store as ``dest`` and outside of it: what would be replaced is copied
         there first, what would be deleted is moved there; the latest one of a name stays.
     :param include: only files that match one of these globs; one without ``/`` is for the name in any folder.
@@ -73,12 +75,13 @@ class FileSyncOperator(FlowRunnerOperator):
     async def perform(self, run: Run) -> SyncResult:
         """Open the stores and sync."""
         from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.options import SyncOptions
         from flowrunner_provider.files.sync import sync
-        from flowrunner_provider.files.sync_plan import SyncOptions
+        from flowrunner_provider.files.uri import no_pattern
 
-        source, dest = _folder(self.source, "source"), _folder(self.dest, "dest")
+        source, dest = no_pattern(self.source, "source"), no_pattern(self.dest, "dest")
         _apart(source, dest, "dest")
-        backup = _folder(self.backup_dir, "backup_dir") if self.backup_dir else None
+        backup = no_pattern(self.backup_dir, "backup_dir") if self.backup_dir else None
         if backup is not None:
             _apart(source, backup, "backup_dir")
             _apart(dest, backup, "backup_dir")
@@ -105,17 +108,18 @@ class FileSyncOperator(FlowRunnerOperator):
                 (stores[dest.root], dest.path),
                 run,
                 options,
-                identity_of_work=["files.sync", self.source, self.dest, self.backup_dir],
+                identity_of_work=[
+                    "files.sync",
+                    self.source,
+                    self.dest,
+                    self.backup_dir,
+                    options.compare,
+                    options.delete_extra,
+                    [*options.include],
+                    [*options.exclude],
+                    options.dry_run,
+                ],
             )
-
-
-def _folder(uri: str, field: str) -> Location:
-    from flowrunner_provider.files.uri import parse, split_glob
-
-    location = parse(uri, field=field)
-    if split_glob(location.path)[1]:
-        raise ConfigError(f"{field} {uri!r} is a pattern", field=field, remedy="name a folder, and use include")
-    return location
 
 
 def _apart(one: Location, other: Location, field: str) -> None:

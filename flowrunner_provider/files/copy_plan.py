@@ -1,0 +1,122 @@
+"""Everything that is to be copied: listed to the end, chosen, and refused before the first byte is written."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+from flowrunner_provider.core.errors import ConfigError, NotFound
+from flowrunner_provider.core.retry import apause
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.files.options import CopyOptions
+from flowrunner_provider.files.plan import Destination, Item, Source, too_many
+from flowrunner_provider.files.spool import Rows, Spellings, Spool
+
+__all__ = ["CopyPlan"]
+
+Key = tuple[int, str]
+START: Key = (-1, "")
+
+
+class CopyPlan:
+    """The files that match, on this disk.
+
+    :param resumed: an earlier attempt has begun, so that finding nothing is no error.
+    """
+
+    def __init__(self, sources: Sequence[Source], run: Run, options: CopyOptions, *, resumed: bool) -> None:
+        self._sources, self._run, self._options, self._resumed = sources, run, options, resumed
+        self._spool = Spool()
+        self.files: Rows = self._spool.rows()
+        self.known = 0
+
+    def close(self) -> None:
+        """Remove it from the disk."""
+        self._spool.close()
+
+    async def make(self, dest: Callable[[], Destination]) -> Destination:
+        """List, choose and check.
+
+        :param dest: called when it is known whether the sources are files or folders.
+        """
+        await self._list(self.files)
+        if self._options.stable_for:
+            await self._only_stable()
+        self._dest = dest()
+        await self._dest.settle()
+        self._check()
+        return self._dest
+
+    async def leave_out(self, fill: Callable[[Rows], Awaitable[None]]) -> None:
+        """Forget what ``fill`` puts into the rows that it is given."""
+        known, before = self._spool.rows(), self.files.count
+        await fill(known)
+        self.files.drop(known)
+        self.known = before - self.files.count
+
+    def ahead(self, cursor: Key | None, opened: set[Key]) -> Iterator[Item]:
+        """What is still to be begun, in the order of the work."""
+        return (item for item in self.files.sorted(cursor or START) if item.key not in opened)
+
+    def refuse_empty(self, cursor: Key | None, opened: set[Key]) -> None:
+        """Nothing to do is an error unless it was asked for."""
+        if self._resumed or self._options.missing_ok or self.known or next(self.ahead(cursor, opened), None):
+            return
+        wanted = ", ".join(source.path for source in self._sources)
+        raise NotFound(f"nothing matches {wanted}", remedy="correct the path, or set missing_ok=True if that is fine")
+
+    async def _list(self, rows: Rows) -> None:
+        options, total = self._options, 0
+        young = self._run.clock.now() - options.min_age if options.min_age else None
+        missing_ok = options.missing_ok or self._resumed
+        for index, source in enumerate(self._sources):
+            async for item in source.matches(index, options.recursive, self._run, missing_ok=missing_ok):
+                if young is not None and (item.modified is None or item.modified > young):
+                    continue
+                if options.verify_sidecar and item.relative.endswith(f".{options.algorithm}"):
+                    continue
+                rows.add(item)
+                total += item.size or 0
+                if rows.count > options.max_files:
+                    raise too_many(options.max_files)
+                if options.max_bytes is not None and total > options.max_bytes:
+                    raise ConfigError(
+                        f"more than {options.max_bytes} bytes match",
+                        field="max_bytes",
+                        remedy="raise max_bytes, or narrow the source",
+                    )
+
+    async def _only_stable(self) -> None:
+        """List again after a while; what is another file by then is left to the next run."""
+        await apause(min(self._options.stable_for.total_seconds(), self._run.deadline.remaining()))
+        self._run.deadline.check("waiting for stable files")
+        again = self._spool.rows()
+        await self._list(again)
+        before = self.files.count
+        self.files.keep(again)
+        if before != self.files.count:
+            self._run.log.info("%d files are still changing and are left for later.", before - self.files.count)
+
+    def _check(self) -> None:
+        """Refuse names that lead elsewhere, names that would become one file, and a copy of a file onto itself.
+
+        :raises PathEscape: for a name that is no plain name.
+        """
+        dest, spellings = self._dest, Spellings(self._spool)
+        marker = dest.path_of(self._options.done_marker) if self._options.done_marker else None
+        for item in self.files.sorted():
+            target = dest.target(item)
+            source = self._sources[item.source]
+            if source.store is dest.store and source.store.join(source.folder, item.relative) == target:
+                raise ConfigError(f"{target} would be copied onto itself", field="dest", remedy="choose another folder")
+            if target == marker:
+                raise ConfigError(
+                    f"{target} is a file and the done marker", field="done_marker", remedy="choose another name"
+                )
+            if not dest.store.capabilities.case_sensitive:
+                spellings.add(dest.name(item))
+        double = self.files.twice()
+        if double is not None:
+            raise ConfigError(
+                f"two files would become {dest.path_of(double)}", field="source", remedy="copy them to two folders"
+            )
+        spellings.check(dest.store.where)

@@ -1,0 +1,99 @@
+"""What becomes of a source whose copy is verified: it stays, it is deleted, or it is moved to a folder of its store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import cast
+
+from flowrunner_provider.core.errors import ConfigError, IntegrityError, NotFound
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.files.books import Books
+from flowrunner_provider.files.options import CopyOptions
+from flowrunner_provider.files.plan import Item, Source
+from flowrunner_provider.files.store import FolderStore, Store, identity
+
+__all__ = ["Leaving"]
+
+
+class Leaving:
+    """Does what ``after`` says, once for each file."""
+
+    def __init__(self, sources: Sequence[Source], options: CopyOptions, books: Books) -> None:
+        self._sources, self._options, self._books = sources, options, books
+
+    def check(self) -> None:
+        """Refuse what could not be done, or would be found as a source again.
+
+        :raises ConfigError: naming the parameter.
+        """
+        for source in self._sources:
+            deep = self._options.recursive or "/" in source.pattern or source.pattern == "**"
+            if self._options.archive and deep:
+                top = f"{source.folder.rstrip('/')}/"
+                if f"{self._folder(source)}/".startswith(top):
+                    raise ConfigError(
+                        f"{self._folder(source)} lies in {top} and would be copied again",
+                        field="after",
+                        remedy="name a folder outside of the source",
+                    )
+            able = source.store.capabilities
+            if self._options.remove_empty_folders and able.folders and not able.removes_folders:
+                raise ConfigError(
+                    f"{source.store.where} cannot remove folders",
+                    field="remove_empty_folders",
+                    remedy="switch it off",
+                )
+
+    async def one(self, item: Item) -> None:
+        """Let go of a source, unless it is another file by now."""
+        source = self._sources[item.source]
+        path = source.path_of(item.relative)
+        try:
+            entry = await source.store.stat(path)
+        except NotFound:
+            return
+        if identity(entry) != item.identity:
+            raise IntegrityError(
+                f"{path} changed after it was copied and was not {'moved' if self._options.archive else 'deleted'}",
+                remedy="run the task again to move the new version",
+            )
+        self._books.guard()
+        failpoint("files.copy.before_delete_source")
+        if self._options.verify_sidecar:
+            suffix = f".{self._options.algorithm}"
+            await self._go(source, path + suffix, item.relative + suffix)
+        await self._go(source, path, item.relative)
+        failpoint("files.copy.after_delete_source")
+
+    async def _go(self, source: Source, path: str, relative: str) -> None:
+        with suppress(NotFound):
+            if not self._options.archive:
+                await source.store.delete(path)
+                return
+            target = source.store.join(self._folder(source), relative)
+            await self._books.folder_of(source.store, target)
+            await source.store.rename(path, target, replace=True)
+
+    def _folder(self, source: Source) -> str:
+        archive = self._options.archive
+        return archive if archive.startswith("/") else f"{source.folder.rstrip('/')}/{archive}"
+
+    async def empty_folders(self) -> None:
+        """Remove every folder below the sources' that is empty, the deepest first."""
+        for source in self._sources:
+            store, folder = source.store, source.folder
+            if source.is_file or not store.capabilities.removes_folders:
+                continue
+            for path in sorted(await _folders(store, folder), key=lambda path: -path.count("/")):
+                self._books.guard()
+                failpoint("files.copy.before_rmdir")
+                await cast("FolderStore", store).rmdir(path)
+                failpoint("files.copy.after_rmdir")
+
+
+async def _folders(store: Store, folder: str) -> list[str]:
+    try:
+        return [entry.path async for entry in store.list(folder, recursive=True) if entry.is_dir and not entry.is_link]
+    except NotFound:
+        return []

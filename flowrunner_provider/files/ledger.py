@@ -1,0 +1,132 @@
+"""What was copied before, across runs: a file with one line for each, kept where the copies are.
+
+The ledger is two files in a store that replaces in one step: the *book* with what is settled, and the *daybook* with
+what was settled since and what the open batch intends. A batch is announced in the daybook before its first byte is
+written. Whoever finds an announcement, in the next attempt or in another run, compares what is under the announced
+name with the source, byte by byte: what is the same was copied.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
+
+from flowrunner_provider.core.errors import ConfigError, NotFound
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.core.streams import lines
+from flowrunner_provider.files.books import token_of
+from flowrunner_provider.files.plan import Item
+from flowrunner_provider.files.spool import Rows
+from flowrunner_provider.files.store import Store
+
+__all__ = ["Ledger"]
+
+MOST = 100_000
+"""Files in the book that the source no longer lists are forgotten when there are more than this."""
+
+FOLD = 4_096
+"""Files in the daybook before it is folded into the book."""
+
+Announced = tuple[Item, int]
+
+
+class Ledger:
+    """The ledger of one copy.
+
+    :param store: open.
+    :param path: of the book.
+    """
+
+    def __init__(self, store: Store, path: str, run: Run) -> None:
+        self._store, self._book, self._daybook, self._run = store, path, f"{path}.open", run
+        self._new: list[Item] = []
+        if not store.capabilities.atomic_replace:
+            raise ConfigError(
+                f"{store.where} cannot replace a file in one step, so a killed task could lose the ledger there",
+                field="only_new",
+                remedy="name a file in another store, e.g. only_new='/data/state/partner.jsonl'",
+            )
+
+    async def read(self, known: Rows) -> list[Announced]:
+        """Put what is known to be copied into ``known``; returns what was announced and perhaps not done."""
+        self._known = known
+        announced: list[Announced] = []
+        async for row in self._rows(self._book):
+            known.add(self._item(row))
+        async for row in self._rows(self._daybook):
+            if len(row) == 6:
+                announced.append((self._item(row[:5]), int(str(row[5]))))
+            else:
+                self.settle(self._item(row))
+        return announced
+
+    def prune(self, listed: Rows) -> None:
+        """Forget files that are no longer listed, if there are too many."""
+        if self._known.count > MOST:
+            self._known.keep(listed)
+
+    def settle(self, item: Item) -> None:
+        """A file is copied; it is written down with the next announcement, or at the end."""
+        self._known.add(item)
+        self._new.append(item)
+
+    async def announce(self, items: Iterable[Announced]) -> None:
+        """These are going to be copied, each to its own name (0) or another one."""
+        if len(self._new) >= FOLD:
+            await self._fold()
+        rows = [item.to_json() for item in self._new] + [[*item.to_json(), choice] for item, choice in items]
+        await self._write(self._daybook, (json.dumps(row) for row in rows))
+
+    async def close(self) -> None:
+        """Everything is settled: the daybook is not needed any more."""
+        if self._new:
+            await self._fold()
+        with suppress(NotFound):
+            await self._store.delete(self._daybook)
+        for path in (self._book, self._daybook):
+            await self._store.forget(path, token_of(self._run))
+
+    async def _fold(self) -> None:
+        await self._write(self._book, (json.dumps(item.to_json()) for item in self._known.sorted()))
+        self._new.clear()
+
+    async def _write(self, path: str, rows: Iterable[str]) -> None:
+        folder = path.rpartition("/")[0]
+        if folder:
+            await self._store.mkdir(folder, parents=True)
+        upload = await self._store.begin(path, token_of(self._run))
+        try:
+            block = bytearray()
+            for row in rows:
+                block += row.encode() + b"\n"
+                if len(block) >= 1 << 18:
+                    await upload.write(bytes(block))
+                    block.clear()
+            await upload.write(bytes(block))
+            self._run.lease.check()
+            failpoint("files.copy.before_ledger")
+            await upload.commit(replace=True, durable=True)
+            failpoint("files.copy.after_ledger")
+        finally:
+            await upload.close()
+
+    async def _rows(self, path: str) -> AsyncIterator[list[object]]:
+        try:
+            async for line in lines(self._store.read(path), what=path):
+                row = json.loads(line)
+                if not isinstance(row, list) or len(row) not in (5, 6):
+                    raise ValueError("no row")
+                yield row
+        except NotFound:
+            return
+        except ValueError as error:
+            raise ConfigError(
+                f"the ledger {self._store.where}{path} is damaged",
+                field="only_new",
+                remedy="look at it; without it every file counts as new",
+            ) from error
+
+    def _item(self, row: list[object]) -> Item:
+        return Item.from_json(row)  # type: ignore[arg-type]
