@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.support import azurite, oidc
+from tests.support import azurite, oidc, vsftpd
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -36,6 +36,7 @@ SERVERS = {
     "nginx": "nginx-light",
     "node": "nodejs",
     "npm": "npm",
+    "proftpd": "proftpd-mod-crypto",
     "radosgw": "radosgw",
     "redis-server": "redis-server",
     "sshd": "openssh-server",
@@ -103,6 +104,7 @@ def main() -> int:
     parser.add_argument("--nightly", action="store_true", help="more random kills and more examples")
     arguments = parser.parse_args()
     install_servers()
+    vsftpd.install()
     if shutil.which("npm"):
         oidc.install()
         oidc.install(azurite.PACKAGE)

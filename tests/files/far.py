@@ -104,7 +104,16 @@ def _sftp(request: pytest.FixtureRequest, folder: Path) -> Side:
     return Side(Disk(server.root()), "sftp://partner@", {"AIRFLOW_CONN_PARTNER": connection_of(server)})
 
 
-FAR_SIDES: dict[str, Callable[[pytest.FixtureRequest, Path], Side]] = {"local": _local, "sftp": _sftp}
+def _ftps(request: pytest.FixtureRequest, folder: Path) -> Side:
+    server, tls = request.getfixturevalue("proftpd"), request.getfixturevalue("tls")
+    return Side(Disk(server.root()), "ftps://drop@", {"AIRFLOW_CONN_DROP": server.connection(tls)})
+
+
+FAR_SIDES: dict[str, Callable[[pytest.FixtureRequest, Path], Side]] = {
+    "local": _local,
+    "sftp": _sftp,
+    "ftps": _ftps,
+}
 """Store -> a function that makes a fresh side; ``folder`` does not exist yet and is the side's own."""
 
 REMOTE = [name for name in FAR_SIDES if name != "local"]

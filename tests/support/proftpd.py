@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import grp
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.support.servers import HOST, Server, free_port, greets, require
 from tests.support.tls import Tls
@@ -85,9 +87,27 @@ class Proftpd:
         """What clients have sent; passwords are left out by the server."""
         return (self.run / "commands.log").read_text(errors="replace")
 
+    def connection(self, authority: Tls, *, implicit: bool = False, **options: Any) -> str:
+        """An Airflow connection to it, as JSON; ``options`` are our own."""
+        port = self.implicit_port if implicit else self.port
+        ours = {"ca_file": str(authority.ca_file), "implicit": implicit, **options}
+        whole = {"conn_type": "ftp", "host": self.host, "port": port, "login": USER, "password": PASSWORD}
+        return json.dumps({**whole, "extra": {"flowrunner": ours}})
+
     def root(self) -> Path:
         """A new, empty directory on the server: the root for one test."""
         return Path(tempfile.mkdtemp(dir=self.run / "data"))
+
+
+def _once(text: str, more: str) -> str:
+    """Of a directive that is there twice ProFTPD takes the first one: leave out what ``more`` sets."""
+    given = {line.split()[0] for line in more.splitlines() if line and not line.startswith("<")}
+    kept, changed = [], False
+    for line in text.splitlines():
+        changed = changed or (bool(more) and line == more.splitlines()[0])
+        if changed or not line.split() or line.split()[0] not in given:
+            kept.append(line)
+    return "\n".join(kept) + "\n"
 
 
 @contextmanager
@@ -100,7 +120,7 @@ def proftpd(
     :param required: whether TLS is demanded: ``off``, ``on``, ``data`` ...
     :param cert: another certificate with its key.
     """
-    program = require("/usr/sbin/proftpd", apt="proftpd-basic")
+    program = require("/usr/sbin/proftpd", apt="proftpd-mod-crypto")
     run = Path(tempfile.mkdtemp(prefix="flowrunner-proftpd-"))
     run.chmod(0o755)
     try:
@@ -119,7 +139,7 @@ def proftpd(
                 host=HOST, port=port, implicit=implicit, run=run, user=getpass.getuser(),
                 group=grp.getgrgid(os.getgid()).gr_name,                more=more, required=required, protocol=protocol,
             )  # fmt: skip
-            (run / "proftpd.conf").write_text(text)
+            (run / "proftpd.conf").write_text(_once(text, more))
             return [program, "-n", "-c", str(run / "proftpd.conf")]
 
         with Server("proftpd", command, ready=lambda port: greets(port, b"220 "), log=run / "log") as server:

@@ -245,19 +245,21 @@ class FtpStore:
         await self.remove_if_there(_part_of(path, token))
 
     async def remove_if_there(self, path: str) -> None:
-        """Remove a file; none is fine."""
-        with suppress(NotFound):
-            await self._remove(path)
+        """Remove a file; none is fine, and that there is none is seen from its size."""
+        what = f"deleting {self.label(path)}"
+        try:
+            await self.command(what, lambda c: c.voidcmd(f"DELE {c.absolute(path)}"))
+        except Rejected as error:
+            if not await self.command(what, lambda control: control.lacks_file(path)):
+                with suppress(NotFound):
+                    raise await self._why_file(path, error) from error
 
-    async def _remove(self, path: str) -> None:
+    async def delete(self, path: str) -> None:
+        failpoint("ftp.before_delete")
         try:
             await self.command(f"deleting {self.label(path)}", lambda c: c.voidcmd(f"DELE {c.absolute(path)}"))
         except Rejected as error:
             raise await self._why_file(path, error) from error
-
-    async def delete(self, path: str) -> None:
-        failpoint("ftp.before_delete")
-        await self._remove(path)
         failpoint("ftp.after_delete")
 
     async def mkdir(self, path: str, parents: bool = False) -> None:

@@ -11,6 +11,7 @@ import ftplib
 import select
 import socket
 import ssl
+import tempfile
 from contextlib import suppress
 from dataclasses import replace
 from typing import IO, Self
@@ -18,7 +19,7 @@ from typing import IO, Self
 from flowrunner_provider.core.errors import AccessDenied, SecurityError, TargetForbidden
 from flowrunner_provider.files.store import Entry
 from flowrunner_provider.files.stores.ftp_errors import code_of, said
-from flowrunner_provider.files.stores.ftp_listing import fact_entry, moment
+from flowrunner_provider.files.stores.ftp_listing import fact_entry, list_entry, moment
 from flowrunner_provider.files.stores.ftp_target import FtpTarget, line_safe, parent_of
 
 __all__ = ["Control"]
@@ -258,6 +259,11 @@ class Control(ftplib.FTP):
             return replace(entry, modified=moment(self.sendcmd(f"MDTM {self.absolute(entry.path)}")[4:]))
         return entry
 
+    def lacks_file(self, path: str) -> bool:
+        """Whether a folder that we may look into has no file of this name."""
+        where = self.absolute(path)
+        return self.length(where) is None and self.enters(parent_of(where))
+
     def enters(self, folder: str) -> bool:
         """Whether it is a folder, and one that we may look into."""
         try:
@@ -292,15 +298,34 @@ class Control(ftplib.FTP):
             return self.modified(Entry(path=path, name=_last(path), size=size, modified=None))
         parent = parent_of(where)
         if size is None and where != "/":
+            shown = False
             if self.enters(parent):
-                return None
+                shown = "MLST" not in self.features and self._listed(where, parent)
+                if not shown:
+                    return None
             above = self.look(parent, label)
-            if above is None or not (above.is_dir or above.is_link) or self.enters(parent):
-                return None  # the last: the parent was made while we asked
+            if above is None or not (above.is_dir or above.is_link):
+                return None
+            if not shown and self.enters(parent):
+                return None  # it was made while we asked
         raise AccessDenied(
             f"the server does not let {self._target.login or 'anonymous'} look at {label}",
             remedy="ask the owner of the server for the permission",
         )
+
+    def _listed(self, where: str, parent: str) -> bool:
+        """Whether the folder's listing has it: without MLST a folder that is shut looks as if it were not there."""
+        name = _last(where)
+        if not name.startswith(".") and not set(name) & set("*?[{"):  # STAT hides the former and expands the latter
+            with suppress(ftplib.error_perm):
+                first, *lines = self.sendcmd(f"STAT {where}").splitlines()
+                if first[:3] in ("212", "213"):
+                    found = [list_entry(line.strip(), "") for line in lines[:-1]]
+                    return any(entry is not None and entry.name == name for entry in found)
+        with tempfile.TemporaryFile() as spool:
+            self.spool(parent, spool)
+            lines_of = (raw.decode(self.encoding, "surrogateescape").rstrip("\r\n") for raw in spool)
+            return any(entry is not None and entry.name == name for entry in (list_entry(x, "") for x in lines_of))
 
     def _facts(self, path: str, where: str) -> Entry | None:
         lines = self.sendcmd(f"MLST {where}").splitlines()

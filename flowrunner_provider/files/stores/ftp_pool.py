@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Literal, TypeVar
 
-from flowrunner_provider.core.errors import AccessDenied, TransientError
+from flowrunner_provider.core.errors import AccessDenied, FlowRunnerError, TransientError, Unavailable
 from flowrunner_provider.files.stores.ftp_control import Control
 from flowrunner_provider.files.stores.ftp_errors import code_of, ftp_errors
 from flowrunner_provider.files.stores.ftp_target import FtpTarget
@@ -49,6 +49,8 @@ class Lease:
             except (ftplib.error_perm, ftplib.error_temp) as error:
                 self.broken = self.broken or code_of(error) == 421
                 raise
+            except FlowRunnerError:  # ours, between two commands
+                raise
             except BaseException:
                 self.broken = True
                 raise
@@ -67,7 +69,9 @@ class Pool:
         self._places = {kind: asyncio.Semaphore(target.connections) for kind in _ORDER}
         self._idle: list[Control] = []
         self._out: set[Lease] = set()
-        self._returned = asyncio.Event()
+        self._change = asyncio.Event()
+        self._opening = 0
+        self._known_good = False
 
     async def acquire(self, kind: Kind) -> Lease:
         """A session, when there is a place; :meth:`release` it."""
@@ -87,13 +91,31 @@ class Pool:
                 if not control.stale():
                     return control
                 control.close()
+            self._opening += 1
             try:
-                return await self._open()
-            except (AccessDenied, TransientError):
-                if not any(lease.kind in _ORDER[_ORDER.index(kind) :] for lease in self._out):
-                    raise
-            self._returned.clear()
-            await self._returned.wait()
+                control = await self._open()
+            except (AccessDenied, TransientError) as error:
+                if not (self._idle or self._opening > 1 or self._comes_back(kind)):
+                    raise self._no_more(error) from error
+            else:
+                self._known_good = True
+                return control
+            finally:
+                self._opening -= 1
+                self._change.set()
+            if not self._idle:
+                self._change.clear()
+                await self._change.wait()
+
+    def _comes_back(self, kind: Kind) -> bool:
+        """Whether a session is out whose user does not wait for one of this kind."""
+        return any(lease.kind in _ORDER[_ORDER.index(kind) :] for lease in self._out)
+
+    def _no_more(self, error: FlowRunnerError) -> FlowRunnerError:
+        """The same login was accepted before: it is one session too many."""
+        if isinstance(error, AccessDenied) and self._known_good:
+            return Unavailable(error.message, remedy="lower `connections` in the extra's 'flowrunner'")
+        return error
 
     async def _open(self) -> Control:
         with ftp_errors(f"connecting to {self._where} ({self._target.where})", logging_in=True):
@@ -114,7 +136,7 @@ class Pool:
         else:
             self._idle.append(lease.control)
         self._places[lease.kind].release()
-        self._returned.set()
+        self._change.set()
 
     @asynccontextmanager
     async def lease(self, kind: Kind) -> AsyncIterator[Lease]:
