@@ -16,6 +16,11 @@ pytestmark = [pytest.mark.faults, pytest.mark.backend, pytest.mark.timeout(600)]
 BIG = os.urandom(2 * PART + 1_000_000)
 
 
+def around_the_store(point: str) -> bool:
+    """What the sweeps of the other stores do not pass; nightly everything."""
+    return faults.KILLS > 3 or point.startswith(("objects.", "s3.", "files.copy.after_commit", "files.copy.before_del"))
+
+
 @pytest.fixture(autouse=True)
 def s3_is_a_far_side(monkeypatch):
     monkeypatch.setitem(FAR_SIDES, "s3", side)
@@ -29,18 +34,14 @@ def big(monkeypatch):
 
 def test_single_puts_killed_anywhere(request, tmp_path):
     make = faults.scenes(request, tmp_path, "local", "s3", move=True)
-    assert sweep(make, faults.run_copy, faults.everything_arrived).kills >= 20
+    assert sweep(make, faults.run_copy, faults.everything_arrived, at=around_the_store).kills >= 8
 
 
 def test_parts_killed_anywhere(request, tmp_path, big):
     make = faults.scenes(request, tmp_path, "local", "s3")
     passed = set(trace(faults.run_copy, make()))
     assert {"objects.after_start", "s3.after_create", "s3.after_upload_part", "s3.before_complete"} <= passed
-
-    def ours(point: str) -> bool:
-        return point.startswith(("objects.", "s3."))
-
-    assert sweep(make, faults.run_copy, faults.everything_arrived, at=ours).kills >= 15
+    assert sweep(make, faults.run_copy, faults.everything_arrived, at=around_the_store).kills >= 15
 
 
 def test_parts_that_arrived_are_not_sent_again(request, tmp_path, big):

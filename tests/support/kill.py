@@ -67,6 +67,8 @@ PRELOAD = [
     "aiohttp",
     "asyncssh",
     "psycopg",
+    "airflow.providers.amazon.aws.hooks.base_aws",
+    "obstore.store",
     "flowrunner_provider.core.failpoints",
     "tests.support.context",
     "tests.support.kill",

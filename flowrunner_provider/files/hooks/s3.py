@@ -55,8 +55,9 @@ class FlowRunnerS3Hook(StoreHook[S3Config]):
         return {**values, **options_of(found)}
 
     def _read(self, found: Connection) -> S3Config:
+        config = super()._read(found)
         self._official = self._official_hook(found)
-        return super()._read(found)
+        return config
 
     def _official_hook(self, found: Connection) -> Any:
         """The official provider's hook for a connection that has been read already."""
