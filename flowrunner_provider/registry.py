@@ -66,7 +66,7 @@ CONNECTORS: tuple[Connector, ...] = (
     Connector(
         name="files",
         title="Files",
-        extras=("files", "sftp", "s3", "azure", "gcs", "fsspec", "archive"),
+        extras=("files", "sftp", "s3", "azure", "gcs", "fsspec", "archive", "crypt"),
         connections=("sftp", "ftp", "aws", "wasb", "google_cloud_platform", "generic"),
         operators=(f"{_ROOT}.files.operators", f"{_ROOT}.files.sensors"),
         hooks=(
@@ -128,6 +128,22 @@ CONNECTORS: tuple[Connector, ...] = (
         notifiers=(f"{_ROOT}.sms.notifier.SmsNotifier",),
     ),
     Connector(
+        name="chat",
+        title="Chat",
+        extras=("http",),
+        connections=("teams", "google_chat", "discord", "telegram", "mattermost", "slack"),
+        operators=(f"{_ROOT}.chat.operators",),
+        hooks=(
+            ("teams", f"{_ROOT}.chat.hook.TeamsHook"),
+            ("google_chat", f"{_ROOT}.chat.hook.GoogleChatHook"),
+            ("discord", f"{_ROOT}.chat.hook.DiscordHook"),
+            ("telegram", f"{_ROOT}.chat.hook.TelegramHook"),
+            ("mattermost", f"{_ROOT}.chat.hook.MattermostHook"),
+            ("slack", f"{_ROOT}.chat.hook.FlowRunnerSlackHook"),
+        ),
+        notifiers=(f"{_ROOT}.chat.notifier.TeamsNotifier",),
+    ),
+    Connector(
         name="webhooks",
         title="Webhooks",
         extras=("http",),
@@ -150,6 +166,42 @@ STORES: dict[str, str] = {
 """Scheme of an address -> the hook of its connection. The local disk has none."""
 
 REEXPORTS: tuple[Reexport, ...] = (
+    Reexport(
+        action="chat.notify",
+        path="airflow.providers.apprise.notifications.apprise.AppriseNotifier",
+        package="apache-airflow-providers-apprise",
+        kept=True,
+    ),
+    Reexport(
+        action="slack.history",
+        path="airflow.providers.slack.operators.slack.SlackAPIConversationsHistoryOperator",
+        package="apache-airflow-providers-slack",
+        kept=True,
+    ),
+    Reexport(
+        action="slack.notify",
+        path="airflow.providers.slack.notifications.slack.SlackNotifier",
+        package="apache-airflow-providers-slack",
+        kept=True,
+    ),
+    Reexport(
+        action="slack.post",
+        path="airflow.providers.slack.operators.slack.SlackAPIPostOperator",
+        package="apache-airflow-providers-slack",
+        kept=True,
+    ),
+    Reexport(
+        action="slack.send_query",
+        path="airflow.providers.slack.transfers.sql_to_slack.SqlToSlackApiFileOperator",
+        package="apache-airflow-providers-slack",
+        kept=True,
+    ),
+    Reexport(
+        action="slack.upload",
+        path="airflow.providers.slack.operators.slack.SlackAPIFileOperator",
+        package="apache-airflow-providers-slack",
+        kept=True,
+    ),
     Reexport(
         action="email.notify",
         path="airflow.providers.smtp.notifications.smtp.SmtpNotifier",

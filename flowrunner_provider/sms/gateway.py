@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, Rejected
+from flowrunner_provider.core.handover import FarSide
 from flowrunner_provider.sms.numbers import masked
 from flowrunner_provider.transport.http import HttpTransport, Response
 
@@ -58,18 +59,14 @@ class State:
 class Capabilities:
     """What a vendor's API can do.
 
-    :param title: its name for people.
+    :param far: what it can do about a message whose answer was lost.
     :param channels: the ways a message can take.
-    :param remembers: seconds for which a repeated token is recognised, so that a lost answer can be repeated; 0: never.
-    :param reconciles: its list of messages tells whether one was taken.
     :param final: the statuses that do not change any more; empty when it tells of no delivery.
     :param delivered: those of them that mean success.
     """
 
-    title: str
+    far: FarSide
     channels: frozenset[str] = frozenset({"sms"})
-    remembers: float = 0.0
-    reconciles: bool = False
     final: frozenset[str] = frozenset()
     delivered: frozenset[str] = frozenset()
 
@@ -90,7 +87,7 @@ class Gateway:
 
         :raises ConfigError: naming the parameter.
         """
-        title, channels = self.capabilities.title, self.capabilities.channels
+        title, channels = self.capabilities.far.title, self.capabilities.channels
         if text.channel not in channels:
             raise ConfigError(
                 f"{title} has no channel {text.channel!r} here", field="channel", remedy=f"use {' or '.join(channels)}"
@@ -128,7 +125,9 @@ class Gateway:
         raise self._cannot("be tested")
 
     def _cannot(self, what: str) -> ConfigError:
-        return ConfigError(f"{self.capabilities.title} cannot {what}", field="conn_id", remedy="use another gateway")
+        return ConfigError(
+            f"{self.capabilities.far.title} cannot {what}", field="conn_id", remedy="use another gateway"
+        )
 
     def _refused(self, text: Text, status: int, code: Any, reason: Any) -> Rejected:
         """The vendor's own words about a message, without the number."""
@@ -137,7 +136,7 @@ class Gateway:
             said = said.replace(number, masked(text.number))
         shown = f" {code}" if code not in (None, "") else ""
         return Rejected(
-            f"{self.capabilities.title} refused the message ({status}{shown}): {said}",
+            f"{self.capabilities.far.title} refused the message ({status}{shown}): {said}",
             status=status,
             code="" if code is None else str(code),
             remedy="look the code up at the vendor; correct the number, the sender, or the account",
@@ -151,6 +150,6 @@ class Gateway:
         value = answer.json()
         if not isinstance(value, dict):
             raise IntegrityError(
-                f"{self.capabilities.title} answered with JSON that is no object", remedy="check the host"
+                f"{self.capabilities.far.title} answered with JSON that is no object", remedy="check the host"
             )
         return value

@@ -54,7 +54,7 @@ class SmsNotifier(FlowRunnerNotifier):
         """Tell people about the task or run whose ``context`` this is."""
         from flowrunner_provider.sms.hook import asms_hook
         from flowrunner_provider.sms.recipients import Draft, addressed
-        from flowrunner_provider.sms.send import deliver
+        from flowrunner_provider.sms.send import send_now
 
         hook = await asms_hook(self.sms_conn_id)
         body = cut(self.body or summary(context), self.max_segments)
@@ -69,7 +69,7 @@ class SmsNotifier(FlowRunnerNotifier):
             for index, text in letters.texts.items():
                 try:
                     key = id_of(context, f"sms\0{text.number}\0{text.body}")
-                    await deliver(gateway, text, run, key=key, at=run.clock.now())
+                    await send_now(gateway, text, run, key=key)
                 except FlowRunnerError as error:
                     failed[index], last = error.message, error
         if last is not None and len(failed) == letters.rows:

@@ -1,38 +1,28 @@
 """Messages to many numbers, each sent once over all attempts of the task.
 
-Every message is an effect of its own: announced before it is handed over, confirmed with the vendor's id. What an
-interrupted attempt leaves in doubt is settled by what the vendor can do: a token that it still recognises is sent
-again, a list that it gives is searched, and where it has neither, ``on_unknown`` decides.
+Every message is an effect of its own: announced before it is handed over, confirmed with the vendor's id.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from flowrunner_provider.core.checkpoint import fingerprint
-from flowrunner_provider.core.effects import Done, Effect, Intent, NotDone, OnUnknown, Reconciled, Unknown
-from flowrunner_provider.core.errors import (
-    ConnectionLost,
-    FlowRunnerError,
-    IntegrityError,
-    OutcomeUnknown,
-    PartialFailure,
-    Rejected,
-    TransientError,
-    Unavailable,
-)
-from flowrunner_provider.core.failpoints import failpoint
-from flowrunner_provider.core.retry import apause
+from flowrunner_provider.core.effects import OnUnknown
+from flowrunner_provider.core.errors import FlowRunnerError, OutcomeUnknown, PartialFailure, Rejected
+from flowrunner_provider.core.handover import FarSide, deliver, hand_over
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.sms.gateway import Gateway, Sent, Text
 from flowrunner_provider.sms.recipients import Letters
 from flowrunner_provider.sms.results import SmsResult
 
-__all__ = ["Rules", "deliver", "send_all"]
+__all__ = ["Rules", "send_all", "send_now"]
+
+_ACTION = "sms.send"
 
 _LOST = 3
 """Answers lost in one attempt after which no further message is begun: it is the way and not the message."""
@@ -67,6 +57,7 @@ async def send_all(gateway: Gateway, letters: Letters, rules: Rules, run: Run) -
 class _Sending:
     def __init__(self, gateway: Gateway, letters: Letters, rules: Rules, run: Run) -> None:
         self.gateway, self.letters, self.rules, self.run = gateway, letters, rules, run
+        self.far: FarSide = replace(gateway.capabilities.far, settle=rules.settle)
         self.sent: dict[int, Sent] = {}
         self.refused: dict[int, str] = dict(letters.invalid)
         self.unknown: dict[int, OutcomeUnknown | None] = {}
@@ -98,20 +89,28 @@ class _Sending:
             self.progress.advance()
 
     async def _one(self, index: int, text: Text) -> None:
-        run, gateway = self.run, self.gateway
-        tries = run.retry.attempts
-        effect = Effect(
-            name=f"sms.send.{index}",
-            fingerprint=fingerprint(text.channel, text.sender, text.number, text.body),
-            seconds=run.deadline.limit(tries * (gateway.http.settings.timeout + run.retry.in_place + run.patience)),
-            on_unknown=self.rules.on_unknown,
-        )
+        gateway = self.gateway
 
-        async def act(intent: Intent) -> Any:
-            return asdict(await self._hand_over(text, intent))
+        async def send(key: str, at: datetime) -> Any:
+            return asdict(await gateway.send(text, key, at))
+
+        async def find(key: str, at: datetime) -> Any:
+            del key
+            found = await gateway.find(text, at, {sent.message_id for sent in self.sent.values()})
+            return None if found is None else asdict(found)
 
         try:
-            answer = await run.effects.perform(effect, act, lambda intent: self._look(text, intent))
+            answer = await hand_over(
+                self.run,
+                self.far,
+                action=_ACTION,
+                name=f"{_ACTION}.{index}",
+                fingerprint=fingerprint(text.channel, text.sender, text.number, text.body),
+                exchange=gateway.http.settings.timeout,
+                on_unknown=self.rules.on_unknown,
+                send=send,
+                find=find,
+            )
         except OutcomeUnknown as error:
             self.unknown[index] = error
             self.lost += 1
@@ -122,41 +121,6 @@ class _Sending:
                 self.unknown[index] = None
             else:
                 self.sent[index] = Sent(**answer)
-
-    async def _hand_over(self, text: Text, intent: Intent) -> Sent:
-        key, at = intent.key, datetime.fromisoformat(intent.at)
-        if self._forgotten(at):  # on_unknown='resend': a new message for the vendor
-            key, at = key[::-1], self.run.clock.now()
-        return await deliver(self.gateway, text, self.run, key=key, at=at)
-
-    def _forgotten(self, at: datetime) -> bool:
-        memory = self.gateway.capabilities.remembers
-        return bool(memory) and self.run.clock.now() - at > timedelta(seconds=memory)
-
-    async def _look(self, text: Text, intent: Intent) -> Reconciled:
-        """What became of a message that an earlier attempt has announced."""
-        capabilities, at = self.gateway.capabilities, datetime.fromisoformat(intent.at)
-        if capabilities.remembers:
-            return Unknown("the vendor has forgotten the token") if self._forgotten(at) else NotDone()
-        if not capabilities.reconciles:
-            return Unknown(f"{capabilities.title} cannot be asked")
-        await self._settled(at)
-        try:
-            found = await self.gateway.find(text, at, {sent.message_id for sent in self.sent.values()})
-        except FlowRunnerError as error:
-            return Unknown(f"the look-up failed: {error.message}", temporary=isinstance(error, TransientError))
-        return NotDone() if found is None else Done(asdict(found))
-
-    async def _settled(self, at: datetime) -> None:
-        """Wait until a request of then has either come into the vendor's list, or never will."""
-        seconds = self.rules.settle - (self.run.clock.now() - at).total_seconds()
-        if seconds > self.run.retry.longest(self.run.deadline):
-            raise Unavailable(
-                "a message was interrupted a moment ago; the vendor's list may not show it yet",
-                retry_after=seconds,
-                remedy="nothing to do: it waits",
-            )
-        await apause(seconds)
 
     # The end
 
@@ -169,7 +133,7 @@ class _Sending:
             raise self._partial()
         rows = sorted(self.sent)
         return SmsResult(
-            vendor=self.gateway.capabilities.title,
+            vendor=self.far.title,
             recipients=self.letters.rows,
             sent=len(rows),
             duplicates=self.letters.duplicates,
@@ -181,14 +145,12 @@ class _Sending:
     def _in_doubt(self) -> OutcomeUnknown:
         rows = sorted(self.unknown)
         errors = [error for error in self.unknown.values() if error is not None]
-        capabilities = self.gateway.capabilities
-        later = capabilities.reconciles or bool(capabilities.remembers) or self.rules.on_unknown == "resend"
         rest = f"; {len(self.waiting)} were not tried" if self.waiting else ""
         return OutcomeUnknown(
             f"{len(rows)} of {self.letters.rows} messages may or may not have been sent: rows {_named(rows)}{rest}; "
             f"the first: {errors[0].message}",
             effect_key=errors[0].effect_key,
-            reconcilable=later and any(error.reconcilable for error in errors),
+            reconcilable=any(error.reconcilable for error in errors),
             remedy=_LOOK,
         )
 
@@ -205,35 +167,16 @@ class _Sending:
         )
 
 
-async def deliver(gateway: Gateway, text: Text, run: Run, *, key: str, at: datetime) -> Sent:
-    """Hand one message over, again in place while it is known not to have been taken, or its token is recognised.
+async def send_now(gateway: Gateway, text: Text, run: Run, *, key: str) -> None:
+    """Send one message that no ledger knows: a callback's.
 
     :param key: the token, where the vendor knows one.
-    :param at: when it was first announced.
     """
-    lost: OutcomeUnknown | None = None
 
-    async def once() -> Sent:
-        nonlocal lost
-        failpoint("sms.send.before_send")
-        try:
-            sent = await gateway.send(text, key, at)
-        except OutcomeUnknown as error:
-            if not (gateway.capabilities.remembers and error.reconcilable):
-                raise
-            lost = error
-            raise ConnectionLost(error.message, remedy="nothing to do: it is repeated under its token") from error
-        except (IntegrityError, LookupError, TypeError, ValueError) as error:
-            raise OutcomeUnknown(f"the answer of {gateway.capabilities.title} cannot be read", remedy=_LOOK) from error
-        failpoint("sms.send.after_send")
-        return sent
+    async def send(key: str, at: datetime) -> Any:
+        return asdict(await gateway.send(text, key, at))
 
-    try:
-        return await run.retry.acall(once, run.deadline)
-    except TransientError:
-        if lost is not None:
-            raise lost from None
-        raise
+    await deliver(run, gateway.capabilities.far, send, action=_ACTION, key=key, at=run.clock.now())
 
 
 def _named(rows: list[int]) -> str:

@@ -152,10 +152,11 @@ def test_a_list_that_cannot_be_read_is_no_proof(vendor, run, http_server):
 
 
 def test_the_list_is_believed_after_a_while_only(vendor, run):
-    stage = vendor("twilio", settle=30.0)
+    stage = vendor("twilio")
     stage.faults.append(drop())
     with pytest.raises(e.OutcomeUnknown):
         run(send(to=ME))
+    stage.connect(settle=30.0)
     with pytest.raises(e.Unavailable) as caught:
         run(send(to=ME))
     assert 20 < caught.value.retry_after <= 30
@@ -178,7 +179,9 @@ def test_azure_forgets_and_then_the_user_decides(vendor, run, monkeypatch):
     with pytest.raises(e.OutcomeUnknown):
         run(send(to=ME))
     assert len(stage.taken) == 1
-    monkeypatch.setattr(AzureGateway, "capabilities", replace(AzureGateway.capabilities, remembers=1e-6))
+    known = AzureGateway.capabilities
+    forgetful = replace(known, far=replace(known.far, remembers=1e-6))
+    monkeypatch.setattr(AzureGateway, "capabilities", forgetful)
     with pytest.raises(e.OutcomeUnknown) as caught:
         run(send(to=ME))
     assert "forgotten" in str(caught.value)

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from flowrunner_provider.core.deadline import SYSTEM_CLOCK, Clock
 from flowrunner_provider.core.errors import ConfigError, OutcomeUnknown, Throttled, Unavailable
+from flowrunner_provider.core.handover import FarSide
 from flowrunner_provider.sms.gateway import Capabilities, Gateway, Sent, Text
 from flowrunner_provider.sms.numbers import check_sender
 from flowrunner_provider.transport.http_settings import Outgoing
@@ -33,7 +34,9 @@ _FORGOTTEN = 412
 class AzureGateway(Gateway):
     """One resource of Azure Communication Services."""
 
-    capabilities: ClassVar[Capabilities] = Capabilities(title="Azure Communication Services", remembers=240.0)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        far=FarSide(title="Azure Communication Services", remembers=240.0)
+    )
 
     def check(self, text: Text) -> None:
         super().check(text)

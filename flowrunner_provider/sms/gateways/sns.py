@@ -13,6 +13,7 @@ from typing import ClassVar
 from urllib.parse import urlencode
 
 from flowrunner_provider.core.errors import AccessDenied, IntegrityError, Throttled
+from flowrunner_provider.core.handover import FarSide
 from flowrunner_provider.sms.gateway import Capabilities, Gateway, Sent, Text
 from flowrunner_provider.sms.numbers import check_sender, is_e164
 from flowrunner_provider.transport.http import HttpTransport, Response
@@ -34,7 +35,7 @@ class SnsGateway(Gateway):
     :param sms_type: ``Transactional`` goes the most reliable way, ``Promotional`` the cheapest.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(title="Amazon SNS")
+    capabilities: ClassVar[Capabilities] = Capabilities(far=FarSide(title="Amazon SNS"))
 
     def __init__(self, http: HttpTransport, sms_type: str) -> None:
         super().__init__(http)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from urllib.parse import quote, urlencode
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError
+from flowrunner_provider.core.handover import FarSide
 from flowrunner_provider.sms.gateway import Capabilities, Gateway, Sent, State, Text
 from flowrunner_provider.sms.numbers import check_sender
 from flowrunner_provider.transport.http import HttpTransport
@@ -35,9 +36,8 @@ class TwilioGateway(Gateway):
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        title="Twilio",
+        far=FarSide(title="Twilio", reconciles=True),
         channels=frozenset({"sms", "whatsapp"}),
-        reconciles=True,
         final=frozenset({"delivered", "read", "undelivered", "failed", "canceled", "partially_delivered"}),
         delivered=frozenset({"delivered", "read"}),
     )

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from flowrunner_provider.core.errors import AccessDenied, ConfigError
+from flowrunner_provider.core.handover import FarSide
 from flowrunner_provider.sms.gateway import Capabilities, Gateway, Sent, Text
 from flowrunner_provider.sms.numbers import check_sender
 
@@ -24,7 +25,9 @@ _NO_CREDIT = 402
 class VonageGateway(Gateway):
     """One account of Vonage."""
 
-    capabilities: ClassVar[Capabilities] = Capabilities(title="Vonage", channels=frozenset({"sms", "whatsapp"}))
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        far=FarSide(title="Vonage"), channels=frozenset({"sms", "whatsapp"})
+    )
 
     def check(self, text: Text) -> None:
         super().check(text)

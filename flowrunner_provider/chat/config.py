@@ -1,0 +1,154 @@
+"""Connections of chat platforms, and how each is spoken to.
+
+The platform is the connection's type: ``teams``, ``google_chat``, ``discord``, ``telegram``, ``mattermost``. A
+connection of another type (``generic``, say) names it: ``{"flowrunner": {"platform": "discord"}}``. The password is
+the whole address of a webhook, or the token of a bot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from flowrunner_provider.chat.choices import Platform
+from flowrunner_provider.core.errors import ConfigError, MissingCredential
+from flowrunner_provider.core.spec import option
+from flowrunner_provider.http.config import HttpConfig, settings_of
+from flowrunner_provider.http.credentials import Mask
+from flowrunner_provider.transport.http_auth import api_key_credentials
+from flowrunner_provider.transport.http_settings import HttpSettings
+
+__all__ = ["ChatConfig", "SlackConfig", "slack_values"]
+
+_HOSTS = {"discord": "discord.com", "telegram": "api.telegram.org"}
+_WEBHOOKS_ONLY = frozenset({"teams", "google_chat"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Spoken:
+    """How a platform is spoken to, whichever it is."""
+
+    rate_limit: str | None = option(None, label="Rate limit", help="Shared by all tasks, e.g. 1/second.")
+    burst: int = option(1, label="Burst", help="Messages that may come at once within the rate limit.")
+    timeout: float = option(30.0, label="Timeout", help="Seconds for one request.")
+    connect_timeout: float = option(10.0, label="Connect timeout", help="Seconds for TCP and TLS.")
+    ca_file: str = option("", label="CA file", help="PEM file of a private certificate authority.")
+    trust_env: bool = option(True, label="Proxies of the environment", help="Use HTTP_PROXY, HTTPS_PROXY, NO_PROXY.")
+
+    def _settings(self, host: str, mask: Mask, **more: Any) -> HttpSettings:
+        config = HttpConfig(
+            host=host,
+            timeout=self.timeout,
+            connect_timeout=self.connect_timeout,
+            burst=self.burst,
+            ca_file=self.ca_file,
+            trust_env=self.trust_env,
+            follow_redirects=False,
+            **more,
+        )
+        return settings_of(config, mask=mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatConfig(_Spoken):
+    """A webhook or a bot."""
+
+    platform: Platform | None = option(None, label="Platform", help="Where the connection's type does not tell.")
+    password: str = option("", label="Webhook address, or bot token", secret=True)
+    host: str = option("", label="Host", help="Of a bot, for Mattermost and self-hosted servers.")
+    port: int | None = option(None, label="Port")
+    channel: str = option("", label="Channel", help="Id of the channel or chat, where the message names none.")
+
+    @property
+    def is_webhook(self) -> bool:
+        """Whether the password is an address."""
+        return self.password.startswith(("https://", "http://"))
+
+    @property
+    def endpoint(self) -> str:
+        """Path and query of the webhook."""
+        parts = urlsplit(self.password)
+        return f"{parts.path}?{parts.query}" if parts.query else parts.path
+
+    def http(self, platform: str, mask: Mask) -> HttpSettings:
+        """How ``platform`` is spoken to.
+
+        :raises ConfigError: naming the field to mend.
+        """
+        if not self.password:
+            raise MissingCredential(
+                "the connection has no password",
+                field="password",
+                remedy="put the whole address of the webhook, or the token of the bot, into it",
+            )
+        if self.is_webhook:
+            return self._webhook(mask)
+        if platform in _WEBHOOKS_ONLY:
+            raise ConfigError(
+                "the password is no address of a webhook",
+                field="password",
+                remedy="copy the whole address, which begins with https://",
+            )
+        host = self.host or _HOSTS.get(platform, "")
+        if not host:
+            raise ConfigError("the connection has no host", field="host", remedy="set it to the server's address")
+        bearer = {"auth": "bearer", "password": self.password} if platform == "mattermost" else {}
+        settings = self._settings(host if "://" in host else f"https://{host}", mask, port=self.port, **bearer)
+        if platform == "discord":
+            bot = api_key_credentials("Authorization", f"Bot {self.password}", "header")
+            settings = replace(settings, credentials=bot)
+        return replace(settings, secrets=(*settings.secrets, self.password))
+
+    def _webhook(self, mask: Mask) -> HttpSettings:
+        """Its path and the values of its query are what must not be shown."""
+        parts = urlsplit(self.password)
+        if not parts.hostname or parts.path in ("", "/"):
+            raise ConfigError("the address of the webhook is not whole", field="password", remedy="copy it again")
+        if parts.scheme != "https" and not _is_here(parts.hostname):
+            raise ConfigError(
+                "the address of the webhook is a secret, and http would show it", field="password", remedy="use https"
+            )
+        hidden = [self.password, self.endpoint, parts.path, *(value for _, value in parse_qsl(parts.query))]
+        hidden += [piece for piece in parts.path.split("/") if len(piece) >= 16]
+        settings = self._settings(f"{parts.scheme}://{parts.netloc}", mask)
+        return replace(settings, secrets=(*settings.secrets, *(each for each in hidden if len(each) >= 8)))
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlackConfig(_Spoken):
+    """A ``slack`` connection of the official provider: the password is the token of a bot."""
+
+    password: str = option("", label="Bot token", help="xoxb-...", secret=True)
+    base_url: str = option("https://slack.com/api", label="Address of the API")
+    proxy: str = option("", label="Proxy")
+
+    def http(self, mask: Mask) -> HttpSettings:
+        """How Slack is spoken to.
+
+        :raises ConfigError: naming the field to mend.
+        """
+        if not self.password:
+            raise MissingCredential("the connection has no token", field="password", remedy="set the bot's (xoxb-...)")
+        proxies = {"http": self.proxy, "https": self.proxy} if self.proxy else {}
+        base = self.base_url.rstrip("/")
+        return self._settings(base, mask, auth="bearer", password=self.password, proxies=proxies)
+
+
+def slack_values(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Our options behind the extras of an official ``slack`` connection, with or without their old prefix."""
+    found: dict[str, Any] = {}
+    for name in ("base_url", "proxy", "timeout"):
+        value = extra.get(name) or extra.get(f"extra__slack__{name}")
+        if value:
+            found[name] = float(value) if name == "timeout" else str(value)
+    return found
