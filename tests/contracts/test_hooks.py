@@ -90,6 +90,8 @@ def test_an_unreachable_host_is_told_with_the_remedy(entry: tuple[str, Any], mon
     connection = {"conn_type": conn_type, "host": host, "port": 1, "login": "u", "password": "canary-4711", "extra": {}}
     if conn_type == "sftp":
         connection["extra"] = {"no_host_key_check": True}
+    if conn_type == "aws":
+        connection["extra"] = {"endpoint_url": "http://127.0.0.1:1"}
     monkeypatch.setenv("AIRFLOW_CONN_DOWN", json.dumps(connection))
     ok, message = hook("down").test_connection()
     assert not ok

@@ -1,0 +1,37 @@
+"""A partner's files land in S3: moved from their SFTP server, verified, and the day's exports put beside them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from airflow.sdk import DAG
+
+from flowrunner_provider.files.operators import FileCopyOperator, FileListOperator
+
+with DAG(
+    dag_id="s3_landing_zone",
+    schedule="@hourly",
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    tags=["flowrunner", "files", "s3"],
+):
+    land = FileCopyOperator(
+        task_id="land",
+        source="sftp://partner@/out/*.csv",
+        dest="s3://lake@raw/orders/{{ ds }}/",
+        move=True,
+        missing_ok=True,
+    )
+    export = FileCopyOperator(
+        task_id="export",
+        source="/data/exports/customers.parquet",
+        dest="s3://lake@raw/customers/{{ ds }}.parquet",
+        if_exists="fail",
+    )
+    landed = FileListOperator(
+        task_id="landed",
+        path="s3://lake@raw/orders/{{ ds }}/",
+        limit=1_000,
+    )
+    land >> landed
+    export >> landed
