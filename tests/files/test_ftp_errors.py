@@ -276,8 +276,9 @@ def test_a_silent_server(security):
         within(scripted(server, security=security, connect_timeout=0.3), lambda store: store.stat("/"))
 
 
-def test_a_server_that_falls_silent():
-    with ScriptedFtp({"MLST": ""}) as server, pytest.raises(TimedOut):
+@pytest.mark.parametrize("answer", ["", "..."])
+def test_a_server_that_falls_silent_or_never_comes_to_an_end(answer):
+    with ScriptedFtp({"MLST": answer}) as server, pytest.raises(TimedOut):
         within(scripted(server, timeout=0.3), lambda store: store.stat("/"))
 
 

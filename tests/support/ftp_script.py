@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -26,7 +27,8 @@ ANSWERS = {
 class ScriptedFtp:
     """It keeps what clients send in ``lines``.
 
-    :param answers: verb -> reply; an empty reply is silence, a reply of 421 ends the connection.
+    :param answers: verb -> reply; an empty reply is silence, ``...`` one that never ends; 421 ends
+        the connection.
     :param data: verb -> what its data connection carries.
     :param pasv_host: what PASV names, as it is written there.
     :param greets: False for silence from the start.
@@ -93,6 +95,10 @@ class ScriptedFtp:
                     answer = self.answers.get(verb, "226 done")
                 else:
                     answer = self.answers.get(verb, "502 what?")
+                if answer == "...":  # a byte now and then, and never the end
+                    while True:
+                        connection.sendall(b"2")
+                        time.sleep(0.05)
                 if answer:
                     connection.sendall(answer.encode() + b"\r\n")
                 if answer.startswith("421"):

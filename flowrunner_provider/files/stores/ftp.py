@@ -31,6 +31,7 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.names import join_inside, part_name
 from flowrunner_provider.files.store import Capabilities, Entry
 from flowrunner_provider.files.stores.ftp_control import Control
+from flowrunner_provider.files.stores.ftp_errors import ftp_errors
 from flowrunner_provider.files.stores.ftp_listing import fact_entry, list_entry
 from flowrunner_provider.files.stores.ftp_pool import Lease, Pool
 from flowrunner_provider.files.stores.ftp_target import FtpTarget, line_safe, parent_of
@@ -107,8 +108,10 @@ class FtpStore:
 
     async def command(self, what: str, work: Callable[[Control], T]) -> T:
         """One short piece of work on a session of its own, not longer than a few silences of the server."""
-        async with self.pool.lease("command") as lease, asyncio.timeout(4 * self._target.timeout):
-            return await lease.call(what, work, lease.control)
+        async with self.pool.lease("command") as lease:
+            with ftp_errors(what):
+                async with asyncio.timeout(4 * self._target.timeout):
+                    return await lease.call(what, work, lease.control)
 
     def join(self, folder: str, relative: str) -> str:
         return join_inside(folder, relative) if folder != "/" else f"/{join_inside('', relative)}"
