@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError, FlowRunnerError
@@ -11,7 +12,7 @@ from flowrunner_provider.files.config import FsspecConfig
 from flowrunner_provider.files.hooks.base import StoreHook
 from flowrunner_provider.files.uri import Location
 from flowrunner_provider.runtime.boundary import outcome_of
-from flowrunner_provider.runtime.hook import options_of
+from flowrunner_provider.runtime.hook import connection, options_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -42,10 +43,10 @@ class FlowRunnerFsspecHook(StoreHook[FsspecConfig]):
         """Our options alone: the rest is not ours to read."""
         return options_of(found)
 
-    @property
-    def settings(self) -> FsspecConfig:
+    @cached_property
+    def config(self) -> FsspecConfig:
         """What the connection says, if there is one."""
-        return self.config if self.conn_id else FsspecConfig()
+        return self._read(connection(self.conn_id)) if self.conn_id else FsspecConfig()
 
     async def aload(self) -> None:
         if self.conn_id:
@@ -58,12 +59,12 @@ class FlowRunnerFsspecHook(StoreHook[FsspecConfig]):
             raise ConfigError(
                 "an fsspec filesystem is known by its address", field=field, remedy="write fsspec+PROTOCOL://conn_id@/"
             )
-        settings, protocol = self.settings, location.scheme.partition("+")[2]
+        config, protocol = self.config, location.scheme.partition("+")[2]
         return FsspecStore(
-            lambda: self._filesystem(protocol, dict(settings.storage_options), field),
+            lambda: self._filesystem(protocol, dict(config.storage_options), field),
             base=location.host,
             where=location.root.removesuffix("@") if not location.conn_id else location.root,
-            timeout=settings.timeout,
+            timeout=config.timeout,
         )
 
     def _filesystem(self, protocol: str, options: dict[str, Any], field: str) -> AbstractFileSystem:
@@ -91,9 +92,7 @@ class FlowRunnerFsspecHook(StoreHook[FsspecConfig]):
 
     def check(self) -> str:
         """List the folder to test, by the protocol that the connection's type goes by."""
-        from flowrunner_provider.runtime.hook import connection
-
-        settings = self.settings
+        config = self.config
         protocol = _PROTOCOLS.get(connection(self.conn_id).conn_type or "", "")
         if not protocol:
             raise ConfigError(
@@ -103,12 +102,12 @@ class FlowRunnerFsspecHook(StoreHook[FsspecConfig]):
             )
 
         async def look() -> str:
-            location = Location(scheme=f"fsspec+{protocol}", conn_id=self.conn_id, path=settings.test_folder)
+            location = Location(scheme=f"fsspec+{protocol}", conn_id=self.conn_id, path=config.test_folder)
             async with self.store(location) as store:
                 found = 0
-                async for _ in store.list(settings.test_folder):
+                async for _ in store.list(config.test_folder):
                     found += 1
-                return f"The filesystem {protocol} answers; {settings.test_folder} has {found} entries."
+                return f"The filesystem {protocol} answers; {config.test_folder} has {found} entries."
 
         return asyncio.run(look())
 

@@ -127,7 +127,8 @@ def azure_errors(what: str) -> Iterator[None]:
     try:
         yield
     except exceptions.HttpResponseError as error:
-        status, code = error.status_code or 0, str(getattr(error, "error_code", None) or "")
+        code = getattr(error, "error_code", None) or ""  # an enumeration's member, where the library knows it
+        status, code = error.status_code or 0, str(getattr(code, "value", code))
         if status == 409 and code in ("BlobAlreadyExists", "UnauthorizedBlobOverwrite"):
             raise AlreadyExists(f"{what}: it is there already", remedy="choose another name") from None
         if isinstance(error, exceptions.ClientAuthenticationError) and not status:

@@ -69,6 +69,7 @@ class AzureBlobParts:
         checksum = await asyncio.to_thread(lambda: md5(data, usedforsecurity=False).digest())
         block = self._id(number, checksum)
         if self._there.get(block) != len(data):
+            failpoint("azure.before_send")
             await self._stage(block, data, checksum)
         self._ids[number] = block
 
