@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tests.support.fake_gcs import FakeGcs
     from tests.support.dovecot import Dovecot
     from tests.support.http_server import HttpServer
+    from tests.support.mariadb import Mariadb
     from tests.support.postgres import Postgres
     from tests.support.proftpd import Proftpd
     from tests.support.redis_server import RedisServer
@@ -113,6 +114,15 @@ def postgres() -> Iterator[Postgres]:
 
     with postgres() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def mariadb(tls: Tls) -> Iterator[Mariadb]:
+    """A real MariaDB; ``mariadb.database()`` is a fresh database."""
+    from tests.support.mariadb import mariadb
+
+    with mariadb(tls) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

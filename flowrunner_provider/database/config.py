@@ -6,6 +6,7 @@ on its list here and nothing else: some parameters run code, read files or switc
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,9 +15,29 @@ from typing import Any, Literal, get_args
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.spec import option
 
-__all__ = ["PostgresConfig", "SqliteConfig", "SslMode", "driver_parameters"]
+__all__ = [
+    "MysqlConfig",
+    "PostgresConfig",
+    "SqliteConfig",
+    "SslMode",
+    "TlsMode",
+    "driver_parameters",
+    "mysql_parameters",
+]
 
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
+
+TlsMode = Literal["DISABLED", "PREFERRED", "REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY"]
+
+_MYSQL_IGNORED = frozenset(
+    {"aws_conn_id", "charset", "client", "cursor", "flowrunner", "iam", "local_infile", "region_name"}
+)
+"""Keys that the official hook reads, and that change nothing here: it is always utf8mb4, PyMySQL and a cursor of the
+server, and local files are for the bulk load alone."""
+
+_MYSQL_SSL = {
+    "ca": "ssl_ca", "capath": "ssl_capath", "cert": "ssl_cert", "cipher": "ssl_cipher", "key": "ssl_key",
+}  # fmt: skip
 
 _POSTGRES_DRIVER = frozenset(
     {
@@ -74,6 +95,74 @@ class PostgresConfig:
     silence: timedelta = option(
         timedelta(minutes=1), label="Silence", help="A server that does not even acknowledge is given up."
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MysqlConfig:
+    """A connection of type ``mysql``."""
+
+    host: str = option("localhost", label="Host", help="Name or address of the server.")
+    port: int = option(3306, label="Port")
+    login: str = option("", label="User")
+    password: str = option("", label="Password", secret=True)
+    schema: str = option("", label="Database")
+    unix_socket: str = option("", label="Socket", help="Path of the server's socket, in place of host and port.")
+    ssl_mode: TlsMode = option(
+        "PREFERRED", label="TLS", help="VERIFY_IDENTITY checks certificate and name; PREFERRED takes what is offered."
+    )
+    ssl_ca: str = option("", label="Authorities", help="File of the certificates to trust.")
+    ssl_capath: str = option("", label="Folder of authorities")
+    ssl_cert: str = option("", label="Client certificate")
+    ssl_key: str = option("", label="Client key file", secret=True, help="Path of the file.")
+    ssl_cipher: str = option("", label="Ciphers")
+    cleartext: bool = option(False, label="Password in the clear", help="Over TLS only; set by iam.")
+    connect_timeout: timedelta = option(timedelta(seconds=15), label="Connect timeout")
+    statement_timeout: timedelta | None = option(
+        None, label="Statement timeout", help="The longest single statement; by default the task's timeout."
+    )
+    lock_timeout: timedelta = option(
+        timedelta(minutes=5), label="Lock timeout", help="How long to wait for a lock of somebody else; whole seconds."
+    )
+
+
+def mysql_parameters(extra: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What of a ``mysql`` connection's extra is for the driver, as fields of :class:`MysqlConfig`.
+
+    :raises ConfigError: naming a parameter that is not on the list.
+    """
+    given = {name: value for name, value in extra.items() if name not in _MYSQL_IGNORED}
+    ssl = given.pop("ssl", None) or {}
+    if isinstance(ssl, str):
+        try:
+            ssl = json.loads(ssl)
+        except ValueError:
+            ssl = None
+    if not isinstance(ssl, Mapping):
+        raise ConfigError(f"{where}: 'ssl' must be an object", field="ssl", remedy='write {"ca": "/path/of/ca.pem"}')
+    found: dict[str, Any] = {}
+    check = ssl.get("check_hostname", True)
+    for name, value in [*given.items(), *((f"ssl.{name}", value) for name, value in ssl.items())]:
+        field = name if name in ("unix_socket", "ssl_mode", "ssl_ca", "ssl_cert", "ssl_key") else None
+        field = _MYSQL_SSL.get(name.removeprefix("ssl.")) if name.startswith("ssl.") else field
+        if name in ("ssl.check_hostname", "ssl.verify_mode"):
+            continue
+        if field is None:
+            raise ConfigError(
+                f"{where}: the driver parameter {name!r} is not allowed",
+                field=name,
+                remedy="remove it from the extra; time-outs are options under its 'flowrunner' key",
+            )
+        if not isinstance(value, str) or "\0" in value:
+            raise ConfigError(f"{where}: {name!r} must be text", field=name, remedy="correct it in the extra")
+        found[field] = value
+    trusts = "ssl_ca" in found or "ssl_capath" in found
+    if "ssl_mode" in found:
+        found["ssl_mode"] = found["ssl_mode"].upper()
+    elif trusts:
+        found["ssl_mode"] = "VERIFY_IDENTITY" if check else "VERIFY_CA"
+    elif ssl or "ssl_cert" in found:
+        found["ssl_mode"] = "REQUIRED"
+    return found
 
 
 def driver_parameters(extra: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -24,10 +24,14 @@ class Quoting:
 
     :param mark: the quotation mark; doubled inside of a name.
     :param max_bytes: the longest name, in UTF-8; longer ones would be cut or refused by the server.
+    :param max_characters: the same in characters, where the server counts these.
+    :param forbidden: a pattern of what no name may have, because the server would change or misread it.
     """
 
     mark: str = '"'
     max_bytes: int = 63
+    max_characters: int | None = None
+    forbidden: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,18 @@ class Identifier:
                 f"the name {self.text[:_SHOWN]!r} has {size} bytes; this database takes {quoting.max_bytes}",
                 field="table",
                 remedy="choose a shorter name, or map the column with column_map",
+            )
+        if quoting.max_characters is not None and len(self.text) > quoting.max_characters:
+            raise ConfigError(
+                f"the name {self.text[:_SHOWN]!r} has more than {quoting.max_characters} characters",
+                field="table",
+                remedy="choose a shorter name, or map the column with column_map",
+            )
+        if quoting.forbidden is not None and re.search(quoting.forbidden, self.text):
+            raise ConfigError(
+                f"{self.text[:_SHOWN]!r} cannot be the name of a table or column in this database",
+                field="table",
+                remedy="choose another name, or map the column with column_map",
             )
         return quoting.mark + self.text.replace(quoting.mark, quoting.mark * 2) + quoting.mark
 

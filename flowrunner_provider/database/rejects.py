@@ -15,7 +15,6 @@ from flowrunner_provider.database.identifiers import TableName
 
 __all__ = ["Rejects", "store"]
 
-_OF_A_ROW = ("22", "23", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_TOOBIG")
 _REASONS = 5
 
 
@@ -84,7 +83,7 @@ def store(
                 copier.write(rows)
         except Rejected as error:
             session.back()
-            if not error.code.startswith(_OF_A_ROW):
+            if not error.code.startswith(session.row_errors):
                 raise
             if len(rows) == 1:
                 rejects.add(number, rows[0], error)

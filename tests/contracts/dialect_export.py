@@ -63,11 +63,10 @@ class ExportContract:
     def test_parameters_give_the_same_bytes_as_none(self, texts: FarSide) -> None:
         name = texts.name("orders")
         export(texts, "a.csv", sql=f"SELECT id, note FROM {name} WHERE id >= 0 ORDER BY id;", chunk_size=4)
-        mark = "%s" if texts.kind == "postgres" else "?"
-        bound = f"SELECT id, note FROM {name} WHERE id >= {mark} ORDER BY id"
+        bound = f"SELECT id, note FROM {name} WHERE id >= {texts.mark} ORDER BY id"
         export(texts, "b.csv", sql=bound, parameters=[0], chunk_size=7, context={"run_id": "2"})
         assert (texts.folder / "a.csv").read_bytes() == (texts.folder / "b.csv").read_bytes()
-        named = "%(least)s" if texts.kind == "postgres" else ":least"
+        named = texts.named_mark.format("least")
         single = f"SELECT note FROM {name} WHERE id >= {named} ORDER BY id"
         export(texts, "c.csv", sql=single, parameters={"least": 1}, context={"run_id": "3"})
         export(texts, "d.csv", sql=f"SELECT note FROM {name} WHERE id >= 1 ORDER BY id", context={"run_id": "4"})

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.database.far_side import PostgresFarSide, SqliteFarSide
+from tests.database.far_side import MysqlFarSide, PostgresFarSide, SqliteFarSide
 
 if TYPE_CHECKING:
+    from tests.support.mariadb import Mariadb
     from tests.support.postgres import Database, Postgres
 
 for module in ("contract", "export", "transaction"):
@@ -47,5 +48,17 @@ def make_postgres(tmp_path: Path, database: Database) -> Callable[[], PostgresFa
         folder = tmp_path / f"far-{number}"
         folder.mkdir()
         return PostgresFarSide(folder, database, f"s{number}").make()
+
+    return make
+
+
+@pytest.fixture
+def make_mysql(tmp_path: Path, mariadb: Mariadb) -> Callable[[], MysqlFarSide]:
+    """A factory of fresh MariaDB far sides."""
+
+    def make() -> MysqlFarSide:
+        folder = tmp_path / f"far-{next(_numbers)}"
+        folder.mkdir()
+        return MysqlFarSide(folder, mariadb.database())
 
     return make

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from flowrunner_provider.database.operators import SqlLoadOperator
 from tests.support.context import execute, make_context
+from tests.support.mariadb import MariaDatabase
 from tests.support.postgres import Database
 
-__all__ = ["FarSide", "PostgresFarSide", "SqliteFarSide", "act", "load_rows"]
+__all__ = ["FarSide", "MysqlFarSide", "PostgresFarSide", "SqliteFarSide", "act", "load_rows"]
 
 CONN_ID = "warehouse"
 
@@ -28,6 +31,12 @@ class FarSide:
 
     folder: Path
     kind = ""
+    mark = "?"
+    named_mark = ":{}"
+    key_is_taken = ""
+    """The code of a row whose key is there already."""
+    deviations: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """What this database does otherwise than the contract says, and why."""
 
     @property
     def connection(self) -> str:
@@ -60,6 +69,14 @@ class FarSide:
     def jsonl(self, rows: list[dict[str, Any]], name: str = "source.jsonl") -> str:
         return self.write(name, "".join(json.dumps(row) + "\n" for row in rows))
 
+    def terminate(self) -> None:
+        """End the connections of the package."""
+        raise NotImplementedError
+
+    def waits(self) -> bool:
+        """Whether a transaction waits for a lock of another one."""
+        raise NotImplementedError
+
     def forget(self) -> None:
         """The journal is lost, as if its writes had failed."""
         shutil.rmtree(self.state)
@@ -68,6 +85,7 @@ class FarSide:
 @dataclass(frozen=True)
 class SqliteFarSide(FarSide):
     kind = "sqlite"
+    key_is_taken = "SQLITE_CONSTRAINT_PRIMARYKEY"
 
     @property
     def file(self) -> Path:
@@ -92,6 +110,9 @@ class PostgresFarSide(FarSide):
     database: Database
     schema: str
     kind = "postgres"
+    mark = "%s"
+    named_mark = "%({})s"
+    key_is_taken = "23505"
     extra: dict[str, Any] = field(default_factory=dict)
 
     def make(self) -> PostgresFarSide:
@@ -124,6 +145,65 @@ class PostgresFarSide(FarSide):
     def tables(self) -> set[str]:
         listed = f"SELECT tablename::text FROM pg_tables WHERE schemaname = '{self.schema}'"
         return {row[0] for row in self.run(listed)}
+
+    def terminate(self) -> None:
+        self.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'flowrunner'")
+
+    def waits(self) -> bool:
+        return bool(self.run("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+
+
+@dataclass(frozen=True)
+class MysqlFarSide(FarSide):
+    database: MariaDatabase
+    kind = "mysql"
+    mark = "%s"
+    named_mark = "%({})s"
+    key_is_taken = "1062"
+    deviations: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "with before update": "MariaDB takes WITH before SELECT only",
+            "created tables stay": "CREATE TABLE commits: a failed load leaves the table that it made, empty",
+            "writers during replace": "a lock of the table would commit: what others write meanwhile is lost",
+            "writers during truncate": "the same: new rows of others stay",
+        }
+    )
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def connection(self) -> str:
+        database = self.database
+        return json.dumps(
+            {
+                "conn_type": "mysql",
+                "host": database.host,
+                "port": database.port,
+                "login": database.user,
+                "password": database.password,
+                "schema": database.name,
+                "extra": self.extra,
+            }
+        )
+
+    def run(self, sql: str) -> list[tuple[Any, ...]]:
+        with self.database.connect() as connection, connection.cursor() as cursor:
+            cursor.execute(sql)
+            return list(cursor.fetchall())
+
+    def name(self, table: str) -> str:
+        return f"{self.database.name}.{table}"
+
+    def tables(self) -> set[str]:
+        listed = f"SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = '{self.database.name}'"
+        return {row[0] for row in self.run(listed)}
+
+    def terminate(self) -> None:
+        mine = f"db = '{self.database.name}' AND id <> CONNECTION_ID()"
+        for (number,) in self.run(f"SELECT id FROM information_schema.PROCESSLIST WHERE {mine}"):
+            self.run(f"KILL {number}")
+
+    def waits(self) -> bool:
+        return bool(self.run("SELECT 1 FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT'"))
 
 
 def load_rows(far: FarSide, source: Any, table: str = "orders", **more: Any) -> Any:

@@ -13,7 +13,7 @@ import pytest
 from flowrunner_provider.core.errors import ConnectionLost, Unavailable
 from flowrunner_provider.database.operators import SqlExportOperator
 from tests.contracts.dialect_export import read
-from tests.database.far_side import FarSide, PostgresFarSide, act
+from tests.database.far_side import FarSide, act
 from tests.database.test_faults import ENVIRONMENT, KILLS, through
 from tests.database.test_faults import Scene as LoadScene
 from tests.support.chaos_proxy import ChaosProxy, Toxics
@@ -58,7 +58,7 @@ def check(scene: Scene) -> None:
     assert scene.far.tables() == {"orders"}
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres", "mysql"])
 def make(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
     """A factory of far sides, for each dialect."""
     found: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
@@ -80,10 +80,14 @@ def test_nothing_is_left_by_a_failure(make: Callable[[], FarSide]) -> None:
     """The error comes in the middle of the rows."""
     scene = Scene(make(), "csv").prepare()
     os.environ[ENVIRONMENT] = scene.far.connection
-    zero = "1 / (id - 30)" if scene.far.kind == "postgres" else "abs(-9223372036854775807 - (id >= 30))"
+    zero = {
+        "postgres": "1 / (id - 30)",
+        "sqlite": "abs(-9223372036854775807 - (id >= 30))",
+        "mysql": "9223372036854775807 + (id >= 30)",
+    }[scene.far.kind]
     for dest in ("out.csv", "out.jsonl"):
         more = {"max_rows_per_file": 5, "chunk_size": 5, "dest": str(scene.far.folder / dest)}
-        with pytest.raises(Exception, match=r"22012|SQLITE_ERROR"):
+        with pytest.raises(Exception, match=r"22012|SQLITE_ERROR|1690"):
             act(scene.far, SqlExportOperator, sql=f"SELECT {zero} AS z FROM {scene.far.name('orders')}", **more)
         assert {path.name for path in scene.far.folder.iterdir()} <= {"far.db", "state"}
 
@@ -91,11 +95,11 @@ def test_nothing_is_left_by_a_failure(make: Callable[[], FarSide]) -> None:
 @pytest.mark.backend
 @pytest.mark.parametrize("case", ["csv", "files"])
 def test_the_connection_is_cut_anywhere(
-    make_postgres: Callable[[], PostgresFarSide], chaos: Callable[[str, int], ChaosProxy], case: str
+    make_server: Callable[[], FarSide], chaos: Callable[[str, int], ChaosProxy], case: str
 ) -> None:
-    scene = Scene(make_postgres(), case).prepare()
-    assert isinstance(scene.far, PostgresFarSide)
-    proxy = chaos(scene.far.database.host, scene.far.database.port)
+    scene = Scene(make_server(), case).prepare()
+    database = scene.far.database  # type: ignore[attr-defined]
+    proxy = chaos(database.host, database.port)
     away = Scene(through(LoadScene(scene.far, "append"), proxy).far, case)
     play(away)
     seen = set()
@@ -116,11 +120,11 @@ def test_the_connection_is_cut_anywhere(
 
 
 @pytest.mark.backend
-def test_one_snapshot(make_postgres: Callable[[], PostgresFarSide], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_snapshot(make_server: Callable[[], FarSide], monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that come and go while it reads are not seen."""
     from flowrunner_provider.database import export as module
 
-    scene = Scene(make_postgres(), "files").prepare()
+    scene = Scene(make_server(), "files").prepare()
 
     def failpoint(name: str) -> None:
         if name == "sql.export.after_batch":
@@ -139,6 +143,7 @@ def large(far: FarSide, dest: str) -> int:
         "postgres": "SELECT g AS id, repeat('x', 2000) AS note FROM generate_series(1, {}) AS g",
         "sqlite": "WITH RECURSIVE s(g) AS (SELECT 1 UNION ALL SELECT g + 1 FROM s WHERE g < {})"
         " SELECT g AS id, printf('%.2000c', 'x') AS note FROM s",
+        "mysql": "SELECT seq AS id, repeat('x', 2000) AS note FROM seq_1_to_{}",
     }[far.kind]
     grown = 0
     for rows, run_id in ((10, "warm"), (100_000, "large")):

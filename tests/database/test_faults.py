@@ -24,7 +24,7 @@ from flowrunner_provider.core.errors import (
     TimedOut,
     Unavailable,
 )
-from tests.database.far_side import CONN_ID, FarSide, PostgresFarSide, SqliteFarSide, load_rows
+from tests.database.far_side import CONN_ID, FarSide, MysqlFarSide, PostgresFarSide, SqliteFarSide, load_rows
 from tests.support.chaos_proxy import ChaosProxy, Toxics
 from tests.support.kill import Attempt, double_kill, random_kills, sweep
 
@@ -91,7 +91,7 @@ def check(scene: Scene) -> None:
         assert len((scene.far.folder / "rejected.jsonl").read_text().splitlines()) == 1
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres", "mysql"])
 def make(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
     """A factory of far sides, for each dialect."""
     found: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
@@ -164,19 +164,23 @@ def test_two_at_once(make: Callable[[], FarSide]) -> None:
 # -- the network ---------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=["postgres", "mysql"])
+def make_server(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
+    """A factory of far sides on a server."""
+    found: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
+    return found
+
+
 @pytest.fixture
-def proxied(
-    make_postgres: Callable[[], PostgresFarSide], chaos: Callable[[str, int], ChaosProxy]
-) -> tuple[Scene, ChaosProxy]:
+def proxied(make_server: Callable[[], FarSide], chaos: Callable[[str, int], ChaosProxy]) -> tuple[Scene, ChaosProxy]:
     """A scene whose connection goes through a proxy; ``check`` looks at the server directly."""
-    scene = Scene(make_postgres(), "append").prepare()
+    scene = Scene(make_server(), "append").prepare()
     database = scene.far.database  # type: ignore[attr-defined]
     return scene, chaos(database.host, database.port)
 
 
 def through(scene: Scene, proxy: ChaosProxy) -> Scene:
-    far = scene.far
-    assert isinstance(far, PostgresFarSide)
+    far: Any = scene.far
     return replace(scene, far=replace(far, database=far.database.at(proxy.host, proxy.port)))
 
 
@@ -255,17 +259,15 @@ def test_the_server_is_gone_at_commit_and_stays_away(
 
 @pytest.mark.backend
 def test_a_backend_is_terminated_in_the_copy(
-    make_postgres: Callable[[], PostgresFarSide], monkeypatch: pytest.MonkeyPatch
+    make_server: Callable[[], FarSide], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flowrunner_provider.database import load as module
 
-    scene = Scene(make_postgres(), "append").prepare()
+    scene = Scene(make_server(), "append").prepare()
 
     def failpoint(name: str) -> None:
         if name == "sql.load.after_batch":
-            scene.far.run(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'flowrunner'"
-            )
+            scene.far.terminate()
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "failpoint", failpoint)
@@ -279,10 +281,11 @@ def test_a_backend_is_terminated_in_the_copy(
 def test_a_silent_server_ends_with_the_deadline(
     proxied: tuple[Scene, ChaosProxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flowrunner_provider.database.dialects import postgres as module
+    from flowrunner_provider.database.dialects import mysql, postgres
 
     scene, proxy = proxied
-    monkeypatch.setattr(module, "_GRACE", 0.1)
+    monkeypatch.setattr(postgres, "_GRACE", 0.1)
+    monkeypatch.setattr(mysql, "_GRACE", 0.1)
     away = through(scene, proxy)
     monkeypatch.setenv(ENVIRONMENT, away.far.connection)
 
@@ -308,17 +311,17 @@ def test_a_lock_of_somebody_else(make: Callable[[], FarSide], monkeypatch: pytes
     import json
     import sqlite3
 
-    extra = json.loads(options if scene.far.kind == "postgres" else busy)
+    extra = json.loads(busy if scene.far.kind == "sqlite" else options)
     monkeypatch.setenv(ENVIRONMENT, json.dumps({**json.loads(scene.far.connection), "extra": extra}))
     if isinstance(scene.far, SqliteFarSide):
         other: Any = sqlite3.connect(scene.far.file, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
     else:
-        assert isinstance(scene.far, PostgresFarSide)
-        other = scene.far.database.connect()
+        assert isinstance(scene.far, PostgresFarSide | MysqlFarSide)
+        other = scene.far.database.connect().cursor()
         other.execute("BEGIN")
-        other.execute(f"LOCK TABLE {scene.far.name('orders')} IN EXCLUSIVE MODE".encode())
-    with pytest.raises(Unavailable, match=r"55P03|SQLITE_BUSY"):
+        other.execute(f"SELECT * FROM {scene.far.name('orders')} FOR UPDATE")
+    with pytest.raises(Unavailable, match=r"55P03|SQLITE_BUSY|1205"):
         load_rows(
             scene.far,
             str(scene.far.folder / "source.csv"),

@@ -16,7 +16,7 @@ from tests.database.test_faults import ENVIRONMENT
 from tests.support.kill import sweep
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres", "mysql"])
 def make(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
     made: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
     return lambda: prepared(made())
@@ -75,9 +75,8 @@ def test_what_matches(far: FarSide, where: Any, ids: list[int]) -> None:
 
 @pytest.mark.parametrize("named", [False, True])
 def test_text_with_parameters(far: FarSide, named: bool) -> None:
-    marks = {("postgres", False): "%s", ("postgres", True): "%(i)s", ("sqlite", False): "?", ("sqlite", True): ":i"}
     parameters: Any = {"i": 2} if named else [2]
-    where = f"id = {marks[far.kind, named]}"
+    where = f"id = {far.named_mark.format('i') if named else far.mark}"
     assert modify(far, where=where, parameters=parameters, set={"n": 7, "50%%s": None})["affected"] == 1
     assert far.rows("t") == [(1, "a", 1), (2, None, 7), (3, None, 3)]
 

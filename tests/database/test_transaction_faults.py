@@ -49,7 +49,7 @@ def check(scene: Scene) -> None:
     assert scene.far.run(f"SELECT count(*) FROM {scene.far.name('flowrunner_ledger')}") == [(1,)]
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres", "mysql"])
 def make(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
     """A factory of far sides, for each dialect."""
     found: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
@@ -102,11 +102,11 @@ def test_two_at_once(make: Callable[[], FarSide]) -> None:
 
 @pytest.mark.backend
 def test_the_connection_is_cut_anywhere(
-    make_postgres: Callable[[], PostgresFarSide], chaos: Callable[[str, int], ChaosProxy]
+    make_server: Callable[[], FarSide], chaos: Callable[[str, int], ChaosProxy]
 ) -> None:
-    scene = Scene(make_postgres()).prepare()
-    assert isinstance(scene.far, PostgresFarSide)
-    proxy = chaos(scene.far.database.host, scene.far.database.port)
+    scene = Scene(make_server()).prepare()
+    far: Any = scene.far
+    proxy = chaos(far.database.host, far.database.port)
     away = Scene(through(LoadScene(scene.far, "append"), proxy).far)
     play(away)
     seen = set()
@@ -151,49 +151,51 @@ def test_a_conflict_is_done_again_in_place(
 
 @pytest.mark.backend
 def test_a_real_deadlock_is_done_again_in_place(
-    make_postgres: Callable[[], PostgresFarSide], monkeypatch: pytest.MonkeyPatch
+    make_server: Callable[[], FarSide], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """We hold row 1 and want row 2; the other one holds row 2 and wants row 1."""
     from flowrunner_provider.database import transaction as module
 
-    scene = Scene(make_postgres()).prepare()
-    assert isinstance(scene.far, PostgresFarSide)
+    scene = Scene(make_server()).prepare()
+    far: Any = scene.far
     table = scene.far.name("stock")
-    other = scene.far.database.connect()
-    other.execute("SET deadlock_timeout = '10s'")
+    connection = far.database.connect()
+    other = connection.cursor()
+    if far.kind == "postgres":
+        other.execute("SET deadlock_timeout = '10s'")
     other.execute("BEGIN")
-    other.execute(f"UPDATE {table} SET n = n + 100 WHERE id = 2".encode())
+    other.execute(f"UPDATE {table} SET n = n + 100 WHERE id = 2")
     waiting: list[threading.Thread] = []
 
     def rest() -> None:
-        other.execute(f"UPDATE {table} SET n = n + 100 WHERE id = 1".encode())
+        other.execute(f"UPDATE {table} SET n = n + 100 WHERE id = 1")
         other.execute("COMMIT")
 
     def failpoint(name: str) -> None:
         if name == "sql.transaction.after_statement" and not waiting:
             waiting.append(threading.Thread(target=rest))
             waiting[0].start()
-            while not scene.far.run("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"):
+            while not far.waits():
                 pass
 
     monkeypatch.setattr(module, "failpoint", failpoint)
     play(scene)
     waiting[0].join()
-    other.close()
+    connection.close()
     assert scene.far.rows("stock") == [(1, 107), (2, 113)]
 
 
 @pytest.mark.backend
 def test_the_answer_to_commit_is_lost(
-    make_postgres: Callable[[], PostgresFarSide],
+    make_server: Callable[[], FarSide],
     chaos: Callable[[str, int], ChaosProxy],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from flowrunner_provider.database import transaction as module
 
-    scene = Scene(make_postgres()).prepare()
-    assert isinstance(scene.far, PostgresFarSide)
-    proxy = chaos(scene.far.database.host, scene.far.database.port)
+    scene = Scene(make_server()).prepare()
+    far: Any = scene.far
+    proxy = chaos(far.database.host, far.database.port)
     away = Scene(through(LoadScene(scene.far, "append"), proxy).far)
     points: list[str] = []
 

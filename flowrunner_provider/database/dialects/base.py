@@ -109,6 +109,8 @@ class Session(ABC):
     """A placeholder by place, in the style of users' statements."""
     named_mark: ClassVar[str] = ":{}"
     """One by name."""
+    row_errors: ClassVar[tuple[str, ...]]
+    """How the codes begin of errors that are about a single row."""
 
     def sql(self, name: TableName | Identifier | str) -> str:
         """A name as SQL; text is one name."""

@@ -79,6 +79,7 @@ class PostgresSession(Session):
     placeholder = "${}"
     mark = "%s"
     named_mark = "%({})s"
+    row_errors = ("22", "23")
     types: ClassVar[Mapping[Type, str]] = MappingProxyType(
         {
             "string": "text", "integer": "bigint", "number": "double precision", "decimal": "numeric",

@@ -73,6 +73,7 @@ class SqliteSession(Session):
     kind = "sqlite"
     quoting = Quoting(max_bytes=255)
     placeholder = "?{}"
+    row_errors = ("22", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_TOOBIG")
     types: ClassVar[Mapping[Type, str]] = MappingProxyType(
         {
             "string": "TEXT", "integer": "INTEGER", "number": "REAL", "decimal": "TEXT", "boolean": "INTEGER",

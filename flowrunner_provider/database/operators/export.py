@@ -21,10 +21,10 @@ class SqlExportOperator(FlowRunnerOperator):
     Memory is constant. PostgreSQL writes CSV itself (``COPY``): NULL is an empty field and empty text is ``""``;
     the same rows in the same order give the same bytes.
 
-    :param conn_id: a connection of type ``postgres`` or ``sqlite``; its type chooses the dialect.
+    :param conn_id: a connection of type ``postgres``, ``mysql`` or ``sqlite``; its type chooses the dialect.
     :param dest: the file on the worker's disk, .csv, .jsonl or .parquet; ``.gz`` at the end compresses the first two.
     :param sql: one query; placeholders are those of the database's driver: ``%s`` and ``%(name)s`` for PostgreSQL
-        (where ``%`` itself is then ``%%``), ``?`` and ``:name`` for SQLite.
+        and MySQL (where ``%`` itself is then ``%%``), ``?`` and ``:name`` for SQLite.
     :param table: in place of ``sql``: ``table`` or ``schema.table``, taken literally.
     :param parameters: values for the placeholders, a list or an object; bound by the driver.
     :param columns: which columns, in which order; all by default.

@@ -29,9 +29,12 @@ class SqlLoadOperator(FlowRunnerOperator):
     Killed anywhere and retried, or run twice at once, it stores the rows exactly once: a row in the table
     ``flowrunner_ledger``, in the same schema and committed in the same transaction, tells the next attempt that
     the work is done.
-    Memory is constant; the rows travel by ``COPY`` to PostgreSQL and in batches to SQLite.
+    Memory is constant; the rows travel by ``COPY`` to PostgreSQL, by ``LOAD DATA`` to MySQL and MariaDB,
+    and in batches to SQLite. MySQL commits at every change of a structure: there ``replace`` fills the new table out of
+    sight and one ``RENAME TABLE`` decides (what others write into the old one meanwhile is lost with it), and a table
+    that ``create_table`` makes stays, empty, when the load fails. Tested with MariaDB; MySQL 8 is not.
 
-    :param conn_id: a connection of type ``postgres`` or ``sqlite``; its type chooses the dialect.
+    :param conn_id: a connection of type ``postgres``, ``mysql`` or ``sqlite``; its type chooses the dialect.
     :param source: the result of the task that wrote the rows, or the path of a .csv, .jsonl or .parquet file.
     :param table: ``table`` or ``schema.table``, taken literally (no folding to lower case); odd names are
         quoted as in SQL.

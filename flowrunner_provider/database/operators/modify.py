@@ -21,15 +21,15 @@ class SqlModifyOperator(FlowRunnerOperator):
     ``flowrunner_ledger``, in the same schema and committed in the same transaction, tells the next attempt so.
     Rows that the database itself changes along (triggers, ON DELETE CASCADE) are not counted.
 
-    :param conn_id: a connection of type ``postgres`` or ``sqlite``; its type chooses the dialect.
+    :param conn_id: a connection of type ``postgres``, ``mysql`` or ``sqlite``; its type chooses the dialect.
     :param operation: ``update`` or ``delete``.
     :param table: ``table`` or ``schema.table``, taken literally.
     :param where: which rows: column -> value (a list means any of them, null means no value) or an object of
         operators such as ``{">=": 5, "<": 9}``, all of which must hold; the operators are ``= != < <= > >= like
         not_like in not_in``. Or a condition as SQL text, whose values belong into ``parameters``.
     :param set: for ``update``: column -> new value.
-    :param parameters: values for the placeholders of a text: ``%s`` and ``%(name)s`` for PostgreSQL (where ``%`` itself
-        is then ``%%``), ``?`` and ``:name`` for SQLite.
+    :param parameters: values for the placeholders of a text: ``%s`` and ``%(name)s`` for PostgreSQL and MySQL
+        (where ``%`` itself is then ``%%``), ``?`` and ``:name`` for SQLite.
     :param max_affected: with more rows nothing is changed; null for no limit.
     :param expect_affected: with another number of rows nothing is changed.
     :param dry_run: change nothing and count all rows that match.

@@ -22,11 +22,11 @@ class SqlTransactionOperator(FlowRunnerOperator):
     A deadlock or serialization failure is answered by doing all of it again, a few times. Values of parameters
     appear in no log and no error.
 
-    :param conn_id: a connection of type ``postgres`` or ``sqlite``; its type chooses the dialect.
+    :param conn_id: a connection of type ``postgres``, ``mysql`` or ``sqlite``; its type chooses the dialect.
     :param statements: in their order, each an object. ``sql`` is one statement, ``params`` the values of its
-        placeholders, which are those of the driver: ``%s`` and ``%(name)s`` for PostgreSQL (with params ``%`` itself
-        is ``%%``), ``?`` and ``:name`` for SQLite. ``expect_rows`` is how many rows it must change or return;
-        ``name`` is for the result; ``savepoint`` is a name, see ``on_error``.
+        placeholders, which are those of the driver: ``%s`` and ``%(name)s`` for PostgreSQL and MySQL (with params
+        ``%`` itself is ``%%``), ``?`` and ``:name`` for SQLite. ``expect_rows`` is how many rows it must change or
+        return; ``name`` is for the result; ``savepoint`` is a name, see ``on_error``.
     :param isolation: of the transaction, at least; SQLite's are always serializable.
     :param on_error: ``rollback`` undoes everything and fails. ``rollback_to`` undoes a statement that was refused or
         met a wrong number of rows, and those with it from its savepoint up to the next one, and goes on there; the

@@ -1,0 +1,401 @@
+"""MySQL and MariaDB, through PyMySQL.
+
+Rows travel as one ``LOAD DATA LOCAL``. With LOCAL the server makes a warning of what is otherwise an error, and skips,
+cuts or changes the row: here every warning fails. The server commits at every change of a structure; what that means
+for a replacement is told in :mod:`~flowrunner_provider.database.dialects.mysql_swap`.
+"""
+
+# ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from flowrunner_provider.core.deadline import Deadline
+from flowrunner_provider.core.errors import (
+    AlreadyExists,
+    ConfigError,
+    IntegrityError,
+    OutcomeUnknown,
+    Rejected,
+    TransientError,
+    Unavailable,
+)
+from flowrunner_provider.database.choices import Isolation
+from flowrunner_provider.database.config import MysqlConfig
+from flowrunner_provider.database.dialects import mysql_swap
+from flowrunner_provider.database.dialects.base import (
+    Column,
+    Copier,
+    CsvFile,
+    Merged,
+    Params,
+    Row,
+    Session,
+    Table,
+    Type,
+    distinct,
+)
+from flowrunner_provider.database.dialects.mysql_errors import (
+    LOST,
+    OF_A_ROW,
+    classified,
+    connect_failed,
+    number_of,
+    refused_row,
+    tls_refused,
+)
+from flowrunner_provider.database.dialects.mysql_query import (
+    DECODERS,
+    LEVELS,
+    check_statement,
+    filled,
+    kind_of,
+    settings,
+)
+from flowrunner_provider.database.dialects.mysql_rows import LOADED_AS, TextCopier, csv_blocks, csv_fits, line_end
+from flowrunner_provider.database.dialects.mysql_tables import (
+    UNIQUE,
+    alike,
+    created,
+    described_columns,
+    find,
+    kinds_of,
+    may_create,
+)
+from flowrunner_provider.database.dialects.mysql_wire import (
+    LoadStream,
+    asks_for_a_file,
+    connect,
+    driver,
+    file_refused,
+    load_data,
+    unbuffered,
+)
+from flowrunner_provider.database.dialects.postgres_csv import Unfit, count_rows
+from flowrunner_provider.database.dialects.values import unencodable
+from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
+
+__all__ = ["MysqlSession"]
+
+_GRACE = 5.0  # seconds after the deadline in which the server's own time-out may still answer
+_IN_TRANSACTION = 1  # of the status that the server sends with every OK
+_OURS = "FIELDS TERMINATED BY '\\t' ESCAPED BY '\\\\' LINES TERMINATED BY '\\n'"
+_CSV = "FIELDS TERMINATED BY ',' OPTIONALLY ENCLOSED BY '\"' ESCAPED BY '' LINES TERMINATED BY '{}'"
+
+
+class MysqlSession(Session):
+    """A connection to a database; READ COMMITTED, strict, its time zone UTC."""
+
+    kind = "mysql"
+    quoting = Quoting(mark="`", max_bytes=192, max_characters=64, forbidden=r"[\U00010000-\U0010ffff]|\s\Z|\A#mysql50#")
+    placeholder = "\0{}\0"
+    mark = "%s"
+    named_mark = "%({})s"
+    row_errors: ClassVar[tuple[str, ...]] = OF_A_ROW
+    types: ClassVar[Mapping[Type, str]] = MappingProxyType(
+        {
+            "string": "longtext", "integer": "bigint", "number": "double", "decimal": "decimal(65,30)",
+            "boolean": "tinyint(1)", "object": "json", "array": "json", "date": "date", "time": "time(6)",
+            "timestamp": "datetime(6)", "binary": "longblob",
+        }
+    )  # fmt: skip
+
+    def __init__(self, config: MysqlConfig, deadline: Deadline) -> None:
+        self._driver = driver()
+        self._deadline, self._config = deadline, config
+        self._where = f"{config.schema or config.login} at {config.host}:{config.port}"
+        self._begun: Isolation | None = None
+        deadline.check(f"connecting to {self._where}")
+        silence = deadline.remaining() + 2 * _GRACE
+        try:
+            self._connection = connect(
+                config,
+                decoders=DECODERS,
+                connect_timeout=max(1.0, deadline.limit(config.connect_timeout.total_seconds())),
+                silence=silence,
+            )
+        except self._driver.Error as error:
+            tls = tls_refused(getattr(error, "original_exception", None))
+            raise connect_failed(2026 if tls else number_of(error), self._where) from None
+        except RuntimeError as error:
+            if asks_for_a_file(error):
+                raise file_refused(self._where) from None
+            raise ConfigError(
+                f"{self._where}: the server's way of authentication needs the package cryptography",
+                field="login",
+                remedy="pip install cryptography",
+            ) from None
+        self._guard = threading.Timer(deadline.remaining() + _GRACE, self._cut)
+        self._guard.daemon = True
+        self._guard.start()
+        try:
+            self._prepare(config)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, config: MysqlConfig) -> None:
+        mariadb = "mariadb" in self._connection.server_version.lower()
+        self.run(settings(config, self._deadline, mariadb=mariadb))
+
+    def _cut(self) -> None:
+        """The deadline is over and the server silent: end the connection below the driver."""
+        with suppress(OSError, AttributeError):
+            descriptor = socket.socket(fileno=socket.dup(self._connection._sock.fileno()))
+            with descriptor:
+                descriptor.shutdown(socket.SHUT_RDWR)
+
+    @contextmanager
+    def typed(self) -> Iterator[None]:
+        """Turn an error of the driver into one that says what to do, without any value of a row."""
+        try:
+            yield
+        except self._driver.Error as error:
+            if asks_for_a_file(error.__context__):
+                raise file_refused(self._where) from None
+            text = str(error.args[1]) if len(error.args) > 1 else ""
+            broken = not self._connection.open
+            raise classified(number_of(error), text, self._where, broken=broken, deadline=self._deadline) from None
+        except UnicodeEncodeError:
+            raise unencodable() from None
+        except RuntimeError as error:
+            if asks_for_a_file(error):
+                raise file_refused(self._where) from None
+            raise
+
+    def run(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+        parts = sql.split("\0")  # names hold no NUL
+        with self.typed(), self._connection.cursor() as cursor:
+            parts[1::2] = [self._connection.literal(values[int(number) - 1]) for number in parts[1::2]]
+            cursor.execute("".join(parts))
+            return list(cursor.fetchall())
+
+    def begin(self, isolation: Isolation = "read committed", *, read_only: bool = False) -> None:
+        self.run(f"SET TRANSACTION ISOLATION LEVEL {LEVELS[isolation]}")
+        snapshot = "WITH CONSISTENT SNAPSHOT, " if isolation == "repeatable read" and read_only else ""
+        self.run(f"START TRANSACTION {snapshot}READ {'ONLY' if read_only else 'WRITE'}")
+        self._begun = isolation
+
+    def _again(self) -> None:
+        """The server has committed because of a change of structure: go on in a new transaction."""
+        if self._begun is not None:
+            self.begin(self._begun)
+
+    def hold(self, key: str) -> None:
+        wait = max(1, int(self._deadline.limit(self._config.lock_timeout.total_seconds())))
+        if self.run("SELECT GET_LOCK(\x001\0, \x002\0)", [f"flowrunner:{key}"[:64], wait])[0][0] != 1:
+            raise Unavailable(
+                f"{self._where}: another attempt of this task is still at work", remedy="the retry waits again"
+            )
+
+    def execute(self, statement: str, params: Params = None) -> int:
+        check_statement(statement)
+        with self.typed(), unbuffered(self._connection) as cursor:
+            cursor.execute(filled(self._connection.literal, statement, params))
+            rows = sum(1 for _ in cursor) if cursor.description else int(cursor.rowcount)
+        if self._begun is not None and not self._connection.server_status & _IN_TRANSACTION:
+            raise IntegrityError("a statement has ended the transaction", remedy="leave COMMIT and ROLLBACK away")
+        return max(0, rows)
+
+    def described(self, query: str, params: Params) -> dict[str, str]:
+        text = filled(self._connection.literal, query.rstrip().rstrip(";"), params)
+        with self.typed(), self._connection.cursor() as cursor:
+            cursor.execute(f"SELECT * FROM ({text}\n) AS q LIMIT 0")
+            fields = cursor._result.fields
+        names = distinct([field.name for field in fields])
+        return {name: kind_of(field.type_code, field.charsetnr) for name, field in zip(names, fields, strict=True)}
+
+    @contextmanager
+    def stream(self, query: str, params: Params, *, batch_rows: int) -> Iterator[Iterator[list[Row]]]:
+        with self.typed(), unbuffered(self._connection) as cursor:
+            cursor.execute(filled(self._connection.literal, query, params))
+            yield iter(lambda: list(cursor.fetchmany(batch_rows)), [])
+
+    def sort_key(self, kind: str, name: str) -> str:
+        return f"CONVERT({name} USING utf8mb4) COLLATE utf8mb4_bin" if kind == "string" else name
+
+    def user_text(self, text: str) -> str:
+        return text.replace("%", "%%")
+
+    def commit(self) -> None:
+        if not self._connection.server_status & _IN_TRANSACTION:
+            raise IntegrityError("the transaction is not open any more", remedy="retry the task")
+        self._deciding("COMMIT", "COMMIT")
+        self._begun = None
+
+    def _deciding(self, statement: str, name: str) -> None:
+        """Run the statement after which everything is done: when its answer is lost, nobody knows."""
+        try:
+            self._connection.query(statement)
+        except self._driver.Error as error:
+            number = number_of(error)
+            if not self._connection.open or number in LOST or number == 1317:
+                self._connection._force_close()
+                raise OutcomeUnknown(f"the connection to {self._where} broke at {name}") from None
+            raise classified(number, "", self._where, broken=False, deadline=self._deadline) from None
+
+    def rollback(self) -> None:
+        self._begun = None
+        if self._connection.open:
+            with suppress(TransientError):  # a connection that breaks now has rolled back, too
+                self.run("ROLLBACK")
+
+    def close(self) -> None:
+        self._guard.cancel()
+        with suppress(self._driver.Error):
+            self._connection.close()
+
+    def locate(self, name: TableName) -> TableName:
+        if name.schema is None:
+            schema = self.run("SELECT DATABASE()")[0][0]
+            if schema is None:
+                raise ConfigError(
+                    "the connection names no database", field="table", remedy="write database.table, or set its schema"
+                )
+            name = TableName(name.name, Identifier(schema))
+        found = find(self, name)
+        return name if found is None else found[0]
+
+    def table(self, name: TableName) -> Table | None:
+        found = find(self, name)
+        if found is None:
+            return None
+        name, kind, engine = found
+        if kind not in ("BASE TABLE", "SYSTEM VERSIONED"):
+            raise ConfigError(f"{name} is no table", field="table", remedy="load into the table below it")
+        if engine != "InnoDB":
+            raise ConfigError(
+                f"{name} has the engine {engine}, which knows no transactions",
+                field="table",
+                remedy="change its engine to InnoDB",
+            )
+        columns = {column: kind for column, kind, filled in described_columns(self, name) if not filled}
+        indexes: dict[str, set[str]] = {}
+        for index, column in self.run(UNIQUE, [name.schema.text if name.schema else "", name.name.text]):
+            indexes.setdefault(index, set()).add(column or "")
+        unique = [frozenset(index) for index in indexes.values() if "" not in index]
+        return Table(name=name, columns=columns, unique=unique)
+
+    def create(
+        self, name: TableName, columns: Sequence[Column], *, keys: Sequence[str] = (), may_exist: bool = False
+    ) -> None:
+        """Create a table; what the transaction has done so far becomes durable."""
+        self.run(created(self, name, columns, keys, may_exist=may_exist))
+        self._again()
+
+    def create_like(self, name: TableName, model: TableName) -> None:
+        """Create an empty table of the same structure; its numbers go on where those of ``model`` are."""
+        for statement in alike(self, name, model):
+            self.run(statement)
+        self._again()
+
+    def create_shared(self, name: TableName, columns: Sequence[Column], keys: Sequence[str]) -> None:
+        if find(self, name) is None:
+            super().create_shared(name, columns, keys)
+
+    def insert_once(self, table: TableName, row: Mapping[str, Any], key: str) -> bool:
+        marks = ", ".join(self.placeholder.format(n) for n in range(1, len(row) + 1))
+        try:
+            self.run(f"INSERT INTO {self.sql(table)} ({self.names(list(row))}) VALUES ({marks})", list(row.values()))
+        except Rejected as error:
+            if error.code == "1062":
+                return False
+            raise
+        return True
+
+    def lock(self, name: TableName) -> None:
+        """Nothing: a lock of the table would commit. The rows that are deleted are locked, new ones are not."""
+
+    @contextmanager
+    def copy(self, table: TableName, columns: Sequence[str]) -> Iterator[Copier]:
+        kinds = kinds_of(self, table, columns)
+        copier = TextCopier(binary=[place for place, kind in enumerate(kinds) if kind == "binary"])
+        with self._loading(table, columns, _OURS, kinds) as stream:
+            copier.send = stream.write
+            yield copier
+        copier.rows = stream.affected
+
+    def copy_file(
+        self, table: TableName, columns: Sequence[str], file: CsvFile, passed: Callable[[int], None]
+    ) -> tuple[int, int] | None:
+        kinds = kinds_of(self, table, columns)
+        if not csv_fits(file) or any(kinds):
+            return None
+        style, lines = _CSV.format(line_end(file)), 0
+        self.savepoint()
+        try:
+            with self._loading(table, columns, style, kinds) as stream:
+                for block, found in csv_blocks(file):
+                    stream.write(block)
+                    lines += found
+                    passed(found)
+        except Unfit:
+            self.back()
+            return None
+        self.keep()
+        return (rows := stream.affected), lines if rows == lines else sum(
+            count_rows(block) for block, _ in csv_blocks(file)
+        )
+
+    @contextmanager
+    def _loading(
+        self, table: TableName, columns: Sequence[str], style: str, kinds: Sequence[str]
+    ) -> Iterator[LoadStream]:
+        targets = [f"@flowrunner_{n}" if kind else self.sql(columns[n]) for n, kind in enumerate(kinds)]
+        sets = [
+            f"{self.sql(columns[n])} = {LOADED_AS[kind].format(targets[n])}" for n, kind in enumerate(kinds) if kind
+        ]
+        statement = (
+            f"LOAD DATA LOCAL INFILE 'flowrunner' INTO TABLE {self.sql(table)} CHARACTER SET utf8mb4 {style}"
+            f" ({', '.join(targets)})" + (f" SET {', '.join(sets)}" if sets else "")
+        )
+        with self.typed():
+            with load_data(self._connection, statement) as stream:
+                yield stream
+            if stream.warnings or stream.skipped:
+                found = self.run("SHOW WARNINGS LIMIT 1")
+                raise refused_row(int(found[0][1]), str(found[0][2])) if found else refused_row(0, "")
+
+    def stage(self, table: TableName, columns: Sequence[str]) -> TableName:
+        stage = table.beside("flowrunner_stage")
+        self.run(f"DROP TEMPORARY TABLE IF EXISTS {self.sql(stage)}")
+        self.run(
+            f"CREATE TEMPORARY TABLE {self.sql(stage)} ({self.sql(mysql_swap.ROW)} bigint AUTO_INCREMENT PRIMARY KEY)"
+            f" ENGINE=InnoDB AS SELECT {self.names(columns)} FROM {self.sql(table)} LIMIT 0"
+        )
+        return stage
+
+    def replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
+        return mysql_swap.stand_in(self, table, columns, name)
+
+    def swap(self, table: Table, replacement: TableName, aside: TableName) -> None:
+        try:
+            self._deciding(mysql_swap.swap_statement(self, table.name, replacement, aside), "RENAME TABLE")
+        except Rejected as error:
+            if error.code == "1050":
+                raise AlreadyExists(f"the table {aside} is in the way", remedy="drop it") from None
+            raise
+        self._again()
+
+    def tidy(self, *tables: TableName) -> None:
+        self.run(f"DROP TABLE IF EXISTS {', '.join(map(self.sql, tables))}")
+        self._again()
+
+    def check_constraints(self) -> None:
+        """Nothing: each is checked with its row."""
+
+    def keep_last(self, stage: TableName, keys: Sequence[str]) -> int:
+        return mysql_swap.delete_superseded(self, stage, keys)
+
+    def merge(self, stage: TableName, table: TableName, columns: Sequence[str], keys: Sequence[str]) -> Merged:
+        return mysql_swap.merged(self, stage, table, columns, keys)
+
+    def describe(self) -> str:
+        version, login, database = self.run("SELECT VERSION(), CURRENT_USER(), DATABASE()")[0]
+        may = "may" if may_create(self) else "may not (or only by a role)"
+        return f"MySQL {version}, database {database}: user {login} {may} create tables"

@@ -1,0 +1,116 @@
+"""What MySQL and MariaDB say, told as what to do. The server's texts hold values of rows: they are never passed on."""
+
+from __future__ import annotations
+
+import re
+import ssl
+
+from flowrunner_provider.core.deadline import Deadline
+from flowrunner_provider.core.errors import (
+    AccessDenied,
+    ConfigError,
+    ConnectionLost,
+    FlowRunnerError,
+    IntegrityError,
+    NotFound,
+    Rejected,
+    TimedOut,
+    Unavailable,
+)
+from flowrunner_provider.database.dialects.base import Conflict
+
+__all__ = ["LOST", "OF_A_ROW", "classified", "connect_failed", "number_of", "refused_row", "tls_refused"]
+
+LOST = frozenset({1053, 1077, 1079, 1152, 1159, 1160, 1161, 1184, 1927, 2006, 2013, 2055, 4031})
+"""The connection is gone."""
+
+OF_A_ROW: tuple[str, ...] = (
+    "1048", "1062", "1136", "1169", "1216", "1217", "1231", "1261", "1262", "1263", "1264", "1265", "1292", "1300",
+    "1364", "1365", "1366", "1367", "1406", "1411", "1416", "1451", "1452", "1526", "1586", "1592", "1644", "1690",
+    "1748", "3140", "3819", "3903", "4025", "4078", "22021",
+)  # fmt: skip
+"""A row does not fit: no value where one must be, a duplicate, a missing parent, out of range, too long, unreadable."""
+
+_ROW = re.compile(r"at row (\d+)")
+_MEANING = {
+    1048: "no value for a column that needs one", 1263: "no value for a column that needs one",
+    1062: "its key is there already", 1169: "its key is there already", 1586: "its key is there already",
+    1216: "it refers to a row that is not there", 1452: "it refers to a row that is not there",
+    1264: "a number is out of range", 1690: "a number is out of range", 1406: "a value is too long",
+    1261: "it has too few values", 1262: "it has too many values", 1265: "a value would be cut",
+    1292: "a value cannot be read as the column's type", 1366: "a value cannot be read as the column's type",
+    3819: "it breaks a check", 4025: "it breaks a check", 1300: "a text is not valid UTF-8",
+}  # fmt: skip
+
+
+def connect_failed(number: int, where: str) -> FlowRunnerError:
+    """Why there is no connection."""
+    if number in (1044, 1045, 1130, 1251, 1698, 1862, 3118, 2059):
+        return AccessDenied(f"{where} refused the login ({number})", remedy="check login, password and ssl_mode")
+    if number == 1049:
+        return NotFound(f"{where}: there is no such database", remedy="correct the schema of the connection")
+    if number in (1040, 1203, 1226):
+        return Unavailable(f"{where} takes no connections now ({number})", remedy="lower the number of tasks")
+    if number == 2026:
+        return AccessDenied(
+            f"{where}: the server's certificate or its TLS does not fit the connection",
+            remedy="check ssl_mode and ssl in the extra",
+        )
+    return ConnectionLost(
+        f"{where} cannot be reached ({number})", remedy="check host, port and network of the connection"
+    )
+
+
+def refused_row(number: int, text: str) -> Rejected:
+    """A row that the server would have skipped, cut or changed, by its warning."""
+    found = _ROW.search(text)
+    line = f", near row {found[1]} of its batch" if found else ""
+    return Rejected(
+        f"a row does not fit the table: {_MEANING.get(number, 'the server warns')} ({number}){line}",
+        code=str(number),
+        remedy="correct the source, or use on_bad_row='reject' to set such rows aside",
+    )
+
+
+def classified(number: int, text: str, where: str, *, broken: bool, deadline: Deadline) -> FlowRunnerError:
+    """The error of a statement.
+
+    :param broken: the connection has ended.
+    """
+    if number in (1969, 3024, 1317) or (broken and deadline.expired):
+        return TimedOut(
+            f"a statement at {where} took too long ({number})",
+            remedy="raise `timeout`, or the connection's statement_timeout",
+        )
+    if broken or number in LOST:
+        return ConnectionLost(f"the connection to {where} broke ({number})")
+    if number in (1205, 1213, 1020, 3572):
+        why = {1205: "lock time-out", 1213: "deadlock"}.get(number, "another transaction was in the way")
+        return Conflict(f"{where}: {why} ({number}); nothing was stored", remedy="the retry starts afresh")
+    if number in (1021, 1037, 1038, 1041, 1114, 1206, 1290, 1836):
+        return Unavailable(f"{where}: out of a resource ({number}); nothing was stored", remedy="look at the server")
+    if number in (1044, 1045, 1142, 1143, 1227, 1370, 3950):
+        return AccessDenied(f"{where}: the login may not do that ({number})", remedy="grant it the privilege")
+    if number in (1146, 1051, 1049, 1109):
+        return NotFound(
+            f"{where}: a table or database is not there ({number})", remedy="create it, or pass create_table=True"
+        )
+    if number == 1792:
+        return ConfigError(f"{where}: a statement that only reads would write", field="sql", remedy="write a SELECT")
+    if number == 1060:
+        return ConfigError("sql has more than one column of a name", field="sql", remedy="give each its own with AS")
+    if number in (3100, 1399, 1180):
+        return IntegrityError(f"{where}: the transaction failed ({number})", remedy="look at the server's log")
+    if str(number) in OF_A_ROW:
+        return refused_row(number, text)
+    return Rejected(f"{where}: the server refused a statement ({number})", code=str(number), remedy="check the table")
+
+
+def number_of(error: Exception) -> int:
+    """The server's or the driver's number of an error; 0 where there is none."""
+    return error.args[0] if error.args and isinstance(error.args[0], int) else 0
+
+
+def tls_refused(error: Exception | None) -> bool:
+    """Whether TLS itself failed, and not the network below it."""
+    return isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)

@@ -1,0 +1,128 @@
+"""Settings of a session; users' statements and queries: what may run in a transaction, and what a column holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
+from types import MappingProxyType
+from typing import Any
+
+from flowrunner_provider.core.deadline import Deadline
+from flowrunner_provider.core.errors import ConfigError, Rejected
+from flowrunner_provider.database.choices import Isolation
+from flowrunner_provider.database.config import MysqlConfig
+from flowrunner_provider.database.dialects.base import Params
+from flowrunner_provider.database.dialects.values import as_json
+
+__all__ = ["DECODERS", "LEVELS", "check_statement", "filled", "kind_of", "settings"]
+
+LEVELS: Mapping[Isolation, str] = MappingProxyType(
+    {
+        "read committed": "READ COMMITTED",
+        "repeatable read": "REPEATABLE READ",
+        "serializable": "SERIALIZABLE",
+    }
+)
+_MODES = (
+    "STRICT_ALL_TABLES,STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ZERO_DATE,NO_ZERO_IN_DATE,"
+    "NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION"
+)
+_ALLOWED = frozenset(
+    {"SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "WITH", "VALUES", "TABLE", "DO", "CALL", "EXPLAIN", "SHOW"}
+)
+_HEAD = re.compile(r"(?:[\s;(]+|--(?=[\s\x00-\x1f])[^\n]*(?:\n|$)|\#[^\n]*(?:\n|$)|/\*(?![!M])(?:[^*]|\*(?!/))*\*/)*+")
+_WORD = re.compile(r"[A-Za-z]+")
+_BINARY = 63  # the number of the character set of bytes
+_NUMBERS = {1: "integer", 2: "integer", 3: "integer", 8: "integer", 9: "integer", 13: "integer", 16: "integer"}
+_KINDS: Mapping[int, str] = MappingProxyType(
+    {
+        **_NUMBERS, 0: "decimal", 246: "decimal", 4: "number", 5: "number", 7: "timestamptz", 12: "timestamp",
+        10: "date", 11: "string", 245: "string", 247: "string", 248: "string",
+    }
+)  # fmt: skip
+_TEXTS = frozenset({15, 249, 250, 251, 252, 253, 254})
+
+
+def check_statement(statement: str) -> None:
+    """Refuse what would commit what has been done so far: the server does so at every change of a structure.
+
+    :raises ConfigError: for a statement that is not known to leave the transaction alone.
+    """
+    found = _HEAD.match(statement)
+    word = _WORD.match(statement, found.end() if found else 0)
+    if word is None or word[0].upper() not in _ALLOWED:
+        raise ConfigError(
+            f"a statement that begins with {word[0].upper() if word else 'no word'} may commit what came before it",
+            field="statements",
+            remedy=f"here MySQL and MariaDB take {', '.join(sorted(_ALLOWED))} only; change structures in a migration",
+        )
+
+
+def settings(config: MysqlConfig, deadline: Deadline, *, mariadb: bool) -> str:
+    """The statement that makes a session strict, its time zone UTC, and its waits finite."""
+    wait = max(1, int(deadline.limit(config.lock_timeout.total_seconds())))
+    longest = deadline.remaining()
+    if config.statement_timeout is not None:
+        longest = min(longest, config.statement_timeout.total_seconds())
+    limit = f"max_statement_time = {max(0.001, longest):.3f}"
+    chosen = [
+        f"sql_mode = '{_MODES}'", "time_zone = '+00:00'", "sql_notes = 0", f"innodb_lock_wait_timeout = {wait}",
+        f"lock_wait_timeout = {wait}", "unique_checks = 1", "foreign_key_checks = 1",
+        limit if mariadb else f"max_execution_time = {max(1, int(longest * 1000))}",
+    ]  # fmt: skip
+    return f"SET SESSION {', SESSION '.join(chosen)}"
+
+
+def filled(literal: Callable[[Any], str], statement: str, params: Params) -> str:
+    """The statement with its values: objects as JSON, everything escaped by the driver.
+
+    :param literal: of the driver.
+    """
+    if params is None:
+        return statement
+    try:
+        if isinstance(params, Mapping):
+            return str(statement % {name: literal(_value(value)) for name, value in params.items()})
+        return str(statement % tuple(literal(_value(value)) for value in params))
+    except (TypeError, ValueError, KeyError, IndexError):
+        raise Rejected(
+            "the parameters do not fit the placeholders",
+            remedy="one value for each %s, or an object for %(name)s; % itself is %%",
+        ) from None
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).replace(tzinfo=None)
+    return as_json(value) if isinstance(value, dict) else value
+
+
+def kind_of(type_code: int, charset: int) -> str:
+    """What a column holds in the words of a dataset; empty for any other type."""
+    if type_code in _TEXTS:
+        return "binary" if charset == _BINARY else "string"
+    return _KINDS.get(type_code, "")
+
+
+def _whole(text: str, read: Callable[[str], Any]) -> Any:
+    try:
+        return read(text)
+    except ValueError:
+        raise Rejected(
+            "a date of the query is none: a part of it is zero",
+            code="22007",
+            remedy="write NULLIF(column, 0), or CAST(column AS CHAR), in sql",
+        ) from None
+
+
+DECODERS: Mapping[int, Callable[[Any], Any]] = MappingProxyType(
+    {
+        7: lambda text: _whole(text, datetime.fromisoformat).replace(tzinfo=UTC),
+        10: lambda text: _whole(text, date.fromisoformat),
+        11: str,
+        12: lambda text: _whole(text, datetime.fromisoformat),
+        16: lambda data: int.from_bytes(data, "big"),
+    }
+)
+"""Of the values that the driver would turn into something that loses a part of them, by type code."""

@@ -1,0 +1,162 @@
+"""Rows as the text that ``LOAD DATA`` reads, and CSV files whose bytes it can read as they are.
+
+Our own text: tab between values, line feed after rows, a backslash before what would mean something else, ``\\N``
+for NULL. Bytes travel in hexadecimal digits.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+from flowrunner_provider.core.part_file import disk_errors
+from flowrunner_provider.database.dialects.base import CsvFile
+from flowrunner_provider.database.dialects.postgres_csv import Unfit, blocks, fits
+from flowrunner_provider.database.dialects.values import as_json, types_of, unencodable
+
+__all__ = ["LOADED_AS", "TextCopier", "csv_blocks", "csv_fits", "interval", "line_end", "moment"]
+
+LOADED_AS: Mapping[str, str] = MappingProxyType({"binary": "UNHEX({})", "bit": "CAST({} AS UNSIGNED)"})
+"""How a column that is no text is made from the text of its value."""
+
+_PLAIN: frozenset[type] = frozenset({int, float, Decimal, UUID, date, time})
+"""Types whose ``str`` needs no escaping and is read back as the same value."""
+
+_SPECIAL = re.compile(r"[\\\t\n\r\0]")
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\\0"})
+_LONGEST = 16 * 1024 * 1024
+_EMPTY = re.compile(rb"(?<=[,\n])(?=[,\r\n])")
+
+
+def moment(value: datetime) -> str:
+    """A time without its zone, in UTC if it had one."""
+    if value.tzinfo is not None:
+        value = value.astimezone(UTC).replace(tzinfo=None)
+    return value.isoformat(" ")
+
+
+def interval(value: timedelta) -> str:
+    """A duration as ``TIME`` takes it."""
+    sign, value = ("-", -value) if value < timedelta() else ("", value)
+    seconds = value.days * 86400 + value.seconds
+    return f"{sign}{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}.{value.microseconds:06d}"
+
+
+_TEXTS: Mapping[type, Callable[[Any], str]] = MappingProxyType(
+    {
+        bool: lambda value: "1" if value else "0",
+        datetime: moment,
+        timedelta: interval,
+        dict: as_json,
+        list: as_json,
+        tuple: as_json,
+        bytes: bytes.decode,
+        bytearray: bytearray.decode,
+        memoryview: lambda value: bytes(value).decode(),
+    }
+)
+
+
+class TextCopier:
+    """Formats batches and sends them.
+
+    :param binary: places of the columns of bytes.
+    """
+
+    send: Callable[[bytes], None]
+
+    def __init__(self, *, binary: Sequence[int]) -> None:
+        self._binary, self.rows = frozenset(binary), 0
+
+    def write(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        if not rows:
+            return
+        types = types_of(rows)
+        columns = [
+            _hex(column) if place in self._binary else _texts(column, types[place])
+            for place, column in enumerate(zip(*rows, strict=True))
+        ]
+        try:
+            self.send("".join([line + "\n" for line in map("\t".join, zip(*columns, strict=True))]).encode())
+        except UnicodeEncodeError:
+            raise unencodable() from None
+
+
+def _texts(column: tuple[Any, ...], types: set[type]) -> Sequence[str]:
+    if types <= {str}:
+        return [text.translate(_ESCAPES) for text in column] if _SPECIAL.search("".join(column)) else column
+    if types <= _PLAIN:
+        return list(map(str, column))
+    return ["\\N" if value is None else _text(value) for value in column]
+
+
+def _text(value: Any) -> str:
+    if type(value) in _PLAIN:
+        return str(value)
+    for kind in type(value).__mro__:
+        if kind in _TEXTS:
+            return _TEXTS[kind](value).translate(_ESCAPES)
+    return str(value).translate(_ESCAPES)
+
+
+def _hex(column: tuple[Any, ...]) -> list[str]:
+    try:
+        return ["\\N" if value is None else _bytes(value).hex() for value in column]
+    except UnicodeEncodeError:
+        raise unencodable() from None
+
+
+def _bytes(value: Any) -> bytes:
+    return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else str(value).encode()
+
+
+def csv_fits(file: CsvFile) -> bool:
+    """Whether the bytes of the file can travel as they are; a file of one column cannot, for its empty lines."""
+    return fits(file) and file.width > 1 and file.delimiter == ","
+
+
+def line_end(file: CsvFile) -> str:
+    """What ends the lines of the file, by its first one; as SQL."""
+    with disk_errors(file.path), Path(file.path).open("rb") as stream:
+        return "\\r\\n" if stream.readline(_LONGEST).endswith(b"\r\n") else "\\n"
+
+
+def csv_blocks(file: CsvFile) -> Iterator[tuple[bytes, int]]:
+    """The rows after the header, in blocks, and how many line breaks each has in the file.
+
+    Where empty fields are NULL they become the bare word ``NULL``, as the server reads it; a file that has this
+    word itself is left to the parser.
+
+    :raises Unfit: at the first block that the two parsers might read differently.
+    """
+    for block in blocks(file):
+        if b"NULL" in block:
+            raise Unfit("the word NULL")
+        lines = block.count(b"\n")
+        if file.null_text is None:
+            yield block, lines
+        elif b'"' not in block:
+            yield _EMPTY.sub(b"NULL", b"\n" + block)[1:], lines
+        elif _EMPTY.search(b"\n" + block) or b'""' in block:
+            yield _written(block), lines
+        else:
+            yield block, lines
+
+
+def _written(block: bytes) -> bytes:
+    """The same rows with every value quoted but NULL."""
+    end = "\r\n" if block.endswith(b"\r\n") else "\n"
+    rows = csv.reader(io.StringIO(block.decode(), newline=""), strict=True)
+    return "".join(",".join(map(_field, row)) + end for row in rows).encode()
+
+
+def _field(value: str) -> str:
+    return '"' + value.replace('"', '""') + '"' if value else "NULL"

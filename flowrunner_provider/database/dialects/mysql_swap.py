@@ -1,0 +1,104 @@
+"""A table that takes the place of another, and rows that go into those that are there.
+
+Every change of a structure commits at once here. So a replacement is filled out of sight, and one ``RENAME TABLE``
+decides: it puts the old table aside under a name of this load, in the same step. Whoever looks later sees by that
+name whether it has happened (:mod:`flowrunner_provider.database.ledger`).
+"""
+
+# ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flowrunner_provider.core.errors import Rejected
+from flowrunner_provider.database.dialects.base import (
+    Column,
+    Conflict,
+    Merged,
+    Session,
+    Table,
+    duplicate_keys,
+    unsuitable,
+)
+from flowrunner_provider.database.identifiers import TableName
+
+__all__ = ["ROW", "delete_superseded", "merged", "stand_in", "swap_statement"]
+
+ROW = "flowrunner_row"
+"""The column of a stage that numbers its rows."""
+
+_LAST = TableName.of("flowrunner_last")
+
+_LOST = (
+    "SELECT 'triggers' FROM information_schema.TRIGGERS"
+    " WHERE EVENT_OBJECT_SCHEMA = \x001\0 AND EVENT_OBJECT_TABLE = \x002\0"
+    " UNION SELECT 'foreign keys' FROM information_schema.REFERENTIAL_CONSTRAINTS"
+    " WHERE CONSTRAINT_SCHEMA = \x001\0 AND TABLE_NAME = \x002\0"
+    " OR UNIQUE_CONSTRAINT_SCHEMA = \x001\0 AND REFERENCED_TABLE_NAME = \x002\0"
+)
+
+
+def stand_in(session: Session, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
+    """An empty table with the columns, defaults, checks, indexes and partitions of ``table``.
+
+    :param columns: other columns instead; then without its defaults, checks and indexes.
+    :raises ConfigError: if the table has what a new one would not have.
+    """
+    where = [str(table.name.schema.text if table.name.schema else ""), table.name.name.text]
+    if lost := session.run(_LOST, where):
+        raise unsuitable(table.name, sorted(row[0] for row in lost))
+    new = table.name.beside(name)
+    session.tidy(new)
+    if columns is not None:
+        session.create(new, columns)
+        return new
+    session.create_like(new, table.name)  # type: ignore[attr-defined]
+    return new
+
+
+def swap_statement(session: Session, table: TableName, replacement: TableName, aside: TableName) -> str:
+    """Both renames in one step: nobody sees the table missing."""
+    old, new, place = session.sql(table), session.sql(replacement), session.sql(aside)
+    return f"RENAME TABLE {old} TO {place}, {new} TO {old}"
+
+
+def delete_superseded(session: Session, stage: TableName, keys: Sequence[str]) -> int:
+    """Delete the staged rows that a later one with the same keys replaces; return how many."""
+    last, row = TableName(_LAST.name, stage.schema), session.sql(ROW)
+    session.run(f"DROP TEMPORARY TABLE IF EXISTS {session.sql(last)}")
+    session.run(
+        f"CREATE TEMPORARY TABLE {session.sql(last)} (PRIMARY KEY ({row})) ENGINE=InnoDB"
+        f" AS SELECT max({row}) AS {row} FROM {session.sql(stage)} GROUP BY {session.names(keys)}"
+    )
+    return session.execute(
+        f"DELETE s FROM {session.sql(stage)} AS s LEFT JOIN {session.sql(last)} AS l ON l.{row} = s.{row}"
+        f" WHERE l.{row} IS NULL"
+    )
+
+
+def merged(session: Session, stage: TableName, table: TableName, columns: Sequence[str], keys: Sequence[str]) -> Merged:
+    """Update the rows whose keys are there, then insert the others.
+
+    Not ``ON DUPLICATE KEY UPDATE``: that would also update a row which another unique index finds, and
+    not ``REPLACE``: that deletes. A row that somebody else inserts in between is a conflict.
+    """
+    if count := session.duplicates(stage, keys):
+        raise duplicate_keys(keys, count)
+    target, staged = session.sql(table), session.sql(stage)
+    same = " AND ".join(f"t.{session.sql(key)} = s.{session.sql(key)}" for key in keys)
+    rest = [column for column in columns if column not in keys]
+    if rest:
+        sets = ", ".join(f"t.{session.sql(column)} = s.{session.sql(column)}" for column in rest)
+        session.run(f"UPDATE {target} AS t JOIN {staged} AS s ON {same} SET {sets}")
+    known = session.execute(f"DELETE s FROM {staged} AS s JOIN {target} AS t ON {same}")
+    names = session.names(columns)
+    try:
+        inserted = session.execute(
+            f"INSERT INTO {target} ({names}) SELECT {names} FROM {staged} ORDER BY {session.sql(ROW)}"
+        )
+    except Rejected as error:
+        if error.code == "1062" and session.run(f"SELECT 1 FROM {staged} AS s JOIN {target} AS t ON {same} LIMIT 1"):
+            raise Conflict("somebody else has inserted rows with the same keys", remedy="do it again") from None
+        raise
+    session.run(f"DROP TEMPORARY TABLE {staged}")
+    return Merged(inserted=inserted, updated=known if rest else 0, skipped=0 if rest else known)

@@ -1,0 +1,82 @@
+"""What the server knows of tables, and how one is made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from flowrunner_provider.database.dialects.base import Column, Session
+from flowrunner_provider.database.identifiers import TableName
+
+__all__ = ["UNIQUE", "alike", "created", "described_columns", "find", "kinds_of", "may_create"]
+
+UNIQUE = (
+    "SELECT INDEX_NAME, IF(SUB_PART IS NULL, COLUMN_NAME, NULL) FROM information_schema.STATISTICS"
+    " WHERE TABLE_SCHEMA = \x001\0 AND TABLE_NAME = \x002\0 AND NON_UNIQUE = 0"
+)
+"""The columns of the unique indexes; NULL for one that has only a part of a column, or an expression."""
+
+_FIND = (
+    "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, ENGINE FROM information_schema.TABLES"
+    " WHERE TABLE_SCHEMA = \x001\0 AND TABLE_NAME = \x002\0"
+)
+_NUMBER = "SELECT AUTO_INCREMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = \x001\0 AND TABLE_NAME = \x002\0"
+_BYTES = frozenset({"binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob"})
+_MAY_CREATE = re.compile(r"\bALL PRIVILEGES ON|\bCREATE(?=,| ON)")
+
+
+def find(session: Session, name: TableName) -> tuple[TableName, str, str | None] | None:
+    """The table with its name as it is written, its type, and its engine."""
+    schema = name.schema.text if name.schema else session.run("SELECT DATABASE()")[0][0]
+    rows = session.run(_FIND, [schema, name.name.text])
+    exact = [row for row in rows if row[1] == name.name.text]
+    if not exact and rows and int(session.run("SELECT @@lower_case_table_names")[0][0]):
+        exact = rows
+    if not exact:
+        return None
+    return TableName.of(exact[0][1], exact[0][0]), str(exact[0][2]), exact[0][3]
+
+
+def described_columns(session: Session, name: TableName) -> list[tuple[str, str, bool]]:
+    """Name and type of each column, and whether the database fills it; also of a temporary table."""
+    rows = session.run(f"SHOW COLUMNS FROM {session.sql(name)}")
+    return [(row[0], row[1].lower(), "GENERATED" in row[5].upper().replace("DEFAULT_GENERATED", "")) for row in rows]
+
+
+def created(
+    session: Session, name: TableName, columns: Sequence[Column], keys: Sequence[str], *, may_exist: bool
+) -> str:
+    """The statement that creates a table. Texts compare by their code points; one in a key has 255 characters."""
+    parts = []
+    for column in columns:
+        kind = session.types[column.type]
+        if column.name in keys:
+            kind = {"string": "varchar(255)", "binary": "varbinary(255)", "object": "varchar(255)"}.get(
+                column.type, kind
+            )
+        parts.append(f"{session.sql(column.name)} {kind}")
+    if keys:
+        parts.append(f"PRIMARY KEY ({session.names(keys)})")
+    guard = "IF NOT EXISTS " if may_exist else ""
+    style = "ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+    return f"CREATE TABLE {guard}{session.sql(name)} ({', '.join(parts)}) {style}"
+
+
+def alike(session: Session, name: TableName, model: TableName) -> Iterator[str]:
+    """The statements that make an empty table of the same structure, whose numbers go on."""
+    yield f"CREATE TABLE {session.sql(name)} LIKE {session.sql(model)}"
+    found = session.run(_NUMBER, [model.schema.text if model.schema else "", model.name.text])
+    if found and found[0][0]:
+        yield f"ALTER TABLE {session.sql(name)} AUTO_INCREMENT = {int(found[0][0])}"
+
+
+def kinds_of(session: Session, table: TableName, columns: Sequence[str]) -> list[str]:
+    """Of each column ``binary``, ``bit``, or empty for what travels as text."""
+    known = {column: kind.partition("(")[0] for column, kind, _ in described_columns(session, table)}
+    names = {**dict.fromkeys(_BYTES, "binary"), "bit": "bit"}
+    return [names.get(known.get(column, ""), "") for column in columns]
+
+
+def may_create(session: Session) -> bool:
+    """Whether the grants of the login say so."""
+    return any(_MAY_CREATE.search(str(row[0])) for row in session.run("SHOW GRANTS"))

@@ -1,0 +1,58 @@
+"""MySQL and MariaDB databases; the connection type is the official provider's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from flowrunner_provider.core.deadline import Deadline
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.extras import load
+from flowrunner_provider.database.config import MysqlConfig, mysql_parameters
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.mysql import MysqlSession
+from flowrunner_provider.database.hooks.base import SqlHook
+from flowrunner_provider.runtime.hook import extra_of
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+__all__ = ["FlowRunnerMysqlHook"]
+
+_FROM_THE_EXTRA = ("cleartext", "unix_socket", "ssl_mode", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_key", "ssl_cipher")
+
+
+class FlowRunnerMysqlHook(SqlHook[MysqlConfig]):
+    """A MySQL or MariaDB database.
+
+    :param conn_id: a connection of type ``mysql``; its schema is the name of the database.
+    """
+
+    conn_name_attr: ClassVar[str] = "mysql_conn_id"
+    default_conn_name: ClassVar[str] = "mysql_default"
+    conn_type: ClassVar[str] = "mysql"
+    hook_name: ClassVar[str] = "MySQL"
+    config_type: ClassVar[type] = MysqlConfig
+
+    @classmethod
+    def values(cls, found: Connection) -> dict[str, Any]:
+        """The official hook's fields; with ``iam`` in the extra the official hook fetches the token."""
+        extra = extra_of(found)
+        values = super().values(found)
+        where = f"connection {found.conn_id!r}"
+        parameters = mysql_parameters(extra, where)
+        if misplaced := sorted(set(values) & set(_FROM_THE_EXTRA)):
+            raise ConfigError(
+                f"{where} has an unknown option {misplaced[0]!r}",
+                field=misplaced[0],
+                remedy="write parameters of the driver into the extra itself",
+            )
+        if extra.get("iam"):
+            official = load("airflow.providers.mysql.hooks.mysql", extra="mysql", needed_for="a login by IAM")
+            hook = official.MySqlHook(mysql_conn_id=found.conn_id)
+            values["password"], values["port"] = hook.get_iam_token(found)
+            parameters = {"ssl_mode": "REQUIRED", **parameters, "cleartext": True}
+        return {**values, **parameters}
+
+    def open(self, deadline: Deadline, *, create: bool = False) -> Session:
+        del create
+        return MysqlSession(self.config, deadline)
