@@ -66,6 +66,8 @@ PRELOAD = [
     "airflow.sdk.execution_time.context",
     "aiohttp",
     "asyncssh",
+    "imapclient",
+    "azure.storage.blob.aio",
     "psycopg",
     "airflow.providers.amazon.aws.hooks.base_aws",
     "obstore.store",

@@ -76,7 +76,7 @@ class GcsClient:
         self._refreshing = asyncio.Lock()
 
     async def open(self, stack: AsyncExitStack) -> None:
-        """Find the credentials, and be ready.
+        """Find the credentials, get a token, and be ready.
 
         :raises MissingExtra: naming the extra to install.
         """
@@ -86,6 +86,7 @@ class GcsClient:
         if not self._config.is_anonymous:
             with _credential_errors():
                 self._credentials = await asyncio.to_thread(_credentials, self._config)
+        await self._authorization()
         self._session = await stack.enter_async_context(
             http.ClientSession(
                 timeout=http.ClientTimeout(

@@ -89,6 +89,7 @@ class GcsParts:
         if there is not None and (there.checksum, there.size) == (checksum, len(data)):
             self._sent[number] = there
         else:
+            failpoint("gcs.before_send")
             self._sent[number] = _part(await self._store.upload(self._what, name, data, checksum=checksum))
 
     async def held(self) -> int:
