@@ -129,9 +129,14 @@ def encoded(value: Any) -> bytes:
 def object_of(answer: Response) -> dict[str, Any]:
     """The answer as a JSON object.
 
-    :raises IntegrityError: when it is none.
+    :raises IntegrityError: when it is none; without the address, which is a secret.
     """
-    value = answer.json()
+    try:
+        value = json.loads(answer.content)
+    except (ValueError, RecursionError):
+        value = None
     if not isinstance(value, dict):
-        raise IntegrityError("the answer is no JSON object", remedy="check the connection's address")
+        raise IntegrityError(
+            f"the answer ({answer.status}) is no JSON object", remedy="check the address of the connection"
+        )
     return value

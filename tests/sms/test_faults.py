@@ -17,7 +17,7 @@ from tests.support.sms_vendors import AzureFake, TwilioFake, VonageFake
 
 pytestmark = pytest.mark.faults
 
-KILLS = int(os.environ.get("FLOWRUNNER_KILLS", "2"))
+KILLS = int(os.environ.get("FLOWRUNNER_KILLS", "1"))
 CONCURRENCY = 4
 
 
