@@ -207,7 +207,8 @@ class SmtpEnvelope:
         transport: Any = self.client.transport  # uvloop's is no subclass of asyncio.WriteTransport
         if protocol is None or transport is None:
             raise self._lost("send the message to")
-        transport.set_write_buffer_limits(high=0)
+        # asyncio's TLS pauses at the mark and not above it: with 0 an empty buffer would never let go again.
+        transport.set_write_buffer_limits(high=0 if self.config.security == "plain" else 1, low=0)
         if self._writer is None:  # kept on self: a StreamWriter that is forgotten closes the connection
             self._writer = asyncio.StreamWriter(transport, protocol, None, asyncio.get_running_loop())
         writer = self._writer

@@ -1,0 +1,120 @@
+"""What came into a folder since the last look.
+
+The cursor is the largest UID that was looked at, under its UIDVALIDITY. Beside it stand the identities of the
+messages that were told last and the time of the newest one that was seen: with these a folder is taken up again
+whose UIDs have lost their meaning.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from flowrunner_provider.core.deadline import Deadline
+from flowrunner_provider.core.errors import Json
+from flowrunner_provider.email.imap import ImapSession, Selected
+from flowrunner_provider.email.mailbox import Message, describe
+from flowrunner_provider.email.mailbox_session import Connect
+from flowrunner_provider.email.mailbox_watch import MailWatch, news
+from flowrunner_provider.email.search import MailSearch
+
+__all__ = ["arrivals"]
+
+MOST_EVENTS = 20
+"""In one look: what fits into a watcher's record."""
+
+_REMEMBERED = 300
+_WINDOW = 100
+_SLACK = timedelta(hours=1)
+
+
+async def arrivals(
+    connect: Connect, deadline: Deadline, watch: MailWatch, cursor: Any, *, existing: bool, log: Any
+) -> tuple[list[dict[str, Json]], Json]:
+    """The events, and the cursor of the next look.
+
+    :param cursor: of the last look; None at first.
+    :param existing: whether the first look tells of what is there.
+    """
+    session = await connect(deadline)
+    try:
+        selected = await session.select(watch.folder, readonly=True)
+        if cursor is None and not existing:
+            return [], await _now(session, selected)
+        return await _Look(session, selected, watch, dict(cursor or {}), log).look()
+    finally:
+        await session.close()
+
+
+async def _now(session: ImapSession, selected: Selected) -> dict[str, Json]:
+    """The cursor that everything that is there is behind."""
+    last = (await session.search(MailSearch().criteria()))[-1:]
+    newest = [m.received for m in (await describe(session, last)).values() if m and m.received] if last else []
+    return {
+        "uidvalidity": selected.uidvalidity, "uid": max([selected.uidnext - 1, *last]), "told": "",
+        "newest": newest[0].isoformat() if newest else None, "renumbered": 0, "floor": None,
+    }  # fmt: skip
+
+
+class _Look:
+    def __init__(
+        self, session: ImapSession, selected: Selected, watch: MailWatch, cursor: dict[str, Any], log: Any
+    ) -> None:
+        self._session, self._selected, self._watch = session, selected, watch
+        self._uid: int = cursor.get("uid", 0)
+        self._told: str = cursor.get("told", "")
+        self._newest: str | None = cursor.get("newest")
+        self._renumbered: int = cursor.get("renumbered", 0)
+        self._floor: str | None = cursor.get("floor")
+        if cursor and cursor["uidvalidity"] != selected.uidvalidity:
+            log.warning(
+                "Folder %r has new UIDs (UIDVALIDITY %s, before %s); what was told is known by its Message-ID.",
+                watch.folder, selected.uidvalidity, cursor["uidvalidity"],
+            )  # fmt: skip
+            self._uid, self._renumbered, self._floor = 0, selected.uidnext - 1, self._newest
+
+    async def look(self) -> tuple[list[dict[str, Json]], Json]:
+        events: list[dict[str, Json]] = []
+        criteria = MailSearch.of(self._watch.search).criteria(above=self._uid)
+        # What comes between opening the folder and searching it is left to the next look.
+        end = self._selected.uidnext
+        uids = [uid for uid in await self._session.search(criteria) if self._uid < uid and (uid < end or not end)]
+        for start in range(0, len(uids), _WINDOW):
+            described = await describe(self._session, uids[start : start + _WINDOW])
+            for uid in sorted(described):
+                message = described[uid]
+                if message is not None and self._watch.wanted(message) and self._is_new(message):
+                    events.append(self._event(message))
+                self._uid = uid
+                if len(events) == MOST_EVENTS:
+                    return events, self._cursor()
+        self._uid = max([self._uid, end - 1, *uids])
+        return events, self._cursor()
+
+    def _is_new(self, message: Message) -> bool:
+        """Among messages that were numbered anew: whether it came after what was seen, and was not told."""
+        if message.uid > self._renumbered:
+            return True
+        told = {self._told[start : start + 8] for start in range(0, len(self._told), 8)}
+        if message.identity in told:
+            return False
+        floor = datetime.fromisoformat(self._floor) - _SLACK if self._floor else None
+        return floor is None or message.received is None or message.received >= floor
+
+    def _event(self, message: Message) -> dict[str, Json]:
+        self._told = (self._told + message.identity)[-8 * _REMEMBERED :]
+        if message.received and (self._newest is None or message.received > datetime.fromisoformat(self._newest)):
+            self._newest = message.received.isoformat()
+        validity = self._selected.uidvalidity
+        return {
+            "id": f"{validity}-{message.uid}",
+            "folder": self._watch.folder,
+            "uidvalidity": validity,
+            "message": news(message),
+        }
+
+    def _cursor(self) -> Json:
+        return {
+            "uidvalidity": self._selected.uidvalidity, "uid": self._uid, "told": self._told, "newest": self._newest,
+            "renumbered": self._renumbered, "floor": self._floor,
+        }  # fmt: skip

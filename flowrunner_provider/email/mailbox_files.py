@@ -1,0 +1,206 @@
+"""Attachments into any store: decoded on the way, whole and verified under a name that no other one can have.
+
+The sender chooses the name that is shown, and never the file's: what is safe of it is kept, and a key of the very
+message and part is added. So no two attachments share a file, and every attempt finds the same one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from flowrunner_provider.core.checkpoint import fingerprint
+from flowrunner_provider.core.errors import AlreadyExists, FlowRunnerError, IntegrityError, NotFound, PathEscape
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.names import safe_component
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.core.streams import Digest
+from flowrunner_provider.data.writers import part_token
+from flowrunner_provider.email.mailbox import Message, Part, matches
+from flowrunner_provider.email.mailbox_results import IfExists, Layout
+from flowrunner_provider.email.mailbox_session import Mailbox
+from flowrunner_provider.email.mailbox_text import decoder_for
+from flowrunner_provider.files.store import Entry, Store
+from flowrunner_provider.files.transfer import digest_of
+
+__all__ = ["CHUNK", "Gone", "Shelf", "decoded_part", "file_name", "places"]
+
+CHUNK = 512 * 1024
+"""Encoded bytes that are asked for at a time."""
+
+_KEY = 12
+_LONGEST_STEM = 120
+_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,10}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class Gone(LookupError):
+    """The message is not there any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shelf:
+    """Where attachments go.
+
+    :param root: what comes before a path to make it an address.
+    :param account: whose mailbox it is: part of what makes names differ.
+    """
+
+    store: Store
+    folder: str
+    root: str
+    account: str
+    pattern: str | None
+    if_exists: IfExists
+    layout: Layout
+
+    def address(self, path: str) -> str:
+        """A path in the store as other actions take it."""
+        return self.root + (path if path.startswith("/") else f"/~/{path.removeprefix('./')}")
+
+    def chosen(self, message: Message) -> list[Part]:
+        """The attachments that are saved."""
+        return [part for part in message.attachments if matches(part.name, self.pattern)]
+
+    def place(self, origin: tuple[str, int, int], part: Part) -> str:
+        """The file of a part, below the folder.
+
+        :param origin: the message's folder, UIDVALIDITY and UID when it was found first.
+        """
+        number = fingerprint("attachment", self.account, *origin, part.number)[:_KEY]
+        if self.layout == "flat":
+            return file_name(part.name, number)
+        return f"{fingerprint('message', self.account, *origin)[:_KEY]}/{file_name(part.name, part.number)}"
+
+    async def save(
+        self, box: Mailbox, run: Run, message: Message, origin: tuple[str, int, int], *, resumed: bool
+    ) -> list[dict[str, Any]]:
+        """Save the chosen attachments of a message, and say where.
+
+        :param resumed: an earlier attempt may have saved them.
+        :raises Gone: when the message vanishes; what was saved of it is removed.
+        """
+        rows: list[dict[str, Any]] = []
+        made: list[str] = []
+        try:
+            for part in self.chosen(message):
+                path = self.store.join(self.folder, self.place(origin, part))
+                digest, fresh = await self._one(box, run, message.uid, part, path, resumed=resumed)
+                made += [path] if fresh else []
+                rows.append({
+                    "name": part.name, "path": self.address(path), "content_type": part.content_type,
+                    "size": digest.size, "sha256": digest.hexdigest(),
+                })  # fmt: skip
+        except Gone:
+            for path in made:
+                with suppress(NotFound):
+                    await self.store.delete(path)
+            raise
+        return rows
+
+    async def _one(
+        self, box: Mailbox, run: Run, uid: int, part: Part, path: str, *, resumed: bool
+    ) -> tuple[Digest, bool]:
+        if self.if_exists != "overwrite" and await _stat(self.store, path) is not None:
+            digest = await digest_of(decoded_part(box, uid, part))
+            same = (await digest_of(self.store.read(path))).hexdigest() == digest.hexdigest()
+            if self.if_exists == "fail" and not (same and resumed):
+                raise AlreadyExists(f"{self.address(path)} is there already", remedy="remove it, or set if_exists")
+            await self.store.forget(path, part_token(run.scope))
+            return digest, False
+        await self.store.mkdir(path.rpartition("/")[0], parents=True)
+        failpoint("email.read.before_attachment")
+        digest = await self._uploaded(box, run, uid, part, path)
+        failpoint("email.read.after_attachment")
+        if (await self.store.stat(path)).size not in (None, digest.size):
+            raise IntegrityError(f"{self.address(path)} is not what was written", remedy="look for another writer")
+        return digest, True
+
+    async def _uploaded(self, box: Mailbox, run: Run, uid: int, part: Part, path: str) -> Digest:
+        upload, digest = await self.store.begin(path, part_token(run.scope)), Digest()
+        finished = False
+        try:
+            async for chunk in decoded_part(box, uid, part):
+                digest.update(chunk)
+                await upload.write(chunk)
+            await upload.sync()
+            if await upload.size() != digest.size:
+                raise IntegrityError(
+                    f"{self.address(path)}: {digest.size} bytes were sent and others are there",
+                    remedy="look at the far side's disk",
+                )
+            run.lease.check()
+            failpoint("email.read.before_commit")
+            await upload.commit(replace=self.if_exists == "overwrite")
+            failpoint("email.read.after_commit")
+            finished = True
+        finally:
+            if not finished:
+                with suppress(FlowRunnerError):
+                    await upload.discard()
+            await upload.close()
+        return digest
+
+
+async def decoded_part(box: Mailbox, uid: int, part: Part) -> AsyncIterator[bytes]:
+    """The bytes of a part, its transfer encoding undone; asked for piece by piece.
+
+    :raises Gone: when the message is not there.
+    :raises IntegrityError: when the server gives less than it announced.
+    """
+    decoder, position = decoder_for(part.encoding), 0
+    while True:
+        start = position
+        piece = await box.do(lambda session: session.peek(uid, part.number, start, CHUNK))  # noqa: B023 - awaited here
+        if piece is None:
+            raise Gone
+        position += len(piece)
+        if data := decoder.feed(piece):
+            yield data
+        if len(piece) < CHUNK:
+            break
+    if position < part.size:
+        raise IntegrityError(
+            f"part {part.number} of message {uid}: the server announced {part.size} bytes and gave {position}",
+            remedy="look at the message in its mailbox, or exclude it by search",
+        )
+    if data := decoder.close():
+        yield data
+
+
+def file_name(shown: str, key: str) -> str:
+    """``invoice.pdf`` -> ``invoice-<key>.pdf``; of a name that is not safe only its suffix is kept."""
+    last = re.split(r"[/\\]", shown)[-1]
+    path = PurePosixPath(last)
+    suffix = path.suffix if _SUFFIX.fullmatch(path.suffix) else ""
+    stem = _cut(last.removesuffix(suffix)).strip(" .")
+    name = f"{stem}-{key}{suffix}"
+    try:
+        if last != shown or stem.startswith("-") or _CONTROL.search(stem):
+            raise PathEscape("it is no plain name")
+        safe_component(last)
+        return safe_component(name)
+    except PathEscape:
+        return f"attachment-{key}{suffix}"
+
+
+def _cut(stem: str) -> str:
+    return stem.encode("utf-8", "ignore")[:_LONGEST_STEM].decode("utf-8", "ignore")
+
+
+async def _stat(store: Store, path: str) -> Entry | None:
+    try:
+        return await store.stat(path)
+    except NotFound:
+        return None
+
+
+def places(shelf: Shelf | None, message: Message, origin: tuple[str, int, int]) -> Sequence[str]:
+    """The addresses that a message's attachments will have."""
+    if shelf is None:
+        return []
+    return [shelf.address(shelf.store.join(shelf.folder, shelf.place(origin, p))) for p in shelf.chosen(message)]
