@@ -26,8 +26,19 @@ with DAG(
         task_id="fetch",
         source="sftp://partner@/out/*.csv",
         dest="/data/incoming/{{ run_id }}/",
-        move=True,
+        after="move:done",
         verify="checksum",
+        min_age="5m",
+        on_item_error="continue",
+        done_marker="_SUCCESS",
+        missing_ok=True,
+    )
+    prices = FileCopyOperator(
+        task_id="each_price_list_once",
+        source="sftp://partner@/prices/*.csv",
+        dest="/data/prices/",
+        only_new=True,
+        verify_sidecar=True,
         missing_ok=True,
     )
     deliver = FileCopyOperator(
@@ -35,4 +46,4 @@ with DAG(
         source="/data/reports/report.pdf",
         dest="sftp://partner@/in/report.pdf",
     )
-    waiting >> fetch >> deliver
+    waiting >> [fetch, prices] >> deliver

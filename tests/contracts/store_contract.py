@@ -488,6 +488,39 @@ class StoreContract:
         run(test)
         assert far.get("f") == b"x"
 
+    def test_rmdir(self, run, far):
+        far.put("d/e/f", b"x")
+
+        async def test(store):
+            if not store.capabilities.removes_folders:
+                pytest.skip("declared: removes_folders=False")
+            assert not await store.rmdir(f"{far.root}/d")
+            await store.mkdir(f"{far.root}/empty")
+            assert await store.rmdir(f"{far.root}/empty")
+            assert await store.rmdir(f"{far.root}/empty")
+            with pytest.raises(NotFound):
+                await store.stat(f"{far.root}/empty")
+            with pytest.raises(PermanentError):
+                await store.rmdir(f"{far.root}/d/e/f")
+
+        run(test)
+        assert far.names() == ["d/e/f"]
+
+    def test_chmod(self, run, far):
+        async def test(store):
+            if not store.capabilities.sets_mode:
+                pytest.skip("declared: sets_mode=False")
+            upload = await store.begin(f"{far.root}/f", "t")
+            await upload.write(b"x")
+            await upload.sync()
+            await upload.chmod(0o640)
+            await upload.commit()
+            await upload.close()
+
+        run(test)
+        if hasattr(far, "path") and far.names():
+            assert (far.path / "f").stat().st_mode & 0o7777 == 0o640
+
     def test_rename(self, run, far):
         far.put("a", b"a")
         far.put("b", b"b")

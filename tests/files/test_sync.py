@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from flowrunner_provider.core.errors import AccessDenied, ConfigError, ConnectionLost, FlowRunnerError, NotFound
-from flowrunner_provider.files import books, spool
+from flowrunner_provider.files import books, spool, sync_plan
 from flowrunner_provider.files.operators import FileSyncOperator
 from flowrunner_provider.files.stores.local import LocalStore
 from tests.files.stage import KILLS, LONG_AGO, Stage, stage
@@ -284,3 +285,42 @@ def test_killed_at_random(tmp_path, sshd, way):
 @pytest.mark.faults
 def test_killed_twice(tmp_path):
     double_kill(scenes_local(tmp_path, {}), run_sync, converged, limit=KILLS)
+
+
+# -- a long source
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_long_source_is_copied_while_it_is_listed_and_nothing_is_deleted_before_its_end(local, monkeypatch, breaks):
+    monkeypatch.setattr(sync_plan, "EARLY", 5)
+    monkeypatch.setattr(sync_plan, "_CHUNK", 5)
+    monkeypatch.setattr(sync_plan, "BATCH", 2)
+    for number in range(40):
+        local.put("one", f"{number:02}", "new")
+    local.put("two", "extra", "x")
+    whole, early = LocalStore.list, []
+
+    async def slow(self, path, recursive=False):
+        count = 0
+        async for entry in whole(self, path, recursive):
+            yield entry
+            count += 1
+            if path.endswith("one") and count == 20:
+                async with asyncio.timeout(20):
+                    while len(local.trees()[1]) < 3:
+                        await asyncio.sleep(0.001)
+                early.append(len(local.trees()[1]))
+                if breaks:
+                    raise ConnectionLost("half-way")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "list", slow)
+        if breaks:
+            with pytest.raises(ConnectionLost, match="half-way"):
+                local.sync(delete_extra=True)
+            assert "extra" in local.trees()[1]
+        else:
+            assert local.sync(delete_extra=True)["copied"] == 40
+    assert early[0] < 40
+    local.sync(delete_extra=True)
+    assert local.trees()[0] == local.trees()[1]

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import stat
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import replace as changed
 from datetime import UTC, datetime
 from types import TracebackType
@@ -111,7 +111,7 @@ class SftpStore:
                     waiting.append(entry.path)
                 yield entry
 
-    async def _scan(self, folder: str) -> AsyncIterator[Entry]:
+    async def _scan(self, folder: str) -> AsyncGenerator[Entry, None]:
         what = f"listing {self.label(folder)}"
         names = self.client.scandir(folder)
         prefix = folder.rstrip("/") + "/" if folder else ""
@@ -235,12 +235,15 @@ class SftpStore:
     async def rmdir(self, path: str) -> bool:
         try:
             await self.timed(self.client.rmdir(path), f"removing the folder {self.label(path)}")
-        except NotFound:
-            return True
-        except (Rejected, PermanentError):
-            async for _ in self._scan(path):
-                return False
-            raise
+        except (Rejected, PermanentError) as error:
+            try:
+                await self._not_a_folder(path)  # which OpenSSH calls "no such file", too
+            except NotFound:
+                return True
+            async with aclosing(self._scan(path)) as entries:
+                async for _ in entries:
+                    return False
+            raise error
         return True
 
     async def rename(self, path: str, target: str, *, replace: bool = False) -> None:
