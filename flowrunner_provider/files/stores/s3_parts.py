@@ -6,8 +6,8 @@ does not matter then: what is completed names every part's ETag, which is the MD
 has read. Two tasks that write one key at the same moment disturb each other (the slower one is repeated); the object
 is always one or the other, whole.
 
-Without the right ``s3:ListBucketMultipartUploads`` nothing is taken up, and abandoned parts are left to the bucket's
-lifecycle rule.
+Without the right ``s3:ListBucketMultipartUploads``, and on servers that do not list them, nothing is taken up, and
+abandoned parts are left to the bucket's lifecycle rule.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ __all__ = ["MOST_PARTS", "S3Parts", "etag_of", "is_md5"]
 MOST_PARTS = 10_000
 
 _PAGE = 1_000
+_NOT_LISTED = (AccessDenied, NotFound, Rejected)
 
 
 def is_md5(etag: str) -> bool:
@@ -98,7 +99,7 @@ class S3Parts:
             answer = await self._store.client.call(
                 self._what, "list_multipart_uploads", Bucket=self._store.bucket, Prefix=self._key, MaxUploads=_PAGE
             )
-        except AccessDenied:
+        except _NOT_LISTED:
             return []
         found = [row for row in answer.get("Uploads", []) if row["Key"] == self._key]
         ours = {_principal(row) for row in found if row["UploadId"] == upload}
@@ -181,7 +182,7 @@ class S3Parts:
         self._upload = ""
 
     async def _any(self) -> bool:
-        with suppress(AccessDenied):
+        with suppress(*_NOT_LISTED):
             answer = await self._store.client.call(
                 self._what, "list_multipart_uploads", Bucket=self._store.bucket, Prefix=self._key, MaxUploads=1
             )
