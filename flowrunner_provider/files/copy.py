@@ -146,6 +146,7 @@ class _Copy:
             if not finished:
                 with suppress(FlowRunnerError):
                     books.save(force=True)
+                    await self._write_ledger(books.batch)
         books.save(force=True)
         if self._ledger:
             await self._ledger.close()
@@ -185,6 +186,13 @@ class _Copy:
         await plan.leave_out(fill)
         if self._known is None:
             self._known = plan.known
+
+    async def _write_ledger(self, batch: Batch | None) -> None:
+        """What is copied is known to the next run, even if no attempt of this one goes on."""
+        if self._ledger and batch:
+            for index in batch.done:
+                self._ledger.settle(batch.items[index])
+            await self._ledger.announce((batch.items[index], batch.choices[index]) for index in batch.open)
 
     async def _is_copied(self, item: Item, choice: int) -> bool:
         """Whether the target holds the bytes of the source."""

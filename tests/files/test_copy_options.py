@@ -16,7 +16,7 @@ from flowrunner_provider.files import ledger
 from flowrunner_provider.files.operators import FileCopyOperator
 from flowrunner_provider.files.stores.local import LocalStore
 from tests.files.far import Disk
-from tests.files.stage import Stage, stage
+from tests.files.stage import KILLS, Stage, stage
 from tests.support.context import execute, make_context
 from tests.support.kill import attempt, kill_at, sweep
 
@@ -269,6 +269,19 @@ def test_what_a_run_that_died_for_good_has_copied_is_known_to_the_next(tmp_path)
     assert (scene.disk.path / "out/a").stat().st_ino == inode
 
 
+def test_what_a_run_that_failed_for_good_has_copied_is_known_even_if_it_was_taken_away(here):
+    here.put("in/a", "in/b")
+    here.disk.put("in/a.sha256", f"{digest(b'in/a')}  a\n".encode())
+    here.disk.put("in/b.sha256", b"wrong  b\n")
+    with pytest.raises(IntegrityError):
+        copy(here, only_new=True, verify_sidecar=True, concurrency=1)
+    (here.disk.path / "out/a").unlink()
+    here.disk.put("in/b.sha256", f"{digest(b'in/b')}  b\n".encode())
+    result = copy(here, only_new=True, verify_sidecar=True)
+    assert (result["files"], result["known"]) == (1, 1)
+    assert [name for name in out(here) if not name.startswith(".")] == ["b"]
+
+
 # -- killed anywhere
 
 
@@ -324,8 +337,14 @@ def everything_in_its_place(there: Stage) -> None:
         assert there.run(operator)["files"] == 0
 
 
+def around_the_options(point: str) -> bool:
+    """What the sweeps without options do not pass; nightly everything."""
+    steps = ("files.write.", "files.copy.after_commit", "files.copy.before_ledger", "files.copy.after_ledger")
+    return KILLS > 3 or point.startswith((*steps, "files.copy.before_delete", "files.copy.after_delete"))
+
+
 @pytest.mark.faults
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "options",
     [
@@ -335,7 +354,8 @@ def everything_in_its_place(there: Stage) -> None:
     ids=["sidecars", "only_new"],
 )
 def test_killed_anywhere_and_run_again(tmp_path, options):
-    assert sweep(make_scene(tmp_path, **options), run_copy, everything_in_its_place).kills >= 20
+    make = make_scene(tmp_path, **options)
+    assert sweep(make, run_copy, everything_in_its_place, at=around_the_options).kills >= 8
 
 
 @pytest.mark.parametrize(
