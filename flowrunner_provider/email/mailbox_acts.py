@@ -186,7 +186,7 @@ class Worker:
 
         async def there(session: ImapSession, selected: Selected) -> list[int]:
             same = selected.uidvalidity == doubted["uidvalidity"]
-            return await found_again(session, identities, above=doubted["uidnext"] - 1 if same else 0)
+            return await found_again(session, identities, above=max(0, doubted["uidnext"] - 1) if same else 0)
 
         found = await self._box.elsewhere(self._act.target, there)
         missing = [pair for pair, uid in zip(window, found, strict=True) if not uid]
