@@ -22,7 +22,7 @@ from flowrunner_provider.core.errors import (
     Unavailable,
 )
 
-__all__ = ["obstore_errors", "refusal"]
+__all__ = ["obstore_errors", "refusal", "status_of"]
 
 # obstore has one class for all that is not one of its few named errors; its text is the only place with the status.
 _STATUS = re.compile(r"status code: (\d{3})")
