@@ -26,6 +26,7 @@ with DAG(
         task_id="mirror",
         source="gs://lake@raw-sales/{{ ds }}/",
         dest="fsspec+abfs://archive_account@archive/sales/{{ ds }}/",
+        compare="checksum",  # object stores do not keep the times of files
         delete_extra=True,
         max_deletes=100,
     )

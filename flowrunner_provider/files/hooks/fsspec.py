@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -71,6 +72,9 @@ class FlowRunnerFsspecHook(StoreHook[FsspecConfig]):
         """Blocking."""
         fsspec = load("fsspec", extra="fsspec", needed_for=_NEEDED)
         from airflow.sdk.io import get_fs, has_fs
+
+        # This logger tells every request to Azure, at the level that Airflow shows.
+        logging.getLogger("azure.core.pipeline.policies.http_logging_policy").setLevel(logging.WARNING)
 
         if has_fs(protocol):
             opened = outcome_of(lambda: get_fs(protocol, self.conn_id or None, options or None))

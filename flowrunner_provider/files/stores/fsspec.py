@@ -14,25 +14,22 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace as changed
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from flowrunner_provider.core.errors import (
-    AccessDenied,
     AlreadyExists,
-    ConnectionLost,
     FlowRunnerError,
     NotFound,
     PermanentError,
-    Rejected,
-    Throttled,
     TimedOut,
-    Unavailable,
 )
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.names import join_inside, part_name
 from flowrunner_provider.files.store import Capabilities, Entry
+from flowrunner_provider.files.stores.fsspec_errors import FilesystemErrors
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -63,18 +60,19 @@ class FsspecStore:
     :param timeout: the longest that one call may take, seconds.
     """
 
-    capabilities = _CAPABILITIES
-
     def __init__(
         self, open_filesystem: Callable[[], AbstractFileSystem], *, base: str = "", where: str, timeout: float = 300.0
     ) -> None:
         self._open, self._base, self.where, self._timeout = open_filesystem, base, where, timeout
+        self.capabilities = _CAPABILITIES
         self._threads: ThreadPoolExecutor | None = None
         self._filesystem: AbstractFileSystem | None = None
 
     async def __aenter__(self) -> Self:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="flowrunner-fsspec")
         self._filesystem = await self.call(f"opening {self.where}", self._open)
+        if not _has_mv(self._filesystem):  # whether a copy shows itself before it is whole, nobody says
+            self.capabilities = changed(_CAPABILITIES, visible_partials=True)
         return self
 
     async def __aexit__(
@@ -94,7 +92,7 @@ class FsspecStore:
         """Run a blocking call in a thread, not longer than the time-out; errors typed."""
 
         def run() -> T:
-            with _Errors(what):
+            with FilesystemErrors(what):
                 return work(*arguments, **options)
 
         try:
@@ -344,52 +342,4 @@ def _moment(value: Any) -> datetime | None:
         return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return datetime.fromtimestamp(value, UTC)
-    return None
-
-
-class _Errors:
-    """Types what a filesystem's own library raises, by what lies at its root: a system error or an HTTP status.
-
-    An error that tells neither, a bug among them, passes as it is.
-    """
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        cause, seen = error, 0
-        while cause is not None and not isinstance(error, FlowRunnerError) and seen < 10:
-            if (typed := _typed(self._what, cause)) is not None:
-                raise typed from error
-            cause, seen = cause.__cause__ or cause.__context__, seen + 1
-
-
-def _typed(what: str, error: BaseException) -> FlowRunnerError | None:
-    status = getattr(error, "status_code", None) or getattr(error, "status", None)
-    if isinstance(error, FileNotFoundError) or status == 404:
-        return NotFound(f"{what} is not there", remedy="check the path")
-    if isinstance(error, PermissionError) or status in (401, 403):
-        return AccessDenied(f"{what}: access is denied", remedy="check the connection's credentials and their rights")
-    if isinstance(error, FileExistsError):
-        return AlreadyExists(f"{what}: it is there already", remedy="choose another name")
-    if isinstance(error, TimeoutError):
-        return TimedOut(f"{what}: the far side is silent")
-    if isinstance(error, ConnectionError):
-        return ConnectionLost(f"{what}: the connection was lost ({type(error).__name__})")
-    if status == 429:
-        return Throttled(f"{what}: asked to slow down")
-    if isinstance(status, int) and status >= 500:
-        return Unavailable(f"{what}: the far side answers {status}")
-    if isinstance(status, int) and status >= 400:
-        return Rejected(f"{what}: refused with {status}", status=status, remedy="check the path")
-    if isinstance(error, OSError):
-        reason = error.strerror or type(error).__name__
-        return PermanentError(f"{what}: {reason}", remedy="look at the far side")
-    if isinstance(error, NotImplementedError):
-        return PermanentError(f"{what}: this filesystem cannot do that", remedy="use another store")
     return None
