@@ -201,7 +201,7 @@ def test_a_failure_in_the_middle_is_gone_on_with(here, monkeypatch):
         ({"older_than": "soon"}, "older_than"),
         ({"path": []}, "path"),
         ({"path": "relative"}, "path"),
-        ({"path": "ftp://x@/y"}, "path"),
+        ({"path": "ldap://x@/y"}, "path"),
         ({"path": "/a/../b"}, "path"),
         ({"path": "sftp://nobody@/x"}, "conn_id"),
     ],
