@@ -20,7 +20,7 @@ from flowrunner_provider.files.spool import Spellings, Spool
 from flowrunner_provider.files.transfer import digest_of
 from flowrunner_provider.files.tree import Tree
 
-__all__ = ["EARLY", "Plan", "SyncOptions"]
+__all__ = ["EARLY", "Plan"]
 
 EARLY = 10_000
 """Files of the source that are listed before the first is copied: a smaller tree is first listed to its end."""
