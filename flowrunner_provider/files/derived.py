@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ArchiveResult", "DerivedFile", "ExtractResult"]
+__all__ = ["ArchiveResult", "CryptResult", "DerivedFile", "ExtractResult"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,4 +55,23 @@ class ExtractResult:
     bytes: int
     skipped: int
     dest: str
+    entries: list[DerivedFile]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CryptResult:
+    """What was encrypted, decrypted, signed or verified, over all attempts.
+
+    :param files: how many files.
+    :param bytes: the size of the results together; of what was verified, where nothing is made.
+    :param skipped: how many were left alone because their target was there.
+    :param signers: fingerprints of the keys whose signatures were verified.
+    :param entries: the first of the results, at most 20.
+    """
+
+    operation: str
+    files: int
+    bytes: int
+    skipped: int
+    signers: list[str]
     entries: list[DerivedFile]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flowrunner_provider.core.errors import MissingCredential
+from flowrunner_provider.core.errors import ConfigError, MissingCredential
 from flowrunner_provider.core.spec import option
 
 __all__ = ["FileKeysConfig"]
@@ -36,5 +36,11 @@ class FileKeysConfig:
             where = "its password" if name == "password" else f"{name} below 'flowrunner' in its extra"
             raise MissingCredential(
                 f"connection {conn_id!r} has no {name}, which is needed to {why}", field=name, remedy=f"set {where}"
+            )
+        if name.startswith("pgp_") and not ("-----BEGIN PGP" in value and "-----END PGP" in value):
+            raise ConfigError(
+                f"{name} of connection {conn_id!r} is no armored key",
+                field=name,
+                remedy="paste all of what `gpg --armor --export` gives, from -----BEGIN to -----END",
             )
         return str(value)

@@ -106,6 +106,7 @@ class Publisher:
         self.resumed = bool(state)
         self.files, self.bytes, self.skipped = state.get("counts", (0, 0, 0))
         self.published = [Published.from_json(row) for row in state.get("published", [])]
+        self.last: Sequence[Json] | None = state.get("last")
         self._announced = Published.from_json(state["announced"]) if state.get("announced") else None
 
     @property
@@ -125,11 +126,14 @@ class Publisher:
         await each(8, check, targets)
         self._save(force=True)  # from now on a name that is taken may be one of ours
 
-    async def publish(self, target: str, produce: Produce, *, modified: datetime | None = None) -> Published:
+    async def publish(
+        self, target: str, produce: Produce, *, modified: datetime | None = None, key: Sequence[Json] | None = None
+    ) -> Published:
         """Make the next result under the final name ``target``.
 
         :param produce: writes it; not called for one that is there already.
         :param modified: the time to give it.
+        :param key: where the source stands in the order of the work; :attr:`last` has that of the last result.
         """
         published = await self._ours(target) or await self._left_alone(target)
         if published is None:
@@ -141,6 +145,7 @@ class Publisher:
                 published = await self._left_alone(target)
                 if published is None:
                     raise
+        self.last = key
         self._count(published)
         return published
 
@@ -229,6 +234,7 @@ class Publisher:
             "counts": [self.files, self.bytes, self.skipped],
             "published": [published.to_json() for published in self.published],
             "announced": announced.to_json() if announced else None,
+            "last": None if self.last is None else list(self.last),
         }
         self._checkpoint.save(state, force=force)
 

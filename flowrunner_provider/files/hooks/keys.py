@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError, MissingCredential
+from flowrunner_provider.core.extras import load
 from flowrunner_provider.files.keys import FileKeysConfig
 from flowrunner_provider.runtime.hook import FlowRunnerHook
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-__all__ = ["FlowRunnerKeysHook", "zip_password"]
+__all__ = ["FlowRunnerKeysHook", "keys_for", "zip_password"]
 
 
 class FlowRunnerKeysHook(FlowRunnerHook[FileKeysConfig]):
@@ -58,3 +59,26 @@ def zip_password(conn_id: str) -> str:
     if not conn_id:
         return ""
     return FlowRunnerKeysHook(conn_id).config.need("password", conn_id, "open or make a zip with a password")
+
+
+def keys_for(conn_id: str, scheme: str, operation: str, signed: bool) -> dict[str, Any]:
+    """The keys that an operation needs, and no others.
+
+    :raises MissingCredential: if the connection lacks one; MissingExtra without the library.
+    """
+    config = FlowRunnerKeysHook(conn_id).config
+    load("pyrage" if scheme == "age" else "pysequoia", extra="crypt", needed_for=f"{scheme} encryption")
+    needed: dict[str, Any] = {"secret_key": "", "password": config.password, "public_keys": "", "recipients": []}
+    if scheme == "age":
+        if operation == "decrypt":
+            needed["secret_key"] = config.need("age_secret_key", conn_id, operation)
+        else:
+            config.need("age_recipients", conn_id, operation)
+            needed["recipients"] = list(config.age_recipients)
+        return needed
+    if operation in ("decrypt", "sign") or (operation == "encrypt" and signed):
+        needed["secret_key"] = config.need("pgp_secret_key", conn_id, "sign" if operation == "encrypt" else operation)
+    if operation in ("encrypt", "verify") or (operation == "decrypt" and signed):
+        why = "verify the signature" if operation == "decrypt" else operation
+        needed["public_keys"] = config.need("pgp_public_keys", conn_id, why)
+    return needed

@@ -6,6 +6,7 @@ from flowrunner_provider.files.operators.archive import FileArchiveOperator, Fil
 from flowrunner_provider.files.operators.checksum import FileChecksumOperator
 from flowrunner_provider.files.operators.content import FileReadOperator, FileWriteOperator
 from flowrunner_provider.files.operators.copy import FileCopyOperator
+from flowrunner_provider.files.operators.crypt import FileCryptoOperator
 from flowrunner_provider.files.operators.delete import FileDeleteOperator, MakeDirectoryOperator
 from flowrunner_provider.files.operators.list import FileListOperator
 from flowrunner_provider.files.operators.sync import FileSyncOperator
@@ -14,6 +15,7 @@ __all__ = [
     "FileArchiveOperator",
     "FileChecksumOperator",
     "FileCopyOperator",
+    "FileCryptoOperator",
     "FileDeleteOperator",
     "FileExtractOperator",
     "FileListOperator",
