@@ -38,6 +38,7 @@ SERVERS = {
     "npm": "npm",
     "proftpd": "proftpd-mod-crypto",
     "radosgw": "radosgw",
+    "pgbouncer": "pgbouncer",
     "redis-server": "redis-server",
     "sshd": "openssh-server",
     "/usr/lib/postgresql/15/bin/postgres": "postgresql-15",

@@ -92,6 +92,9 @@ class PostgresConfig:
     lock_timeout: timedelta = option(
         timedelta(minutes=5), label="Lock timeout", help="How long to wait for a lock of somebody else."
     )
+    max_connections: int | None = option(
+        None, label="Most connections", help="Of the tasks of one process; kept for the next one who asks."
+    )
     silence: timedelta = option(
         timedelta(minutes=1), label="Silence", help="A server that does not even acknowledge is given up."
     )
@@ -122,6 +125,9 @@ class MysqlConfig:
     )
     lock_timeout: timedelta = option(
         timedelta(minutes=5), label="Lock timeout", help="How long to wait for a lock of somebody else; whole seconds."
+    )
+    max_connections: int | None = option(
+        None, label="Most connections", help="Of the tasks of one process; kept for the next one who asks."
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Protocol, Self
 
+from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, Unavailable
 from flowrunner_provider.database.choices import Isolation
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
@@ -94,11 +95,7 @@ class Copier(Protocol):
 
 
 class Session(ABC):
-    """One connection.
-
-    Every method raises errors of :mod:`flowrunner_provider.core.errors` that name an SQLSTATE or the
-    like and never a value of a row.
-    """
+    """One connection. Every method raises errors of :mod:`flowrunner_provider.core.errors`, without values of rows."""
 
     kind: ClassVar[str]
     quoting: ClassVar[Quoting]
@@ -109,6 +106,8 @@ class Session(ABC):
     """A placeholder by place, in the style of users' statements."""
     named_mark: ClassVar[str] = ":{}"
     """One by name."""
+    home: Callable[[Session], None] | None = None
+    """Who takes the connection back when it is closed."""
     row_errors: ClassVar[tuple[str, ...]]
     """How the codes begin of errors that are about a single row."""
 
@@ -132,10 +131,7 @@ class Session(ABC):
         """
 
     def hold(self, key: str) -> None:
-        """Wait until no other connection holds ``key``, then hold it until this connection ends.
-
-        Needed only where a transaction does not last until its commit, because the server commits in between.
-        """
+        """Wait until no other connection holds ``key``, then hold it; needed where the server commits in between."""
         del key
 
     @abstractmethod
@@ -198,9 +194,28 @@ class Session(ABC):
     def rollback(self) -> None:
         """Undo everything since :meth:`begin`; a connection that is gone has done so itself."""
 
-    @abstractmethod
     def close(self) -> None:
-        """Let go of the connection."""
+        """Let go of the connection: it ends, or goes back to where it was lent."""
+        home, self.home = self.home, None
+        if home is None:
+            self.end()
+        else:
+            home(self)
+
+    @abstractmethod
+    def end(self) -> None:
+        """End the connection."""
+
+    def park(self) -> bool:
+        """Undo what is not committed and forget all settings, to be used again; False where that cannot be."""
+        return False
+
+    def resume(self, deadline: Deadline) -> None:
+        """Begin again after :meth:`park`.
+
+        :raises TransientError: if the connection has ended meanwhile.
+        """
+        del deadline
 
     @abstractmethod
     def locate(self, name: TableName) -> TableName:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -30,12 +30,9 @@ from flowrunner_provider.database.config import MysqlConfig
 from flowrunner_provider.database.dialects import mysql_swap
 from flowrunner_provider.database.dialects.base import (
     Column,
-    Copier,
-    CsvFile,
     Merged,
     Params,
     Row,
-    Session,
     Table,
     Type,
     distinct,
@@ -46,9 +43,9 @@ from flowrunner_provider.database.dialects.mysql_errors import (
     classified,
     connect_failed,
     number_of,
-    refused_row,
     tls_refused,
 )
+from flowrunner_provider.database.dialects.mysql_load import Loading
 from flowrunner_provider.database.dialects.mysql_query import (
     DECODERS,
     LEVELS,
@@ -57,26 +54,23 @@ from flowrunner_provider.database.dialects.mysql_query import (
     kind_of,
     settings,
 )
-from flowrunner_provider.database.dialects.mysql_rows import LOADED_AS, TextCopier, csv_blocks, csv_fits, line_end
 from flowrunner_provider.database.dialects.mysql_tables import (
     UNIQUE,
     alike,
     created,
     described_columns,
     find,
-    kinds_of,
     may_create,
 )
 from flowrunner_provider.database.dialects.mysql_wire import (
-    LoadStream,
     asks_for_a_file,
     connect,
     driver,
     file_refused,
-    load_data,
+    limit_waits,
+    reset,
     unbuffered,
 )
-from flowrunner_provider.database.dialects.postgres_csv import Unfit, count_rows
 from flowrunner_provider.database.dialects.values import unencodable
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
@@ -84,11 +78,9 @@ __all__ = ["MysqlSession"]
 
 _GRACE = 5.0  # seconds after the deadline in which the server's own time-out may still answer
 _IN_TRANSACTION = 1  # of the status that the server sends with every OK
-_OURS = "FIELDS TERMINATED BY '\\t' ESCAPED BY '\\\\' LINES TERMINATED BY '\\n'"
-_CSV = "FIELDS TERMINATED BY ',' OPTIONALLY ENCLOSED BY '\"' ESCAPED BY '' LINES TERMINATED BY '{}'"
 
 
-class MysqlSession(Session):
+class MysqlSession(Loading):
     """A connection to a database; READ COMMITTED, strict, its time zone UTC."""
 
     kind = "mysql"
@@ -130,18 +122,29 @@ class MysqlSession(Session):
                 field="login",
                 remedy="pip install cryptography",
             ) from None
+        try:
+            self.resume(deadline)
+        except BaseException:
+            self.end()
+            raise
+
+    def resume(self, deadline: Deadline) -> None:
+        self._deadline = deadline
         self._guard = threading.Timer(deadline.remaining() + _GRACE, self._cut)
         self._guard.daemon = True
         self._guard.start()
-        try:
-            self._prepare(config)
-        except BaseException:
-            self.close()
-            raise
-
-    def _prepare(self, config: MysqlConfig) -> None:
+        limit_waits(self._connection, deadline.remaining() + 2 * _GRACE)
         mariadb = "mariadb" in self._connection.server_version.lower()
-        self.run(settings(config, self._deadline, mariadb=mariadb))
+        self.run(settings(self._config, deadline, mariadb=mariadb))
+
+    def park(self) -> bool:
+        self._guard.cancel()
+        if not self._connection.open:
+            return False
+        self.rollback()
+        with self.typed():
+            reset(self._connection)
+        return True
 
     def _cut(self) -> None:
         """The deadline is over and the server silent: end the connection below the driver."""
@@ -245,7 +248,7 @@ class MysqlSession(Session):
             with suppress(TransientError):  # a connection that breaks now has rolled back, too
                 self.run("ROLLBACK")
 
-    def close(self) -> None:
+    def end(self) -> None:
         self._guard.cancel()
         with suppress(self._driver.Error):
             self._connection.close()
@@ -310,56 +313,6 @@ class MysqlSession(Session):
 
     def lock(self, name: TableName) -> None:
         """Nothing: a lock of the table would commit. The rows that are deleted are locked, new ones are not."""
-
-    @contextmanager
-    def copy(self, table: TableName, columns: Sequence[str]) -> Iterator[Copier]:
-        kinds = kinds_of(self, table, columns)
-        copier = TextCopier(binary=[place for place, kind in enumerate(kinds) if kind == "binary"])
-        with self._loading(table, columns, _OURS, kinds) as stream:
-            copier.send = stream.write
-            yield copier
-        copier.rows = stream.affected
-
-    def copy_file(
-        self, table: TableName, columns: Sequence[str], file: CsvFile, passed: Callable[[int], None]
-    ) -> tuple[int, int] | None:
-        kinds = kinds_of(self, table, columns)
-        if not csv_fits(file) or any(kinds):
-            return None
-        style, lines = _CSV.format(line_end(file)), 0
-        self.savepoint()
-        try:
-            with self._loading(table, columns, style, kinds) as stream:
-                for block, found in csv_blocks(file):
-                    stream.write(block)
-                    lines += found
-                    passed(found)
-        except Unfit:
-            self.back()
-            return None
-        self.keep()
-        return (rows := stream.affected), lines if rows == lines else sum(
-            count_rows(block) for block, _ in csv_blocks(file)
-        )
-
-    @contextmanager
-    def _loading(
-        self, table: TableName, columns: Sequence[str], style: str, kinds: Sequence[str]
-    ) -> Iterator[LoadStream]:
-        targets = [f"@flowrunner_{n}" if kind else self.sql(columns[n]) for n, kind in enumerate(kinds)]
-        sets = [
-            f"{self.sql(columns[n])} = {LOADED_AS[kind].format(targets[n])}" for n, kind in enumerate(kinds) if kind
-        ]
-        statement = (
-            f"LOAD DATA LOCAL INFILE 'flowrunner' INTO TABLE {self.sql(table)} CHARACTER SET utf8mb4 {style}"
-            f" ({', '.join(targets)})" + (f" SET {', '.join(sets)}" if sets else "")
-        )
-        with self.typed():
-            with load_data(self._connection, statement) as stream:
-                yield stream
-            if stream.warnings or stream.skipped:
-                found = self.run("SHOW WARNINGS LIMIT 1")
-                raise refused_row(int(found[0][1]), str(found[0][2])) if found else refused_row(0, "")
 
     def stage(self, table: TableName, columns: Sequence[str]) -> TableName:
         stage = table.beside("flowrunner_stage")

@@ -144,11 +144,16 @@ def csv_blocks(file: CsvFile) -> Iterator[tuple[bytes, int]]:
         if file.null_text is None:
             yield block, lines
         elif b'"' not in block:
-            yield _EMPTY.sub(b"NULL", b"\n" + block)[1:], lines
-        elif _EMPTY.search(b"\n" + block) or b'""' in block:
+            yield _EMPTY.sub(b"NULL", b"\n" + block)[1:] if _has_empty(block) else block, lines
+        elif _has_empty(block) or b'""' in block:
             yield _written(block), lines
         else:
             yield block, lines
+
+
+def _has_empty(block: bytes) -> bool:
+    """Whether a field may be empty; quicker than to look for one."""
+    return block.startswith(b",") or any(pair in block for pair in (b",,", b",\n", b",\r", b"\n,"))
 
 
 def _written(block: bytes) -> bytes:

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from flowrunner_provider.database.config import MysqlConfig
 
 __all__ = [
-    "LoadStream", "asks_for_a_file", "connect", "driver", "file_refused", "load_data", "tls_context", "unbuffered",
+    "LoadStream", "asks_for_a_file", "connect", "driver", "file_refused", "limit_waits", "load_data", "reset",
+    "tls_context", "unbuffered",
 ]  # fmt: skip
 
 _PACKET = 256 * 1024
+_RESET = 0x1F  # COM_RESET_CONNECTION
 
 
 def driver() -> Any:
@@ -172,3 +174,17 @@ def unbuffered(connection: Connection) -> Any:
     """A cursor whose rows stay at the server until they are fetched."""
     cursors = load("pymysql.cursors", extra="mysql", needed_for="reading rows")
     return connection.cursor(cursors.SSCursor)
+
+
+def limit_waits(connection: Connection, seconds: float) -> None:
+    """How long a silent server is waited for."""
+    connection._read_timeout = connection._write_timeout = max(1.0, seconds)
+
+
+def reset(connection: Connection) -> None:
+    """The server forgets settings, locks and temporary tables, as at the beginning."""
+    connection._execute_command(_RESET, b"")
+    protocol = load("pymysql.protocol", extra="mysql", needed_for="a connection to MySQL or MariaDB")
+    connection.server_status = protocol.OKPacketWrapper(connection._read_packet()).server_status
+    connection.set_character_set("utf8mb4")
+    connection.autocommit(True)

@@ -95,32 +95,35 @@ class PostgresSession(Session):
         deadline.check(f"connecting to {self._where}")
         try:
             self._connection: psycopg.Connection[Row] = self._driver.connect(
-                **_parameters(config, deadline), autocommit=True, cursor_factory=self._driver.RawCursor
+                **_parameters(config, deadline),
+                autocommit=True,
+                cursor_factory=self._driver.RawCursor,
+                prepare_threshold=None,  # behind a pooler a prepared statement is on another connection the next time
             )
         except self._driver.Error as error:
             raise connect_failed(error, self._where) from None
         self._cursor = self._connection.cursor()
+        self._statement_timeout, self._lock_timeout = config.statement_timeout, config.lock_timeout
+        try:
+            self.resume(deadline)
+        except BaseException:
+            self.end()
+            raise
+
+    def resume(self, deadline: Deadline) -> None:
+        self._deadline = deadline
         self._guard = threading.Timer(deadline.remaining() + _GRACE, self._cut)
         self._guard.daemon = True
         self._guard.start()
-        try:
-            self._prepare(config)
-        except BaseException:
-            self.close()
-            raise
+        self.run("SET TimeZone = 'UTC'")  # what a pooler between us and the server carries over to another connection
 
-    def _prepare(self, config: PostgresConfig) -> None:
-        longest = self._deadline.remaining()
-        if config.statement_timeout is not None:
-            longest = min(longest, config.statement_timeout.total_seconds())
-        for name, value in {
-            "statement_timeout": str(max(1, int(longest * 1000))),
-            "lock_timeout": str(max(1, int(self._deadline.limit(config.lock_timeout.total_seconds()) * 1000))),
-            "default_transaction_isolation": "read committed",
-            "TimeZone": "UTC",
-            "client_encoding": "UTF8",
-        }.items():
-            self.run("SELECT set_config($1, $2, false)", [name, value])
+    def park(self) -> bool:
+        self._guard.cancel()
+        if self._broken:
+            return False
+        self.rollback()
+        self.run("DISCARD ALL")
+        return True
 
     def _cut(self) -> None:
         """The deadline is over and the server silent: end the connection below the driver."""
@@ -148,6 +151,15 @@ class PostgresSession(Session):
 
     def begin(self, isolation: Isolation = "read committed", *, read_only: bool = False) -> None:
         self.run(f"BEGIN ISOLATION LEVEL {LEVELS[isolation]} READ {'ONLY' if read_only else 'WRITE'}")
+        longest = self._deadline.remaining()
+        if self._statement_timeout is not None:
+            longest = min(longest, self._statement_timeout.total_seconds())
+        # of the transaction alone: behind a pooler the next one may be somebody else's
+        milliseconds = [
+            str(max(1, int(seconds * 1000)))
+            for seconds in (longest, self._deadline.limit(self._lock_timeout.total_seconds()))
+        ]
+        self.run("SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true)", milliseconds)
         if read_only:
             settle(self)
 
@@ -205,7 +217,7 @@ class PostgresSession(Session):
             with suppress(TransientError):  # a connection that breaks now has rolled back, too
                 self.run("ROLLBACK")
 
-    def close(self) -> None:
+    def end(self) -> None:
         self._guard.cancel()
         self._connection.close()
 
@@ -349,6 +361,7 @@ def _parameters(config: PostgresConfig, deadline: Deadline) -> dict[str, Any]:
     return {
         "connect_timeout": max(2, int(deadline.limit(config.connect_timeout.total_seconds()))),
         "application_name": "flowrunner",
+        "client_encoding": "UTF8",
         "tcp_user_timeout": silence,
         **keepalives,
         **config.driver,

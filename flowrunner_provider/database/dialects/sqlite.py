@@ -166,7 +166,7 @@ class SqliteSession(Session):
         if self._connection.in_transaction:
             self.run("ROLLBACK")
 
-    def close(self) -> None:
+    def end(self) -> None:
         self._connection.close()
 
     def locate(self, name: TableName) -> TableName:

@@ -55,4 +55,4 @@ class FlowRunnerMysqlHook(SqlHook[MysqlConfig]):
 
     def open(self, deadline: Deadline, *, create: bool = False) -> Session:
         del create
-        return MysqlSession(self.config, deadline)
+        return self.lent(deadline, lambda: MysqlSession(self.config, deadline), self.config.max_connections)

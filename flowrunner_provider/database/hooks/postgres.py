@@ -52,4 +52,4 @@ class FlowRunnerPostgresHook(SqlHook[PostgresConfig]):
 
     def open(self, deadline: Deadline, *, create: bool = False) -> Session:
         del create
-        return PostgresSession(self.config, deadline)
+        return self.lent(deadline, lambda: PostgresSession(self.config, deadline), self.config.max_connections)

@@ -1,0 +1,84 @@
+"""The bulk way in: ``LOAD DATA LOCAL``, every warning of which fails."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
+
+from flowrunner_provider.database.dialects.base import Copier, CsvFile, Session
+from flowrunner_provider.database.dialects.mysql_errors import refused_row
+from flowrunner_provider.database.dialects.mysql_rows import LOADED_AS, TextCopier, csv_blocks, csv_fits, line_end
+from flowrunner_provider.database.dialects.mysql_tables import kinds_of
+from flowrunner_provider.database.dialects.mysql_wire import LoadStream, load_data
+from flowrunner_provider.database.dialects.postgres_csv import Unfit, count_rows
+from flowrunner_provider.database.identifiers import TableName
+
+if TYPE_CHECKING:
+    from pymysql.connections import Connection
+
+__all__ = ["Loading"]
+
+_OURS = "FIELDS TERMINATED BY '\\t' ESCAPED BY '\\\\' LINES TERMINATED BY '\\n'"
+_CSV = "FIELDS TERMINATED BY ',' OPTIONALLY ENCLOSED BY '\"' ESCAPED BY '' LINES TERMINATED BY '{}'"
+
+
+class Loading(Session):
+    """The part of a session that stores rows in bulk."""
+
+    _connection: Connection
+
+    @abstractmethod
+    def typed(self) -> AbstractContextManager[None]:
+        """Turn an error of the driver into one that says what to do."""
+
+    @contextmanager
+    def copy(self, table: TableName, columns: Sequence[str]) -> Iterator[Copier]:
+        kinds = kinds_of(self, table, columns)
+        copier = TextCopier(binary=[place for place, kind in enumerate(kinds) if kind == "binary"])
+        with self._loading(table, columns, _OURS, kinds) as stream:
+            copier.send = stream.write
+            yield copier
+        copier.rows = stream.affected
+
+    def copy_file(
+        self, table: TableName, columns: Sequence[str], file: CsvFile, passed: Callable[[int], None]
+    ) -> tuple[int, int] | None:
+        kinds = kinds_of(self, table, columns)
+        if not csv_fits(file) or any(kinds):
+            return None
+        style, lines = _CSV.format(line_end(file)), 0
+        self.savepoint()
+        try:
+            with self._loading(table, columns, style, kinds) as stream:
+                for block, found in csv_blocks(file):
+                    stream.write(block)
+                    lines += found
+                    passed(found)
+        except Unfit:
+            self.back()
+            return None
+        self.keep()
+        return (rows := stream.affected), lines if rows == lines else sum(
+            count_rows(block) for block, _ in csv_blocks(file)
+        )
+
+    @contextmanager
+    def _loading(
+        self, table: TableName, columns: Sequence[str], style: str, kinds: Sequence[str]
+    ) -> Iterator[LoadStream]:
+        targets = [f"@flowrunner_{n}" if kind else self.sql(columns[n]) for n, kind in enumerate(kinds)]
+        sets = [
+            f"{self.sql(columns[n])} = {LOADED_AS[kind].format(targets[n])}" for n, kind in enumerate(kinds) if kind
+        ]
+        statement = (
+            f"LOAD DATA LOCAL INFILE 'flowrunner' INTO TABLE {self.sql(table)} CHARACTER SET utf8mb4 {style}"
+            f" ({', '.join(targets)})" + (f" SET {', '.join(sets)}" if sets else "")
+        )
+        with self.typed():
+            with load_data(self._connection, statement) as stream:
+                yield stream
+            if stream.warnings or stream.skipped:
+                found = self.run("SHOW WARNINGS LIMIT 1")
+                raise refused_row(int(found[0][1]), str(found[0][2])) if found else refused_row(0, "")
