@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from flowrunner_provider.chat.choices import Platform
 from flowrunner_provider.core.errors import ConfigError, MissingCredential
+from flowrunner_provider.core.secrets import is_sensitive_key
 from flowrunner_provider.core.spec import option
 from flowrunner_provider.http.config import HttpConfig, settings_of
 from flowrunner_provider.http.credentials import Mask
@@ -103,7 +104,7 @@ class ChatConfig(_Spoken):
         return replace(settings, secrets=(*settings.secrets, self.password))
 
     def _webhook(self, mask: Mask) -> HttpSettings:
-        """Its path and the values of its query are what must not be shown."""
+        """Its path, and the key or signature in its query, are what must not be shown."""
         parts = urlsplit(self.password)
         if not parts.hostname or parts.path in ("", "/"):
             raise ConfigError("the address of the webhook is not whole", field="password", remedy="copy it again")
@@ -111,7 +112,8 @@ class ChatConfig(_Spoken):
             raise ConfigError(
                 "the address of the webhook is a secret, and http would show it", field="password", remedy="use https"
             )
-        hidden = [self.password, self.endpoint, parts.path, *(value for _, value in parse_qsl(parts.query))]
+        hidden = [self.password, self.endpoint, parts.path]
+        hidden += [value for name, value in parse_qsl(parts.query) if name == "key" or is_sensitive_key(name)]
         hidden += [piece for piece in parts.path.split("/") if len(piece) >= 16]
         settings = self._settings(f"{parts.scheme}://{parts.netloc}", mask)
         return replace(settings, secrets=(*settings.secrets, *(each for each in hidden if len(each) >= 8)))

@@ -158,8 +158,9 @@ class _Sending:
         rows = sorted(self.refused)
         failed = {str(row): self.refused[row] for row in rows}
         first = "; ".join(f"row {row}: {why}" for row, why in list(failed.items())[:3])
+        rest = f"{len(self.waiting)} were not tried, as answers are lost on the way" if self.waiting else ""
         return PartialFailure(
-            f"{len(rows)} of {self.letters.rows} messages were refused: {first}",
+            f"{len(rows)} of {self.letters.rows} messages were refused: {'; '.join(filter(None, (first, rest)))}",
             done=len(self.sent),
             failed=dict(list(failed.items())[:_SHOWN]),
             retryable=bool(self.waiting),

@@ -221,6 +221,17 @@ def test_lost_answers_in_a_row_stop_it(vendor, run):
     assert len(stage.taken) == 3
 
 
+def test_with_skip_the_next_attempt_goes_on(vendor, run):
+    stage = vendor("vonage")
+    stage.faults.extend(["lose"] * 3)
+    people = [f"+49155500{n:02}" for n in range(6)]
+    with pytest.raises(e.PartialFailure, match="3 were not tried") as caught:
+        run(send(to=people, on_unknown="skip"))
+    assert caught.value.retryable
+    result = run(send(to=people, on_unknown="skip"))
+    assert (result["sent"], result["unknown"], len(stage.taken)) == (3, 3, 6)
+
+
 def test_an_empty_account_stops_it(vendor, run):
     stage = vendor("vonage")
     stage.faults.append(json_reply({"type": "x#low-balance", "title": "Low balance"}, 402))
