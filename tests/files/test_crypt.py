@@ -375,7 +375,7 @@ def test_killed_anywhere_and_run_again(tmp_path, sshd, gpg, connect, way):
     options = {"operation": "encrypt", "if_exists": "fail" if way == "local" else "overwrite"}
     assert sweep(scenes(tmp_path, sshd, way, options), run_crypt, whole).kills >= 12
     if way == "local":
-        double_kill(scenes(tmp_path, sshd, way, options), run_crypt, whole, limit=KILLS)
+        double_kill(scenes(tmp_path / "twice", sshd, way, options), run_crypt, whole, limit=KILLS)
 
 
 def test_memory_stays_constant(here, gpg, keys):
