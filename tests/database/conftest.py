@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.database.far_side import MysqlFarSide, PostgresFarSide, SqliteFarSide
+from tests.database.far_side import FarSide, MysqlFarSide, PostgresFarSide, SqliteFarSide
 
 if TYPE_CHECKING:
     from tests.support.mariadb import Mariadb
@@ -62,3 +62,10 @@ def make_mysql(tmp_path: Path, mariadb: Mariadb) -> Callable[[], MysqlFarSide]:
         return MysqlFarSide(folder, mariadb.database())
 
     return make
+
+
+@pytest.fixture(params=["postgres", "mysql"])
+def make_server(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
+    """A factory of far sides on a server."""
+    found: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
+    return found

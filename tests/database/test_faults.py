@@ -164,13 +164,6 @@ def test_two_at_once(make: Callable[[], FarSide]) -> None:
 # -- the network ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["postgres", "mysql"])
-def make_server(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
-    """A factory of far sides on a server."""
-    found: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
-    return found
-
-
 @pytest.fixture
 def proxied(make_server: Callable[[], FarSide], chaos: Callable[[str, int], ChaosProxy]) -> tuple[Scene, ChaosProxy]:
     """A scene whose connection goes through a proxy; ``check`` looks at the server directly."""

@@ -13,12 +13,12 @@ import pytest
 
 from flowrunner_provider.core.errors import ConnectionLost, OutcomeUnknown
 from tests.database.far_side import FarSide
-from tests.database.test_faults import make_server, wait_for
+from tests.database.test_faults import wait_for
 from tests.database.test_modify import check, make, play, prepared
 from tests.support.chaos_proxy import ChaosProxy, Toxics
 from tests.support.kill import Attempt
 
-__all__ = ["make", "make_server"]
+__all__ = ["make"]
 
 pytestmark = pytest.mark.faults
 

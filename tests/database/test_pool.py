@@ -15,11 +15,8 @@ from flowrunner_provider.core.errors import ConfigError, Unavailable
 from flowrunner_provider.database.hook import hook_for
 from tests.contracts.dialect_transaction import transact
 from tests.database.far_side import CONN_ID, FarSide, PostgresFarSide, load_rows
-from tests.database.test_faults import make_server
 from tests.support.kill import attempt
 from tests.support.pgbouncer import pgbouncer
-
-__all__ = ["make_server"]
 
 pytestmark = pytest.mark.backend
 

@@ -165,6 +165,8 @@ def test_a_real_deadlock_is_done_again_in_place(
         other.execute("SET deadlock_timeout = '10s'")
     other.execute("BEGIN")
     other.execute(f"UPDATE {table} SET n = n + 100 WHERE id = 2")
+    ballast = ", ".join(f"({n}, 0)" for n in range(100, 120))  # InnoDB ends the transaction that has done less
+    other.execute(f"INSERT INTO {table} VALUES {ballast}")
     waiting: list[threading.Thread] = []
 
     def rest() -> None:
@@ -182,7 +184,7 @@ def test_a_real_deadlock_is_done_again_in_place(
     play(scene)
     waiting[0].join()
     connection.close()
-    assert scene.far.rows("stock") == [(1, 107), (2, 113)]
+    assert scene.far.rows("stock")[:2] == [(1, 107), (2, 113)]
 
 
 @pytest.mark.backend
