@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, Unavailable
 from flowrunner_provider.database.choices import Isolation
+from flowrunner_provider.database.dialects.syncing import Syncing
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
 __all__ = [
@@ -94,7 +95,7 @@ class Copier(Protocol):
         """Store a batch."""
 
 
-class Session(ABC):
+class Session(Syncing, ABC):
     """One connection. Every method raises errors of :mod:`flowrunner_provider.core.errors`, without values of rows."""
 
     kind: ClassVar[str]

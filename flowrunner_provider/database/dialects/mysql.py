@@ -45,7 +45,7 @@ from flowrunner_provider.database.dialects.mysql_errors import (
     number_of,
     tls_refused,
 )
-from flowrunner_provider.database.dialects.mysql_load import Loading
+from flowrunner_provider.database.dialects.mysql_pipe import Piped
 from flowrunner_provider.database.dialects.mysql_query import (
     DECODERS,
     LEVELS,
@@ -80,7 +80,7 @@ _GRACE = 5.0  # seconds after the deadline in which the server's own time-out ma
 _IN_TRANSACTION = 1  # of the status that the server sends with every OK
 
 
-class MysqlSession(Loading):
+class MysqlSession(Piped):
     """A connection to a database; READ COMMITTED, strict, its time zone UTC."""
 
     kind = "mysql"

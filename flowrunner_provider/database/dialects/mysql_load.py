@@ -18,9 +18,10 @@ from flowrunner_provider.database.identifiers import TableName
 if TYPE_CHECKING:
     from pymysql.connections import Connection
 
-__all__ = ["Loading"]
+__all__ = ["OURS", "Loading"]
 
-_OURS = "FIELDS TERMINATED BY '\\t' ESCAPED BY '\\\\' LINES TERMINATED BY '\\n'"
+OURS = "FIELDS TERMINATED BY '\\t' ESCAPED BY '\\\\' LINES TERMINATED BY '\\n'"
+"""The form of rows of :mod:`mysql_rows`, which PostgreSQL's text form is as well."""
 _CSV = "FIELDS TERMINATED BY ',' OPTIONALLY ENCLOSED BY '\"' ESCAPED BY '' LINES TERMINATED BY '{}'"
 
 
@@ -37,7 +38,7 @@ class Loading(Session):
     def copy(self, table: TableName, columns: Sequence[str]) -> Iterator[Copier]:
         kinds = kinds_of(self, table, columns)
         copier = TextCopier(binary=[place for place, kind in enumerate(kinds) if kind == "binary"])
-        with self._loading(table, columns, _OURS, kinds) as stream:
+        with self._loading(table, columns, OURS, kinds) as stream:
             copier.send = stream.write
             yield copier
         copier.rows = stream.affected

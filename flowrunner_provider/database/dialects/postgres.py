@@ -26,7 +26,6 @@ from flowrunner_provider.database.dialects.base import (
     Merged,
     Params,
     Row,
-    Session,
     Table,
     Type,
     duplicate_keys,
@@ -34,6 +33,7 @@ from flowrunner_provider.database.dialects.base import (
 from flowrunner_provider.database.dialects.postgres_copy import CsvCopier
 from flowrunner_provider.database.dialects.postgres_csv import Unfit, blocks, count_rows, fits, options
 from flowrunner_provider.database.dialects.postgres_errors import classified, connect_failed
+from flowrunner_provider.database.dialects.postgres_pipe import Piped
 from flowrunner_provider.database.dialects.postgres_query import (
     LEVELS,
     adapted,
@@ -71,7 +71,7 @@ WHERE c.oid = to_regclass($1)
 _GRACE = 5.0  # seconds after the deadline in which the server's own time-out may still answer
 
 
-class PostgresSession(Session):
+class PostgresSession(Piped):
     """A connection to a database; READ COMMITTED, its time zone UTC."""
 
     kind = "postgres"

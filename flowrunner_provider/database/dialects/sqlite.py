@@ -42,6 +42,7 @@ from flowrunner_provider.database.dialects.base import (
     duplicate_keys,
     unsuitable,
 )
+from flowrunner_provider.database.dialects.syncing import Flag
 from flowrunner_provider.database.dialects.values import as_json, converted, unencodable
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
@@ -203,6 +204,18 @@ class SqliteSession(Session):
 
     def lock(self, name: TableName) -> None:
         """The write transaction has the whole file already."""
+
+    def interrupt(self) -> None:
+        self._connection.interrupt()
+
+    def unlisted(self, listing: TableName, keys: Sequence[str]) -> str:
+        """With IN the listing gets an index of its own."""
+        return f"({self.names(keys, 't.')}) NOT IN (SELECT {self.names(keys)} FROM {self.sql(listing)})"
+
+    def flag_of(self, kind: str) -> Flag | None:
+        if kind.upper() in ("INTEGER", "INT", "TINYINT"):
+            return super().flag_of("boolean")
+        return super().flag_of("timestamp" if kind.upper() == "TEXT" else kind)
 
     @contextmanager
     def copy(self, table: TableName, columns: Sequence[str]) -> Iterator[Copier]:

@@ -1,0 +1,83 @@
+"""Rows that another database has written as ``LOAD DATA`` reads them, and the deletes of a sync."""
+
+# ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ClassVar
+
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.database.dialects.mysql_load import OURS, Loading
+from flowrunner_provider.database.dialects.mysql_tables import kinds_of
+from flowrunner_provider.database.dialects.syncing import Flag, Form, Sink
+from flowrunner_provider.database.identifiers import TableName
+
+if TYPE_CHECKING:
+    from flowrunner_provider.database.dialects.base import Column, Table
+
+__all__ = ["Piped"]
+
+
+class Piped(Loading):
+    """The part of a session that serves a sync."""
+
+    takes: ClassVar[tuple[Form, ...]] = ("mysql-text",)
+    delete_from: ClassVar[str] = "DELETE t FROM {} AS t"
+
+    @abstractmethod
+    def _cut(self) -> None:
+        """End the connection below the driver."""
+
+    @abstractmethod
+    def _again(self) -> None:
+        """Go on in a new transaction."""
+
+    def interrupt(self) -> None:
+        self._cut()
+
+    def wanted(self, table: TableName, columns: Sequence[str]) -> list[str]:
+        return kinds_of(self, table, columns)
+
+    @contextmanager
+    def take(self, table: TableName, columns: Sequence[str], form: Form) -> Iterator[Sink]:
+        del form
+        with self._loading(table, columns, OURS, kinds_of(self, table, columns)) as stream:
+            sink = _Stored(stream.write)
+            yield sink
+        sink.rows = stream.affected
+
+    def stand_in(self, table: Table, name: str) -> TableName | None:
+        try:
+            return self.replacement(table, None, name)
+        except ConfigError:
+            return None
+
+    def add_column(self, table: TableName, column: Column) -> None:
+        """Add a column; what the transaction has done so far becomes durable."""
+        super().add_column(table, column)
+        self._again()
+
+    def drop_stage(self, stage: TableName) -> None:
+        self.run(f"DROP TEMPORARY TABLE {self.sql(stage)}")
+
+    def unlisted(self, listing: TableName, keys: Sequence[str]) -> str:
+        """With an index, which is all the difference between seconds and hours."""
+        known = listing.beside("flowrunner_listed")
+        self.run(f"DROP TEMPORARY TABLE IF EXISTS {self.sql(known)}")
+        self.run(
+            f"CREATE TEMPORARY TABLE {self.sql(known)} (PRIMARY KEY ({self.names(keys)})) ENGINE=InnoDB"
+            f" AS SELECT DISTINCT {self.names(keys)} FROM {self.sql(listing)}"
+        )
+        return super().unlisted(known, keys)
+
+    def flag_of(self, kind: str) -> Flag | None:
+        if kind.lower() in ("tinyint(1)", "bit(1)"):
+            return Flag("1", "0", "coalesce({}, 0)")
+        return super().flag_of(kind)
+
+
+class _Stored:
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self.write, self.rows = write, 0

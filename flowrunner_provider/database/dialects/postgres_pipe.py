@@ -1,0 +1,157 @@
+"""Rows of PostgreSQL as its ``COPY`` writes and reads them, for another server of its kind or for MySQL."""
+
+from __future__ import annotations
+
+import re
+import select
+from abc import abstractmethod
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from flowrunner_provider.core.errors import ConnectionLost
+from flowrunner_provider.core.extras import load
+from flowrunner_provider.database.dialects.base import Params, Row, Session
+from flowrunner_provider.database.dialects.postgres_query import adapted, opened
+from flowrunner_provider.database.dialects.syncing import Form, Sink
+from flowrunner_provider.database.identifiers import TableName
+
+if TYPE_CHECKING:
+    import psycopg
+
+__all__ = ["Piped"]
+
+_BLOCK = 256 * 1024
+_TO_MYSQL = {
+    **dict.fromkeys((18, 19, 20, 21, 23, 25, 26, 114, 700, 701, 1042, 1043, 1082, 1083, 1114, 1700, 2950, 3802), "{}"),
+    16: "{}::int",
+    1184: "{} AT TIME ZONE 'UTC'",
+}
+"""Types whose text MySQL reads as the same value, and how it is written; by their numbers."""
+_BYTES = 17
+_SAME_BYTES = frozenset(
+    {
+        16, 17, 18, 19, 20, 21, 23, 25, 26, 114, 650, 700, 701, 829, 869, 1042, 1043, 1082, 1083, 1114, 1184, 1186,
+        1266, 1560, 1562, 1700, 2950, 3802, 199, 1000, 1001, 1005, 1007, 1009, 1014, 1015, 1016, 1021, 1022, 1115,
+        1182, 1183, 1185, 1187, 1231, 1270, 2951, 3807,
+    }
+)  # fmt: skip
+"""Types with one binary form on every server: no ``regclass``, whose numbers are another server's."""
+_FORMATS = {"pg-binary": "binary", "pg-text": "text", "mysql-text": "text"}
+_ESCAPED = re.compile(rb"\\(?:\\|f|v)")
+_PLAIN = {b"\\\\": b"\\\\", b"\\f": b"\f", b"\\v": b"\v"}
+
+
+class _Stored:
+    def __init__(self, stream: psycopg.Copy) -> None:
+        self.write, self.rows = stream.write, 0
+
+
+class Piped(Session):
+    """The part of a session that hands rows on without looking at them."""
+
+    takes: ClassVar[tuple[Form, ...]] = ("pg-binary", "pg-text")
+    _connection: psycopg.Connection[Row]
+    _driver: Any
+
+    @abstractmethod
+    def typed(self) -> AbstractContextManager[None]:
+        """Turn an error of the driver into one that says what to do."""
+
+    @abstractmethod
+    def _cut(self) -> None:
+        """End the connection below the driver."""
+
+    def interrupt(self) -> None:
+        self._cut()
+
+    def wire_types(self, query: str, params: Params) -> list[int]:
+        with self.typed(), opened(self._connection, query, params) as cursor:
+            return [column.type_code for column in cursor.description or ()]
+
+    def expressed(self, form: Form, codes: Sequence[int], wanted: Sequence[str], target: Sequence[int]) -> list[str]:
+        if form == "pg-binary":
+            same = list(codes) == list(target) and _SAME_BYTES.issuperset(codes)
+            return ["{}"] * len(codes) if same else []
+        if form == "pg-text":
+            return ["{}"] * len(codes) if target else []
+        found = [_for_mysql(code, want) for code, want in zip(codes, wanted, strict=True)]
+        return found if all(found) else []
+
+    def give(self, query: str, params: Params, form: Form) -> Iterator[tuple[bytes, int]]:
+        statement = f"COPY ({self._filled(query, params)}\n) TO STDOUT (FORMAT {_FORMATS[form]})"
+        with self.typed(), self._connection.cursor() as cursor, cursor.copy(statement):
+            count = yield from self._blocks(portable=form == "mysql-text")
+        yield b"", count
+
+    def _filled(self, query: str, params: Params) -> str:
+        """The query with its values, which ``COPY`` takes in no other way, quoted by the driver."""
+        if params is None:
+            return query
+        return str(self._driver.ClientCursor(self._connection).mogrify(query, adapted(params)))
+
+    def _blocks(self, *, portable: bool) -> Generator[tuple[bytes, int], None, int]:
+        """Gather the messages of the COPY, one per row; returns the server's count.
+
+        It asks libpq itself for each message: the driver's own loop costs more than all the rest.
+        """
+        wire = self._connection.pgconn
+        block, rows = bytearray(), 0
+        while True:
+            size, data = wire.get_copy_data(1)
+            if size > 0:
+                block += data
+                rows += 1
+                if len(block) < _BLOCK:
+                    continue
+                yield (_portable(bytes(block)) if portable else bytes(block)), rows
+                block.clear()
+                rows = 0
+            elif size == 0:
+                _readable(wire.socket)
+                wire.consume_input()
+            else:
+                break
+        if block:
+            yield (_portable(bytes(block)) if portable else bytes(block)), rows
+        return self._ended()
+
+    def _ended(self) -> int:
+        wire, errors = self._connection.pgconn, self._driver.errors
+        generators = load("psycopg.generators", extra="postgres", needed_for="reading rows")
+        results = self._connection.wait(generators.fetch_many(wire))
+        if results[-1].status != self._driver.pq.ExecStatus.COMMAND_OK:
+            raise errors.error_from_result(results[-1], encoding="utf-8")
+        return int(results[-1].command_tuples or 0)
+
+    @contextmanager
+    def take(self, table: TableName, columns: Sequence[str], form: Form) -> Iterator[Sink]:
+        statement = f"COPY {self.sql(table)} ({self.names(columns)}) FROM STDIN (FORMAT {_FORMATS[form]})"
+        with self.typed(), self._connection.cursor() as cursor:
+            with cursor.copy(statement) as stream:
+                sink = _Stored(stream)
+                yield sink
+            sink.rows = cursor.rowcount
+
+
+def _for_mysql(code: int, wanted: str) -> str:
+    """How a column is selected so that MySQL reads it; empty if it cannot be."""
+    if wanted == "binary":
+        return "encode({}, 'hex')" if code == _BYTES else "encode(convert_to({}::text, 'UTF8'), 'hex')"
+    return _TO_MYSQL.get(code, "")
+
+
+def _portable(block: bytes) -> bytes:
+    """MySQL knows all escapes that the server writes but those of form feed and vertical tab."""
+    if b"\\f" not in block and b"\\v" not in block:
+        return block
+    return _ESCAPED.sub(lambda found: _PLAIN[found[0]], block)
+
+
+def _readable(descriptor: int) -> None:
+    """Wait for the server; the connection's guard ends the wait at the deadline."""
+    if descriptor < 0:
+        raise ConnectionLost("the connection ended while rows were read")
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    waiting.poll()

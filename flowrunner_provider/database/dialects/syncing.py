@@ -1,0 +1,137 @@
+"""What a sync asks of a session besides the words of a load: rows in a form that two databases share, and deletes."""
+
+# ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from flowrunner_provider.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flowrunner_provider.database.dialects.base import Column, Params, Table, Type
+    from flowrunner_provider.database.identifiers import Identifier, TableName
+
+__all__ = ["Flag", "Form", "Sink", "Syncing"]
+
+Form = Literal["pg-binary", "pg-text", "mysql-text"]
+"""A form of rows that a database reads in bulk and another one may write."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What says in a column that a row is deleted, as SQL.
+
+    :param deleted: the value that says so.
+    :param alive: the value that says no.
+    :param says_so: the condition; ``{}`` is the column.
+    """
+
+    deleted: str
+    alive: str
+    says_so: str
+
+
+class Sink(Protocol):
+    """Takes blocks of bytes; ``rows`` is what the database says it has stored, once the context has ended."""
+
+    rows: int
+
+    def write(self, data: bytes) -> None:
+        """Store a block, which may end within a row."""
+
+
+class Syncing:
+    """A part of every session. The SQL is what PostgreSQL and SQLite share; the others override it."""
+
+    takes: ClassVar[tuple[Form, ...]] = ()
+    """The forms that it reads, the quickest first."""
+    delete_from: ClassVar[str] = "DELETE FROM {} AS t"
+
+    if TYPE_CHECKING:
+
+        @abstractmethod
+        def sql(self, name: TableName | Identifier | str) -> str: ...
+        @abstractmethod
+        def names(self, columns: Sequence[str], prefix: str = "") -> str: ...
+        @abstractmethod
+        def run(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
+        @abstractmethod
+        def execute(self, statement: str, params: Params = None) -> int: ...
+        @abstractmethod
+        def replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName: ...
+        @abstractmethod
+        def savepoint(self) -> None: ...
+        @abstractmethod
+        def keep(self) -> None: ...
+        @abstractmethod
+        def back(self) -> None: ...
+        @property
+        def types(self) -> Mapping[Type, str]: ...
+
+    def wire_types(self, query: str, params: Params) -> list[int]:
+        """The server's own numbers of the types of a query's columns; none where it has none."""
+        del query, params
+        return []
+
+    def wanted(self, table: TableName, columns: Sequence[str]) -> list[str]:
+        """How a column that is no text must arrive in this database's form; empty for one that is."""
+        del table
+        return [""] * len(columns)
+
+    def expressed(self, form: Form, codes: Sequence[int], wanted: Sequence[str], target: Sequence[int]) -> list[str]:
+        """How each column is to be selected for ``form``, with ``{}`` for its name; nothing if that cannot be.
+
+        :param codes: :meth:`wire_types` of the columns.
+        :param wanted: :meth:`wanted` of their targets.
+        :param target: :meth:`wire_types` of their targets.
+        """
+        del form, codes, wanted, target
+        return []
+
+    def give(self, query: str, params: Params, form: Form) -> Iterator[tuple[bytes, int]]:
+        """The rows of a query in blocks, each with the number of its rows; at last no bytes and the server's count."""
+        raise ConfigError(f"{type(self).__name__} does not write {form}", field="form")
+
+    def take(self, table: TableName, columns: Sequence[str], form: Form) -> AbstractContextManager[Sink]:
+        """Append rows of that form."""
+        raise ConfigError(f"{type(self).__name__} does not read {form}", field="form")
+
+    def interrupt(self) -> None:
+        """End what the connection is doing, and perhaps the connection; called from another thread."""
+
+    def stand_in(self, table: Table, name: str) -> TableName | None:
+        """:meth:`replacement` with the same columns; None if the new table would lack something."""
+        self.savepoint()
+        try:
+            new = self.replacement(table, None, name)
+        except ConfigError:
+            self.back()
+            return None
+        self.keep()
+        return new
+
+    def add_column(self, table: TableName, column: Column) -> None:
+        """Add a column, which is empty in the rows that are there."""
+        self.run(f"ALTER TABLE {self.sql(table)} ADD COLUMN {self.sql(column.name)} {self.types[column.type]}")
+
+    def drop_stage(self, stage: TableName) -> None:
+        """Drop a temporary table."""
+        self.run(f"DROP TABLE {self.sql(stage)}")
+
+    def unlisted(self, listing: TableName, keys: Sequence[str]) -> str:
+        """The condition that the keys of a row of ``t`` are not in ``listing``; good for a few statements."""
+        same = " AND ".join(f"s.{self.sql(key)} = t.{self.sql(key)}" for key in keys)
+        return f"NOT EXISTS (SELECT 1 FROM {self.sql(listing)} AS s WHERE {same})"
+
+    def flag_of(self, kind: str) -> Flag | None:
+        """How a column of that type says that a row is deleted; None for a type that cannot."""
+        kind = kind.lower()
+        if "bool" in kind:
+            return Flag("TRUE", "FALSE", "coalesce({}, FALSE)")
+        if kind.startswith(("timestamp", "date")):
+            return Flag("CURRENT_TIMESTAMP", "NULL", "{} IS NOT NULL")
+        return None
