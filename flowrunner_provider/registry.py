@@ -104,7 +104,7 @@ CONNECTORS: tuple[Connector, ...] = (
         operators=(f"{_ROOT}.email.operators", f"{_ROOT}.email.sensors"),
         hooks=(
             ("smtp", f"{_ROOT}.email.hook.FlowRunnerSmtpHook"),
-            ("imap", f"{_ROOT}.email.imap_hook.FlowRunnerImapHook"),
+            ("imap", f"{_ROOT}.email.hooks.imap.FlowRunnerImapHook"),
         ),
         watchers=(f"{_ROOT}.email.triggers.MailMessageTrigger",),
     ),

@@ -30,9 +30,10 @@ from flowrunner_provider.core.retry import apause
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.email.attachments import too_large
 from flowrunner_provider.email.batch_report import in_doubt, partial, write_reports
-from flowrunner_provider.email.batch_spec import BatchResult, BatchSpec, Session, Sessions
+from flowrunner_provider.email.batch_spec import BatchSpec, Session, Sessions
 from flowrunner_provider.email.batch_state import DOUBT, LATER, NAME, OPEN, REFUSED, SENT, Journal, Ledger
 from flowrunner_provider.email.letter import Letter
+from flowrunner_provider.email.results import BatchResult
 from flowrunner_provider.email.rows import Row, RowSource
 
 __all__ = ["send_batch"]

@@ -13,7 +13,7 @@ from flowrunner_provider.email.letter import Letter, LetterForm
 from flowrunner_provider.email.rows import Row
 from flowrunner_provider.email.send import Addressed, Refusal
 
-__all__ = ["BatchResult", "BatchSpec", "Session", "Sessions"]
+__all__ = ["BatchSpec", "Session", "Sessions"]
 
 
 class Session(Protocol):
@@ -62,25 +62,3 @@ class BatchSpec:
     on_item_error: Literal["continue", "fail"] = "continue"
     max_failures: int = 1000
     on_unknown: OnUnknown = "stop"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchResult:
-    """A batch of which every row is settled; one with refusals is an error. The counts add up to ``rows``.
-
-    :param rows: how many there were.
-    :param sent: whose mail the server took, over all attempts.
-    :param refused: 0: refusals make the task fail.
-    :param unknown: of whom nobody knows, after ``on_unknown="skip"``.
-    :param skipped: 0: rows that were not tried make the task fail.
-    :param report: the file with a line per row; None without one.
-    :param dead_letter: the file with the rows without a mail; None without one.
-    """
-
-    rows: int
-    sent: int
-    refused: int
-    unknown: int
-    skipped: int
-    report: str | None
-    dead_letter: str | None

@@ -28,8 +28,9 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.email.addresses import Mailbox
 from flowrunner_provider.email.attachments import too_large
 from flowrunner_provider.email.message import Mail, build
+from flowrunner_provider.email.results import SendResult
 
-__all__ = ["Addressed", "Envelope", "Refusal", "SendResult", "Transport", "deliver"]
+__all__ = ["Addressed", "Envelope", "Refusal", "Transport", "deliver"]
 
 NAME = "email.send"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -99,23 +100,6 @@ class Transport(Protocol):
 
     async def envelope(self, mail: Mail, recipients: Sequence[str], size: int, deadline: Deadline) -> Envelope:
         """Connect, log in, announce. Nothing is sent yet, so any error says that nothing was."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SendResult:
-    """What became of a mail.
-
-    :param message_id: with its angle brackets, the same in every attempt.
-    :param accepted: recipients for whom the server took the mail.
-    :param refused: recipients that were refused; empty whenever the task succeeds.
-    :param unknown: recipients of whom nobody knows, after ``on_unknown="skip"``.
-    """
-
-    message_id: str
-    accepted: int
-    refused: list[str]
-    unknown: int
-    subject: str
 
 
 async def deliver(

@@ -35,7 +35,7 @@ class MailTrigger(FlowRunnerTrigger):
         return {"imap_conn_id": self.imap_conn_id, "watch": self.watch}
 
     async def observe(self) -> Json:
-        from flowrunner_provider.email.imap_hook import FlowRunnerImapHook
+        from flowrunner_provider.email.hooks.imap import FlowRunnerImapHook
         from flowrunner_provider.email.mailbox_watch import MailWatch
 
         watch = MailWatch.from_json(self.watch)
@@ -91,7 +91,7 @@ class MailMessageTrigger(FlowRunnerWatcher):
         }  # fmt: skip
 
     async def look(self, cursor: Json) -> Seen:
-        from flowrunner_provider.email.imap_hook import FlowRunnerImapHook
+        from flowrunner_provider.email.hooks.imap import FlowRunnerImapHook
         from flowrunner_provider.email.mailbox_arrivals import arrivals
         from flowrunner_provider.email.mailbox_watch import MailWatch
         from flowrunner_provider.email.search import MailSearch

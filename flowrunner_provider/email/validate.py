@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,29 +12,17 @@ from flowrunner_provider.core.errors import ConfigError, IntegrityError
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.data.dataset import Dataset, format_of
+from flowrunner_provider.data.dataset import format_of
 from flowrunner_provider.data.writers import open_writer, part_token
 from flowrunner_provider.email.letter import recipient
+from flowrunner_provider.email.results import ValidateResult
 from flowrunner_provider.email.rows import Row, RowSource
 
-__all__ = ["REASON", "ValidateResult", "Validator", "validate"]
+__all__ = ["REASON", "Validator", "validate"]
 
 REASON = "invalid_reason"
 _BATCH = 2_000
 _DNS_SECONDS = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidateResult:
-    """Where the rows are; ``rows`` = rows of ``valid`` + rows of ``invalid``.
-
-    :param valid: the rows whose address is good.
-    :param invalid: the others, with the reason.
-    """
-
-    rows: int
-    valid: Dataset
-    invalid: Dataset
 
 
 class Validator:

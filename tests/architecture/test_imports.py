@@ -88,7 +88,7 @@ print(sorted(set(ours)))
     assert python(program).strip() == "['plugin', 'provider_info', 'registry']"
 
 
-LATER = {"data", "email", "http"}
+LATER = {"data", "http"}
 """Connectors whose operators still load (a part of) their engine; it shrinks and never grows."""
 
 ENGINE_FOLDERS = {"stores", "gateways", "dialects", "hooks"}

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import Dataset
-from flowrunner_provider.email.addresses import mailbox, mailboxes
-from flowrunner_provider.email.attachments import read_all
-from flowrunner_provider.email.batch import send_batch
-from flowrunner_provider.email.batch_content import Content
-from flowrunner_provider.email.batch_spec import BatchResult, BatchSpec
-from flowrunner_provider.email.config import SmtpConfig
-from flowrunner_provider.email.hook import FlowRunnerSmtpHook
-from flowrunner_provider.email.row_template import RowTemplate, Templates
-from flowrunner_provider.email.rows import RowSource
-from flowrunner_provider.email.template import is_html
+from flowrunner_provider.email.results import BatchResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
-from flowrunner_provider.runtime.settings import state_path
+
+if TYPE_CHECKING:
+    from flowrunner_provider.email.batch_content import Content
+    from flowrunner_provider.email.config import SmtpConfig
+    from flowrunner_provider.email.row_template import RowTemplate, Templates
 
 __all__ = ["EmailBatchOperator"]
 
@@ -127,6 +122,13 @@ class EmailBatchOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> BatchResult:
         """Check everything, and send what no earlier attempt has sent."""
+        from flowrunner_provider.email.addresses import mailbox
+        from flowrunner_provider.email.batch import send_batch
+        from flowrunner_provider.email.batch_spec import BatchSpec
+        from flowrunner_provider.email.hook import FlowRunnerSmtpHook
+        from flowrunner_provider.email.rows import RowSource
+        from flowrunner_provider.runtime.settings import state_path
+
         for field, value, choices in (
             ("on_unknown", self.on_unknown, OnUnknown),
             ("on_item_error", self.on_item_error, OnItemError),
@@ -176,6 +178,11 @@ class EmailBatchOperator(FlowRunnerOperator):
         )
 
     def _content(self, sender: str, limit: int) -> Content:
+        from flowrunner_provider.email.addresses import mailbox, mailboxes
+        from flowrunner_provider.email.attachments import read_all
+        from flowrunner_provider.email.batch_content import Content
+        from flowrunner_provider.email.row_template import Templates
+
         for field in ("template_context", "headers"):
             if not isinstance(getattr(self, field) or {}, Mapping):
                 raise ConfigError(f"{field} must be a mapping", field=field, remedy="write {'name': 'value'}")
@@ -206,6 +213,8 @@ class EmailBatchOperator(FlowRunnerOperator):
 
     def _bodies(self, templates: Templates) -> tuple[RowTemplate | None, RowTemplate | None]:
         """HTML and plain text; what was not given is None."""
+        from flowrunner_provider.email.template import is_html
+
         html = None if self.html is None else templates.text(self.html, "html", html=True)
         text = None if self.text is None else templates.text(self.text, "text")
         if self.template:

@@ -67,7 +67,7 @@ class MailOrganizeOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> MailOrganizeResult:
         """Find, remember, do."""
-        from flowrunner_provider.email.imap_hook import FlowRunnerImapHook
+        from flowrunner_provider.email.hooks.imap import FlowRunnerImapHook
         from flowrunner_provider.email.mailbox_organize import OrganizeJob, organize
         from flowrunner_provider.email.operators.mail_arguments import sieve_of, validity_of
 

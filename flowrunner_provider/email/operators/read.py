@@ -97,7 +97,7 @@ class MailReadOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> MailReadResult:
         """Read, save, then act."""
-        from flowrunner_provider.email.imap_hook import FlowRunnerImapHook
+        from flowrunner_provider.email.hooks.imap import FlowRunnerImapHook
         from flowrunner_provider.email.mailbox_read import ReadJob, read
         from flowrunner_provider.email.operators.mail_arguments import sieve_of, validity_of
 

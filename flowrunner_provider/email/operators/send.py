@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.email.attachments import read_all
-from flowrunner_provider.email.config import SmtpConfig
-from flowrunner_provider.email.hook import FlowRunnerSmtpHook
-from flowrunner_provider.email.message import Mail, compose
-from flowrunner_provider.email.send import SendResult, deliver
-from flowrunner_provider.email.template import is_html, render
+from flowrunner_provider.email.results import SendResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
+
+if TYPE_CHECKING:
+    from flowrunner_provider.email.config import SmtpConfig
+    from flowrunner_provider.email.message import Mail
 
 __all__ = ["EmailSendOperator"]
 
@@ -118,6 +117,9 @@ class EmailSendOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> SendResult:
         """Compose the mail, which checks everything, and deliver it."""
+        from flowrunner_provider.email.hook import FlowRunnerSmtpHook
+        from flowrunner_provider.email.send import deliver
+
         if self.on_unknown not in ("stop", "resend", "skip"):
             raise ConfigError(
                 f"on_unknown is {self.on_unknown!r}", field="on_unknown", remedy="write stop, resend or skip"
@@ -141,6 +143,9 @@ class EmailSendOperator(FlowRunnerOperator):
         )
 
     def _mail(self, config: SmtpConfig, limit: int) -> Mail:
+        from flowrunner_provider.email.attachments import read_all
+        from flowrunner_provider.email.message import compose
+
         sender = self.from_email or config.from_email
         if not sender:
             raise ConfigError(
@@ -173,6 +178,8 @@ class EmailSendOperator(FlowRunnerOperator):
 
     def _content(self, config: SmtpConfig) -> tuple[str | None, str | None]:
         """The content as HTML and as plain text; a part that was not given is None."""
+        from flowrunner_provider.email.template import is_html
+
         template = self.template
         if not template:
             if self.html is None and self.text is None and config.html_content_template:
@@ -189,6 +196,8 @@ class EmailSendOperator(FlowRunnerOperator):
         return (content, self.text) if taken == "html" else (self.html, content)
 
     def _rendered(self, template: str) -> str:
+        from flowrunner_provider.email.template import render
+
         context = self.template_context or {}
         if not isinstance(context, Mapping):
             raise ConfigError("template_context must be a mapping", field="template_context", remedy="{...}")

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import Dataset, format_of, local_path
-from flowrunner_provider.email.rows import RowSource
-from flowrunner_provider.email.validate import ValidateResult, Validator, validate
+from flowrunner_provider.email.results import ValidateResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 __all__ = ["EmailValidateOperator"]
@@ -54,6 +53,9 @@ class EmailValidateOperator(FlowRunnerOperator):
 
     def perform(self, run: Run) -> ValidateResult:
         """Judge every row."""
+        from flowrunner_provider.email.rows import RowSource
+        from flowrunner_provider.email.validate import Validator, validate
+
         valid, invalid = local_path(self.valid, "valid"), local_path(self.invalid, "invalid")
         for path, field in ((valid, "valid"), (invalid, "invalid")):
             format_of(path, field)
