@@ -1,4 +1,4 @@
-"""Attachments: files of this disk, found by pattern and read before anything is sent."""
+"""Attachments: what is known of a file by its name, and files of this disk, found by pattern."""
 
 from __future__ import annotations
 
@@ -13,23 +13,56 @@ from pathlib import Path
 from flowrunner_provider.core.errors import AccessDenied, ConfigError, NotFound
 from flowrunner_provider.core.names import safe_component
 
-__all__ = ["Attachment", "read_all", "too_large"]
+__all__ = ["Attachment", "LocalFile", "check_lists", "content_type", "found_here", "read_all", "too_large"]
 
 # Not the files of this machine: every worker must tell the same type.
 _TYPES = mimetypes.MimeTypes()
 for _suffix, _type in {
+    ".7z": "application/x-7z-compressed",
+    ".arrow": "application/vnd.apache.arrow.file",
+    ".avif": "image/avif",
     ".avro": "application/vnd.apache.avro",
     ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    ".epub": "application/epub+zip",
+    ".geojson": "application/geo+json",
+    ".gpg": "application/pgp-encrypted",
+    ".heic": "image/heic",
+    ".ics": "text/calendar",
     ".jsonl": "application/jsonl",
+    ".log": "text/plain",
     ".md": "text/markdown",
+    ".mp4": "video/mp4",
+    ".ndjson": "application/x-ndjson",
+    ".odp": "application/vnd.oasis.opendocument.presentation",
+    ".ods": "application/vnd.oasis.opendocument.spreadsheet",
+    ".odt": "application/vnd.oasis.opendocument.text",
+    ".orc": "application/vnd.apache.orc",
     ".parquet": "application/vnd.apache.parquet",
+    ".pgp": "application/pgp-encrypted",
     ".pptx": "application/vnd.openxmlformats-officedocument.presentationml.presentation",
+    ".rar": "application/vnd.rar",
+    ".rtf": "application/rtf",
+    ".sql": "application/sql",
+    ".toml": "application/toml",
+    ".vcf": "text/vcard",
     ".webp": "image/webp",
+    ".xlsb": "application/vnd.ms-excel.sheet.binary.macroenabled.12",
+    ".xlsm": "application/vnd.ms-excel.sheet.macroenabled.12",
     ".xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    ".xml": "application/xml",
     ".yaml": "application/yaml",
+    ".yml": "application/yaml",
 }.items():
     _TYPES.add_type(_type, _suffix)
-_PACKED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
+_TYPES.encodings_map[".zst"] = "zstd"
+_PACKED = {
+    "br": "application/x-brotli",
+    "bzip2": "application/x-bzip2",
+    "compress": "application/x-compress",
+    "gzip": "application/gzip",
+    "xz": "application/x-xz",
+    "zstd": "application/zstd",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,26 +82,55 @@ class Attachment:
         return hashlib.sha256(self.data).hexdigest()
 
 
-def read_all(
-    patterns: Sequence[str], inline: Mapping[str, str], limit: int
-) -> tuple[list[Attachment], dict[str, Attachment]]:
-    """The files of ``patterns`` in the order of their names, and the pictures of ``inline`` by content id.
+@dataclass(frozen=True)
+class LocalFile:
+    """A file of this disk."""
 
-    :param limit: encoded bytes of the whole mail; files that cannot fit are not read.
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def size(self) -> int:
+        try:
+            return self.path.stat().st_size
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+
+    def attachment(self, limit: int) -> Attachment:
+        """Its bytes, at most ``limit`` of them."""
+        name = safe_component(self.name)
+        try:
+            with self.path.open("rb") as file:
+                data = file.read(limit + 1)
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+        if len(data) > limit:
+            raise too_large(len(data), limit)
+        return Attachment(name=name, content_type=content_type(name), data=data)
+
+
+def read_all(paths: Sequence[str], limit: int) -> list[Attachment]:
+    """The files of this disk at ``paths``, each of which may be a pattern; as :func:`gather` does for any store.
+
     :raises NotFound: for a pattern that matches no file.
     :raises ConfigError: when they are too large.
-    :raises PathEscape: for a file name that is not safe as one.
     """
+    files = list(dict.fromkeys(file for path in paths for file in found_here(path, "attachments")))
+    size = sum(file.size for file in files)
+    if size * 4 // 3 > limit:
+        raise too_large(size * 4 // 3, limit)
+    return [file.attachment(limit) for file in files]
+
+
+def check_lists(patterns: Sequence[str], inline: Mapping[str, str]) -> None:
+    """Refuse what is no list of attachments, or no mapping of pictures."""
     if isinstance(patterns, str) or not isinstance(patterns, Sequence):
         raise ConfigError("attachments must be a list", field="attachments", remedy="write ['/data/a.csv']")
     if not isinstance(inline, Mapping):
         raise ConfigError("inline_images must be a mapping", field="inline_images", remedy="write {'logo': path}")
-    files = list(dict.fromkeys(path for pattern in patterns for path in _matches(pattern, "attachments")))
-    pictures = {cid: _one(path) for cid, path in inline.items()}
-    size = sum(_size(path) for path in (*files, *pictures.values()))
-    if size * 4 // 3 > limit:
-        raise too_large(size * 4 // 3, limit)
-    return [_read(path, limit) for path in files], {cid: _read(path, limit) for cid, path in pictures.items()}
 
 
 def too_large(size: int, limit: int) -> ConfigError:
@@ -80,13 +142,17 @@ def too_large(size: int, limit: int) -> ConfigError:
     )
 
 
-def _matches(pattern: str, field: str) -> list[Path]:
+def found_here(pattern: str, field: str) -> list[LocalFile]:
+    """The files of this disk that ``pattern`` is the name of, or matches; in the order of their names.
+
+    :raises NotFound: when there is none.
+    """
     if not isinstance(pattern, str) or not pattern or "\0" in pattern:
         raise ConfigError(f"{field}: {pattern!r} is not a path", field=field, remedy="write '/data/*.csv'")
     if Path(pattern).is_file():
-        return [Path(pattern)]
+        return [LocalFile(Path(pattern))]
     names = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-    found = [path for path in map(Path, names) if path.is_file()]
+    found = [LocalFile(path) for path in map(Path, names) if path.is_file()]
     if not found:
         raise NotFound(
             f"{field}: no file matches {pattern!r}", remedy="look at the path, or at the task that writes it"
@@ -94,42 +160,13 @@ def _matches(pattern: str, field: str) -> list[Path]:
     return found
 
 
-def _one(path: str) -> Path:
-    found = _matches(path, "inline_images")
-    if len(found) > 1:
-        raise ConfigError(
-            f"inline_images: {path!r} matches {len(found)} files",
-            field="inline_images",
-            remedy="give one file for each content id",
-        )
-    return found[0]
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _read(path: Path, limit: int) -> Attachment:
-    name = safe_component(path.name)
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    if len(data) > limit:
-        raise too_large(len(data), limit)
-    return Attachment(name=name, content_type=_content_type(name), data=data)
-
-
 def _unreadable(path: Path, error: OSError) -> AccessDenied | NotFound:
     kind = NotFound if isinstance(error, FileNotFoundError) else AccessDenied
     return kind(f"attachment {str(path)!r} cannot be read: {error.strerror}", remedy="look at the file")
 
 
-def _content_type(name: str) -> str:
+def content_type(name: str) -> str:
+    """The media type that the name tells."""
     found, packing = _TYPES.guess_type(name)
     if packing:
         return _PACKED.get(packing, "application/octet-stream")

@@ -12,6 +12,7 @@ from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.names import resolve_inside
 from flowrunner_provider.email.addresses import Mailbox, header_text
 from flowrunner_provider.email.attachments import Attachment, read_all
+from flowrunner_provider.email.css import inlined
 from flowrunner_provider.email.letter import Letter, LetterForm, encoded, recipient
 from flowrunner_provider.email.message import header_name
 from flowrunner_provider.email.plain_text import plain_text
@@ -28,6 +29,7 @@ class Content:
     :param headers: name -> template.
     :param attachments: for everybody; encoded once.
     :param column: a column with file names below ``folder``, for attachments of the row's own.
+    :param inline_css: move the rules of ``<style>`` into the elements.
     """
 
     def __init__(
@@ -46,17 +48,18 @@ class Content:
         column: str | None,
         folder: str | None,
         limit: int,
+        inline_css: bool = True,
     ) -> None:
         self._sender, self._reply_to, self._to, self._to_name = sender, tuple(reply_to), to, to_name
         self._subject, self._html, self._text = subject, html, text
         self._headers = [(header_name(name), templates.text(value, "headers")) for name, value in headers.items()]
         self._parts = [encoded(attachment) for attachment in attachments]
-        self._column, self._limit = column, limit
+        self._column, self._limit, self._inline_css = column, limit, inline_css
         self._folder = Path(folder) if folder else None
         self.identity = fingerprint(
             [(box.name, box.address) for box in (sender, *reply_to)],
             [to, to_name, column, folder, [name for name, _ in self._headers]],
-            [html is None, text is None, templates.sources, templates.context],
+            [html is None, text is None, inline_css, templates.sources, templates.context],
             [(each.name, each.content_type, each.sha256) for each in attachments],
         )
 
@@ -81,7 +84,7 @@ class Content:
             to=recipient(_text(row, self._to), _text(row, self._to_name), self._to),
             subject=header_text(subject, "subject"),
             text=text,
-            html=html,
+            html=inlined(html) if html is not None and self._inline_css else html,
             headers=[(name, header_text(value(row), "headers")) for name, value in self._headers],
             parts=self._own(row) if self._column else (),
         )
@@ -92,8 +95,7 @@ class Content:
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
             raise ConfigError(f"column {self._column!r} must hold file names", field="attachment_column")
         paths = [_file(self._folder or Path.cwd(), name) for name in names if name]
-        found, _ = read_all(paths, {}, self._limit)
-        return [encoded(attachment) for attachment in found]
+        return [encoded(attachment) for attachment in read_all(paths, self._limit)]
 
 
 def _file(folder: Path, name: str) -> str:

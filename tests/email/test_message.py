@@ -9,16 +9,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from email.header import decode_header, make_header
 from email.message import EmailMessage
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowrunner_provider.core.errors import ConfigError, NotFound, PathEscape
+from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.email.addresses import Mailbox, header_lines, mailboxes
-from flowrunner_provider.email.attachments import Attachment, read_all
+from flowrunner_provider.email.attachments import Attachment
 from flowrunner_provider.email.message import MAX_RECIPIENTS, Mail, build, compose
 from flowrunner_provider.email.plain_text import plain_text
 
@@ -254,38 +253,3 @@ def test_plain_text(html: str, text: str) -> None:
 @given(st.text(max_size=200))
 def test_plain_text_takes_anything(html: str) -> None:
     assert plain_text(f"<p>{html}").endswith("\n")
-
-
-def test_attachments_are_found_and_typed(tmp_path: Path) -> None:
-    for name in ("b.csv", "a.csv", "c.xlsx", "d.csv.gz", "e.eml", "f"):
-        (tmp_path / name).write_bytes(name.encode())
-    (tmp_path / "report[1].csv").write_bytes(b"x")
-    (tmp_path / "folder.csv").mkdir()
-    found, _ = read_all([f"{tmp_path}/?.csv", f"{tmp_path}/report[1].csv", f"{tmp_path}/a.csv"], {}, 1000)
-    assert [part.name for part in found] == ["a.csv", "b.csv", "report[1].csv"]
-    others, inline = read_all([f"{tmp_path}/[c-f]*"], {"x": f"{tmp_path}/f"}, 1000)
-    assert [part.content_type.split("/")[1] for part in others] == [
-        "vnd.openxmlformats-officedocument.spreadsheetml.sheet", "gzip", "octet-stream", "octet-stream",
-    ]  # fmt: skip
-    assert inline["x"].data == b"f"
-
-
-@pytest.mark.parametrize("pattern", ["missing.csv", "*.nothing", "folder*"])
-def test_a_pattern_without_a_file_is_not_found(tmp_path: Path, pattern: str) -> None:
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(NotFound, match="no file matches"):
-        read_all([f"{tmp_path}/{pattern}"], {}, 1000)
-
-
-def test_attachments_that_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "evil%2fname").write_bytes(b"")
-    (tmp_path / "new\nline").write_bytes(b"")
-    for name in ("evil%2fname", "new\nline"):
-        with pytest.raises(PathEscape):
-            read_all([f"{tmp_path}/{name}"], {}, 1000)
-    (tmp_path / "big").write_bytes(bytes(1000))
-    with pytest.raises(ConfigError, match="max_total_size is 1,200"):
-        read_all([f"{tmp_path}/big"], {}, 1200)
-    for patterns, inline in [("a.csv", {}), ([5], {}), ([""], {}), ([], []), ([], {"x": f"{tmp_path}/*"})]:
-        with pytest.raises(ConfigError):
-            read_all(patterns, inline, 1000)  # type: ignore[arg-type]

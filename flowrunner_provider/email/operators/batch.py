@@ -55,7 +55,10 @@ class EmailBatchOperator(FlowRunnerOperator):
     :param from_email: the sender; by default the connection's ``from_email``.
     :param reply_to: where answers go.
     :param headers: further headers, e.g. ``{"List-Unsubscribe": "<https://example.com/u/{{ id }}>"}``.
-    :param attachments: files or patterns for everybody; one that matches nothing is an error.
+    :param inline_css: move the rules of ``<style>`` into the elements, for readers that drop style sheets. Linked
+        style sheets are never fetched.
+    :param attachments: files or patterns for everybody, on this disk or any store (``s3://lake@terms/*.pdf``); one
+        that matches nothing is an error.
     :param attachment_column: a column with a file name, or a list of them, for attachments of the row's own. They
         must stay as they are until the task has succeeded.
     :param attachment_folder: where those files are; a name that leads out of it is refused.
@@ -95,6 +98,7 @@ class EmailBatchOperator(FlowRunnerOperator):
         from_email: str | None = None,
         reply_to: str | list[str] | None = None,
         headers: dict[str, str] | None = None,
+        inline_css: bool = True,
         attachments: list[str] | None = None,
         attachment_column: str | None = None,
         attachment_folder: str | None = None,
@@ -114,7 +118,7 @@ class EmailBatchOperator(FlowRunnerOperator):
         self.subject, self.html, self.text, self.template = subject, html, text, template
         self.template_folder, self.template_context = template_folder, template_context
         self.from_email, self.reply_to, self.headers = from_email, reply_to, headers
-        self.attachments = attachments
+        self.attachments, self.inline_css = attachments, inline_css
         self.attachment_column, self.attachment_folder = attachment_column, attachment_folder
         self.concurrency, self.window, self.max_total_size = concurrency, window, max_total_size
         self.on_item_error, self.max_failures, self.on_unknown = on_item_error, max_failures, on_unknown
@@ -146,7 +150,7 @@ class EmailBatchOperator(FlowRunnerOperator):
         limit = _positive(config.max_total_size if self.max_total_size is None else self.max_total_size,
                           "max_total_size")  # fmt: skip
         sender = self._sender(config)
-        content = self._content(sender, limit)
+        content = await self._content(sender, limit, run)
         needs = tuple(name for name in (self.to, self.to_name, self.attachment_column) if name)
         source = RowSource(self.recipients, "recipients", needs)
         run.pacer = hook.pacer
@@ -177,9 +181,9 @@ class EmailBatchOperator(FlowRunnerOperator):
             remedy="give from_email here or in the connection's extra",
         )
 
-    def _content(self, sender: str, limit: int) -> Content:
+    async def _content(self, sender: str, limit: int, run: Run) -> Content:
         from flowrunner_provider.email.addresses import mailbox, mailboxes
-        from flowrunner_provider.email.attachments import read_all
+        from flowrunner_provider.email.attachment_stores import gather
         from flowrunner_provider.email.batch_content import Content
         from flowrunner_provider.email.row_template import Templates
 
@@ -194,7 +198,7 @@ class EmailBatchOperator(FlowRunnerOperator):
             )
         templates = Templates(self._folder(), self.template_context or {})
         html, text = self._bodies(templates)
-        attachments, _ = read_all(self.attachments or [], {}, limit)
+        attachments, _ = await gather(self.attachments or [], {}, limit, run)
         return Content(
             templates,
             sender=mailbox(sender, "from_email"),
@@ -209,6 +213,7 @@ class EmailBatchOperator(FlowRunnerOperator):
             column=self.attachment_column,
             folder=self.attachment_folder,
             limit=limit,
+            inline_css=self.inline_css,
         )
 
     def _bodies(self, templates: Templates) -> tuple[RowTemplate | None, RowTemplate | None]:

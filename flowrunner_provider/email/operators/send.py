@@ -42,8 +42,11 @@ class EmailSendOperator(FlowRunnerOperator):
     :param template: a Jinja file with the content; HTML if its name ends in ``.html`` (or ``.html.j2``).
     :param template_folder: where templates and their layouts are looked up; by default the DAG's folder.
     :param template_context: the names that the template may use; an undefined one is an error.
-    :param attachments: files or patterns such as ``/data/out/*.csv``; one that matches nothing is an error.
-    :param inline_images: content id to file, for ``<img src="cid:logo">``.
+    :param inline_css: move the rules of ``<style>`` into the elements, for readers that drop style sheets. Linked
+        style sheets are never fetched.
+    :param attachments: files or patterns such as ``/data/out/*.csv``, on this disk or any store, such as
+        ``sftp://partner@/out/*.pdf``; one that matches nothing is an error. Files that are too large are not read.
+    :param inline_images: content id to file, on any store, for ``<img src="cid:logo">``.
     :param headers: further headers, e.g. ``{"X-Topic": "sales"}``.
     :param on_unknown: what to do when an earlier attempt may have sent the mail: ``stop``; ``resend`` the same
         bytes with the same Message-ID, so that many mailboxes show it once; or ``skip``.
@@ -88,6 +91,7 @@ class EmailSendOperator(FlowRunnerOperator):
         template: str | None = None,
         template_folder: str | None = None,
         template_context: dict[str, Any] | None = None,
+        inline_css: bool = True,
         attachments: list[str] | None = None,
         inline_images: dict[str, str] | None = None,
         headers: dict[str, str] | None = None,
@@ -108,6 +112,7 @@ class EmailSendOperator(FlowRunnerOperator):
         self.template = template
         self.template_folder = template_folder
         self.template_context = template_context
+        self.inline_css = inline_css
         self.attachments = attachments
         self.inline_images = inline_images
         self.headers = headers
@@ -131,7 +136,7 @@ class EmailSendOperator(FlowRunnerOperator):
             raise ConfigError(
                 "max_total_size must be a positive number of bytes", field="max_total_size", remedy="correct it"
             )
-        mail = self._mail(config, limit)
+        mail = await self._mail(config, limit, run)
         run.pacer = hook.pacer
         return await deliver(
             run,
@@ -142,8 +147,9 @@ class EmailSendOperator(FlowRunnerOperator):
             on_unknown=self.on_unknown,
         )
 
-    def _mail(self, config: SmtpConfig, limit: int) -> Mail:
-        from flowrunner_provider.email.attachments import read_all
+    async def _mail(self, config: SmtpConfig, limit: int, run: Run) -> Mail:
+        from flowrunner_provider.email.attachment_stores import gather
+        from flowrunner_provider.email.css import inlined
         from flowrunner_provider.email.message import compose
 
         sender = self.from_email or config.from_email
@@ -154,7 +160,9 @@ class EmailSendOperator(FlowRunnerOperator):
                 remedy="give from_email here or in the connection's extra",
             )
         html, text = self._content(config)
-        attachments, inline = read_all(self.attachments or [], self.inline_images or {}, limit)
+        if html is not None and self.inline_css:
+            html = inlined(html)
+        attachments, inline = await gather(self.attachments or [], self.inline_images or {}, limit, run)
         return compose(
             sender=sender,
             to=self.to or (),

@@ -1,0 +1,143 @@
+"""Attachments from any store: found and measured first, and only then read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from flowrunner_provider.core.errors import ConfigError, NotFound, Unavailable
+from flowrunner_provider.core.names import safe_component
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.email.attachments import (
+    Attachment,
+    LocalFile,
+    check_lists,
+    content_type,
+    found_here,
+    too_large,
+)
+from flowrunner_provider.files.hook import opened
+from flowrunner_provider.files.plan import Item, Source, find
+from flowrunner_provider.files.store import Store
+from flowrunner_provider.files.uri import parse
+
+__all__ = ["gather"]
+
+MAX_FILES = 1000
+"""More attachments than that are refused."""
+
+
+async def gather(
+    patterns: Sequence[str], inline: Mapping[str, str], limit: int, run: Run
+) -> tuple[list[Attachment], dict[str, Attachment]]:
+    """The files of ``patterns``, for each in the order of their names, and the pictures of ``inline`` by content id.
+
+    :param patterns: paths on this machine, or addresses such as ``s3://lake@reports/2026/*.csv``.
+    :param limit: encoded bytes of the whole mail; nothing is read of files that cannot fit.
+    :raises NotFound: for a pattern that matches no file.
+    :raises ConfigError: when they are too large, for a folder, and for what is no address.
+    :raises PathEscape: for a file name that is not safe as one.
+    """
+    check_lists(patterns, inline)
+    async with AsyncExitStack() as stack:
+        stores = await opened(
+            run,
+            stack,
+            attachments=[parse(path, field="attachments") for path in patterns if _is_address(path)],
+            inline_images=[parse(path, field="inline_images") for path in inline.values() if _is_address(path)],
+        )
+        several = [await _files(path, "attachments", stores, run) for path in patterns]
+        files = list(dict.fromkeys(file for some in several for file in some))
+        pictures = {cid: await _picture(path, stores, run) for cid, path in inline.items()}
+        size = sum(file.size or 0 for file in (*files, *pictures.values()))
+        if size * 4 // 3 > limit:
+            raise too_large(size * 4 // 3, limit)
+        return (
+            [await _attachment(file, limit, run) for file in files],
+            {cid: await _attachment(file, limit, run) for cid, file in pictures.items()},
+        )
+
+
+@dataclass(frozen=True)
+class _StoredFile:
+    """A file that a listing has shown."""
+
+    store: Store
+    path: str
+    item: Item
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
+    def size(self) -> int | None:
+        return self.item.size
+
+    async def read(self, limit: int) -> bytes:
+        """All of it.
+
+        :raises ConfigError: when it is longer than ``limit``.
+        :raises Unavailable: when it is not as long as it was said to be.
+        """
+        data = bytearray()
+        async for chunk in self.store.read(self.path):
+            data += chunk
+            if len(data) > limit:
+                raise too_large(len(data), limit)
+        if self.size is not None and len(data) != self.size:
+            raise Unavailable(
+                f"attachment {self.store.where}{self.path} changed while it was read",
+                remedy="nothing to do: it is tried again",
+            )
+        return bytes(data)
+
+
+_File = LocalFile | _StoredFile
+
+
+def _is_address(path: str) -> bool:
+    return isinstance(path, str) and "://" in path
+
+
+async def _files(path: str, field: str, stores: Mapping[str, Store], run: Run) -> list[_File]:
+    if not _is_address(path):
+        return [*found_here(path, field)]
+    location = parse(path, field=field)
+    source = Source(stores[location.root], location.path)
+
+    async def look() -> list[Item]:
+        await source.settle()
+        if not source.pattern and not source.is_file:
+            raise ConfigError(f"{field}: {path!r} is a folder", field=field, remedy="write a pattern: /*.csv")
+        return await find([source], run, recursive=False, max_files=MAX_FILES, missing_ok=False)
+
+    items = await run.retry.acall(look, run.deadline)
+    if not items:
+        raise NotFound(f"{field}: no file matches {path!r}", remedy="look at the path, or at the task that writes it")
+    return [_StoredFile(source.store, source.path_of(item.relative), item) for item in items]
+
+
+async def _picture(path: str, stores: Mapping[str, Store], run: Run) -> _File:
+    found = await _files(path, "inline_images", stores, run)
+    if len(found) > 1:
+        raise ConfigError(
+            f"inline_images: {path!r} matches {len(found)} files",
+            field="inline_images",
+            remedy="give one file for each content id",
+        )
+    return found[0]
+
+
+async def _attachment(file: _File, limit: int, run: Run) -> Attachment:
+    name = safe_component(file.name)
+    if isinstance(file, LocalFile):
+        return await asyncio.to_thread(file.attachment, limit)
+
+    async def read() -> bytes:
+        return await file.read(limit)
+
+    data = await run.retry.acall(read, run.deadline)
+    return Attachment(name=name, content_type=content_type(name), data=data)

@@ -1,0 +1,34 @@
+"""Styles moved into the elements that they are for: many mail readers drop ``<style>``."""
+
+from __future__ import annotations
+
+import re
+
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.extras import load
+
+__all__ = ["inlined"]
+
+_STYLE = re.compile(r"<style[\s>]", re.IGNORECASE)
+
+
+def inlined(html: str) -> str:
+    """``html`` with the rules of its ``<style>`` elements as ``style`` attributes; without any it stays as it is.
+
+    Rules that only a style sheet can have, such as ``@media``, stay in one. Nothing is fetched: a style sheet that is
+    linked is left to the reader.
+
+    :raises ConfigError: naming ``html``, when it cannot be read.
+    """
+    if not _STYLE.search(html):
+        return html
+    css = load("css_inline", extra="email", needed_for="moving CSS into the elements of a mail")
+    inliner = css.CSSInliner(load_remote_stylesheets=False, keep_link_tags=True, keep_at_rules=True)
+    try:
+        return str(inliner.inline(html))
+    except css.InlineError as error:
+        raise ConfigError(
+            f"the styles of the mail cannot be moved into its elements: {error}",
+            field="html",
+            remedy="correct the <style> element, or set inline_css=False",
+        ) from error
