@@ -97,23 +97,7 @@ def test_a_batch_has_them_too(tmp_path: Path, smtp_sink: SmtpSink) -> None:
     (tmp_path / "terms.pdf").write_bytes(b"%PDF-")
     (tmp_path / "scene").mkdir()
     send_batch(BatchScene(tmp_path / "scene", smtp_sink.directory, people(2)), attachments=[f"file://{tmp_path}/*.pdf"])
-    spreadsheets = (
-        "a.csv",
-        "a.tsv",
-        "a.xls",
-        "a.xlsx",
-        "a.ods",
-        "a.parquet",
-        "a.avro",
-        "a.json",
-        "a.jsonl",
-        "a.geojson",
-    )
-    texts = ("a.pdf", "a.PDF", "a.doc", "a.docx", "a.odt", "a.rtf", "a.pptx", "a.txt", "a.log", "a.md", "a.html", "a.xml",
-             "a.yaml", "a.yml", "a.sql", "a.ics", "a.vcf", "a.epub")  # fmt: skip
-    pictures = ("a.png", "a.jpg", "a.jpeg", "a.gif", "a.svg", "a.webp", "a.tif", "a.heic", "a.mp4", "a.mp3")
-    packed = ("a.zip", "a.tar", "a.7z", "a.csv.gz", "a.tar.bz2", "a.tar.xz", "a.jsonl.zst", "a.pgp")
-    names = (*spreadsheets, *texts, *pictures, *packed)
+    names = [[part.get_filename() for part in mail.message.iter_attachments()] for mail in smtp_sink.mails()]
     assert names == [["terms.pdf"]] * 2
 
 
@@ -165,54 +149,23 @@ def test_attachments_are_found_and_typed(tmp_path: Path) -> None:
 
 def test_what_is_known_has_a_type() -> None:
     """[RAN] Everything was ``application/octet-stream``."""
-    names = [
+    spreadsheets = (
         "a.csv",
-        "a.pdf",
-        "a.xlsx",
+        "a.tsv",
         "a.xls",
-        "a.docx",
-        "a.doc",
-        "a.pptx",
-        "a.json",
-        "a.jsonl",
-        "a.xml",
-        "a.html",
-        "a.txt",
-        "a.log",
-        "a.zip",
-        "a.tar",
-        "a.7z",
-        "a.png",
-        "a.jpg",
-        "a.jpeg",
-        "a.gif",
-        "a.svg",
-        "a.webp",
+        "a.xlsx",
+        "a.ods",
         "a.parquet",
         "a.avro",
-        "a.yaml",
-        "a.yml",
-        "a.ics",
-        "a.vcf",
-        "a.ods",
-        "a.odt",
-        "a.rtf",
-        "a.md",
-        "a.mp4",
-        "a.mp3",
-        "a.tsv",
-        "a.sql",
-        "a.csv.gz",
-        "a.tar.bz2",
-        "a.tar.xz",
-        "a.jsonl.zst",
-        "a.PDF",
-        "a.tif",
-        "a.heic",
-        "a.pgp",
-        "a.epub",
+        "a.json",
+        "a.jsonl",
         "a.geojson",
-    ]
+    )
+    texts = ("a.pdf", "a.PDF", "a.doc", "a.docx", "a.odt", "a.rtf", "a.pptx", "a.txt", "a.log", "a.md", "a.html",
+             "a.xml", "a.yaml", "a.yml", "a.sql", "a.ics", "a.vcf", "a.epub")  # fmt: skip
+    pictures = ("a.png", "a.jpg", "a.jpeg", "a.gif", "a.svg", "a.webp", "a.tif", "a.heic", "a.mp4", "a.mp3")
+    packed = ("a.zip", "a.tar", "a.7z", "a.csv.gz", "a.tar.bz2", "a.tar.xz", "a.jsonl.zst", "a.pgp")
+    names = (*spreadsheets, *texts, *pictures, *packed)
     assert [name for name in names if content_type(name) == "application/octet-stream"] == []
     assert content_type("a") == content_type("a.unheard-of") == "application/octet-stream"
     assert content_type("a.eml") == "application/octet-stream", "RFC 2046: a message may not be encoded"
