@@ -28,7 +28,7 @@ from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.files.books import SKIPPED, Batch, Books, batches, token_of
 from flowrunner_provider.files.content import write_once
 from flowrunner_provider.files.copy_plan import CopyPlan, Key
-from flowrunner_provider.files.each import each
+from flowrunner_provider.files.each import each, each_file
 from flowrunner_provider.files.failures import Failures
 from flowrunner_provider.files.leave import Leaving
 from flowrunner_provider.files.ledger import Announced, Ledger
@@ -310,7 +310,11 @@ class _Copy:
         for size in batch.done.values():
             if books.progress:
                 books.progress.advance(size)
-        await each(options.concurrency, lambda index: self._try(batch, index, self._one(batch, index)), batch.open)
+        await each_file(
+            options.concurrency,
+            lambda index: self._try(batch, index, self._one(batch, index)),
+            {index: batch.items[index].size for index in batch.open},
+        )
         if options.leaves != "none":
             books.save(force=True)
             copied = list(batch.done)
@@ -325,9 +329,9 @@ class _Copy:
         self._bytes += sum(batch.done.values())
         self._skipped += len(batch.items) - len(batch.done) - len(batch.failed - set(batch.done))
         for index in sorted(batch.done):
-            target = self._dest.target(batch.items[index], batch.choices[index])
-            if len(self._preview) < _PREVIEW and len(json.dumps(self._preview)) < _PREVIEW_CHARACTERS:
-                self._preview.append([target, batch.done[index]])
+            if len(self._preview) == _PREVIEW or len(json.dumps(self._preview)) >= _PREVIEW_CHARACTERS:
+                break
+            self._preview.append([self._dest.target(batch.items[index], batch.choices[index]), batch.done[index]])
         books.batch = None
 
     async def _try(self, batch: Batch, index: int, work: Coroutine[Any, Any, None]) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
-__all__ = ["each"]
+__all__ = ["each", "each_file"]
+
+SMALL = 1024 * 1024
+"""Bytes; of files below this size more are copied at a time: what they cost is waiting, not memory."""
+
+_MOST = 64
 
 
 async def each(concurrency: int, act: Callable[[Any], Coroutine[Any, Any, None]], things: Iterable[Any]) -> None:
@@ -26,3 +31,15 @@ async def each(concurrency: int, act: Callable[[Any], Coroutine[Any, Any, None]]
         await asyncio.gather(*workers, return_exceptions=True)
     for task in done:
         task.result()
+
+
+async def each_file(
+    concurrency: int, act: Callable[[Any], Coroutine[Any, Any, None]], sizes: Mapping[Any, int | None]
+) -> None:
+    """:func:`each` for files: first the small ones, sixteen times as many at a time, then the others.
+
+    :param sizes: by what :func:`act` gets; None for an unknown size.
+    """
+    small = [thing for thing, size in sizes.items() if size is not None and size < SMALL]
+    await each(min(_MOST, concurrency * 16), act, small)
+    await each(concurrency, act, sizes.keys() - set(small))

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Self, cast
 
-from flowrunner_provider.files.store import Capabilities, CopyingStore, Entry, FolderStore, Store, Upload
+from flowrunner_provider.files.store import Capabilities, CopyingStore, Entry, FolderStore, Store, Upload, WholeStore
 
 __all__ = ["PacedStore"]
 
@@ -74,6 +74,10 @@ class PacedStore:
     async def rename(self, path: str, target: str, *, replace: bool = False) -> None:
         await self._turn()
         await self._store.rename(path, target, replace=replace)
+
+    async def read_whole(self, path: str, size: int, version: str) -> bytes | None:
+        await self._turn()
+        return await cast("WholeStore", self._store).read_whole(path, size, version)
 
     async def rmdir(self, path: str) -> bool:
         await self._turn()

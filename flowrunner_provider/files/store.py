@@ -20,7 +20,9 @@ from datetime import datetime
 from types import TracebackType
 from typing import Protocol, Self
 
-__all__ = ["Capabilities", "CopyingStore", "Entry", "FolderStore", "ModeUpload", "Store", "Upload", "identity"]
+__all__ = [
+    "Capabilities", "CopyingStore", "Entry", "FolderStore", "ModeUpload", "Store", "Upload", "WholeStore", "identity",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +71,7 @@ class Capabilities:
     :param visible_partials: readers may see a file before it is whole.
     :param posix_names: any name but ``.`` and ``..`` without ``/`` and NUL is possible.
     :param folders: a folder is a thing of its own; otherwise a prefix.
+    :param reads_whole: files of up to so many bytes are read at one moment, in one go.
     :param nearby: reading is cheap (this machine): a resumed digest is taken from here.
     """
 
@@ -87,6 +90,7 @@ class Capabilities:
     visible_partials: bool = False
     posix_names: bool = True
     folders: bool = True
+    reads_whole: int = 0
     nearby: bool = False
 
 
@@ -190,6 +194,17 @@ class FolderStore(Store, Protocol):
 
     async def rmdir(self, path: str) -> bool:
         """Remove a folder if it is empty; whether it is gone now. One that is not there is gone."""
+
+
+class WholeStore(Store, Protocol):
+    """A store that reads small files in one go (``reads_whole``): nobody has to ask afterwards whether they changed."""
+
+    async def read_whole(self, path: str, size: int, version: str) -> bytes | None:
+        """A file as it is at one moment; None if it is not of this size and version.
+
+        :param size: up to ``reads_whole``, and not 0.
+        :param version: ``Entry.version``; empty for any.
+        """
 
 
 class CopyingStore(Store, Protocol):

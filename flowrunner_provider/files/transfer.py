@@ -19,7 +19,7 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.files.plan import Item
-from flowrunner_provider.files.store import CopyingStore, ModeUpload, Store, Upload, identity
+from flowrunner_provider.files.store import CopyingStore, ModeUpload, Store, Upload, WholeStore, identity
 
 __all__ = ["Transfer", "digest_of", "transfer"]
 
@@ -75,8 +75,8 @@ async def transfer(job: Transfer) -> Digest:
     upload, digest = await _begin(job)
     failpoint("files.copy.after_begin")
     try:
-        await _pump(job, upload, digest)
-        await _verify(job, upload, digest)
+        at_one_moment = await _pump(job, upload, digest)
+        await _verify(job, upload, digest, changed=not at_one_moment and await _has_changed(job))
         if job.mode is not None:
             await cast("ModeUpload", upload).chmod(job.mode)
         job.guard()
@@ -104,8 +104,8 @@ async def _within(job: Transfer) -> Digest:
     store = cast("CopyingStore", job.dest)
     there = await store.copy_within(job.path, job.target, replace=job.replace, version=job.item.version)
     failpoint("files.copy.after_copy_within")
-    if not job.item.version and identity(await job.source.stat(job.path)) != job.item.identity:
-        raise _changed(job, there.size)
+    if not job.item.version and await _has_changed(job):
+        raise _changed(job)
     if there.size != job.item.size:
         raise _short(job, job.item.size, there.size)
     digest = Digest(job.algorithm)
@@ -151,8 +151,20 @@ async def _taken_up(job: Transfer, upload: Upload, offset: int) -> Digest:
     return digest if held == tail else Digest(job.algorithm)
 
 
-async def _pump(job: Transfer, upload: Upload, digest: Digest) -> None:
+async def _pump(job: Transfer, upload: Upload, digest: Digest) -> bool:
+    """Send the bytes; whether they were read at one moment, so that the source cannot have changed meanwhile."""
     size = job.item.size
+    if size and not digest.size and size <= job.source.capabilities.reads_whole:
+        data = await cast("WholeStore", job.source).read_whole(job.path, size, job.item.version)
+        if data is None:
+            raise _changed(job)
+        digest.update(data)
+        failpoint("files.copy.before_write")
+        await upload.write(data)
+        job.advance(size)
+        failpoint("files.copy.after_write")
+        await upload.sync()
+        return True
     resumable = job.dest.capabilities.resumable_upload
     chunks = job.source.read(job.path, digest.size, None if size is None else size - digest.size)
     async for chunk in chunks:
@@ -165,15 +177,19 @@ async def _pump(job: Transfer, upload: Upload, digest: Digest) -> None:
             job.remember(digest.size, digest.hexdigest())
         failpoint("files.copy.after_write")
     await upload.sync()
+    return False
 
 
-async def _verify(job: Transfer, upload: Upload, digest: Digest) -> None:
+async def _has_changed(job: Transfer) -> bool:
     try:
-        now = identity(await job.source.stat(job.path))
+        return identity(await job.source.stat(job.path)) != job.item.identity
     except NotFound:
-        now = None
-    if now != job.item.identity or job.item.size not in (None, digest.size):
-        raise _changed(job, digest.size)
+        return True
+
+
+async def _verify(job: Transfer, upload: Upload, digest: Digest, *, changed: bool) -> None:
+    if changed or job.item.size not in (None, digest.size):
+        raise _changed(job)
     if job.expected and not hmac.compare_digest(job.expected.encode(), digest.hexdigest().encode()):
         raise IntegrityError(
             f"{job.path} has the {job.algorithm} checksum {digest.hexdigest()} instead of {job.expected[:128]}",
@@ -197,9 +213,9 @@ async def _verify_committed(job: Transfer, digest: Digest) -> None:
         raise _differs(job)
 
 
-def _changed(job: Transfer, count: int | None) -> IntegrityError:
+def _changed(job: Transfer) -> IntegrityError:
     return IntegrityError(
-        f"{job.path} changed while it was read ({count} bytes came)",
+        f"{job.path} changed after it was listed",
         remedy="copy it when it is finished: set min_age or stable_for, or wait for a done marker",
     )
 

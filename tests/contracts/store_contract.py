@@ -121,6 +121,24 @@ class StoreContract:
 
         run(test)
 
+    def test_a_small_file_in_one_go_is_the_one_that_was_listed(self, run, far):
+        far.put("f", b"x" * 1000)
+
+        async def test(store):
+            if not store.capabilities.reads_whole:
+                return
+            assert store.capabilities.reads_whole >= 1000
+            entry = await store.stat(f"{far.root}/f")
+            assert await store.read_whole(entry.path, 1000, entry.version) == b"x" * 1000
+            assert await store.read_whole(entry.path, 999, entry.version) is None
+            assert await store.read_whole(entry.path, 1001, entry.version) is None
+            if entry.version:
+                assert await store.read_whole(entry.path, 1000, "another") is None
+            with pytest.raises(NotFound):
+                await store.read_whole(f"{far.root}/absent", 1000, "")
+
+        run(test)
+
     def test_a_read_may_be_left_early(self, run, far):
         far.put("f", os.urandom(3_000_000))
 

@@ -246,13 +246,31 @@ class ReplacingStore(LocalStore):
 @pytest.mark.parametrize("store", [GrowingStore, ShrinkingStore, ReplacingStore])
 def test_a_source_that_changes_while_it_is_read(here, store, monkeypatch):
     monkeypatch.setattr("flowrunner_provider.files.hook.LocalStore", store)
-    here.put("in/a", b"x" * 100_000)
+    here.put("in/a", b"x" * 400_000)
     here.put("out/a", b"old")
     with pytest.raises(IntegrityError, match="changed"):
         copy(here, f"{here.root}/in/a", f"{here.root}/out/", move=True)
     assert here.get("out/a") == b"old"
     assert Disk(here.path / "out").names() == ["a"]
     assert (here.path / "in/a").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 99, b"x" * 101, b"y" * 100], ids=["cut", "shorter", "longer", "another"])
+def test_a_small_source_that_changes_after_it_was_listed(here, content, monkeypatch):
+    class Meanwhile(LocalStore):
+        async def begin(self, path, token, **how):
+            here.put("new", content)
+            os.replace(f"{here.root}/new", f"{here.root}/in/a")
+            return await super().begin(path, token, **how)
+
+    monkeypatch.setattr("flowrunner_provider.files.hook.LocalStore", Meanwhile)
+    here.put("in/a", b"x" * 100)
+    here.put("out/a", b"old")
+    with pytest.raises(IntegrityError, match="changed"):
+        copy(here, f"{here.root}/in/a", f"{here.root}/out/", move=True)
+    assert here.get("out/a") == b"old"
+    assert Disk(here.path / "out").names() == ["a"]
+    assert here.get("in/a") == content
 
 
 def test_bytes_that_do_not_arrive_as_sent(here, monkeypatch):

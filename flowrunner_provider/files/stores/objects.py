@@ -55,6 +55,7 @@ CAPABILITIES = Capabilities(
     sets_modified=False,
     posix_names=False,
     folders=False,
+    reads_whole=BLOCK - 1,
 )
 
 
@@ -205,6 +206,15 @@ class ObjectStore(ABC):
         position = offset + len(block)
         async for block in self._blocks(key, what, position, size if end is None else min(end, size), version):
             yield block
+
+    async def read_whole(self, path: str, size: int, version: str) -> bytes | None:
+        key = path.removeprefix("/")
+        what = f"reading {self.label(key)}"
+        _addressable(key, what)
+        found = await self.fetch(key, what, 0, size + 1)
+        if found is None or (version and found[1] != version):
+            return None
+        return found[2] if len(found[2]) == size else None
 
     async def _blocks(self, key: str, what: str, position: int, end: int, version: str | None) -> AsyncIterator[bytes]:
         """The rest of an object in order, a window of ranges under way, all of the same version."""

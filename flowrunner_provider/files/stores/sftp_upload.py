@@ -72,6 +72,7 @@ class SftpUpload:
             await store.remove_if_there(self._part)
             file = await store.opened(self._part, flags, self._what)
         self._file = file
+        self._store.streams += 1
         if resume_at:
             self._sent = min(resume_at, await self.size())
             await store.timed(file.truncate(self._sent), self._what)
@@ -88,7 +89,7 @@ class SftpUpload:
         self._buffer += chunk[whole:]
 
     async def _send(self, block: bytes) -> None:
-        while len(self._pending) >= WINDOW:
+        while len(self._pending) >= self._store.share:
             await self._arrived()
         self._pending.append(asyncio.create_task(self._open.write(block, self._sent)))
         self._sent += len(block)
@@ -139,24 +140,34 @@ class SftpUpload:
 
     async def commit(self, *, replace: bool = True, modified: datetime | None = None, durable: bool = False) -> None:
         await self._flush()
+        file, timed = self._open, self._store.timed
         if modified is not None:
             seconds = int(modified.timestamp())
-            await self._store.timed(self._open.utime((seconds, seconds)), self._what)
+            dated = file.utime((seconds, seconds))
+            if durable:
+                await timed(dated, self._what)
+            else:  # a server answers the requests about one file in their order
+                await timed(asyncio.gather(dated, file.close()), self._what)
         if durable and extension(self._store.client, "fsync"):
-            await self._store.timed(self._open.fsync(), self._what)
-        await self._store.timed(self._open.close(), self._what)
+            await timed(file.fsync(), self._what)
+        await timed(file.close(), self._what)
         failpoint("sftp.before_rename")
         await self._store.rename(self._part, self._path, replace=replace)
-        self._file = None
+        self._let_go()
         failpoint("sftp.after_rename")
 
     async def close(self) -> None:
         await stop(self._pending)
         self._pending.clear()
-        if self._file is not None:
-            file, self._file = self._file, None
+        if (file := self._let_go()) is not None:
             with suppress(FlowRunnerError):
                 await self._store.timed(file.close(), self._what)
+
+    def _let_go(self) -> asyncssh.SFTPClientFile | None:
+        file, self._file = self._file, None
+        if file is not None:
+            self._store.streams -= 1
+        return file
 
     async def discard(self) -> None:
         await self.close()
