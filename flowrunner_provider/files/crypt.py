@@ -216,7 +216,7 @@ async def _child(
     told = asyncio.create_task(_all(process.stderr))
     feeding = asyncio.create_task(_feed(ours_in, b"%08d" % len(head) + head, source))
     try:
-        while chunk := await asyncio.to_thread(os.read, ours_out, _CHUNK):
+        while chunk := await asyncio.to_thread(_read, ours_out):
             await write(chunk)
         await feeding
         answer = (await told).rstrip().rpartition(b"\n")[2]
@@ -245,6 +245,14 @@ async def _feed(pipe: int, head: bytes, source: AsyncIterator[bytes]) -> None:
         """Its answer says why."""
     finally:
         os.close(pipe)
+
+
+def _read(pipe: int) -> bytes:
+    """A full chunk; fewer bytes only at the end. A pipe gives them in pieces as they happen to come."""
+    held = bytearray()
+    while len(held) < _CHUNK and (more := os.read(pipe, _CHUNK - len(held))):
+        held += more
+    return bytes(held)
 
 
 def _write(pipe: int, data: bytes) -> None:
