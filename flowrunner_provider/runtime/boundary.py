@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +16,7 @@ from flowrunner_provider.runtime.retry_policy import retrying_helps
 if TYPE_CHECKING:
     import jinja2
 
-__all__ = ["NamedRendering", "boundary", "outcome_of"]
+__all__ = ["NamedRendering", "aoutcome_of", "boundary", "outcome_of"]
 
 T = TypeVar("T")
 
@@ -40,12 +40,24 @@ def outcome_of(work: Callable[[], T]) -> T | FlowRunnerError:
     """What foreign code gives, or what it raised as an error of ours: an official hook may raise anything."""
     try:
         return work()
-    except FlowRunnerError as error:
+    except Exception as error:  # noqa: BLE001 - that is what this function is for
+        return _typed(error)
+
+
+async def aoutcome_of(work: Awaitable[T]) -> T | FlowRunnerError:
+    """:func:`outcome_of` for a coroutine."""
+    try:
+        return await work
+    except Exception as error:  # noqa: BLE001 - that is what this function is for
+        return _typed(error)
+
+
+def _typed(error: Exception) -> FlowRunnerError:
+    if isinstance(error, FlowRunnerError):
         redact_error(error)
         return error
-    except Exception as error:  # noqa: BLE001 - that is what this function is for
-        text = redact(" ".join(str(error).split()))[:300]
-        return PermanentError(f"{type(error).__name__}: {text}", remedy="check the connection and its provider package")
+    text = redact(" ".join(str(error).split()))[:300]
+    return PermanentError(f"{type(error).__name__}: {text}", remedy="check the connection and its provider package")
 
 
 class NamedRendering:

@@ -19,8 +19,8 @@ from flowrunner_provider.core.checkpoint import fingerprint
 from flowrunner_provider.core.deadline import SYSTEM_CLOCK
 from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, Json, Unavailable
 from flowrunner_provider.core.retry import Backoff, apause
+from flowrunner_provider.runtime.boundary import aoutcome_of
 from flowrunner_provider.runtime.checkpoint_store import FileStore
-from flowrunner_provider.runtime.masking import redact, redact_error
 from flowrunner_provider.runtime.settings import state_path
 
 __all__ = ["FlowRunnerWatcher", "Seen"]
@@ -91,16 +91,10 @@ class FlowRunnerWatcher(BaseEventTrigger):
         memory, failures, told = _Memory(self), 0, 0
         spoke_at = SYSTEM_CLOCK.monotonic()
         while True:
-            try:
-                seen = await memory.begun() or await self._looked(memory)
-            except FlowRunnerError as error:
-                redact_error(error)
+            seen = await aoutcome_of(self._looked(memory))
+            if isinstance(seen, FlowRunnerError):
                 failures += 1
-                await self._wait_out(failures, str(error))
-                continue
-            except Exception as error:  # noqa: BLE001 - a watcher that ends is started again at once, for ever
-                failures += 1
-                await self._wait_out(failures, redact(f"{type(error).__name__}: {error}"))
+                await self._wait_out(failures, seen)
                 continue
             failures = 0
             for event in seen.events:
@@ -115,6 +109,8 @@ class FlowRunnerWatcher(BaseEventTrigger):
             await apause(self.poll_interval)
 
     async def _looked(self, memory: _Memory) -> Seen:
+        if (begun := await memory.begun()) is not None:
+            return begun
         seen = await self.look(memory.cursor)
         if seen.events:
             await memory.begin(seen)
@@ -130,15 +126,15 @@ class FlowRunnerWatcher(BaseEventTrigger):
                 await memory.settle(seen.cursor)
             except FlowRunnerError as error:
                 failures += 1
-                await self._wait_out(failures, str(error))
+                await self._wait_out(failures, error)
             else:
                 return
 
-    async def _wait_out(self, failures: int, text: str) -> None:
+    async def _wait_out(self, failures: int, error: FlowRunnerError) -> None:
         cap = max(LONGEST_WAIT, self.poll_interval)
         backoff = Backoff(base=self.poll_interval, cap=cap)
         seconds = max(self.poll_interval, backoff.delay(failures, random.Random()))  # noqa: S311 - jitter
-        self.log.error("Look %d in a row has failed, the next one is in %.0f s: %s", failures, seconds, text)
+        self.log.error("Look %d in a row has failed, the next one is in %.0f s: %s", failures, seconds, error)
         await apause(seconds)
 
 
