@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["BadRow", "Isolation", "Keep", "Mode", "OnError", "Operation"]
+__all__ = ["BadRow", "Isolation", "Keep", "Mode", "OnConflict", "OnError", "Operation"]
 
 Mode = Literal["append", "truncate", "replace", "upsert"]
 """What a load does with the rows that are there."""
 
 Keep = Literal["error", "last"]
 """What an upsert does with rows of the source that share their keys."""
+
+OnConflict = Literal["update", "ignore"]
+"""What an upsert does with a row whose keys are in the table."""
 
 BadRow = Literal["fail", "reject"]
 """What a load does with a row that does not fit."""

@@ -55,6 +55,7 @@ def load(
     types: Mapping[str, str] | None = None,
     total: int | None = None,
     csv: CsvFile | None = None,
+    action: str = "sql.load",
 ) -> LoadResult:
     """The rows are in the table, and the ledger beside it says so; both became visible at once.
 
@@ -67,6 +68,7 @@ def load(
     :param types: of the source's columns, as a dataset declares them, for a table to create.
     :param total: how many rows there are, where that is known.
     :param csv: the source as a file, for a database that reads CSV itself.
+    :param action: whose effect it is; begins the names of its failpoints.
     :raises OutcomeUnknown: if the connection broke at COMMIT and the database cannot be asked now; the
         retry asks it.
     """
@@ -74,15 +76,15 @@ def load(
         names = list(rows.columns)
     target = TableName.parse(plan.table)
     csv = None if csv is None else replace(csv, width=len(names))
-    work = _Work(source=source, names=names, plan=plan, run=run, types=types or {}, total=total, csv=csv)
+    work = _Work(source=source, names=names, plan=plan, run=run, types=types or {}, total=total, csv=csv, action=action)
     once = Once(
-        action="sql.load",
+        action=action,
         target=target,
         fingerprint=fingerprint,
         connect=connect,
         body=work.fill,
         run=run,
-        point=lambda name: failpoint(f"sql.load.{name}"),
+        point=work.point,
         other=f"loaded other data into {target}",
         look=work.look,
         publish=work.publish,
@@ -101,14 +103,19 @@ class _Work:
     types: Mapping[str, str]
     total: int | None
     csv: CsvFile | None
+    action: str
     target: TableName = field(init=False)
 
     def __post_init__(self) -> None:
         self.target = TableName.parse(self.plan.table)
-        self.key = self.run.effects.key("sql.load")
+        self.key = self.run.effects.key(self.action)
         self.chosen = self.plan.columns(self.names)
         self.columns = [name for _, name in self.chosen]
         self._swap: tuple[Table, TableName] | None = None
+
+    def point(self, name: str) -> None:
+        """A failpoint of the action."""
+        failpoint(f"{self.action}.{name}")
 
     def look(self, session: Session, target: TableName) -> None:
         """Whether the table is one to load into."""
@@ -126,7 +133,7 @@ class _Work:
         if self._swap is not None:
             self.run.lease.check()
             session.swap(*self._swap, aside(self.target, self.key))
-            failpoint("sql.load.after_swap")
+            self.point("after_swap")
 
     def tidy(self, session: Session, target: TableName, done: bool) -> None:
         """Drop what a replacement has left; the old table only when the new one is known to be in its place."""
@@ -165,7 +172,7 @@ class _Work:
         if table is None:
             session.create(target, created, keys=self.plan.keys)
             table = Table(name=target, columns={})
-            failpoint("sql.load.after_create")
+            self.point("after_create")
         batches = chain([first] if first else [], batches)
         if self.plan.mode == "upsert":
             counts = self._upsert(session, table.name, batches)
@@ -175,7 +182,7 @@ class _Work:
             if self.plan.mode == "truncate":
                 session.lock(table.name)
                 session.empty(table.name)
-                failpoint("sql.load.after_empty")
+                self.point("after_empty")
             counts = self._insert(session, table.name, batches)
         self._check_counts(counts)
         return counts
@@ -196,7 +203,7 @@ class _Work:
             self.run.deadline.check("the load")
             yield batch if whole else [tuple([row[place] for place in places]) for row in batch]
             progress.advance(len(batch))
-            failpoint("sql.load.after_batch")
+            self.point("after_batch")
         progress.finish()
 
     def _insert(self, session: Session, table: TableName, batches: Iterable[list[Row]]) -> Counts:
@@ -225,7 +232,7 @@ class _Work:
         def passed(lines: int) -> None:
             self.run.deadline.check("the load")
             progress.advance(lines)
-            failpoint("sql.load.after_batch")
+            self.point("after_batch")
 
         copied = session.copy_file(table, self.columns, self.csv, passed)
         if copied is not None:
@@ -252,7 +259,7 @@ class _Work:
     ) -> Counts:
         session.lock(table.name)
         new = session.replacement(table, columns, stand_in(self.key))
-        failpoint("sql.load.after_replacement")
+        self.point("after_replacement")
         counts = self._insert(session, new, batches)
         self._agree(session.count(new), counts.inserted)
         self._swap = table, new
@@ -261,7 +268,7 @@ class _Work:
     def _upsert(self, session: Session, table: TableName, batches: Iterable[list[Row]]) -> Counts:
         stage = session.stage(table, self.columns)
         staged = self._insert(session, stage, batches).rows
-        failpoint("sql.load.after_stage")
+        self.point("after_stage")
         if session.has_null(stage, self.plan.keys):
             raise Rejected(
                 f"a row has no value in a key column ({', '.join(self.plan.keys)})",
@@ -269,8 +276,8 @@ class _Work:
                 remedy="correct the source: such a row would be inserted again each time",
             )
         replaced = session.keep_last(stage, self.plan.keys) if self.plan.keep == "last" else 0
-        merged = session.merge(stage, table, self.columns, self.plan.keys)
-        failpoint("sql.load.after_merge")
+        merged = session.merge(stage, table, self.columns, self.plan.keys, self.plan.updates)
+        self.point("after_merge")
         skipped = merged.skipped + replaced
         self._agree(merged.inserted + merged.updated + skipped, staged)
         return Counts(rows=staged, inserted=merged.inserted, updated=merged.updated, skipped=skipped)

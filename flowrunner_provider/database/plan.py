@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.database.choices import BadRow, Keep, Mode
+from flowrunner_provider.database.choices import BadRow, Keep, Mode, OnConflict
 from flowrunner_provider.database.identifiers import Identifier, TableName
 
 __all__ = ["LoadPlan"]
@@ -17,7 +17,10 @@ __all__ = ["LoadPlan"]
 
 @dataclass(frozen=True, kw_only=True)
 class LoadPlan:
-    """How rows get into a table; the parameters of the action ``sql.load``.
+    """How rows get into a table; the parameters of the actions ``sql.load`` and ``sql.upsert``.
+
+    :param update_columns: what an upsert changes of a row that is there; None for all but the keys.
+    :param on_conflict: what it does with such a row.
 
     :raises ConfigError: naming the parameter to mend.
     """
@@ -33,10 +36,12 @@ class LoadPlan:
     on_bad_row: BadRow = "fail"
     reject_path: str | None = None
     max_failures: int = 1000
+    update_columns: Sequence[str] | None = None
+    on_conflict: OnConflict = "update"
 
     def __post_init__(self) -> None:
         TableName.parse(self.table)
-        for name, choices in (("mode", Mode), ("keep", Keep), ("on_bad_row", BadRow)):
+        for name, choices in (("mode", Mode), ("keep", Keep), ("on_bad_row", BadRow), ("on_conflict", OnConflict)):
             if getattr(self, name) not in get_args(choices):
                 raise ConfigError(
                     f"{name} is {getattr(self, name)!r}",
@@ -44,6 +49,7 @@ class LoadPlan:
                     remedy=f"use one of {', '.join(map(repr, get_args(choices)))}",
                 )
         self._check_keys()
+        self._check_updates()
         self._check_counts()
         self._check_rejects()
 
@@ -60,6 +66,32 @@ class LoadPlan:
             )
         if self.keep != "error" and self.mode != "upsert":
             raise ConfigError("keep is for mode='upsert'", field="keep", remedy="leave it away")
+
+    def _check_updates(self) -> None:
+        updates = self.update_columns
+        if updates is None:
+            return
+        if isinstance(updates, str) or not all(isinstance(name, str) for name in updates) or not updates:
+            raise ConfigError(
+                "update_columns must be a list of column names", field="update_columns", remedy='write ["price"], say'
+            )
+        if self.on_conflict == "ignore" or self.mode != "upsert":
+            raise ConfigError(
+                "update_columns is for an upsert with on_conflict='update'",
+                field="update_columns",
+                remedy="leave one of both away",
+            )
+        if set(updates) & set(self.keys) or len(set(updates)) != len(updates):
+            raise ConfigError(
+                "update_columns names a key, or a column twice",
+                field="update_columns",
+                remedy="name each column once; the keys stay as they are",
+            )
+
+    @property
+    def updates(self) -> Sequence[str] | None:
+        """What :meth:`Session.merge` is to update."""
+        return () if self.on_conflict == "ignore" else self.update_columns
 
     def _check_counts(self) -> None:
         for name in ("expected_rows", "min_rows", "max_failures"):
@@ -116,11 +148,19 @@ class LoadPlan:
                 field="keys",
                 remedy="name columns of the table, after column_map",
             )
+        if missing := [name for name in self.update_columns or () if name not in names]:
+            raise ConfigError(
+                f"the column {missing[0]!r} of update_columns is not loaded",
+                field="update_columns",
+                remedy="name columns of the table, after column_map",
+            )
         return chosen
 
     def fingerprint(self, source: Mapping[str, Any]) -> str:
         """A digest of what would be loaded where; the same in every attempt."""
         chosen = ("table", "mode", "keys", "column_map", "keep", "on_bad_row")
         parts = {name: value for name, value in asdict(self).items() if name in chosen}
+        if self.updates is not None:
+            parts["updates"] = list(self.updates)
         text = json.dumps([parts, dict(source)], sort_keys=True, default=list)
         return hashlib.sha256(text.encode()).hexdigest()[:40]

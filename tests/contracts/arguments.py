@@ -33,6 +33,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "files.mkdir": {"path": "sftp://partner@/in"},
     "files.read": {"path": "/nowhere/a.txt"},
     "files.sync": {"source": "sftp://partner@/out", "dest": "/nowhere/copy"},
+    "files.sync_finish": {"source": "sftp://partner@/out", "dest": "/nowhere/copy"},
+    "files.sync_plan": {"source": "sftp://partner@/out", "dest": "/nowhere/copy", "shards": 2},
+    "files.sync_shard": {"source": "sftp://partner@/out", "dest": "/nowhere/copy", "shard": 0},
     "files.wait": {"path": "sftp://partner@/out/*.csv"},
     "files.write": {"path": "sftp://partner@/in/a.txt", "content": "done"},
     "http.async_job": {
@@ -62,5 +65,6 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "sql.export": {"conn_id": "warehouse", "dest": "/nowhere/orders.csv", "table": "orders"},
     "sql.load": {"conn_id": "warehouse", "source": "/nowhere/in.csv", "table": "orders"},
     "sql.transaction": {"conn_id": "warehouse", "statements": [{"sql": "DELETE FROM orders"}]},
+    "sql.upsert": {"conn_id": "warehouse", "table": "orders", "keys": ["id"], "source": "/nowhere/in.csv"},
     "sql.modify": {"conn_id": "warehouse", "operation": "delete", "table": "orders", "where": {"id": 1}},
 }

@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from tests.support.context import execute, make_context
 from tests.support.mariadb import MariaDatabase
 from tests.support.postgres import Database
 
-__all__ = ["FarSide", "MysqlFarSide", "PostgresFarSide", "SqliteFarSide", "act", "load_rows"]
+__all__ = ["FarSide", "MysqlFarSide", "PostgresFarSide", "SqliteFarSide", "act", "load_rows", "with_login"]
 
 CONN_ID = "warehouse"
 
@@ -217,3 +217,20 @@ def act(far: FarSide, operator_class: Any, **arguments: Any) -> Any:
     context.setdefault("state", far.state / context.get("run_id", "run"))
     operator = operator_class(task_id="load", **{"conn_id": CONN_ID, **arguments})
     return execute(operator, make_context(operator, **context))
+
+
+def with_login(far: Any, *grants: str) -> Any:
+    """The same far side for a login that may do only this, besides making tables.
+
+    :param grants: ``GRANT ... ON ...``, without whom.
+    """
+    name = f"role_{far.folder.name.replace('-', '_')}"
+    if far.kind == "postgres":
+        far.run(f"CREATE ROLE {name} LOGIN PASSWORD 'pw'")
+        far.run(f"GRANT CREATE, USAGE ON SCHEMA {far.schema} TO {name}")
+    else:
+        far.run(f"CREATE USER {name} IDENTIFIED BY 'pw'")
+        far.run(f"GRANT CREATE, CREATE TEMPORARY TABLES ON {far.database.name}.* TO {name}")
+    for grant in grants:
+        far.run(f"{grant} TO {name}")
+    return replace(far, database=replace(far.database, user=name, password="pw"))

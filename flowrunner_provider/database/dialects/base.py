@@ -16,8 +16,10 @@ from types import TracebackType
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 from flowrunner_provider.core.deadline import Deadline
-from flowrunner_provider.core.errors import ConfigError, IntegrityError, Unavailable
+from flowrunner_provider.core.errors import Unavailable
 from flowrunner_provider.database.choices import Isolation
+from flowrunner_provider.database.dialects.refusals import distinct, duplicate_keys, unsuitable
+from flowrunner_provider.database.dialects.structure import Structured
 from flowrunner_provider.database.dialects.syncing import Syncing
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
@@ -95,7 +97,7 @@ class Copier(Protocol):
         """Store a batch."""
 
 
-class Session(Syncing, ABC):
+class Session(Structured, Syncing, ABC):
     """One connection. Every method raises errors of :mod:`flowrunner_provider.core.errors`, without values of rows."""
 
     kind: ClassVar[str]
@@ -344,18 +346,25 @@ class Session(Syncing, ABC):
         """Delete the staged rows that a later one with the same keys replaces; return how many."""
 
     @abstractmethod
-    def merge(self, stage: TableName, table: TableName, columns: Sequence[str], keys: Sequence[str]) -> Merged:
+    def merge(
+        self,
+        stage: TableName,
+        table: TableName,
+        columns: Sequence[str],
+        keys: Sequence[str],
+        updates: Sequence[str] | None = None,
+    ) -> Merged:
         """Insert the staged rows, and update those whose keys are there.
 
+        :param updates: what is updated of these; None for every column that is no key, nothing to skip the row.
         :raises IntegrityError: if staged rows share their keys.
         """
 
-    def upsert_clause(self, columns: Sequence[str], keys: Sequence[str]) -> str:
+    def upsert_clause(self, keys: Sequence[str], updates: Sequence[str]) -> str:
         """What to do about a row whose keys are there."""
-        rest = [column for column in columns if column not in keys]
-        if not rest:
+        if not updates:
             return f"ON CONFLICT ({self.names(keys)}) DO NOTHING"
-        sets = ", ".join(f"{self.sql(column)} = excluded.{self.sql(column)}" for column in rest)
+        sets = ", ".join(f"{self.sql(column)} = excluded.{self.sql(column)}" for column in updates)
         return f"ON CONFLICT ({self.names(keys)}) DO UPDATE SET {sets}"
 
     def __enter__(self) -> Self:
@@ -365,35 +374,3 @@ class Session(Syncing, ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def distinct(names: Sequence[str]) -> list[str]:
-    """The names of a query's columns.
-
-    :raises ConfigError: if there are none, or two are the same.
-    """
-    if not names:
-        raise ConfigError("sql is no query: it returns no columns", field="sql", remedy="write a SELECT")
-    if twice := sorted({name for name in names if names.count(name) > 1 or not name}):
-        raise ConfigError(
-            f"sql has more than one column {twice[0]!r}", field="sql", remedy="give each a name of its own with AS"
-        )
-    return list(names)
-
-
-def duplicate_keys(keys: Sequence[str], count: int | None = None) -> IntegrityError:
-    """Rows of the source that share their keys; the keys' values are not told."""
-    many = "rows" if count is None else f"{count} row(s)"
-    return IntegrityError(
-        f"the source has {many} with the same {', '.join(keys)} as an earlier one",
-        remedy="make the source unique, or pass keep='last'",
-    )
-
-
-def unsuitable(table: TableName, what: Sequence[str]) -> ConfigError:
-    """A table whose replacement would lose something."""
-    return ConfigError(
-        f"mode='replace' would lose what belongs to {table}: {', '.join(what)}",
-        field="mode",
-        remedy="use mode='truncate': it swaps the rows in one transaction as well, and keeps the table",
-    )

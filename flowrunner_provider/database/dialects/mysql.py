@@ -54,6 +54,7 @@ from flowrunner_provider.database.dialects.mysql_query import (
     kind_of,
     settings,
 )
+from flowrunner_provider.database.dialects.mysql_structure import MysqlStructure
 from flowrunner_provider.database.dialects.mysql_tables import (
     UNIQUE,
     alike,
@@ -80,7 +81,7 @@ _GRACE = 5.0  # seconds after the deadline in which the server's own time-out ma
 _IN_TRANSACTION = 1  # of the status that the server sends with every OK
 
 
-class MysqlSession(Piped):
+class MysqlSession(MysqlStructure, Piped):
     """A connection to a database; READ COMMITTED, strict, its time zone UTC."""
 
     kind = "mysql"
@@ -335,6 +336,13 @@ class MysqlSession(Piped):
             raise
         self._again()
 
+    def quoted(self, text: str) -> str:
+        return str(self._connection.literal(text))
+
+    def decide(self, statement: str, name: str) -> None:
+        self._deciding(statement, name)
+        self._again()
+
     def tidy(self, *tables: TableName) -> None:
         self.run(f"DROP TABLE IF EXISTS {', '.join(map(self.sql, tables))}")
         self._again()
@@ -345,8 +353,15 @@ class MysqlSession(Piped):
     def keep_last(self, stage: TableName, keys: Sequence[str]) -> int:
         return mysql_swap.delete_superseded(self, stage, keys)
 
-    def merge(self, stage: TableName, table: TableName, columns: Sequence[str], keys: Sequence[str]) -> Merged:
-        return mysql_swap.merged(self, stage, table, columns, keys)
+    def merge(
+        self,
+        stage: TableName,
+        table: TableName,
+        columns: Sequence[str],
+        keys: Sequence[str],
+        updates: Sequence[str] | None = None,
+    ) -> Merged:
+        return mysql_swap.merged(self, stage, table, columns, keys, updates)
 
     def describe(self) -> str:
         version, login, database = self.run("SELECT VERSION(), CURRENT_USER(), DATABASE()")[0]

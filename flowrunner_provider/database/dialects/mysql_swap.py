@@ -22,7 +22,7 @@ from flowrunner_provider.database.dialects.base import (
 )
 from flowrunner_provider.database.identifiers import TableName
 
-__all__ = ["ROW", "delete_superseded", "merged", "stand_in", "swap_statement"]
+__all__ = ["ROW", "belongings_lost", "delete_superseded", "merged", "stand_in", "swap_statement"]
 
 ROW = "flowrunner_row"
 """The column of a stage that numbers its rows."""
@@ -38,15 +38,20 @@ _LOST = (
 )
 
 
+def belongings_lost(session: Session, name: TableName) -> list[str]:
+    """What belongs to the table that a new one would not have."""
+    where = [name.schema.text if name.schema else "", name.name.text]
+    return sorted(row[0] for row in session.run(_LOST, where))
+
+
 def stand_in(session: Session, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
     """An empty table with the columns, defaults, checks, indexes and partitions of ``table``.
 
     :param columns: other columns instead; then without its defaults, checks and indexes.
     :raises ConfigError: if the table has what a new one would not have.
     """
-    where = [str(table.name.schema.text if table.name.schema else ""), table.name.name.text]
-    if lost := session.run(_LOST, where):
-        raise unsuitable(table.name, sorted(row[0] for row in lost))
+    if lost := belongings_lost(session, table.name):
+        raise unsuitable(table.name, lost)
     new = table.name.beside(name)
     session.tidy(new)
     if columns is not None:
@@ -76,7 +81,14 @@ def delete_superseded(session: Session, stage: TableName, keys: Sequence[str]) -
     )
 
 
-def merged(session: Session, stage: TableName, table: TableName, columns: Sequence[str], keys: Sequence[str]) -> Merged:
+def merged(
+    session: Session,
+    stage: TableName,
+    table: TableName,
+    columns: Sequence[str],
+    keys: Sequence[str],
+    updates: Sequence[str] | None,
+) -> Merged:
     """Update the rows whose keys are there, then insert the others.
 
     Not ``ON DUPLICATE KEY UPDATE``: that would also update a row which another unique index finds, and
@@ -86,7 +98,7 @@ def merged(session: Session, stage: TableName, table: TableName, columns: Sequen
         raise duplicate_keys(keys, count)
     target, staged = session.sql(table), session.sql(stage)
     same = " AND ".join(f"t.{session.sql(key)} = s.{session.sql(key)}" for key in keys)
-    rest = [column for column in columns if column not in keys]
+    rest = [column for column in columns if column not in keys] if updates is None else list(updates)
     if rest:
         sets = ", ".join(f"t.{session.sql(column)} = s.{session.sql(column)}" for column in rest)
         session.run(f"UPDATE {target} AS t JOIN {staged} AS s ON {same} SET {sets}")

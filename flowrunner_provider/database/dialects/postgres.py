@@ -44,6 +44,7 @@ from flowrunner_provider.database.dialects.postgres_query import (
     opened,
     settle,
 )
+from flowrunner_provider.database.dialects.postgres_structure import PostgresStructure
 from flowrunner_provider.database.dialects.postgres_swap import put_in_place, stand_in
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
@@ -71,7 +72,7 @@ WHERE c.oid = to_regclass($1)
 _GRACE = 5.0  # seconds after the deadline in which the server's own time-out may still answer
 
 
-class PostgresSession(Piped):
+class PostgresSession(PostgresStructure, Piped):
     """A connection to a database; READ COMMITTED, its time zone UTC."""
 
     kind = "postgres"
@@ -309,6 +310,20 @@ class PostgresSession(Piped):
         del aside
         put_in_place(self, table, replacement)
 
+    @contextmanager
+    def warnings(self) -> Iterator[list[str]]:
+        codes: list[str] = []
+
+        def heard(notice: psycopg.errors.Diagnostic) -> None:
+            if notice.severity_nonlocalized == "WARNING":
+                codes.append(notice.sqlstate or "01000")
+
+        self._connection.add_notice_handler(heard)
+        try:
+            yield codes
+        finally:
+            self._connection.remove_notice_handler(heard)
+
     def check_constraints(self) -> None:
         self.run("SET CONSTRAINTS ALL IMMEDIATE")
 
@@ -318,26 +333,33 @@ class PostgresSession(Piped):
         self.run(f"DELETE FROM {self.sql(stage)} WHERE ctid NOT IN ({last})")
         return int(self._cursor.rowcount)
 
-    def merge(self, stage: TableName, table: TableName, columns: Sequence[str], keys: Sequence[str]) -> Merged:
+    def merge(
+        self,
+        stage: TableName,
+        table: TableName,
+        columns: Sequence[str],
+        keys: Sequence[str],
+        updates: Sequence[str] | None = None,
+    ) -> Merged:
         """One statement; rows that were there are told from new ones by their ``xmax``."""
-        updates = set(columns) > set(keys)
-        if not updates and (count := self.duplicates(stage, keys)):
+        rest = [column for column in columns if column not in keys] if updates is None else list(updates)
+        if not rest and (count := self.duplicates(stage, keys)):
             raise duplicate_keys(keys, count)
         partitioned = self.run(_PLACE, [self.sql(table)])[0][1] == "p"  # has no system columns to return
         known = self._known(stage, table, keys) if partitioned else 0
         names, fresh = self.names(columns), "true" if partitioned else "xmax = 0"
         insert = (
             f"INSERT INTO {self.sql(table)} ({names}) SELECT {names} FROM {self.sql(stage)}"
-            f" {self.upsert_clause(columns, keys)} RETURNING ({fresh}) AS fresh"
+            f" {self.upsert_clause(keys, rest)} RETURNING ({fresh}) AS fresh"
         )
         try:
             found = self.run(f"WITH done AS ({insert}) SELECT count(*), count(*) FILTER (WHERE fresh) FROM done")
         except IntegrityError:
             raise duplicate_keys(keys) from None
         done, inserted = int(found[0][0]), int(found[0][1])
-        if partitioned and updates:
+        if partitioned and rest:
             inserted -= known
-        return Merged(inserted=inserted, updated=done - inserted, skipped=0 if updates else self.count(stage) - done)
+        return Merged(inserted=inserted, updated=done - inserted, skipped=0 if rest else self.count(stage) - done)
 
     def _known(self, stage: TableName, table: TableName, keys: Sequence[str]) -> int:
         same = " AND ".join(f"t.{self.sql(key)} = s.{self.sql(key)}" for key in keys)

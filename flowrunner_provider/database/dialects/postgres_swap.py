@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from flowrunner_provider.core.errors import IntegrityError
 from flowrunner_provider.database.dialects.base import Column, Session, Table, unsuitable
+from flowrunner_provider.database.dialects.structure import Structured
 from flowrunner_provider.database.identifiers import Identifier, TableName
 
-__all__ = ["put_in_place", "stand_in"]
+__all__ = ["HERE", "belongings_lost", "grants", "put_in_place", "stand_in"]
 
 _LOST = """
 WITH t AS (SELECT to_regclass($1)::oid AS oid)
@@ -35,7 +36,30 @@ _INDEXES = """
 SELECT c.relname::text, i.indkey::text, i.indisunique FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = to_regclass($1) ORDER BY i.indexrelid
 """
+HERE = "\0"
+"""Where the name of a table goes; names hold no NUL."""
+
 _PRIVILEGES = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN"})
+
+
+def belongings_lost(session: Structured, name: TableName) -> list[str]:
+    """What belongs to the table that a new one would not have."""
+    return sorted(row[0] for row in session.run(_LOST, [session.sql(name)]))
+
+
+def grants(session: Structured, name: TableName) -> list[str]:
+    """The statements that give a new table, in the place of :data:`HERE`, the privileges of this one.
+
+    :raises ConfigError: if one of them is not known here.
+    """
+    statements = []
+    for role, privilege, grantable in session.run(_GRANTS, [session.sql(name)]):
+        if privilege not in _PRIVILEGES:
+            raise unsuitable(name, ["a privilege of a newer server"])
+        whom = "PUBLIC" if role is None else session.sql(role)
+        option = " WITH GRANT OPTION" if grantable else ""
+        statements.append(f"GRANT {privilege} ON TABLE {HERE} TO {whom}{option}")
+    return statements
 
 
 def stand_in(session: Session, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
@@ -45,19 +69,15 @@ def stand_in(session: Session, table: Table, columns: Sequence[Column] | None, n
     :raises ConfigError: if the table has what a new one would not have.
     """
     quoted = session.sql(table.name)
-    if lost := session.run(_LOST, [quoted]):
-        raise unsuitable(table.name, sorted(row[0] for row in lost))
+    if lost := belongings_lost(session, table.name):
+        raise unsuitable(table.name, lost)
     new = table.name.beside(name)
     if columns is None:
         session.run(f"CREATE TABLE {session.sql(new)} (LIKE {quoted} INCLUDING ALL)")
     else:
         session.create(new, columns)
-    for role, privilege, grantable in session.run(_GRANTS, [quoted]):
-        if privilege not in _PRIVILEGES:
-            raise unsuitable(table.name, ["a privilege of a newer server"])
-        whom = "PUBLIC" if role is None else session.sql(role)
-        option = " WITH GRANT OPTION" if grantable else ""
-        session.run(f"GRANT {privilege} ON TABLE {session.sql(new)} TO {whom}{option}")
+    for grant in grants(session, table.name):
+        session.run(grant.replace(HERE, session.sql(new)))
     return new
 
 

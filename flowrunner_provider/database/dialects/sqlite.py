@@ -42,6 +42,7 @@ from flowrunner_provider.database.dialects.base import (
     duplicate_keys,
     unsuitable,
 )
+from flowrunner_provider.database.dialects.sqlite_structure import SqliteStructure, belongings, referenced
 from flowrunner_provider.database.dialects.syncing import Flag
 from flowrunner_provider.database.dialects.values import as_json, converted, unencodable
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
@@ -65,7 +66,7 @@ _CONVERTERS: Mapping[type, Callable[[Any], Any]] = MappingProxyType(
 _OPCODES = 20_000  # of SQLite's machine between two looks at the deadline: some 100 microseconds
 
 
-class SqliteSession(Session):
+class SqliteSession(SqliteStructure, Session):
     """A connection to a database file.
 
     :param create: make a file that is missing.
@@ -236,12 +237,10 @@ class SqliteSession(Session):
     def replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
         """In one write transaction the table itself can be made anew: others see the old one until the commit."""
         del name
-        master = f"{self.sql(table.name.schema or 'main')}.sqlite_master"
-        text = table.name.name.text
-        listed = self.run(f"SELECT type, sql FROM {master} WHERE tbl_name = ?1 AND sql IS NOT NULL", [text])
+        listed = belongings(self, table.name)
         if any(kind == "trigger" for kind, _ in listed) and columns is not None:
             raise unsuitable(table.name, ["triggers"])
-        if self.run("PRAGMA foreign_keys")[0][0] and self._referenced(table.name):
+        if self.run("PRAGMA foreign_keys")[0][0] and referenced(self, table.name):
             raise unsuitable(table.name, ["foreign keys of other tables"])
         self.run(f"DROP TABLE {self.sql(table.name)}")
         if columns is not None:
@@ -250,14 +249,6 @@ class SqliteSession(Session):
             for _, statement in sorted(listed, key=lambda item: item[0] != "table"):
                 self.run(statement)
         return table.name
-
-    def _referenced(self, name: TableName) -> bool:
-        tables = self.run("SELECT name FROM sqlite_master WHERE type = 'table'")
-        return any(
-            row[2].lower() == name.name.text.lower()
-            for (table,) in tables
-            for row in self.run(f"PRAGMA foreign_key_list({self.sql(table)})")
-        )
 
     def swap(self, table: Table, replacement: TableName, aside: TableName) -> None:
         """The replacement has its name already."""
@@ -274,7 +265,15 @@ class SqliteSession(Session):
         last = f"SELECT max(rowid) FROM {self.sql(stage)} GROUP BY {self.names(keys)}"
         return len(self.run(f"DELETE FROM {self.sql(stage)} WHERE rowid NOT IN ({last}) RETURNING 1"))
 
-    def merge(self, stage: TableName, table: TableName, columns: Sequence[str], keys: Sequence[str]) -> Merged:
+    def merge(
+        self,
+        stage: TableName,
+        table: TableName,
+        columns: Sequence[str],
+        keys: Sequence[str],
+        updates: Sequence[str] | None = None,
+    ) -> Merged:
+        rest = [column for column in columns if column not in keys] if updates is None else list(updates)
         if count := self.duplicates(stage, keys):
             raise duplicate_keys(keys, count)
         staged, names = self.count(stage), self.names(columns)
@@ -284,11 +283,10 @@ class SqliteSession(Session):
         # "WHERE true" keeps SQLite's parser from reading ON as part of a join
         self.run(
             f"INSERT INTO {self.sql(table)} ({names}) SELECT {names} FROM {self.sql(stage)} WHERE true"
-            f" {self.upsert_clause(columns, keys)}"
+            f" {self.upsert_clause(keys, rest)}"
         )
-        updates = set(columns) > set(keys)
         self.run(f"DROP TABLE {self.sql(stage)}")
-        return Merged(inserted=staged - known, updated=known if updates else 0, skipped=0 if updates else known)
+        return Merged(inserted=staged - known, updated=known if rest else 0, skipped=0 if rest else known)
 
     def describe(self) -> str:
         version = self.run("SELECT sqlite_version()")[0][0]

@@ -6,5 +6,6 @@ from flowrunner_provider.database.operators.export import SqlExportOperator
 from flowrunner_provider.database.operators.load import SqlLoadOperator
 from flowrunner_provider.database.operators.modify import SqlModifyOperator
 from flowrunner_provider.database.operators.transaction import SqlTransactionOperator
+from flowrunner_provider.database.operators.upsert import SqlUpsertOperator
 
-__all__ = ["SqlExportOperator", "SqlLoadOperator", "SqlModifyOperator", "SqlTransactionOperator"]
+__all__ = ["SqlExportOperator", "SqlLoadOperator", "SqlModifyOperator", "SqlTransactionOperator", "SqlUpsertOperator"]

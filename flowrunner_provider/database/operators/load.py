@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.core.part_file import disk_errors
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import UNKNOWN, Dataset, is_gzip
 from flowrunner_provider.database.choices import BadRow, Keep, Mode
-from flowrunner_provider.database.operators.arguments import number
+from flowrunner_provider.database.operators.arguments import identity, number
 from flowrunner_provider.database.results import LoadResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
@@ -149,7 +147,7 @@ class SqlLoadOperator(FlowRunnerOperator):
             plan,
             lambda: hook.open(run.deadline, create=self.create_table),
             run,
-            fingerprint=plan.fingerprint(_identity(dataset)),
+            fingerprint=plan.fingerprint(identity(dataset)),
             types=dataset.columns,
             total=dataset.rows if dataset.rows != UNKNOWN else None,
             csv=self._csv(dataset),
@@ -177,10 +175,3 @@ class SqlLoadOperator(FlowRunnerOperator):
             encoding=self.encoding,
             null_text=self.null_text,
         )
-
-
-def _identity(dataset: Dataset) -> dict[str, Any]:
-    """What tells this source from another one in every attempt."""
-    with disk_errors(dataset.path):
-        size = dataset.bytes if dataset.bytes != UNKNOWN else Path(dataset.path).stat().st_size
-    return {"path": dataset.path, "format": dataset.format, "bytes": size}

@@ -1,0 +1,35 @@
+"""A table is kept in order: its changes are merged, its structure is watched, its statistics are fresh."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from airflow.sdk import DAG
+
+from flowrunner_provider.database.operators import SqlUpsertOperator
+
+with DAG(
+    dag_id="sql_toolbox",
+    schedule=None,
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    doc_md=__doc__,
+    tags=["flowrunner", "example"],
+):
+    SqlUpsertOperator(
+        task_id="merge_prices",
+        conn_id="warehouse",
+        table="sales.prices",
+        keys=["sku"],
+        source="/data/prices.csv",
+        update_columns=["price"],
+        keep="last",
+    )
+    SqlUpsertOperator(
+        task_id="seed_countries",
+        conn_id="warehouse",
+        table="sales.countries",
+        keys=["code"],
+        rows=[{"code": "AT", "name": "Austria"}, {"code": "NO", "name": "Norway"}],
+        on_conflict="ignore",
+    )
