@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.core.extras import load
 from flowrunner_provider.database.config import MysqlConfig, mysql_parameters
 from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.mysql import MysqlSession
@@ -47,8 +48,13 @@ class FlowRunnerMysqlHook(SqlHook[MysqlConfig]):
                 remedy="write parameters of the driver into the extra itself",
             )
         if extra.get("iam"):
-            official = load("airflow.providers.mysql.hooks.mysql", extra="mysql", needed_for="a login by IAM")
-            hook = official.MySqlHook(mysql_conn_id=found.conn_id)
+            if find_spec("airflow.providers.mysql") is None:
+                raise ConfigError(
+                    f"{where} logs in by IAM, and Airflow's own provider, which fetches the token, is not installed",
+                    field="iam",
+                    remedy="pip install apache-airflow-providers-mysql (it needs a compiler and the client library)",
+                )
+            hook = import_module("airflow.providers.mysql.hooks.mysql").MySqlHook(mysql_conn_id=found.conn_id)
             values["password"], values["port"] = hook.get_iam_token(found)
             parameters = {"ssl_mode": "REQUIRED", **parameters, "cleartext": True}
         return {**values, **parameters}
