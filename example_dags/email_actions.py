@@ -33,4 +33,18 @@ with DAG(
         on_unknown="resend",  # a second copy of a reminder does no harm
     )
 
-    summary >> reminder
+    review = EmailSendOperator(
+        task_id="review",
+        smtp_conn_id="office_mail",
+        to=["Sales <sales@example.com>"],
+        subject="Review of the orders of {{ ds }}",
+        text="Let us look at the numbers together.\n",
+        attachments=["s3://lake@reports/{{ ds }}/*.pdf"],  # from any store; measured before they are read
+        invitation={
+            "start": "{{ data_interval_end.add(days=1).isoformat() }}",
+            "end": "{{ data_interval_end.add(days=1, minutes=30).isoformat() }}",
+            "location": "Room 7",
+        },
+    )
+
+    summary >> reminder >> review

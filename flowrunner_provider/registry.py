@@ -18,11 +18,12 @@ class Connector:
     :param name: its folder.
     :param title: its name for people.
     :param extras: what to install for it, as in ``pyproject.toml``.
-    :param connections: the Airflow connection types that it uses; all owned by official providers.
+    :param connections: the Airflow connection types that it uses.
     :param operators: modules with its operators and sensors.
     :param hooks: its hook classes, by connection type.
     :param notifiers: its notifier classes.
     :param watchers: its asset watchers' trigger classes.
+    :param owns: those of its connection types that no official provider has; their form is ours.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Connector:
     hooks: tuple[tuple[str, str], ...] = ()
     notifiers: tuple[str, ...] = ()
     watchers: tuple[str, ...] = ()
+    owns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,7 @@ CONNECTORS: tuple[Connector, ...] = (
             ("google_cloud_platform", f"{_ROOT}.files.hooks.gcs.FlowRunnerGcsHook"),
             ("generic", f"{_ROOT}.files.hooks.keys.FlowRunnerKeysHook"),
         ),
+        watchers=(f"{_ROOT}.files.triggers.FileArrivedTrigger",),
     ),
     Connector(
         name="data",
@@ -99,7 +102,7 @@ CONNECTORS: tuple[Connector, ...] = (
     Connector(
         name="email",
         title="Email",
-        extras=("email", "imap"),
+        extras=("email", "imap", "dkim", "calendar"),
         connections=("smtp", "imap"),
         operators=(f"{_ROOT}.email.operators", f"{_ROOT}.email.sensors"),
         hooks=(
@@ -126,6 +129,7 @@ CONNECTORS: tuple[Connector, ...] = (
             ("azure_acs", f"{_ROOT}.sms.hook.AzureSmsHook"),
         ),
         notifiers=(f"{_ROOT}.sms.notifier.SmsNotifier",),
+        owns=("twilio", "vonage", "azure_acs"),
     ),
     Connector(
         name="chat",
@@ -142,6 +146,7 @@ CONNECTORS: tuple[Connector, ...] = (
             ("slack", f"{_ROOT}.chat.hook.FlowRunnerSlackHook"),
         ),
         notifiers=(f"{_ROOT}.chat.notifier.TeamsNotifier",),
+        owns=("teams", "google_chat", "mattermost"),
     ),
     Connector(
         name="webhooks",

@@ -30,11 +30,12 @@ from flowrunner_provider.core.retry import apause
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.email.attachments import too_large
 from flowrunner_provider.email.batch_report import in_doubt, partial, write_reports
-from flowrunner_provider.email.batch_spec import BatchSpec, Session, Sessions
+from flowrunner_provider.email.batch_spec import BatchSpec
 from flowrunner_provider.email.batch_state import DOUBT, LATER, NAME, OPEN, REFUSED, SENT, Journal, Ledger
 from flowrunner_provider.email.letter import Letter
 from flowrunner_provider.email.results import BatchResult
 from flowrunner_provider.email.rows import Row, RowSource
+from flowrunner_provider.email.transport import Session, Transport
 
 __all__ = ["send_batch"]
 
@@ -43,14 +44,14 @@ _TRIED = 5
 _LATER = 300.0
 
 
-async def send_batch(sessions: Sessions, spec: BatchSpec, source: RowSource, run: Run) -> BatchResult:
+async def send_batch(transport: Transport, spec: BatchSpec, source: RowSource, run: Run) -> BatchResult:
     """Send to every row that no earlier attempt has sent to.
 
     :raises PartialFailure: when rows were refused; the others have their mail.
     :raises OutcomeUnknown: when nobody can tell of some rows whether they were sent.
     :raises TransientError: when the server, or the pace, asks for a wait that is not worth a worker slot.
     """
-    return await _Batch(sessions, spec, source, run).work()
+    return await _Batch(transport, spec, source, run).work()
 
 
 @dataclass(slots=True)
@@ -72,9 +73,9 @@ class _Line:
 
 
 class _Batch:
-    def __init__(self, sessions: Sessions, spec: BatchSpec, source: RowSource, run: Run) -> None:
-        self.sessions, self.spec, self.source, self.run = sessions, spec, source, run
-        seconds = run.patience + sessions.seconds
+    def __init__(self, transport: Transport, spec: BatchSpec, source: RowSource, run: Run) -> None:
+        self.transport, self.spec, self.source, self.run = transport, spec, source, run
+        seconds = run.patience + transport.seconds
         self.ledger = Ledger(run, hashlib.sha256(f"{source.identity}{spec.identity}".encode()).hexdigest()[:32],
                              source.total, seconds)  # fmt: skip
         self.key = run.effects.key(NAME)
@@ -206,6 +207,8 @@ class _Batch:
         try:
             letter = self.spec.compose(item.row)
             message = self.form.build(letter, self.identify(item.index, item.row)[1])
+            if self.spec.seal:
+                message = await asyncio.to_thread(self.spec.seal, message, self.form.date)
             if len(message) > self.spec.limit:
                 raise too_large(len(message), self.spec.limit)
         except (ConfigError, NotFound, SecurityError) as error:
@@ -239,7 +242,7 @@ class _Batch:
                 line.dirty = False
             return True
         try:
-            line.session = await self.sessions.login(self.run.deadline)
+            line.session = await self.transport.login(self.run.deadline)
         except Throttled:
             if self.connected:
                 return False

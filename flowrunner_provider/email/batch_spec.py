@@ -1,40 +1,18 @@
-"""What a batch of mails is asked for, what it needs, and what it ends with."""
+"""What a batch of mails is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
-from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.effects import OnUnknown
 from flowrunner_provider.email.letter import Letter, LetterForm
 from flowrunner_provider.email.rows import Row
-from flowrunner_provider.email.send import Addressed, Refusal
+from flowrunner_provider.email.send import Seal
 
-__all__ = ["BatchSpec", "Session", "Sessions"]
-
-
-class Session(Protocol):
-    """A connection to a mail server that takes one mail after the other."""
-
-    refused: dict[str, Refusal]
-
-    async def announce(self, mail: Addressed, recipients: Sequence[str], size: int) -> None: ...
-    async def data(self, message: bytes) -> None: ...
-    async def reset(self) -> None: ...
-    async def close(self) -> None: ...
-
-
-class Sessions(Protocol):
-    """Where connections come from."""
-
-    @property
-    def seconds(self) -> float:
-        """The longest that one mail may take."""
-
-    async def login(self, deadline: Deadline) -> Session: ...
+__all__ = ["BatchSpec"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +23,7 @@ class BatchSpec:
     :param to: the column with the address.
     :param compose: the letter for a row; raises for one that cannot be written to.
     :param form: makes the bytes of letters with this date (ISO 8601).
+    :param seal: signs a message.
     :param journals: a folder on this machine's disk.
     """
 
@@ -62,3 +41,4 @@ class BatchSpec:
     on_item_error: Literal["continue", "fail"] = "continue"
     max_failures: int = 1000
     on_unknown: OnUnknown = "stop"
+    seal: Seal | None = None

@@ -11,7 +11,7 @@ from flowrunner_provider.core.errors import ConfigError, MissingCredential
 from flowrunner_provider.core.spec import option
 from flowrunner_provider.email.message import MAX_TOTAL_SIZE
 
-__all__ = ["Security", "SmtpConfig", "official_values"]
+__all__ = ["OutgoingConfig", "Security", "SmtpConfig", "official_values"]
 
 Security = Literal["tls", "starttls", "plain"]
 
@@ -21,47 +21,68 @@ _DOMAIN = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*|\
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmtpConfig:
-    """A mail server and how to use it.
+class OutgoingConfig:
+    """What all connections that send mail have in common."""
 
-    The fields from ``host`` to ``verify`` are those of the official connection: ``security`` stands for
-    its ``disable_ssl`` and ``disable_tls``, ``verify`` for its ``ssl_context``. The others are our options,
-    below the key ``flowrunner`` of the extra.
-    """
-
-    host: str = option(label="Host")
-    port: int = option(0, label="Port", help="0: 465 for TLS, 587 for STARTTLS, 25 for neither.")
-    login: str = option("", label="Login")
-    password: str = option("", label="Password", secret=True)
     from_email: str = option("", label="From", help="The sender where a task names none.")
     timeout: float = option(30.0, label="Timeout", help="Seconds for each step of the dialogue.")
-    security: Security = option("tls", label="Security", help="TLS, TLS by STARTTLS, or none.")
-    verify: bool = option(True, label="Verify the certificate")
-    auth_type: Literal["basic", "oauth2"] = option("basic", label="Auth type")
-    access_token: str = option("", label="Access token", help="For auth_type oauth2.", secret=True)
     subject_template: str = option("", label="Subject template", help="A file, for tasks without a subject.")
     html_content_template: str = option("", label="HTML template", help="A file, for tasks without content.")
     rate_limit: str = option("", label="Rate limit", help="Mails, e.g. '100/minute'.")
     burst: int = option(1, label="Burst", help="How many of them may come at once.")
     message_id_domain: str = option("", label="Message-ID domain", help="By default that of the sender.")
-    ca_file: str = option("", label="CA file", help="PEM file of the authorities to trust instead.")
     max_total_size: int = option(MAX_TOTAL_SIZE, label="Largest mail", help="Bytes, encoded.")
-    reply_timeout: float = option(
-        600.0, label="Reply timeout", help="Seconds for the reply to the whole mail (RFC 5321, 4.5.3.2.6)."
-    )
+    dkim_domain: str = option("", label="DKIM domain", help="In whose name mails are signed.")
+    dkim_selector: str = option("", label="DKIM selector", help="Names the key in the domain's DNS.")
+    dkim_private_key: str = option("", label="DKIM private key", help="RSA, as PEM.", secret=True)
 
     def __post_init__(self) -> None:
-        for field in ("timeout", "reply_timeout", "max_total_size", "burst"):
-            if not 0 < getattr(self, field) < float("inf"):
-                raise ConfigError(f"{field} must be positive", field=field, remedy=f"correct {field}")
-        if not 0 <= self.port < 65536:
-            raise ConfigError(f"port {self.port} is none", field="port", remedy="correct the port")
+        for field in ("timeout", "max_total_size", "burst"):
+            _check_positive(self, field)
         if self.message_id_domain and not _DOMAIN.fullmatch(self.message_id_domain):
             raise ConfigError(
                 f"{self.message_id_domain!r} is not a domain",
                 field="message_id_domain",
                 remedy="write 'example.com'",
             )
+        given = {name: bool(getattr(self, name)) for name in ("dkim_domain", "dkim_selector", "dkim_private_key")}
+        if any(given.values()) and not all(given.values()):
+            missing = next(name for name, is_given in given.items() if not is_given)
+            raise MissingCredential(f"DKIM needs {missing}", field=missing, remedy=f"add {missing} to the extra")
+
+
+def _check_positive(config: Any, field: str) -> None:
+    if not 0 < getattr(config, field) < float("inf"):
+        raise ConfigError(f"{field} must be positive", field=field, remedy=f"correct {field}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmtpConfig(OutgoingConfig):
+    """A mail server and how to use it.
+
+    ``host``, ``port``, ``login``, ``password``, ``from_email``, ``timeout``, ``auth_type``, ``access_token`` and the
+    templates are those of the official connection; ``security`` stands for its ``disable_ssl`` and ``disable_tls``,
+    ``verify`` for its ``ssl_context``. The others are our options, below the key ``flowrunner`` of the extra.
+    """
+
+    host: str = option(label="Host")
+    port: int = option(0, label="Port", help="0: 465 for TLS, 587 for STARTTLS, 25 for neither.")
+    login: str = option("", label="Login")
+    password: str = option("", label="Password", secret=True)
+    security: Security = option("tls", label="Security", help="TLS, TLS by STARTTLS, or none.")
+    verify: bool = option(True, label="Verify the certificate")
+    auth_type: Literal["basic", "oauth2"] = option("basic", label="Auth type")
+    access_token: str = option("", label="Access token", help="For auth_type oauth2.", secret=True)
+    ca_file: str = option("", label="CA file", help="PEM file of the authorities to trust instead.")
+    reply_timeout: float = option(
+        600.0, label="Reply timeout", help="Seconds for the reply to the whole mail (RFC 5321, 4.5.3.2.6)."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive(self, "reply_timeout")
+        if not 0 <= self.port < 65536:
+            raise ConfigError(f"port {self.port} is none", field="port", remedy="correct the port")
         if self.auth_type == "oauth2" and not self.access_token:
             raise MissingCredential(
                 "auth_type is oauth2, but the extra has no access_token",

@@ -1,15 +1,19 @@
-"""The ``smtp`` connection, as the official provider defines it, with our options."""
+"""The connections that send mail: ``smtp``, as the official provider defines it, and the way to all others."""
 
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any, ClassVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from flowrunner_provider.core.deadline import Deadline
+from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.rate_limit import Pacer
-from flowrunner_provider.email.config import SmtpConfig, official_values
+from flowrunner_provider.email.config import OutgoingConfig, SmtpConfig, official_values
+from flowrunner_provider.email.dkim import DkimSigner
 from flowrunner_provider.email.smtp import SmtpTransport
-from flowrunner_provider.runtime.hook import FlowRunnerHook, extra_of
+from flowrunner_provider.email.transport import Transport
+from flowrunner_provider.runtime.hook import FlowRunnerHook, connection, extra_of
 from flowrunner_provider.runtime.masking import mask
 from flowrunner_provider.runtime.operator import run_to_end
 from flowrunner_provider.runtime.rate_limits import pacer_for
@@ -17,10 +21,63 @@ from flowrunner_provider.runtime.rate_limits import pacer_for
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-__all__ = ["FlowRunnerSmtpHook"]
+__all__ = ["FlowRunnerSmtpHook", "OutgoingHook", "outgoing"]
+
+C = TypeVar("C", bound=OutgoingConfig)
+
+_OTHERS = {"aws": ("flowrunner_provider.email.hooks.ses", "FlowRunnerSesHook")}
+"""Connection type -> its hook, where that is not SMTP."""
 
 
-class FlowRunnerSmtpHook(FlowRunnerHook[SmtpConfig]):
+def outgoing(conn_id: str) -> OutgoingHook[Any]:
+    """The hook of a connection that sends mail, by its type.
+
+    :raises ConfigError: if it sends none.
+    """
+    kind = connection(conn_id).conn_type or "smtp"
+    if kind == "smtp":
+        return FlowRunnerSmtpHook(conn_id)
+    if kind not in _OTHERS:
+        raise ConfigError(
+            f"connection {conn_id!r} is of type {kind!r}, which sends no mail",
+            field="conn_type",
+            remedy=f"use a connection of type smtp, {', '.join(_OTHERS)}",
+        )
+    module, name = _OTHERS[kind]
+    return cast("OutgoingHook[Any]", getattr(import_module(module), name)(conn_id))
+
+
+class OutgoingHook(FlowRunnerHook[C]):
+    """What the hooks of all connections that send mail have in common.
+
+    :param conn_id: the connection.
+    """
+
+    @property
+    def transport(self) -> Transport:
+        """Sends through this connection."""
+        raise ConfigError(f"{type(self).__name__} sends nothing", field="conn_type")
+
+    @property
+    def pacer(self) -> Pacer:
+        """The connection's rate limit."""
+        return pacer_for(self.conn_id, self.config.rate_limit or None, self.config.burst)
+
+    @property
+    def seal(self) -> DkimSigner | None:
+        """Signs mails with the connection's DKIM key, if it has one."""
+        config = self.config
+        if not config.dkim_private_key:
+            return None
+        return DkimSigner(
+            domain=config.dkim_domain,
+            selector=config.dkim_selector,
+            private_key=config.dkim_private_key,
+            rewrites=self.transport.capabilities.rewrites,
+        )
+
+
+class FlowRunnerSmtpHook(OutgoingHook[SmtpConfig]):
     """A mail server from an ``smtp`` connection.
 
     :param conn_id: the connection.
@@ -42,11 +99,6 @@ class FlowRunnerSmtpHook(FlowRunnerHook[SmtpConfig]):
         config = self.config
         mask(_encoded(config))
         return SmtpTransport(config)
-
-    @property
-    def pacer(self) -> Pacer:
-        """The connection's rate limit."""
-        return pacer_for(self.conn_id, self.config.rate_limit or None, self.config.burst)
 
     def check(self) -> str:
         """Connect, make it safe, log in, say NOOP; nothing is sent."""

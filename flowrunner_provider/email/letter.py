@@ -85,6 +85,7 @@ class LetterForm:
         self._first = header_lines("From", [sender])
         if reply_to:
             self._first += header_lines("Reply-To", reply_to)
+        self.date = date
         self._second = f"Date: {format_datetime(date)}\r\n".encode()
         self._parts = tuple(parts)
 

@@ -10,15 +10,17 @@ import email.policy
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.message import EmailMessage
 from functools import cached_property
+from typing import Any
 
 from flowrunner_provider.core.checkpoint import fingerprint
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.email.addresses import Mailbox, header_lines, header_text, mailbox, mailboxes
 from flowrunner_provider.email.attachments import Attachment
+from flowrunner_provider.email.calendar import Invitation, invitation
 from flowrunner_provider.email.plain_text import plain_text
 
 __all__ = ["MAX_RECIPIENTS", "MAX_TOTAL_SIZE", "POLICY", "Mail", "build", "compose", "header_name"]
@@ -64,6 +66,7 @@ class Mail:
     attachments: tuple[Attachment, ...]
     inline: tuple[tuple[str, Attachment], ...]
     headers: tuple[tuple[str, str], ...]
+    invitation: Invitation | None = None
 
     @cached_property
     def recipients(self) -> tuple[str, ...]:
@@ -85,6 +88,7 @@ class Mail:
             [self.subject, self.text, self.html, self.headers],
             [(part.name, part.content_type, part.sha256) for part in self.attachments],
             [(cid, part.name, part.content_type, part.sha256) for cid, part in self.inline],
+            *([self.invitation.identity] if self.invitation else []),
         )
 
 
@@ -101,6 +105,7 @@ def compose(
     attachments: Sequence[Attachment] = (),
     inline: Mapping[str, Attachment] | None = None,
     headers: Mapping[str, str] | None = None,
+    meeting: Mapping[str, Any] | None = None,
 ) -> Mail:
     """Check everything that the user wrote.
 
@@ -123,6 +128,10 @@ def compose(
         inline=tuple((_cid(cid), part) for cid, part in (inline or {}).items()),
         headers=tuple((header_name(name), header_text(value, "headers")) for name, value in (headers or {}).items()),
     )
+    if meeting is not None:
+        people = (*mail.to, *mail.cc)
+        invited = invitation(meeting, subject=mail.subject, sender=mail.sender, people=people)
+        mail = replace(mail, invitation=invited)
     if not mail.recipients:
         raise ConfigError("the mail has no recipient", field="to", remedy="give to, cc or bcc")
     if len(mail.recipients) > MAX_RECIPIENTS:
@@ -190,6 +199,9 @@ def build(mail: Mail, message_id: str, date: datetime) -> bytes:
     if mail.html is not None:
         message.add_alternative(mail.html, subtype="html")
         _add_pictures(message, mail.inline)
+    if mail.invitation is not None:  # the last alternative is the one that a reader who knows all prefers
+        text, method = mail.invitation.text(message_id, date), mail.invitation.method
+        message.add_alternative(text, subtype="calendar", params={"method": method})
     for part in mail.attachments:
         main, _, sub = part.content_type.partition("/")
         message.add_attachment(part.data, maintype=main, subtype=sub, filename=part.name)

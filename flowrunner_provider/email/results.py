@@ -17,6 +17,7 @@ class SendResult:
     :param accepted: recipients for whom the server took the mail.
     :param refused: recipients that were refused; empty whenever the task succeeds.
     :param unknown: recipients of whom nobody knows, after ``on_unknown="skip"``.
+    :param invitation_uid: names the meeting; None for a mail that invites to none.
     """
 
     message_id: str
@@ -24,6 +25,7 @@ class SendResult:
     refused: list[str]
     unknown: int
     subject: str
+    invitation_uid: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,97 +13,42 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from flowrunner_provider.core.checkpoint import fingerprint
-from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.effects import Effect, Intent, OnUnknown
 from flowrunner_provider.core.errors import Json, OutcomeUnknown, PartialFailure, Rejected, Throttled
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.email.addresses import Mailbox
 from flowrunner_provider.email.attachments import too_large
 from flowrunner_provider.email.message import Mail, build
 from flowrunner_provider.email.results import SendResult
+from flowrunner_provider.email.transport import Envelope, Refusal, Transport
 
-__all__ = ["Addressed", "Envelope", "Refusal", "Transport", "deliver"]
+__all__ = ["Seal", "deliver"]
 
 NAME = "email.send"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SOME_DAY = datetime(2020, 1, 1, tzinfo=UTC)  # as long, in every spelling, as the day on which it is sent
 _MAX_TEXTS = 20_000  # bytes of reasons in one record; above it the codes alone are kept
 
 
-@dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """Why a recipient was refused.
-
-    :param status: the SMTP reply code; 5xx is for good, everything else for now.
-    :param code: the enhanced status code of RFC 3463, or empty.
-    :param text: what the server said.
-    """
-
-    status: int
-    code: str = ""
-    text: str = ""
-
-    @property
-    def for_good(self) -> bool:
-        return self.status >= 500
-
-    @property
-    def too_many(self) -> bool:
-        """The server takes the others in a message of their own (RFC 5321, 4.5.3.1.10)."""
-        return self.status == 452 and self.code in ("", "4.5.3")
-
-    def __str__(self) -> str:
-        return " ".join(str(part) for part in (self.status, self.code, self.text) if part)
-
-
-class Addressed(Protocol):
-    """What a mail server is told of a mail before its bytes."""
-
-    @property
-    def sender(self) -> Mailbox: ...
-
-    @property
-    def needs_utf8(self) -> bool:
-        """Only a server that knows SMTPUTF8 takes it."""
-
-
-class Envelope(Protocol):
-    """A mail server that has been told sender and recipients and waits for the message."""
-
-    @property
-    def refused(self) -> dict[str, Refusal]:
-        """The recipients that it does not take; when that is all of them, there is nothing to send."""
-
-    async def data(self, message: bytes) -> None:
-        """Hand the message over; returns when the server has taken it.
-
-        :raises OutcomeUnknown: when nobody can tell; any other error says that it was not taken.
-        """
-
-    async def close(self) -> None:
-        """Say goodbye; never raises."""
-
-
-class Transport(Protocol):
-    """A way to send mail."""
-
-    @property
-    def seconds(self) -> float:
-        """The longest that :meth:`Envelope.data` may take."""
-
-    async def envelope(self, mail: Mail, recipients: Sequence[str], size: int, deadline: Deadline) -> Envelope:
-        """Connect, log in, announce. Nothing is sent yet, so any error says that nothing was."""
+Seal = Callable[[bytes, datetime], bytes]
+"""Puts a signature before a message with this date."""
 
 
 async def deliver(
-    run: Run, mail: Mail, transport: Transport, *, domain: str, limit: int, on_unknown: OnUnknown = "stop"
+    run: Run,
+    mail: Mail,
+    transport: Transport,
+    *,
+    domain: str,
+    limit: int,
+    on_unknown: OnUnknown = "stop",
+    seal: Seal | None = None,
 ) -> SendResult:
     """``mail`` was taken by the server once for each recipient.
 
@@ -113,6 +58,7 @@ async def deliver(
     :param limit: largest encoded size.
     :param on_unknown: what to do when an earlier attempt may have sent it: ``stop``, ``resend`` the very
         same bytes, or ``skip``.
+    :param seal: signs it.
     :raises PartialFailure: when some were refused; a retry sends to those refused for now.
     :raises Rejected: when all were refused for good.
     :raises Throttled: when all were refused for now.
@@ -121,11 +67,16 @@ async def deliver(
     """
     message_id = f"<{run.effects.key(NAME)}@{domain}>"
     failpoint("email.send.before_build")
-    size = len(build(mail, message_id, _EPOCH))
+    size = len(_sealed(mail, message_id, _SOME_DAY, seal))
     if size > limit:
         raise too_large(size, limit)
     failpoint("email.send.after_build")
-    return await _Delivery(run, mail, transport, message_id, size, on_unknown).to_end()
+    return await _Delivery(run, mail, transport, message_id, size, on_unknown, seal).to_end()
+
+
+def _sealed(mail: Mail, message_id: str, date: datetime, seal: Seal | None) -> bytes:
+    message = build(mail, message_id, date)
+    return seal(message, date) if seal else message
 
 
 @dataclass
@@ -138,6 +89,7 @@ class _Delivery:
     message_id: str
     size: int
     on_unknown: OnUnknown
+    seal: Seal | None
     at: str = ""
     accepted: int = 0
     unknown: int = 0
@@ -177,6 +129,7 @@ class _Delivery:
             refused=[],
             unknown=self.unknown,
             subject=self.mail.subject,
+            invitation_uid=self.mail.invitation.uid_in(self.message_id) if self.mail.invitation else None,
         )
 
     async def _round(self, name: str, recipients: tuple[str, ...]) -> Any:
@@ -225,7 +178,7 @@ class _Delivery:
         return envelope
 
     async def _send(self, envelope: Envelope, intent: Intent, at: str) -> None:
-        message = build(self.mail, self.message_id, datetime.fromisoformat(at))
+        message = _sealed(self.mail, self.message_id, datetime.fromisoformat(at), self.seal)
         failpoint("email.send.before_data")
         try:
             await envelope.data(message)

@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import (
@@ -31,8 +31,7 @@ from flowrunner_provider.core.errors import (
 )
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.email.config import SmtpConfig
-from flowrunner_provider.email.message import Mail
-from flowrunner_provider.email.send import Addressed, Refusal
+from flowrunner_provider.email.transport import Addressed, Capabilities, Refusal
 
 if TYPE_CHECKING:
     import aiosmtplib
@@ -56,11 +55,13 @@ class SmtpTransport:
 
     config: SmtpConfig
 
+    capabilities: ClassVar[Capabilities] = Capabilities(each_recipient=True)
+
     @property
     def seconds(self) -> float:
         return 20 * self.config.timeout + self.config.reply_timeout
 
-    async def envelope(self, mail: Mail, recipients: Sequence[str], size: int, deadline: Deadline) -> SmtpEnvelope:
+    async def envelope(self, mail: Addressed, recipients: Sequence[str], size: int, deadline: Deadline) -> SmtpEnvelope:
         """Connect, log in, and tell the server sender and recipients.
 
         :raises SecurityError: when TLS cannot be had as configured.

@@ -62,6 +62,7 @@ def test_a_mail_is_sent(scene: Scene, smtp_sink: SmtpSink, tmp_path: Path) -> No
     assert mail.message["Message-ID"] == result["message_id"]
     assert result == {
         "message_id": mail.message["Message-ID"], "accepted": 2, "refused": [], "unknown": 0, "subject": "Run manual",
+        "invitation_uid": None,
     }  # fmt: skip
     assert mail.message["From"].addresses[0].display_name == "Jürgen Müller"
     assert b"secret@" not in mail.data

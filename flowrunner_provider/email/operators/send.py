@@ -12,7 +12,7 @@ from flowrunner_provider.email.results import SendResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 if TYPE_CHECKING:
-    from flowrunner_provider.email.config import SmtpConfig
+    from flowrunner_provider.email.config import OutgoingConfig
     from flowrunner_provider.email.message import Mail
 
 __all__ = ["EmailSendOperator"]
@@ -48,10 +48,15 @@ class EmailSendOperator(FlowRunnerOperator):
         ``sftp://partner@/out/*.pdf``; one that matches nothing is an error. Files that are too large are not read.
     :param inline_images: content id to file, on any store, for ``<img src="cid:logo">``.
     :param headers: further headers, e.g. ``{"X-Topic": "sales"}``.
+    :param invitation: a meeting: ``{"start", "end", "summary", "location", "description", "organizer", "attendees",
+        "method", "uid", "sequence"}``; ``start`` and ``end`` as ISO 8601 with a time zone, or as dates. ``uid`` and
+        ``sequence`` stay the same in every attempt; to change a meeting, or to call it off (``method`` CANCEL), give
+        the ``invitation_uid`` of the first mail's result and a higher ``sequence``.
     :param on_unknown: what to do when an earlier attempt may have sent the mail: ``stop``; ``resend`` the same
         bytes with the same Message-ID, so that many mailboxes show it once; or ``skip``.
     :param max_total_size: largest mail in encoded bytes; by default the connection's, which is 20 MiB.
-    :param smtp_conn_id: the connection, of type ``smtp``.
+    :param smtp_conn_id: the connection, of type ``smtp``, or ``aws`` for Amazon SES. With a DKIM key in its extra
+        every mail is signed.
     """
 
     action: ClassVar[str] = "email.send"
@@ -70,11 +75,13 @@ class EmailSendOperator(FlowRunnerOperator):
         "attachments",
         "inline_images",
         "headers",
+        "invitation",
         "smtp_conn_id",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "html": "html",
         "template_context": "json",
+        "invitation": "json",
     }
 
     def __init__(
@@ -95,6 +102,7 @@ class EmailSendOperator(FlowRunnerOperator):
         attachments: list[str] | None = None,
         inline_images: dict[str, str] | None = None,
         headers: dict[str, str] | None = None,
+        invitation: dict[str, Any] | None = None,
         on_unknown: Literal["stop", "resend", "skip"] = "stop",
         max_total_size: int | None = None,
         smtp_conn_id: str = "smtp_default",
@@ -116,20 +124,21 @@ class EmailSendOperator(FlowRunnerOperator):
         self.attachments = attachments
         self.inline_images = inline_images
         self.headers = headers
+        self.invitation = invitation
         self.on_unknown = on_unknown
         self.max_total_size = max_total_size
         self.smtp_conn_id = smtp_conn_id
 
     async def perform(self, run: Run) -> SendResult:
         """Compose the mail, which checks everything, and deliver it."""
-        from flowrunner_provider.email.hook import FlowRunnerSmtpHook
+        from flowrunner_provider.email.hook import outgoing
         from flowrunner_provider.email.send import deliver
 
         if self.on_unknown not in ("stop", "resend", "skip"):
             raise ConfigError(
                 f"on_unknown is {self.on_unknown!r}", field="on_unknown", remedy="write stop, resend or skip"
             )
-        hook = FlowRunnerSmtpHook(self.smtp_conn_id)
+        hook = outgoing(self.smtp_conn_id)
         config = hook.config
         limit = config.max_total_size if self.max_total_size is None else self.max_total_size
         if isinstance(limit, bool) or not isinstance(limit, int) or limit <= 0:
@@ -145,9 +154,10 @@ class EmailSendOperator(FlowRunnerOperator):
             domain=config.message_id_domain or mail.sender.domain,
             limit=limit,
             on_unknown=self.on_unknown,
+            seal=hook.seal,
         )
 
-    async def _mail(self, config: SmtpConfig, limit: int, run: Run) -> Mail:
+    async def _mail(self, config: OutgoingConfig, limit: int, run: Run) -> Mail:
         from flowrunner_provider.email.attachment_stores import gather
         from flowrunner_provider.email.css import inlined
         from flowrunner_provider.email.message import compose
@@ -175,16 +185,17 @@ class EmailSendOperator(FlowRunnerOperator):
             attachments=attachments,
             inline=inline,
             headers=self.headers,
+            meeting=self.invitation,
         )
 
-    def _subject(self, config: SmtpConfig) -> str:
+    def _subject(self, config: OutgoingConfig) -> str:
         if self.subject is not None:
             return self.subject
         if config.subject_template:
             return self._rendered(config.subject_template).strip()
         raise ConfigError("the mail has no subject", field="subject", remedy="give subject")
 
-    def _content(self, config: SmtpConfig) -> tuple[str | None, str | None]:
+    def _content(self, config: OutgoingConfig) -> tuple[str | None, str | None]:
         """The content as HTML and as plain text; a part that was not given is None."""
         from flowrunner_provider.email.template import is_html
 
