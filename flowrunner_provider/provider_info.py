@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from importlib.resources import files
 from typing import Any
 
 from flowrunner_provider import __version__
@@ -70,6 +72,9 @@ def get_provider_info() -> dict[str, Any]:
         "operators": _modules(sensors=False),
         "sensors": _modules(sensors=True),
         "triggers": _triggers(),
+        "connection-types": json.loads(
+            files("flowrunner_provider.flows").joinpath("connections.json").read_text("utf-8")
+        ),
         "notifications": [path for connector in CONNECTORS for path in connector.notifiers],
         "cli": ["flowrunner_provider.cli.airflow_commands"],
         "config": {"flowrunner": {"description": "The FlowRunner provider.", "options": _OPTIONS}},

@@ -68,7 +68,7 @@ CONNECTORS: tuple[Connector, ...] = (
     Connector(
         name="files",
         title="Files",
-        extras=("files", "sftp", "s3", "azure", "gcs", "fsspec", "archive", "crypt"),
+        extras=("files", "sftp", "s3", "azure", "gcs", "fsspec", "archive", "crypt", "encoding"),
         connections=("sftp", "ftp", "aws", "wasb", "google_cloud_platform", "generic"),
         operators=(f"{_ROOT}.files.operators", f"{_ROOT}.files.sensors"),
         hooks=(

@@ -22,6 +22,7 @@ from flowrunner_provider.core.errors import ConfigError, Json
 
 __all__ = [
     "PythonOnly",
+    "connection_form",
     "from_mapping",
     "option",
     "param_docs",
@@ -150,6 +151,44 @@ def schema_of_dataclass(cls: type) -> dict[str, Json]:
         "additionalProperties": False,
         **({"required": required} if required else {}),
     }
+
+
+_STANDARD = ("host", "schema", "login", "password", "port")
+"""The fields that every connection of Airflow has of its own."""
+
+
+def connection_form(cls: type) -> dict[str, Json]:
+    """The form of a connection type whose settings are ``cls``, as Airflow's provider info describes it.
+
+    :return: ``ui-field-behaviour`` for the fields that every connection has, ``conn-fields`` for the others, which
+        lie in the extra.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    properties: Any = schema_of_dataclass(cls)["properties"]
+    shown = [name for name in _STANDARD if name in fields]
+    own: dict[str, Json] = {}
+    for name in fields.keys() - set(shown):
+        schema = _form_schema(properties[name])
+        if fields[name].metadata["secret"]:
+            schema["format"] = "password"
+        own[name] = {
+            "label": fields[name].metadata["label"],
+            "description": fields[name].metadata["help"],
+            "schema": schema,
+        }
+    behaviour: dict[str, Json] = {
+        "hidden-fields": [name for name in _STANDARD if name not in shown],
+        "relabeling": {name: fields[name].metadata["label"] for name in shown},
+    }
+    return {"ui-field-behaviour": behaviour, "conn-fields": {name: own[name] for name in fields if name in own}}
+
+
+def _form_schema(schema: Any) -> dict[str, Json]:
+    """A field's schema as the form reads it: an optional choice is one list, with null in it."""
+    flat = {key: value for key, value in schema.items() if key not in ("title", "description")}
+    for choice in flat.pop("anyOf", []):
+        flat.setdefault("enum", []).extend(choice.get("enum", [None]))
+    return flat
 
 
 def schema_of_signature(function: Callable[..., Any], skip: Iterable[str] = ()) -> dict[str, Json]:

@@ -177,7 +177,7 @@ def _params_of(cls: type) -> dict[str, Any]:
 
 
 def _output_of(cls: type) -> dict[str, Any]:
-    """The schema of what ``perform`` (or the coroutine that it returns) gives; of a sensor or a watcher, what it ``returns``."""
+    """The schema of what ``perform`` (or the coroutine that it returns) gives; else of what the class ``returns``."""
     if (returns := getattr(cls, "returns", None)) is not None:
         return schema_of_type(returns)
     method = getattr(cls, "perform", None)

@@ -4,21 +4,25 @@ Run it as ``python -m flowrunner_provider.flows.generate``, with ``--check`` onl
 
 ``flowrunner_provider/flows/reexports.json``   from those of the heavy official packages that are installed here
 ``flowrunner_provider/flows/catalogue.json``   from the operators
+``flowrunner_provider/flows/connections.json`` from the hooks of the connection types that are ours
 ``README.md``, between its markers              from the catalogue
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
+from flowrunner_provider.core.spec import connection_form
 from flowrunner_provider.flows.catalogue import ActionSpec, derive, kept, read_again, to_json
 from flowrunner_provider.registry import CONNECTORS
 
-__all__ = ["matrix", "outdated"]
+__all__ = ["connection_types", "matrix", "outdated"]
 
 _ROOT = Path(__file__).parent.parent.parent
 _MARKED = re.compile(r"(<!-- matrix:begin -->\n).*(<!-- matrix:end -->)", re.DOTALL)
@@ -45,6 +49,19 @@ def matrix(specs: list[ActionSpec]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def connection_types() -> list[dict[str, Any]]:
+    """The connection types that no official provider has, with their forms, for the provider info."""
+    found = []
+    for connector in CONNECTORS:
+        for name, path in connector.hooks:
+            if name in connector.owns:
+                module, _, hook_name = path.rpartition(".")
+                hook = getattr(importlib.import_module(module), hook_name)
+                form = connection_form(hook.config_type)
+                found.append({"connection-type": name, "hook-class-name": path, "hook-name": hook.hook_name, **form})
+    return sorted(found, key=lambda entry: entry["connection-type"])
+
+
 def _wanted() -> dict[Path, str]:
     known, _ = read_again(kept())
     specs = derive(_ROOT / "example_dags", known)
@@ -53,6 +70,7 @@ def _wanted() -> dict[Path, str]:
     return {
         _ROOT / "flowrunner_provider" / "flows" / "reexports.json": json.dumps(known, indent=1) + "\n",
         _ROOT / "flowrunner_provider" / "flows" / "catalogue.json": to_json(specs),
+        _ROOT / "flowrunner_provider" / "flows" / "connections.json": json.dumps(connection_types(), indent=1) + "\n",
         readme: _MARKED.sub(lambda found: found[1] + matrix(specs) + found[2], text),
     }
 

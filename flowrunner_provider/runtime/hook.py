@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
 from flowrunner_provider.core.errors import ConfigError, FlowRunnerError
 from flowrunner_provider.core.spec import from_mapping, secret_fields
+from flowrunner_provider.registry import CONNECTORS
 from flowrunner_provider.runtime.masking import mask, mask_sensitive, masking_async, redact, redact_error
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["FlowRunnerHook", "aconnection", "connection", "extra_of", "options_of"]
 
 C = TypeVar("C")
+
+_OWN_TYPES = {name for connector in CONNECTORS for name in connector.owns}
+"""Connection types of ours: there every field of the form lies in the extra itself, too."""
 
 OPTIONS = "flowrunner"
 """The key of a connection's extra below which our own options live; never sent anywhere."""
@@ -136,8 +140,10 @@ class FlowRunnerHook(BaseHook, Generic[C]):
             "schema": found.schema,
         }
         known = {field.name for field in dataclasses.fields(cls.config_type)}
+        extra = extra_of(found) if found.conn_type in _OWN_TYPES else {}
         return {
             **{name: value for name, value in standard.items() if value not in (None, "") and name in known},
+            **{name: value for name, value in extra.items() if value not in (None, "") and name != OPTIONS},
             **options_of(found),
         }
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.spec import (
     PythonOnly,
+    connection_form,
     from_mapping,
     option,
     param_docs,
@@ -160,3 +161,26 @@ def test_what_is_no_duration_is_refused(value: Any) -> None:
 def test_any_duration_reads_as_its_sum(days: int, hours: int, minutes: int, seconds: int) -> None:
     whole = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
     assert parse_duration(f"{days}d{hours}h{minutes}m{seconds}s") == whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Formed:
+    host: str = option(label="Server")
+    token: str = option("", label="Token", help="From the vendor.", secret=True)
+    size: Literal["s", "m"] | None = option(None, label="Size")
+
+
+def test_the_form_of_a_connection_type() -> None:
+    form = connection_form(_Formed)
+    assert form["ui-field-behaviour"] == {
+        "hidden-fields": ["schema", "login", "password", "port"],
+        "relabeling": {"host": "Server"},
+    }
+    assert form["conn-fields"] == {
+        "token": {
+            "label": "Token",
+            "description": "From the vendor.",
+            "schema": {"type": "string", "default": "", "format": "password"},
+        },
+        "size": {"label": "Size", "description": "", "schema": {"enum": ["s", "m", None], "default": None}},
+    }
