@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 __all__ = [
     "Algorithm",
+    "Arrival",
+    "ArrivedFile",
     "Checked",
     "ChecksumResult",
     "CopiedFile",
@@ -17,6 +19,9 @@ __all__ = [
     "ListResult",
     "ListedFile",
     "ReadResult",
+    "ShardResult",
+    "SyncFinishResult",
+    "SyncPlanResult",
     "SyncResult",
     "WaitResult",
     "WriteResult",
@@ -81,6 +86,70 @@ class SyncResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SyncPlanResult:
+    """A plan.
+
+    :param plan: the folder that it lies in; empty after a dry run.
+    :param shards: into how many parts it was cut.
+    :param listed: how many files the source has.
+    :param files: how many of them are to be copied, or compared by their bytes; in a dry run: to be copied.
+    :param bytes: their size together.
+    :param largest: the size of the files of the largest shard together.
+    :param deletes: how many extra files will be deleted at the end.
+    :param extra: how many files are in ``dest`` alone and stay there.
+    :param copies: the first names, at most 20.
+    """
+
+    plan: str
+    shards: int
+    listed: int
+    files: int
+    bytes: int
+    largest: int
+    deletes: int
+    extra: int
+    dry_run: bool
+    copies: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardResult:
+    """What became of one shard, over all attempts; ``files`` = ``copied`` + ``unchanged``.
+
+    :param files: how many files were planned for it.
+    :param copied: how many of them were copied.
+    :param unchanged: how many turned out to be the same, or are gone from the source since.
+    :param bytes: the size of the copied ones together.
+    """
+
+    shard: int
+    files: int
+    copied: int
+    unchanged: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncFinishResult:
+    """The whole sync.
+
+    :param listed: how many files the source has at the end.
+    :param planned: how many were to be copied by the shards.
+    :param planned_bytes: their size together.
+    :param late: how many had changed since the plan was made, and were copied at the end.
+    :param deleted: how many extra files were deleted, or moved into the backup.
+    :param extra: how many files are in ``dest`` alone and stay there.
+    """
+
+    listed: int
+    planned: int
+    planned_bytes: int
+    late: int
+    deleted: int
+    extra: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeleteResult:
     """What was deleted, over all attempts; ``matched`` = ``deleted`` + ``kept``.
 
@@ -136,6 +205,28 @@ class ListResult:
 
     count: int
     files: list[ListedFile]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrivedFile(ListedFile):
+    """One file of an event.
+
+    :param change: ``created`` or ``updated``.
+    """
+
+    change: Literal["created", "updated"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrival:
+    """An event of a watched folder.
+
+    :param id: the same whenever the same version of the same files is told again.
+    :param files: the one that it is about; with ``batch="look"`` all that one look has found, at most 40.
+    """
+
+    id: str
+    files: list[ArrivedFile]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,6 +102,12 @@ class Rows:
         with _disk():
             self._database.executemany(update, ((_bytes(name),) for name in names))
 
+    def largest_first(self) -> Iterator[tuple[Item, int | None]]:
+        """The files by size, then by name, each with its mark; those of unknown size at the end."""
+        self.flush()
+        for row in self._select(f"mark, {_COLUMNS} FROM {self._table} ORDER BY size DESC, name"):
+            yield _item(row[1:]), row[0]
+
     def count_unmarked(self) -> int:
         """How many have no mark."""
         self.flush()

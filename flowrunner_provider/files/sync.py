@@ -7,14 +7,15 @@ what a killed attempt did is counted once, a file is gone on with where it was, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from flowrunner_provider.core.errors import FlowRunnerError, IntegrityError, Json, NotFound
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
+from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.files.books import SKIPPED, Batch, Books, batches
-from flowrunner_provider.files.each import each
+from flowrunner_provider.files.each import each, each_file
 from flowrunner_provider.files.options import SyncOptions
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.results import SyncResult
@@ -29,15 +30,22 @@ _SHOWN, _CHARACTERS = 20, 6_000
 
 
 async def sync(
-    source: tuple[Store, str], dest: tuple[Store, str], run: Run, options: SyncOptions, *, identity_of_work: Json = None
+    source: tuple[Store, str],
+    dest: tuple[Store, str],
+    run: Run,
+    options: SyncOptions,
+    *,
+    identity_of_work: Json = None,
+    plan: Callable[..., Plan] = Plan,
 ) -> SyncResult:
     """Make the folder ``dest`` hold the chosen files of the folder ``source``.
 
     :param identity_of_work: what must be the same for a retry to go on (JSON).
+    :param plan: makes the plan; by default from the listings of both folders.
     """
     choose = chooser(options.include, options.exclude)
     trees = Tree(*source, choose, field="source"), Tree(*dest, choose, field="dest")
-    return await _Sync(*trees, run, options, identity_of_work).run()
+    return await _Sync(*trees, run, options, identity_of_work).run(plan)
 
 
 class _Sync:
@@ -45,13 +53,14 @@ class _Sync:
         self._source, self._dest, self._run, self._options = source, dest, run, options
         self._books = Books(run, "sync", identity_of_work, self._record)
         self._copied, self._bytes, self._deleted = self._books.state.get("counts", (0, 0, 0))
+        self._after: int = self._books.state.get("after", 0)
         self._shown: dict[str, list[str]] = {"copy": [], "delete": []}
 
     def _record(self) -> dict[str, Json]:
-        return {"counts": [self._copied, self._bytes, self._deleted]}
+        return {"counts": [self._copied, self._bytes, self._deleted], "after": self._after}
 
-    async def run(self) -> SyncResult:
-        plan = self._plan = Plan(self._source, self._dest, self._run, self._options, deleted_before=self._deleted)
+    async def run(self, make_plan: Callable[..., Plan]) -> SyncResult:
+        plan = self._plan = make_plan(self._source, self._dest, self._run, self._options, deleted_before=self._deleted)
         finished = False
         try:
             if self._books.batch:
@@ -114,14 +123,8 @@ class _Sync:
                 if there is None:
                     batch.done[index] = 0
                 return
-            if here is None:
-                batch.choices[index] = SKIPPED
-                await self._forget(item.relative)
-                return
-            if here.identity != item.identity:
-                batch.items[index] = here
-                batch.parts.pop(index, None)
-            if there is not None and await self._plan.same(here, there):
+            await self._renew(batch, index, here)
+            if here is not None and there is not None and await self._plan.same(here, there):
                 batch.done[index] = here.size or 0
                 await self._forget(item.relative)
 
@@ -130,6 +133,17 @@ class _Sync:
             batch.choices = [0 if index in batch.done else SKIPPED for index in range(len(batch.items))]
         await self._settle(batch)
         self._books.save(force=True)
+
+    async def _renew(self, batch: Batch, index: int, here: Item | None) -> bool:
+        """Take a file of the batch for what it is in the source by now; whether it is another one, or gone."""
+        item = batch.items[index]
+        if here is None:
+            batch.choices[index] = SKIPPED
+            await self._forget(item.relative)
+        elif here.identity != item.identity:
+            batch.items[index] = here
+            batch.parts.pop(index, None)
+        return here is None or here.identity != item.identity
 
     async def _forget(self, name: str) -> None:
         """Remove the parts that uploads of this task have left for a name."""
@@ -141,19 +155,21 @@ class _Sync:
     # -- one batch
 
     async def _copy_all(self) -> None:
-        after = 0
-        while rows := await self._plan.to_copy(after):
+        if not self._plan.fixed:
+            self._after = 0
+        while rows := await self._plan.to_copy(self._after):
             chosen = next(batches(item for _, item in rows))
-            after = rows[len(chosen) - 1][0]
+            self._after = rows[len(chosen) - 1][0]
             if self._books.progress:
-                self._books.progress.total = self._bytes + self._plan.bytes
+                self._books.progress.total = self._plan.bytes + (0 if self._plan.fixed else self._bytes)
             await self._settle(self._books.open(Batch.of(chosen)))
             self._plan.doubtful -= {item.relative for item in chosen}
         await self._plan.complete()
 
     async def _settle(self, batch: Batch) -> None:
         act = self._copy if batch.kind == "copy" else self._delete
-        await each(self._options.concurrency, lambda index: act(batch, index), batch.open)
+        sizes = {index: batch.items[index].size if batch.kind == "copy" else 0 for index in batch.open}
+        await each_file(self._options.concurrency, lambda index: act(batch, index), sizes)
         done = [batch.items[index] for index in sorted(batch.done)]
         if batch.kind == "copy":
             self._copied += len(done)
@@ -172,13 +188,24 @@ class _Sync:
         await self._books.folder_of(self._dest.store, target)
         if options.backup_dir:
             await self._keep_old(name)
-        digest = await self._books.send(
-            batch, index, source=self._source.store, path=self._source.path_of(name), dest=self._dest.store,
-            target=target, verify="checksum" if options.compare == "checksum" else "size", replace=True,
-            preserve_times=True, durable=False, within=True,
-        )  # fmt: skip
+        try:
+            digest = await self._send(batch, index, target)
+        except (NotFound, IntegrityError):
+            # A plan that was made a while ago may name what has changed, or is gone, since.
+            if not self._plan.fixed or not await self._renew(batch, index, await _item(self._source, name)):
+                raise
+            if batch.choices[index] == SKIPPED:
+                return
+            digest = await self._send(batch, index, target)
         batch.done[index] = digest.size
         self._books.save()
+
+    async def _send(self, batch: Batch, index: int, target: str) -> Digest:
+        return await self._books.send(
+            batch, index, source=self._source.store, path=self._source.path_of(batch.items[index].relative),
+            dest=self._dest.store, target=target, replace=True, preserve_times=True, durable=False, within=True,
+            verify="checksum" if self._options.compare == "checksum" else "size",
+        )  # fmt: skip
 
     async def _keep_old(self, name: str) -> None:
         """Copy the file that is about to be replaced into the backup, so that readers always find one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import ClassVar
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.retry import apause
@@ -33,9 +34,23 @@ class Plan:
     """The plan, while it is made and afterwards.
 
     :param deleted_before: what earlier attempts have deleted counts, too.
+    :param trusting: with ``checksum``: files of one size are the same, as their bytes were compared before.
     """
 
-    def __init__(self, source: Tree, dest: Tree, run: Run, options: SyncOptions, *, deleted_before: int) -> None:
+    fixed: ClassVar[bool] = False
+    """It is the same in every attempt, so that a retry goes on where the last one was."""
+
+    def __init__(
+        self,
+        source: Tree,
+        dest: Tree,
+        run: Run,
+        options: SyncOptions,
+        *,
+        deleted_before: int,
+        trusting: bool = False,
+    ) -> None:
+        self._trusting = trusting
         self._source, self._dest, self._run, self._options = source, dest, run, options
         self._spool = Spool()
         self._there, self._copies = self._spool.rows(), self._spool.rows()
@@ -85,6 +100,10 @@ class Plan:
     def to_delete(self) -> Iterator[Item]:
         """By name, when the plan is complete."""
         return self._there.unmarked() if self._options.delete_extra else iter(())
+
+    def largest_first(self) -> Iterator[tuple[Item, bool]]:
+        """Of the complete plan: what to copy, and whether its bytes are to be compared before."""
+        return ((item, mark == _DOUBTFUL) for item, mark in self._copies.largest_first())
 
     def alike(self, here: Item, there: Item) -> bool:
         """Whether two files look the same without being read."""
@@ -170,13 +189,18 @@ class Plan:
             self._dest.store.join(self._dest.folder, item.relative)  # a name that leads elsewhere is refused now
             there = found.get(item.relative)
             if there is None or not self.alike(item, there):
-                self._copies.add(item)
-                self.bytes += item.size or 0
-            elif self._options.compare == "checksum":
-                self._copies.add(item, _DOUBTFUL)
+                self._add(item)
+            elif self._options.compare == "checksum" and not self._trusting:
+                self._add(item, doubtful=True)
         self._there.mark(list(found))
         self.listed += len(chunk)
         self._news.set()
+
+    def _add(self, item: Item, *, doubtful: bool = False) -> None:
+        """A file to copy; ``doubtful``: if its bytes differ."""
+        self._copies.add(item, _DOUBTFUL if doubtful else None)
+        if not doubtful:
+            self.bytes += item.size or 0
 
     def _judge_extra(self) -> None:
         alone = self._there.count_unmarked()

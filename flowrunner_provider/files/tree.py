@@ -9,13 +9,17 @@ from flowrunner_provider.files.listing import matcher, walk
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.store import Entry, Store
 
-__all__ = ["Tree", "chooser", "side_by_side"]
+__all__ = ["OWN_FOLDER", "Tree", "chooser", "side_by_side"]
+
+OWN_FOLDER = ".flowrunner"
+"""A folder of this name at the top of a tree is ours, and no part of the tree."""
 
 
 def chooser(include: list[str], exclude: list[str]) -> Callable[[str], bool]:
     """Tells whether a relative path is chosen: by one of ``include`` (none: all), and by none of ``exclude``.
 
-    A glob without ``/`` is for the name in any folder, one with it for the whole relative path.
+    A glob without ``/`` is for the name in any folder, one with it for the whole relative path. What lies in
+    :data:`OWN_FOLDER` is never chosen.
     """
 
     def one(pattern: str, field: str) -> Callable[[str], bool]:
@@ -26,6 +30,8 @@ def chooser(include: list[str], exclude: list[str]) -> Callable[[str], bool]:
     unwanted = [one(pattern, "exclude") for pattern in exclude]
 
     def choose(path: str) -> bool:
+        if path.startswith(f"{OWN_FOLDER}/"):
+            return False
         return (not wanted or any(w(path) for w in wanted)) and not any(u(path) for u in unwanted)
 
     return choose

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.registry import STORES
 
-__all__ = ["SCHEMES", "Location", "escape", "no_pattern", "one_file", "parse", "several", "split_glob"]
+__all__ = ["SCHEMES", "Location", "apart", "escape", "no_pattern", "one_file", "parse", "several", "split_glob"]
 
 SCHEMES = ("file", *STORES)
 """The stores that there are."""
@@ -136,3 +136,10 @@ def one_file(uri: str, field: str) -> Location:
     if location.path.endswith("/"):
         raise ConfigError(f"{field} {uri!r} is a folder", field=field, remedy="name a file")
     return location
+
+
+def apart(one: Location, other: Location, field: str) -> None:
+    """Refuse two folders of which one lies in the other."""
+    first, second = (f"{location.path.rstrip('/')}/" for location in (one, other))
+    if one.root == other.root and (first.startswith(second) or second.startswith(first)):
+        raise ConfigError(f"{first} and {second} lie in one another", field=field, remedy="name folders that do not")

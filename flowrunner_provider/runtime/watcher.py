@@ -41,10 +41,12 @@ class Seen:
 
     :param events: what to tell, each with an ``id`` that is the same whenever the same thing is told again.
     :param cursor: where the next look goes on, once these have been told. Together below 48 KB as JSON.
+    :param more: there is more to tell: the next look comes at once.
     """
 
     events: tuple[dict[str, Json], ...]
     cursor: Json
+    more: bool = False
 
 
 class FlowRunnerWatcher(BaseEventTrigger):
@@ -106,7 +108,7 @@ class FlowRunnerWatcher(BaseEventTrigger):
             if seen.events or SYSTEM_CLOCK.monotonic() - spoke_at >= HEARTBEAT:
                 spoke_at = SYSTEM_CLOCK.monotonic()
                 self.log.info("Watching: %d told now, %d since the start.", len(seen.events), told)
-            await apause(self.poll_interval)
+            await apause(0.0 if seen.more else self.poll_interval)
 
     async def _looked(self, memory: _Memory) -> Seen:
         if (begun := await memory.begun()) is not None:
@@ -145,7 +147,10 @@ class _Store(Protocol):
 
 
 class _Memory:
-    """The record of a watcher: ``{"cursor": ..., "open": {"events": [...], "cursor": ...}}``."""
+    """The record of a watcher: ``{"cursor": ..., "open": {"events": [...], "cursor": ...}}``.
+
+    While events are open, nobody needs the cursor from before them: it is left out, as cursors may be long.
+    """
 
     def __init__(self, watcher: FlowRunnerWatcher) -> None:
         accessor = getattr(watcher, "asset_state_store", None)
@@ -174,7 +179,7 @@ class _Memory:
 
     async def begin(self, seen: Seen) -> None:
         opened: Json = {"events": list(seen.events), "cursor": seen.cursor}
-        await self._store.set({"cursor": self.cursor, "open": opened})
+        await self._store.set({"cursor": None, "open": opened})
 
     async def settle(self, cursor: Json) -> None:
         await self._store.set({"cursor": cursor})

@@ -18,6 +18,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "email.wait": {"search": {"subject": "Invoice"}},
     "files.archive": {"source": "/nowhere/*.csv", "dest": "/nowhere/all.zip"},
     "files.extract": {"archive": "sftp://partner@/out/all.zip", "dest": "/nowhere/in/"},
+    "files.arrived": {"path": "/nowhere/*.csv"},
     "files.checksum": {"path": "/nowhere/a.csv"},
     "email.send_batch": {"recipients": [{"email": "a@example.com"}], "subject": "Hello", "text": "Hello"},
     "email.validate": {"source": "/nowhere/a.csv", "valid": "/nowhere/b.jsonl", "invalid": "/nowhere/c.jsonl"},

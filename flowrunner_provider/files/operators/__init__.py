@@ -9,6 +9,11 @@ from flowrunner_provider.files.operators.copy import FileCopyOperator
 from flowrunner_provider.files.operators.crypt import FileCryptoOperator
 from flowrunner_provider.files.operators.delete import FileDeleteOperator, MakeDirectoryOperator
 from flowrunner_provider.files.operators.list import FileListOperator
+from flowrunner_provider.files.operators.shards import (
+    FileSyncFinishOperator,
+    FileSyncPlanOperator,
+    FileSyncShardOperator,
+)
 from flowrunner_provider.files.operators.sync import FileSyncOperator
 
 __all__ = [
@@ -20,7 +25,10 @@ __all__ = [
     "FileExtractOperator",
     "FileListOperator",
     "FileReadOperator",
+    "FileSyncFinishOperator",
     "FileSyncOperator",
+    "FileSyncPlanOperator",
+    "FileSyncShardOperator",
     "FileWriteOperator",
     "MakeDirectoryOperator",
 ]

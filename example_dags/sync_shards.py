@@ -1,0 +1,45 @@
+"""A large folder, brought to the lake by several workers at once; only when all are done is anything deleted."""
+
+from __future__ import annotations
+
+import pendulum
+from airflow.sdk import DAG
+
+from flowrunner_provider.files.operators import FileSyncFinishOperator, FileSyncPlanOperator, FileSyncShardOperator
+from flowrunner_provider.files.task_groups import sync_task_group
+
+IMAGES = {"source": "sftp://partner@/images/", "dest": "/data/images", "plan_path": "s3://lake@plans/"}
+
+with DAG(
+    dag_id="sync_shards",
+    schedule="@daily",
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    tags=["flowrunner", "files"],
+):
+    # plan -> shard[0..7] -> finish, on whatever workers the executor has
+    sync_task_group(
+        source="sftp://partner@/measurements/",
+        dest="s3://lake@raw/measurements/",
+        shards=8,
+        compare="checksum",
+        delete_extra=True,
+        max_deletes=500,
+        pool="partner_sftp",
+    )
+
+with DAG(
+    dag_id="sync_shards_by_hand",
+    schedule=None,
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    tags=["flowrunner", "files"],
+):
+    # The same tasks one by one, with the shards in different queues.
+    plan = FileSyncPlanOperator(task_id="plan", shards=2, **IMAGES)
+    near = FileSyncShardOperator(task_id="near", shard=0, queue="near", **IMAGES)
+    far = FileSyncShardOperator(task_id="far", shard=1, queue="far", **IMAGES)
+    finish = FileSyncFinishOperator(task_id="finish", **IMAGES)
+
+    plan >> [near, far] >> finish
