@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from flowrunner_provider.core.errors import FlowRunnerError, IntegrityError
 from flowrunner_provider.core.part_file import PartFile, disk_errors
 from flowrunner_provider.core.streams import Digest
-from flowrunner_provider.files.store import Upload
-from flowrunner_provider.http.targets import Target
+from flowrunner_provider.http.targets import Holding, Target
 
 __all__ = ["Part", "part_of"]
 
@@ -84,7 +81,7 @@ class _Here:
         self._part.sync()
 
     async def check_size(self, size: int) -> None:
-        _same_size(self.target, self._part.size(), size)
+        self.target.compare(size, self._part.size())
 
     def inode(self) -> int:
         with disk_errors(str(self._path)):
@@ -106,18 +103,8 @@ class _Here:
         self._part.discard()
 
 
-class _There:
+class _There(Holding):
     """On any other store."""
-
-    def __init__(self, target: Target, token: str) -> None:
-        self.target, self._token = target, token
-        self._upload: Upload | None = None
-
-    @property
-    def _open(self) -> Upload:
-        if self._upload is None:
-            raise ValueError("the upload is closed")
-        return self._upload
 
     @property
     def offset(self) -> int:
@@ -139,9 +126,6 @@ class _There:
     async def sync(self) -> None:
         if self._upload is not None:
             await self._upload.sync()
-
-    async def check_size(self, size: int) -> None:
-        _same_size(self.target, await self._open.size(), size)
 
     def inode(self) -> int:
         return 0
@@ -170,19 +154,6 @@ class _There:
     async def commit(self, *, replace: bool) -> None:
         await self._open.commit(replace=replace)
 
-    async def close(self) -> None:
-        if self._upload is not None:
-            upload, self._upload = self._upload, None
-            await upload.close()
-
-    async def discard(self) -> None:
-        upload, self._upload = self._upload, None
-        with suppress(FlowRunnerError):
-            if upload is not None:
-                await upload.discard()
-            else:
-                await self.target.store.forget(self.target.path, self._token)
-
 
 def part_of(target: Target, token: str) -> Part:
     """The part of ``target``.
@@ -190,10 +161,3 @@ def part_of(target: Target, token: str) -> Part:
     :param token: names the task, the same in every attempt.
     """
     return _Here(target, token) if target.here else _There(target, token)
-
-
-def _same_size(target: Target, held: int, size: int) -> None:
-    if held != size:
-        raise IntegrityError(
-            f"{target.shown}: {size} bytes were written and {held} are there", remedy="look at the disk of the far side"
-        )

@@ -16,7 +16,7 @@ from flowrunner_provider.core.part_file import disk_errors
 from flowrunner_provider.files.store import Entry, Store, Upload
 from flowrunner_provider.files.stores.local import LocalStore
 
-__all__ = ["Target", "Writing", "clean_staging", "local_target", "staging"]
+__all__ = ["Holding", "Target", "Writing", "clean_staging", "local_target", "staging"]
 
 BLOCK = 1024 * 1024
 """Bytes that are handed to a store at once."""
@@ -74,6 +74,17 @@ class Target:
         found = await self.entry()
         return found is not None and found.is_dir
 
+    def compare(self, sent: int, held: int) -> None:
+        """What was sent has arrived.
+
+        :raises IntegrityError: when the store does not hold what it was given, in bytes.
+        """
+        if held != sent:
+            raise IntegrityError(
+                f"{self.shown}: {sent} bytes were written and {held} are there",
+                remedy="look at the disk of the far side",
+            )
+
     async def begin(self, token: str, *, resume_at: int = 0, size: int | None = None) -> Upload:
         """Start to write it, or go on; its folder is made."""
         folder = self.path.rpartition("/")[0]
@@ -87,8 +98,8 @@ def local_target(path: str | Path) -> Target:
     return Target(store=LocalStore(), path=str(path))
 
 
-class Writing:
-    """One upload that may begin afresh: the last one counts.
+class Holding:
+    """A target and its upload, once that was begun.
 
     :param token: names the task's uploads in every attempt.
     """
@@ -96,6 +107,35 @@ class Writing:
     def __init__(self, target: Target, token: str) -> None:
         self.target, self._token = target, token
         self._upload: Upload | None = None
+
+    @property
+    def _open(self) -> Upload:
+        if self._upload is None:
+            raise ValueError("the upload is closed")
+        return self._upload
+
+    async def check_size(self, size: int) -> None:
+        """What was sent has arrived."""
+        self.target.compare(size, await self._open.size())
+
+    async def close(self) -> None:
+        """Let go; what was written stays."""
+        if self._upload is not None:
+            upload, self._upload = self._upload, None
+            await upload.close()
+
+    async def discard(self) -> None:
+        """Remove what was written; a store that cannot be reached any more keeps it for the next attempt."""
+        upload, self._upload = self._upload, None
+        with suppress(FlowRunnerError):
+            if upload is not None:
+                await upload.discard()
+            else:
+                await self.target.store.forget(self.target.path, self._token)
+
+
+class Writing(Holding):
+    """One upload that may begin afresh: the last one counts."""
 
     async def fill(self, chunks: AsyncIterator[bytes]) -> int:
         """Write a whole stream from the start; returns its size.
@@ -114,34 +154,12 @@ class Writing:
         if pending:
             await upload.write(bytes(pending))
         await upload.sync()
-        held = await upload.size()
-        if held != size:
-            raise IntegrityError(
-                f"{self.target.shown}: {size} bytes were written and {held} are there",
-                remedy="look at the disk of the far side",
-            )
+        await self.check_size(size)
         return size
 
     async def commit(self) -> None:
         """Give the file its name."""
-        if self._upload is None:
-            raise ValueError("nothing was written")
-        await self._upload.commit()
-
-    async def close(self) -> None:
-        """Let go; what was written stays."""
-        if self._upload is not None:
-            upload, self._upload = self._upload, None
-            await upload.close()
-
-    async def discard(self) -> None:
-        """Remove what was written; a store that cannot be reached any more keeps it for the next attempt."""
-        upload, self._upload = self._upload, None
-        with suppress(FlowRunnerError):
-            if upload is not None:
-                await upload.discard()
-            else:
-                await self.target.store.forget(self.target.path, self._token)
+        await self._open.commit()
 
 
 def staging(token: str) -> Path:
