@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from airflow.sdk import DAG
 
-from flowrunner_provider.database.operators import SqlUpsertOperator
+from flowrunner_provider.database.operators import SqlMaintainOperator, SqlUpsertOperator
 
 with DAG(
     dag_id="sql_toolbox",
@@ -32,4 +32,22 @@ with DAG(
         keys=["code"],
         rows=[{"code": "AT", "name": "Austria"}, {"code": "NO", "name": "Norway"}],
         on_conflict="ignore",
+    )
+    SqlMaintainOperator(
+        task_id="empty_staging",
+        conn_id="warehouse",
+        operation="truncate",
+        tables=["staging.orders"],
+        confirm=["staging.orders"],
+        max_rows=5_000_000,
+    )
+    SqlMaintainOperator(
+        task_id="swap_month",
+        conn_id="warehouse",
+        operation="swap_partition",
+        tables=["sales.orders_{{ ds_nodash[:6] }}"],
+        replacement="sales.orders_loaded",
+    )
+    SqlMaintainOperator(
+        task_id="fresh_statistics", conn_id="warehouse", operation="analyze", tables=["sales.orders", "sales.prices"]
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["BadRow", "Isolation", "Keep", "Mode", "OnConflict", "OnError", "Operation"]
+__all__ = [
+    "BadRow", "IfExists", "Isolation", "Keep", "Mode", "OnConflict", "OnDrift", "OnError", "Operation", "Upkeep",
+]  # fmt: skip
 
 Mode = Literal["append", "truncate", "replace", "upsert"]
 """What a load does with the rows that are there."""
@@ -26,3 +28,12 @@ OnError = Literal["rollback", "rollback_to"]
 
 Isolation = Literal["read committed", "repeatable read", "serializable"]
 """At least so much; a database that only knows more gives more."""
+
+Upkeep = Literal["truncate", "drop", "analyze", "vacuum", "reindex", "refresh_mview", "swap_partition"]
+"""What is done to tables that are to be kept in order."""
+
+IfExists = Literal["skip", "replace", "fail"]
+"""What the creation of a table does about one that is there."""
+
+OnDrift = Literal["fail", "warn"]
+"""What a look at structures does about differences."""

@@ -24,7 +24,7 @@ from flowrunner_provider.database.plan import LoadPlan
 from flowrunner_provider.database.rejects import Rejects, store
 from flowrunner_provider.database.results import LoadResult
 
-__all__ = ["Rows", "Source", "load"]
+__all__ = ["Rows", "Source", "column_type", "load"]
 
 _TYPES: dict[str, Type] = {
     "str": "string", "int": "integer", "float": "number", "Decimal": "decimal", "bool": "boolean",
@@ -191,7 +191,7 @@ class _Work:
         """The columns of a new table: of the types that the dataset declares, or else that the first batch has."""
         found = types_of(batch) if batch else [set() for _ in self.columns]
         return [
-            Column(name, _type(self.types.get(self.names[place]), found[index]))
+            Column(name, column_type(self.types.get(self.names[place]), found[index]))
             for index, (place, name) in enumerate(self.chosen)
         ]
 
@@ -306,7 +306,8 @@ class _Work:
             )
 
 
-def _type(declared: str | None, found: set[type]) -> Type:
+def column_type(declared: str | None, found: set[type]) -> Type:
+    """What a column holds, as its dataset declares it or else by the types of its values."""
     declared = "timestamp" if declared == "timestamptz" else declared
     if declared in get_args(Type):
         return cast("Type", declared)

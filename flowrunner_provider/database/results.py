@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from flowrunner_provider.data.dataset import Dataset
 
-__all__ = ["ExportResult", "LoadResult", "ModifyResult", "StatementResult", "TransactionResult"]
+__all__ = [
+    "CreateTableResult", "ExportResult", "LoadResult", "MaintainResult", "ModifyResult", "SchemaCheckResult",
+    "SchemaDifference", "StatementResult", "TransactionResult",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,3 +76,70 @@ class TransactionResult:
     statements: list[StatementResult]
     rows: int
     undone: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaintainResult:
+    """What was done.
+
+    :param tables: with their schemas.
+    :param rows: how many rows the tables had that were emptied or dropped; with ``dry_run`` would be.
+    """
+
+    operation: str
+    tables: list[str]
+    rows: int
+    dry_run: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateTableResult:
+    """The table that is there now.
+
+    :param table: with its schema.
+    :param created: False where a fitting one was there.
+    :param replaced: it took the place of another one.
+    :param columns: name -> type in the words of a dataset, as asked for.
+    """
+
+    table: str
+    created: bool
+    replaced: bool
+    columns: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchemaDifference:
+    """One difference between what was expected and what is there.
+
+    :param change: ``added``, ``removed`` or ``changed``.
+    :param what: ``table``, ``column``, ``type``, ``nullability``, ``default``, ``primary_key``, ``index`` or
+        ``foreign_key``.
+    :param name: of the column or index; empty for the table itself.
+    :param expected: as the database says it; empty for something added.
+    :param found: the same; empty for something removed.
+    """
+
+    table: str
+    change: str
+    what: str
+    name: str
+    expected: str
+    found: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchemaCheckResult:
+    """How the tables compare.
+
+    :param tables: how many were looked at.
+    :param drift: whether there is a difference.
+    :param differences: at most 200; ``count`` is how many there are.
+    :param snapshot: where the structures found were written; empty for nowhere.
+    """
+
+    tables: int
+    drift: bool
+    count: int
+    differences: list[SchemaDifference]
+    snapshot: str

@@ -22,6 +22,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "files.checksum": {"path": "/nowhere/a.csv"},
     "email.send_batch": {"recipients": [{"email": "a@example.com"}], "subject": "Hello", "text": "Hello"},
     "email.validate": {"source": "/nowhere/a.csv", "valid": "/nowhere/b.jsonl", "invalid": "/nowhere/c.jsonl"},
+    "files.concat": {"source": "/nowhere/*.csv", "dest": "/nowhere/all.csv"},
+    "files.convert_encoding": {"source": "/nowhere/a.csv", "dest": "sftp://partner@/in/a.csv"},
     "files.copy": {"source": "sftp://partner@/out/a.csv", "dest": "/nowhere/a.csv"},
     "files.crypt": {
         "operation": "encrypt",
@@ -33,6 +35,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "files.list": {"path": "sftp://partner@/out"},
     "files.mkdir": {"path": "sftp://partner@/in"},
     "files.read": {"path": "/nowhere/a.txt"},
+    "files.split": {"source": "sftp://partner@/out/a.csv", "dest": "/nowhere/parts/", "by": "lines", "size": 1000},
     "files.sync": {"source": "sftp://partner@/out", "dest": "/nowhere/copy"},
     "files.sync_finish": {"source": "sftp://partner@/out", "dest": "/nowhere/copy"},
     "files.sync_plan": {"source": "sftp://partner@/out", "dest": "/nowhere/copy", "shards": 2},
@@ -66,6 +69,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "sql.export": {"conn_id": "warehouse", "dest": "/nowhere/orders.csv", "table": "orders"},
     "sql.load": {"conn_id": "warehouse", "source": "/nowhere/in.csv", "table": "orders"},
     "sql.transaction": {"conn_id": "warehouse", "statements": [{"sql": "DELETE FROM orders"}]},
+    "sql.maintain": {"conn_id": "warehouse", "operation": "analyze", "tables": ["orders"]},
     "sql.upsert": {"conn_id": "warehouse", "table": "orders", "keys": ["id"], "source": "/nowhere/in.csv"},
     "sql.modify": {"conn_id": "warehouse", "operation": "delete", "table": "orders", "where": {"id": 1}},
 }

@@ -155,7 +155,7 @@ def test_a_missing_table_and_too_few_rows(far: FarSide) -> None:
 
 def test_payloads_are_names_or_refused_and_values_are_values(far: FarSide) -> None:
     before = far.rows("t")
-    for number, payload in enumerate(PAYLOADS[::5]):
+    for number, payload in enumerate(PAYLOADS[::25]):
         run = {"context": {"run_id": f"r{number}"}}
         for names in ({"rows": [{"id": 1, payload: 1}]}, {"rows": ROWS, "keys": [payload]}):
             with pytest.raises(FlowRunnerError):

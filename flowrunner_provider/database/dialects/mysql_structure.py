@@ -117,13 +117,15 @@ class MysqlStructure(Structured):
         found = self.run(_COMMENT, _where(name))
         return str(found[0][0]) if found else None
 
-    def sketch(self, spec: TableSpec) -> TableName:
-        name = TableName.of("flowrunner_sketch", self.run("SELECT DATABASE()")[0][0])
+    def sketched(self, spec: TableSpec, near: TableName) -> Shape:
+        name = near.beside("flowrunner_sketch")
         self.run(
             f"CREATE TEMPORARY TABLE {self.sql(name)} ({', '.join(self.definitions(spec))}) ENGINE=InnoDB"
             " DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
         )
-        return name
+        shape = self._shape(name)
+        self.run(f"DROP TEMPORARY TABLE {self.sql(name)}")
+        return shape
 
     def remake(self, table: Table, spec: TableSpec, name: str, mark: str) -> TableName:
         if lost := belongings_lost(self._session, table.name):
@@ -134,13 +136,14 @@ class MysqlStructure(Structured):
         return new
 
     def drop(self, tables: Sequence[TableName], asides: Sequence[TableName]) -> None:
-        names = {(table.schema.text if table.schema else "", table.name.text) for table in tables}
+        before: set[tuple[str, ...]] = set()
         for table in tables:
-            if {(row[0], row[1]) for row in self.run(_CHILDREN, _where(table))} - names:
+            before.add(tuple(_where(table)))
+            if {tuple(row) for row in self.run(_CHILDREN, _where(table))} - before:
                 raise Rejected(
                     f"foreign keys of other tables refer to {table}; nothing was dropped",
                     code="1451",
-                    remedy="drop those tables first, or with it",
+                    remedy="drop those tables first, or name them before it",
                 )
         moves = [f"{self.sql(table)} TO {self.sql(place)}" for table, place in zip(tables, asides, strict=True)]
         self.decide(f"RENAME TABLE {', '.join(moves)}", "RENAME TABLE")

@@ -86,13 +86,14 @@ class PostgresStructure(Structured):
             foreign_keys=[row[0] for row in self.run(_FOREIGN, quoted)],
         )
 
-    def sketch(self, spec: TableSpec) -> TableName:
+    def sketched(self, spec: TableSpec, near: TableName) -> Shape:
         name = TableName.of("flowrunner_sketch", "pg_temp")
-        parts = ", ".join(self.definitions(spec))
-        self.run(f"CREATE TEMP TABLE {self.sql(name.name)} ({parts}) ON COMMIT DROP")
+        self.run(f"CREATE TEMP TABLE {self.sql(name.name)} ({', '.join(self.definitions(spec))}) ON COMMIT DROP")
         for index in spec.indexes:
             self.run(self.index_statement(name, index))
-        return name
+        shape = self.shape(name)
+        self.run(f"DROP TABLE {self.sql(name)}")
+        return shape or Shape(columns={})
 
     def remake(self, table: Table, spec: TableSpec, name: str, mark: str) -> TableName:
         del name

@@ -60,10 +60,12 @@ class SqliteStructure(Structured):
         place = TableName(Identifier(index.name), name.schema)
         return f"CREATE {unique}INDEX {self.sql(place)} ON {self.sql(name.name)} ({self.names(index.columns)})"
 
-    def sketch(self, spec: TableSpec) -> TableName:
+    def sketched(self, spec: TableSpec, near: TableName) -> Shape:
         name = TableName.of("flowrunner_sketch", "temp")
         self.make(name, spec, "")
-        return name
+        shape = self.shape(name)
+        self.run(f"DROP TABLE {self.sql(name)}")
+        return shape or Shape(columns={})
 
     def remake(self, table: Table, spec: TableSpec, name: str, mark: str) -> TableName:
         del name

@@ -164,8 +164,11 @@ class Structured:
         del name
         return None
 
-    def sketch(self, spec: TableSpec) -> TableName:
-        """A temporary table of that structure, to compare others with."""
+    def sketched(self, spec: TableSpec, near: TableName) -> Shape:
+        """The structure that such a table would have, by a temporary one.
+
+        :param near: in the schema of this table, where it cannot be elsewhere.
+        """
         raise self.unknown("creating tables")
 
     def remake(self, table: Table, spec: TableSpec, name: str, mark: str) -> TableName:

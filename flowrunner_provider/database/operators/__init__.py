@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from flowrunner_provider.database.operators.export import SqlExportOperator
 from flowrunner_provider.database.operators.load import SqlLoadOperator
+from flowrunner_provider.database.operators.maintain import SqlMaintainOperator
 from flowrunner_provider.database.operators.modify import SqlModifyOperator
 from flowrunner_provider.database.operators.transaction import SqlTransactionOperator
 from flowrunner_provider.database.operators.upsert import SqlUpsertOperator
 
-__all__ = ["SqlExportOperator", "SqlLoadOperator", "SqlModifyOperator", "SqlTransactionOperator", "SqlUpsertOperator"]
+__all__ = [
+    "SqlExportOperator",
+    "SqlLoadOperator",
+    "SqlMaintainOperator",
+    "SqlModifyOperator",
+    "SqlTransactionOperator",
+    "SqlUpsertOperator",
+]
