@@ -90,20 +90,21 @@ CONNECTORS: tuple[Connector, ...] = (
     Connector(
         name="database",
         title="SQL databases",
-        extras=("sqlite", "postgres", "mysql"),
-        connections=("sqlite", "postgres", "mysql"),
+        extras=("sqlite", "postgres", "mysql", "mssql"),
+        connections=("sqlite", "postgres", "mysql", "mssql"),
         operators=(f"{_ROOT}.database.operators",),
         hooks=(
             ("sqlite", f"{_ROOT}.database.hooks.sqlite.FlowRunnerSqliteHook"),
             ("postgres", f"{_ROOT}.database.hooks.postgres.FlowRunnerPostgresHook"),
             ("mysql", f"{_ROOT}.database.hooks.mysql.FlowRunnerMysqlHook"),
+            ("mssql", f"{_ROOT}.database.hooks.mssql.FlowRunnerMssqlHook"),
         ),
     ),
     Connector(
         name="email",
         title="Email",
-        extras=("email", "imap", "dkim", "calendar"),
-        connections=("smtp", "imap"),
+        extras=("email", "imap", "dkim", "calendar", "ses"),
+        connections=("smtp", "aws", "imap"),
         operators=(f"{_ROOT}.email.operators", f"{_ROOT}.email.sensors"),
         hooks=(
             ("smtp", f"{_ROOT}.email.hook.FlowRunnerSmtpHook"),

@@ -22,7 +22,8 @@ class Capabilities:
     """What a way to send mail can and cannot do.
 
     :param each_recipient: one recipient can be refused and the others taken; otherwise it is all or nothing.
-    :param max_recipients: of one message; those beyond come in a further one. None: the server says so itself.
+    :param max_recipients: of one message; a mail to more is refused. None: the server says so itself, and those
+        beyond come in a further message.
     :param rewrites: headers, in lower case, that it replaces by its own: they are not signed, and where
         ``message-id`` is one of them, a mail that is sent again is not recognised as the same.
     """
