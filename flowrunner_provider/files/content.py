@@ -33,9 +33,10 @@ Newline = Literal["keep", "lf", "crlf"]
 IfExists = Literal["overwrite", "skip", "fail"]
 
 
-def text_encoding(name: str) -> str:
+def text_encoding(name: str, field: str = "encoding") -> str:
     """The encoding's own name.
 
+    :param field: the parameter that it was given as, for the message.
     :raises ConfigError: if Python knows no text encoding of that name.
     """
     try:
@@ -43,7 +44,7 @@ def text_encoding(name: str) -> str:
         return codecs.lookup(name).name
     except (LookupError, TypeError, ValueError):
         raise ConfigError(
-            f"unknown encoding {name!r}", field="encoding", remedy="write 'utf-8', 'cp1252' or 'latin-1'"
+            f"unknown encoding {name!r}", field=field, remedy="write 'utf-8', 'cp1252' or 'latin-1'"
         ) from None
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ArchiveResult", "CryptResult", "DerivedFile", "ExtractResult"]
+__all__ = [
+    "ArchiveResult",
+    "ConcatResult",
+    "ConvertedFile",
+    "CryptResult",
+    "DerivedFile",
+    "EncodingResult",
+    "ExtractResult",
+    "SplitResult",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,3 +84,74 @@ class CryptResult:
     skipped: int
     signers: list[str]
     entries: list[DerivedFile]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitResult:
+    """The parts, over all attempts.
+
+    :param source: what was split.
+    :param parts: their addresses in order, to be mapped over.
+    :param count: how many there are.
+    :param bytes: the size together of those that were made, with their headers.
+    :param skipped: how many were left alone because their target was there.
+    """
+
+    source: str
+    parts: list[str]
+    count: int
+    bytes: int
+    skipped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConcatResult:
+    """The joined file.
+
+    :param path: where it is.
+    :param files: how many files are in it; 0 if it was there before and was left alone.
+    :param size: of the joined file.
+    :param sha256: of the joined file; empty if it was left alone.
+    :param skipped: it was there and was left alone.
+    """
+
+    path: str
+    files: int
+    size: int
+    sha256: str
+    skipped: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertedFile:
+    """One file that was converted.
+
+    :param encoding: what it was in before.
+    :param found_by: how that is known: ``given``, by its ``mark``, because it is valid ``utf-8``, ``detected`` by its
+        letters, or the ``fallback``.
+    :param lost: how many places of it could not be read or written.
+    """
+
+    path: str
+    size: int
+    encoding: str
+    found_by: str
+    lost: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingResult:
+    """What was converted, over all attempts.
+
+    :param files: how many files.
+    :param bytes: the size of the results together.
+    :param skipped: how many were left alone because their target was there.
+    :param lost: how many places could not be read or written and were replaced or left out; with ``strict`` 0.
+    :param entries: the first of the results, at most 20.
+    """
+
+    files: int
+    bytes: int
+    skipped: int
+    lost: int
+    entries: list[ConvertedFile]

@@ -127,13 +127,19 @@ class Publisher:
         self._save(force=True)  # from now on a name that is taken may be one of ours
 
     async def publish(
-        self, target: str, produce: Produce, *, modified: datetime | None = None, key: Sequence[Json] | None = None
+        self,
+        target: str,
+        produce: Produce,
+        *,
+        modified: datetime | None = None,
+        key: Sequence[Json] | Callable[[Published], Sequence[Json]] | None = None,
     ) -> Published:
         """Make the next result under the final name ``target``.
 
         :param produce: writes it; not called for one that is there already.
         :param modified: the time to give it.
         :param key: where the source stands in the order of the work; :attr:`last` has that of the last result.
+            A function is asked when the result is there.
         """
         published = await self._ours(target) or await self._left_alone(target)
         if published is None:
@@ -145,7 +151,7 @@ class Publisher:
                 published = await self._left_alone(target)
                 if published is None:
                     raise
-        self.last = key
+        self.last = key(published) if callable(key) else key
         self._count(published)
         return published
 

@@ -9,6 +9,7 @@ from flowrunner_provider.files.operators.copy import FileCopyOperator
 from flowrunner_provider.files.operators.crypt import FileCryptoOperator
 from flowrunner_provider.files.operators.delete import FileDeleteOperator, MakeDirectoryOperator
 from flowrunner_provider.files.operators.list import FileListOperator
+from flowrunner_provider.files.operators.reshape import FileConcatOperator, FileEncodingOperator, FileSplitOperator
 from flowrunner_provider.files.operators.shards import (
     FileSyncFinishOperator,
     FileSyncPlanOperator,
@@ -19,12 +20,15 @@ from flowrunner_provider.files.operators.sync import FileSyncOperator
 __all__ = [
     "FileArchiveOperator",
     "FileChecksumOperator",
+    "FileConcatOperator",
     "FileCopyOperator",
     "FileCryptoOperator",
     "FileDeleteOperator",
+    "FileEncodingOperator",
     "FileExtractOperator",
     "FileListOperator",
     "FileReadOperator",
+    "FileSplitOperator",
     "FileSyncFinishOperator",
     "FileSyncOperator",
     "FileSyncPlanOperator",
