@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -12,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flowrunner_provider.core.checkpoint import fingerprint
 from flowrunner_provider.core.errors import BadSignature, ConfigError, Json, NotFound, SecurityError, Unavailable
 from flowrunner_provider.core.failpoints import ENVIRONMENT
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.files import crypt_child
 from flowrunner_provider.files.content import read_whole
+from flowrunner_provider.files.crypt_home import gnupg_home
 from flowrunner_provider.files.derived import CryptResult, DerivedFile
 from flowrunner_provider.files.plan import Item, Source, find
 from flowrunner_provider.files.publish import IfExists, Publisher, Sink, one_of, pinned
@@ -119,7 +122,7 @@ class _Crypt:
         progress = self._run.progress(options.operation, unit="files", total=len(items))
         for item in items:
             if publisher.last is None or list(item.key) > list(publisher.last):
-                await publisher.publish(targets[item.key], self._producer(item), key=list(item.key))
+                await self._publish(publisher, targets[item.key], item)
             progress.advance()
         progress.finish()
         for one in publisher.published:
@@ -130,9 +133,20 @@ class _Crypt:
             entries=[DerivedFile(path=one.path, size=one.size) for one in publisher.published if not one.skipped],
         )  # fmt: skip
 
-    def _producer(self, item: Item) -> Callable[[Sink], Awaitable[Json]]:
+    async def _publish(self, publisher: Publisher, target: str, item: Item) -> None:
+        """Publish the result of a file; one that only GnuPG can read is read again from its start."""
+        key: list[Json] = [*item.key]
+        try:
+            await publisher.publish(target, self._producer(item), key=key)
+        except _NeedsGnupg:
+            if shutil.which("gpg") is None:
+                raise
+            with gnupg_home(fingerprint(*self._run.scope)[:16]) as home:
+                await publisher.publish(target, self._producer(item, home), key=key)
+
+    def _producer(self, item: Item, home: str = "") -> Callable[[Sink], Awaitable[Json]]:
         async def produce(sink: Sink) -> Json:
-            return list(await self._through(item, sink.write))
+            return list(await self._through(item, sink.write, home=home))
 
         return produce
 
@@ -160,14 +174,15 @@ class _Crypt:
         )  # fmt: skip
 
     async def _through(
-        self, item: Item, write: Callable[[bytes], Awaitable[None]], signature: bytes = b""
+        self, item: Item, write: Callable[[bytes], Awaitable[None]], *, signature: bytes = b"", home: str = ""
     ) -> list[str]:
         """Send a file through the process; returns who has signed it."""
         options, source = self._options, self._sources[item.source]
         path = source.path_of(item.relative)
         request = {
             "operation": options.operation, "scheme": options.scheme, "armor": options.armor,
-            "signed": options.signed, "signature": signature.hex(), **options.keys,
+            "signed": options.signed, "signature": signature.hex(), "home": home,
+            **options.keys,
         }  # fmt: skip
         answer = await _child(request, pinned(source.store, path, item.identity), write)
         if "error" in answer:
@@ -178,6 +193,10 @@ class _Crypt:
         return signers
 
 
+class _NeedsGnupg(SecurityError):
+    """What pysequoia cannot read and GnuPG can."""
+
+
 def _refused(answer: dict[str, Any], operation: str, path: str) -> SecurityError:
     text = f"{path}: {answer['error'][:300]}"
     if answer["kind"] == "key":
@@ -185,9 +204,9 @@ def _refused(answer: dict[str, Any], operation: str, path: str) -> SecurityError
     if answer["kind"] == "signature" or operation == "verify":
         return BadSignature(text, remedy="ask its sender; is their present key in pgp_public_keys?")
     if "message structure" in answer["error"]:
-        return SecurityError(
+        return _NeedsGnupg(
             f"{path}: its signature lies within compressed data, where pysequoia does not look",
-            remedy="ask its sender not to compress (gpg --compress-algo none), or for a signature beside the file",
+            remedy="install GnuPG on the workers; or ask its sender for gpg --compress-algo none",
         )
     remedy = "is it meant for this key? If so it was changed or cut off on its way: fetch it again"
     return SecurityError(f"{path} cannot be {operation}ed: {answer['error'][:300]}", remedy=remedy)

@@ -5,6 +5,9 @@ pysequoia works on whole files and lets no other thread run meanwhile: two pipes
 ever lies on a disk of the worker, and the keys are gone with the process. It is run by its path and needs neither
 this package nor Airflow.
 
+A message that is signed within compressed data within encrypted data, as GnuPG makes it by default, is read by no
+call of pysequoia; for that one the request names a ``home``, and the system's GnuPG is asked.
+
 At the input first comes a request (8 digits of length, then JSON), then the data. The last line of the standard
 error is the answer: ``{"signers": [...]}``, or ``{"error": ..., "kind": "key" | "data" | "signature"}``.
 """
@@ -13,6 +16,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -30,7 +35,8 @@ def main() -> int:
     """Do what the request says."""
     request = json.loads(_exactly(int(_exactly(8))))
     try:
-        answer = _age(request) if request["scheme"] == "age" else _pgp(request)
+        work = _age if request["scheme"] == "age" else _gnupg if request["home"] else _pgp
+        answer = work(request)
     except _BadKey as error:
         answer = {"error": str(error), "kind": "key"}
     except (RuntimeError, ValueError, OSError) as error:  # both libraries have hardly more to say
@@ -123,6 +129,66 @@ def _encryption_keys(certificate: bytes) -> list[tuple[datetime, timedelta | Non
 
 def _alive(made: datetime, period: timedelta | None, revoked: bool, now: datetime) -> bool:
     return not revoked and (period is None or made + period > now)
+
+
+# -- GnuPG
+
+
+def _gnupg(request: dict[str, Any]) -> dict[str, Any]:
+    """Decrypt with the system's ``gpg``, whose keys are those of the request and no others."""
+    import pysequoia
+
+    home = request["home"]
+    quiet = ["gpg", "--homedir", home, "--batch", "--no-tty", "--quiet", "--pinentry-mode", "loopback"]
+    gpg = [*quiet, "--trust-model", "always", "--no-auto-key-retrieve", "--no-auto-key-locate", "--disable-dirmngr"]
+    try:
+        for name in ("secret_key", "public_keys"):
+            keys = request[name].encode()
+            if subprocess.run([*gpg, "--import"], input=keys, capture_output=True, check=False).returncode:
+                raise _BadKey(f"GnuPG does not take the {name}")
+        told = _told([*gpg, "--output", "-", "--decrypt"], request["password"])
+    finally:
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "gpg-agent"], capture_output=True, check=False)
+        shutil.rmtree(home, ignore_errors=True)
+    partners = {one.fingerprint.upper() for one in pysequoia.Cert.split_bytes(request["public_keys"].encode())}
+    return _verdict(told, partners)
+
+
+def _told(command: list[str], password: str) -> list[list[str]]:
+    """Run it between our own input and output; what it tells of its work (doc/DETAILS of GnuPG)."""
+    secret_from, secret_to = os.pipe()
+    status_from, status_to = os.pipe()
+    os.write(secret_to, password.encode() + b"\n")
+    os.close(secret_to)
+    options = ["--passphrase-fd", str(secret_from), "--status-fd", str(status_to)]
+    process = subprocess.Popen(
+        [*command[:1], *options, *command[1:]], stdin=0, stdout=1, stderr=subprocess.DEVNULL,
+        pass_fds=(secret_from, status_to),
+    )  # fmt: skip
+    os.close(secret_from)
+    os.close(status_to)
+    with os.fdopen(status_from, encoding="utf-8", errors="replace") as status:
+        told = [line.split()[1:] for line in status if line.startswith("[GNUPG:] ")]
+    process.wait()
+    return [words for words in told if words]
+
+
+def _verdict(told: list[list[str]], partners: set[str]) -> dict[str, Any]:
+    """Who has signed; an error unless the whole message was authentic and a partner's valid key has signed it."""
+    said = {words[0] for words in told}
+    if "BAD_PASSPHRASE" in said or "MISSING_PASSPHRASE" in said:
+        return {"error": "the secret key: the password does not open it", "kind": "key"}
+    if "DECRYPTION_OKAY" not in said or said & {"DECRYPTION_FAILED", "BADMDC"}:
+        return {"error": "GnuPG could not decrypt it", "kind": "data"}
+    signers, good = set(), False
+    for words in told:
+        if words[0] in ("GOODSIG", "BADSIG", "ERRSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG"):
+            good = words[0] == "GOODSIG"
+        elif words[0] == "VALIDSIG" and good and words[-1] in partners:
+            signers.add(words[-1].lower())
+    if not signers or "BADSIG" in said:
+        return {"error": "Signature verification failed: no valid signature of a known key", "kind": "signature"}
+    return {"signers": sorted(signers)}
 
 
 # -- age

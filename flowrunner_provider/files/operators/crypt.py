@@ -22,9 +22,10 @@ class FileCryptoOperator(FlowRunnerOperator):
     the last byte was authenticated: a wrong key, a changed or cut file, a missing or foreign signature, an expired
     or revoked key is a SecurityError (BadSignature), and no result is there. Bytes are streamed through a process
     of its own that holds the keys; no plaintext lies on a disk of the worker. Decrypting takes that process about
-    170 MB. OpenPGP is pysequoia's, age is pyrage's. Their limits: a message that is encrypted, compressed and signed
-    all in one (GnuPG's default for both) is refused with ``signed``, so partners sign with ``--compress-algo none``
-    or beside the file; a key that has expired opens nothing any more.
+    170 MB. OpenPGP is pysequoia's, age is pyrage's. A message that is encrypted, compressed and signed all in one
+    (GnuPG's default for both) is read by the worker's own ``gpg`` where that is installed, which reads the source
+    once more and keeps the keys for that moment in a private folder in memory; without ``gpg`` it is refused. A key
+    that has expired opens nothing any more.
 
     :param operation: ``encrypt`` to all public keys of the connection, ``decrypt`` with its secret key, ``sign``
         (a signature beside the file), or ``verify`` with its public keys.
