@@ -90,7 +90,7 @@ CONNECTORS: tuple[Connector, ...] = (
     Connector(
         name="database",
         title="SQL databases",
-        extras=("sqlite", "postgres", "mysql", "mssql"),
+        extras=("migrate", "sqlite", "postgres", "mysql", "mssql"),
         connections=("sqlite", "postgres", "mysql", "mssql"),
         operators=(f"{_ROOT}.database.operators",),
         hooks=(

@@ -71,5 +71,6 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "sql.transaction": {"conn_id": "warehouse", "statements": [{"sql": "DELETE FROM orders"}]},
     "sql.maintain": {"conn_id": "warehouse", "operation": "analyze", "tables": ["orders"]},
     "sql.upsert": {"conn_id": "warehouse", "table": "orders", "keys": ["id"], "source": "/nowhere/in.csv"},
+    "sql.migrate": {"conn_id": "warehouse", "location": "/nowhere/migrations"},
     "sql.modify": {"conn_id": "warehouse", "operation": "delete", "table": "orders", "where": {"id": 1}},
 }

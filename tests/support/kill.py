@@ -69,6 +69,7 @@ PRELOAD = [
     "imapclient",
     "azure.storage.blob.aio",
     "psycopg",
+    "sqlglot",
     "airflow.providers.amazon.aws.hooks.base_aws",
     "obstore.store",
     "flowrunner_provider.core.failpoints",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flowrunner_provider.database.operators.export import SqlExportOperator
 from flowrunner_provider.database.operators.load import SqlLoadOperator
 from flowrunner_provider.database.operators.maintain import SqlMaintainOperator
+from flowrunner_provider.database.operators.migrate import SqlMigrateOperator
 from flowrunner_provider.database.operators.modify import SqlModifyOperator
 from flowrunner_provider.database.operators.transaction import SqlTransactionOperator
 from flowrunner_provider.database.operators.upsert import SqlUpsertOperator
@@ -13,6 +14,7 @@ __all__ = [
     "SqlExportOperator",
     "SqlLoadOperator",
     "SqlMaintainOperator",
+    "SqlMigrateOperator",
     "SqlModifyOperator",
     "SqlTransactionOperator",
     "SqlUpsertOperator",

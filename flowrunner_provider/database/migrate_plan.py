@@ -1,0 +1,169 @@
+"""What the scripts and the history together mean: what is in force, what stops everything, what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from flowrunner_provider.core.errors import ConfigError, IntegrityError, PermanentError
+from flowrunner_provider.database.migrate_history import Row
+from flowrunner_provider.database.migrate_results import MigrationState, OnInterrupted
+from flowrunner_provider.database.migrate_scripts import Script, Version
+
+__all__ = ["NOTHING", "Book", "Step", "label"]
+
+NOTHING: Version = (0,)
+"""The version before the first."""
+
+_STOPS = {
+    "changed": "was changed after it was applied",
+    "missing": "was applied and is not in the folder any more",
+    "out_of_order": "is new and older than what was applied",
+    "interrupted": "was begun by an earlier run and may have stopped half way",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One script to run, or, with ``settle``, an unfinished row that is to count as done."""
+
+    script: Script
+    settle: Row | None = None
+
+
+class Book:
+    """Scripts beside their history.
+
+    :param rows: of the history, in order.
+    """
+
+    def __init__(self, scripts: Iterable[Script], rows: Sequence[Row], on_interrupted: OnInterrupted = "stop") -> None:
+        scripts = list(scripts)
+        self.versioned = sorted((s for s in scripts if s.kind == "versioned"), key=lambda s: s.version or NOTHING)
+        self.repeatable = sorted((s for s in scripts if s.kind == "repeatable"), key=lambda s: s.file)
+        self.undo = {s.version: s for s in scripts if s.kind == "undo"}
+        self._on_interrupted = on_interrupted
+        self._latest = {row.key: row for row in rows}
+        in_force = [row.version for row in self._latest.values() if row.version is not None and self._holds(row)]
+        self.newest: Version = max(in_force, default=NOTHING)
+        self.baseline: Version = max((r.version or NOTHING for r in rows if r.kind == "baseline"), default=NOTHING)
+
+    def _holds(self, row: Row) -> bool:
+        """Its version is in force; one that is being undone still is, one that is half applied is not."""
+        return row.done == (row.kind != "undo")
+
+    def states(self) -> list[MigrationState]:
+        """Every script in its order, with what is missing."""
+        known = {script.version for script in self.versioned}
+        found = [(script.version or NOTHING, self._state(script), script.file) for script in self.versioned]
+        for row in self._latest.values():
+            if row.version is None or row.version in known or (row.done and row.kind == "undo"):
+                continue
+            state = "baseline" if row.kind == "baseline" else "missing" if row.version > self.baseline else "applied"
+            found.append((row.version, state if row.done else "interrupted", row.script))
+        states = [self._shown(version, state, file) for version, state, file in sorted(found)]
+        return states + [self._shown(script.file, self._state(script), script.file) for script in self.repeatable]
+
+    def _state(self, script: Script) -> str:
+        row = self._latest.get(script.version or script.file)
+        if script.version is not None and script.version <= self.baseline:
+            return "baseline"
+        if row is not None and not row.done:
+            return "interrupted"
+        if script.version is None:
+            return "pending" if row is None else "applied" if row.checksum == script.checksum else "outdated"
+        if row is None or row.kind == "undo":
+            return "out_of_order" if script.version < self.newest else "pending"
+        return "applied" if row.checksum == script.checksum else "changed"
+
+    def _shown(self, key: Version | str, state: str, file: str) -> MigrationState:
+        row = self._latest.get(key)
+        kind = "repeatable" if isinstance(key, str) else "versioned"
+        return MigrationState(
+            script=file,
+            kind=row.kind if row is not None and row.kind == "baseline" else kind,
+            version=None if isinstance(key, str) else label(key),
+            state=state,
+            applied_at=row.applied_at if row else None,
+            applied_by=row.applied_by if row else None,
+            duration_ms=row.duration_ms if row else None,
+        )
+
+    def check(self) -> None:
+        """Stop where scripts and history contradict each other.
+
+        :raises IntegrityError: telling which scripts, and why.
+        """
+        stops = [one for one in self.states() if one.state in _STOPS]
+        if self._on_interrupted != "stop":
+            stops = [one for one in stops if one.state != "interrupted"]
+        if not stops:
+            return
+        told = "; ".join(f"{one.script} {_STOPS[one.state]}" for one in stops[:5])
+        more = f"; and {len(stops) - 5} more" if len(stops) > 5 else ""
+        half = any(one.state == "interrupted" for one in stops)
+        raise IntegrityError(
+            f"scripts and history do not fit: {told}{more}; nothing was run",
+            remedy="look what it has done, complete or undo that by hand, and pass on_interrupted='done' or 'again'"
+            if half
+            else "put the scripts back as they were, and make changes in a new version",
+        )
+
+    def known(self, target: Version, *, undo: bool) -> None:
+        """Stop where ``target`` is no version that one could go to."""
+        versions = {script.version for script in self.versioned} | {self.baseline}
+        if undo and target > self.newest:
+            raise ConfigError(
+                f"version {label(target)} was not applied", field="target", remedy="name the version to go back to"
+            )
+        if target not in versions | ({NOTHING} if undo else set()):
+            raise ConfigError(f"there is no version {label(target)}", field="target", remedy="correct it")
+
+    def to_apply(self, target: Version | None) -> list[Step]:
+        """What is to run, in its order; repeatable scripts once all versions are in force."""
+        states = {one.script: one.state for one in self.states()}
+        steps = [
+            self._step(script, "versioned")
+            for script in self.versioned
+            if states[script.file] in ("pending", "interrupted")
+            and (target is None or (script.version or ()) <= target)
+        ]
+        if target is not None and any((script.version or ()) > target for script in self.versioned):
+            return steps
+        waiting = ("pending", "outdated", "interrupted")
+        return steps + [self._step(s, "repeatable") for s in self.repeatable if states[s.file] in waiting]
+
+    def to_undo(self, target: Version) -> list[Step]:
+        """What takes back every version above ``target``, the newest first.
+
+        :raises ConfigError: if one of them has no script.
+        """
+        steps = []
+        for row in sorted(self._latest.values(), key=lambda row: row.version or NOTHING, reverse=True):
+            version = row.version or NOTHING
+            if version <= max(target, self.baseline) or (row.done and row.kind == "undo"):
+                continue
+            if version not in self.undo:
+                raise ConfigError(
+                    f"version {label(version)} has no script that undoes it; nothing was run",
+                    field="location",
+                    remedy=f"write U{label(version)}__what.sql",
+                )
+            steps.append(self._step(self.undo[version], "undo"))
+        return steps
+
+    def _step(self, script: Script, kind: str) -> Step:
+        row = self._latest.get(script.version or script.file)
+        if row is None or row.done:
+            return Step(script=script)
+        if row.kind != kind:
+            raise PermanentError(
+                f"{row.script} was begun by an earlier run and may have stopped half way; nothing was run",
+                remedy=f"settle it with command='{'undo' if row.kind == 'undo' else 'apply'}' first",
+            )
+        return Step(script=script, settle=row if self._on_interrupted == "done" else None)
+
+
+def label(version: Version) -> str:
+    """The version as text."""
+    return ".".join(map(str, version))
