@@ -6,7 +6,12 @@ from datetime import UTC, datetime
 
 from airflow.sdk import DAG
 
-from flowrunner_provider.database.operators import SqlMaintainOperator, SqlUpsertOperator
+from flowrunner_provider.database.operators import (
+    SqlCreateTableOperator,
+    SqlMaintainOperator,
+    SqlSchemaCheckOperator,
+    SqlUpsertOperator,
+)
 
 with DAG(
     dag_id="sql_toolbox",
@@ -50,4 +55,22 @@ with DAG(
     )
     SqlMaintainOperator(
         task_id="fresh_statistics", conn_id="warehouse", operation="analyze", tables=["sales.orders", "sales.prices"]
+    )
+    SqlCreateTableOperator(
+        task_id="price_table",
+        conn_id="warehouse",
+        table="sales.prices",
+        columns={
+            "sku": "string",
+            "price": {"type": "decimal", "nullable": False},
+            "valid_from": {"type": "date", "default": "now"},
+        },
+        keys=["sku"],
+        indexes=[{"columns": ["valid_from"]}],
+    )
+    SqlSchemaCheckOperator(
+        task_id="no_surprises",
+        conn_id="warehouse",
+        expected="s3://lake@schemas/sales.json",
+        on_drift="warn",
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 __all__ = [
-    "BadRow", "IfExists", "Isolation", "Keep", "Mode", "OnConflict", "OnDrift", "OnError", "Operation", "Upkeep",
+    "BadRow", "IfExists", "Isolation", "Keep", "Mode", "OnConflict", "OnDrift", "OnError", "Operation", "Routine",
+    "Upkeep",
 ]  # fmt: skip
 
 Mode = Literal["append", "truncate", "replace", "upsert"]
@@ -37,3 +38,6 @@ IfExists = Literal["skip", "replace", "fail"]
 
 OnDrift = Literal["fail", "warn"]
 """What a look at structures does about differences."""
+
+Routine = Literal["procedure", "function"]
+"""What is called."""

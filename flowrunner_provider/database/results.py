@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from flowrunner_provider.data.dataset import Dataset
 
 __all__ = [
-    "CreateTableResult", "ExportResult", "LoadResult", "MaintainResult", "ModifyResult", "SchemaCheckResult",
-    "SchemaDifference", "StatementResult", "TransactionResult",
+    "CreateTableResult", "ExportResult", "LoadResult", "MaintainResult", "ModifyResult", "ProcedureResult",
+    "SchemaCheckResult", "SchemaDifference", "StatementResult", "TransactionResult",
 ]  # fmt: skip
 
 
@@ -143,3 +144,19 @@ class SchemaCheckResult:
     count: int
     differences: list[SchemaDifference]
     snapshot: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcedureResult:
+    """What a call returned.
+
+    :param outputs: name -> value of each output, in the form of JSON.
+    :param result_sets: the rows of each result, as objects; none where they were saved.
+    :param rows: how many rows were returned.
+    :param dataset: the saved rows; null if none were to be.
+    """
+
+    outputs: dict[str, Any]
+    result_sets: list[list[dict[str, Any]]]
+    rows: int
+    dataset: Dataset | None

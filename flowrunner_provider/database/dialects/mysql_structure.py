@@ -13,10 +13,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError, Rejected
+from flowrunner_provider.database.dialects.mysql_call import MysqlCalls
 from flowrunner_provider.database.dialects.mysql_swap import belongings_lost
 from flowrunner_provider.database.dialects.mysql_tables import find
 from flowrunner_provider.database.dialects.refusals import unsuitable
-from flowrunner_provider.database.dialects.structure import ColumnShape, ColumnSpec, Shape, Structured, TableSpec
+from flowrunner_provider.database.dialects.structure import ColumnShape, ColumnSpec, Shape, TableSpec
 from flowrunner_provider.database.identifiers import TableName
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ _CHILDREN = (
 )
 
 
-class MysqlStructure(Structured):
+class MysqlStructure(MysqlCalls):
     """The part of a session that knows of structures."""
 
     now: ClassVar[Mapping[str, str]] = MappingProxyType(

@@ -9,9 +9,10 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from flowrunner_provider.core.errors import AccessDenied, ConfigError, NotFound
+from flowrunner_provider.database.dialects.postgres_call import PostgresCalls
 from flowrunner_provider.database.dialects.postgres_swap import HERE, belongings_lost, grants
 from flowrunner_provider.database.dialects.refusals import unsuitable
-from flowrunner_provider.database.dialects.structure import ColumnShape, Shape, Structured, TableSpec
+from flowrunner_provider.database.dialects.structure import ColumnShape, Shape, TableSpec
 from flowrunner_provider.database.identifiers import Identifier, TableName
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ WHERE c.oid = to_regclass($1) AND c.relispartition
 """
 
 
-class PostgresStructure(Structured):
+class PostgresStructure(PostgresCalls):
     """The part of a session that knows of structures."""
 
     @abstractmethod

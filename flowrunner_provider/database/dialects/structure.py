@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.database.dialects.calling import Calling
 
 if TYPE_CHECKING:
     from flowrunner_provider.database.dialects.base import Params, Table, Type
@@ -85,7 +86,7 @@ class Shape:
     foreign_keys: list[str] = field(default_factory=list)
 
 
-class Structured:
+class Structured(Calling):
     """A part of every session."""
 
     now: ClassVar[Mapping[str, str]] = {

@@ -7,15 +7,18 @@ from flowrunner_provider.database.operators.load import SqlLoadOperator
 from flowrunner_provider.database.operators.maintain import SqlMaintainOperator
 from flowrunner_provider.database.operators.migrate import SqlMigrateOperator
 from flowrunner_provider.database.operators.modify import SqlModifyOperator
+from flowrunner_provider.database.operators.schema import SqlCreateTableOperator, SqlSchemaCheckOperator
 from flowrunner_provider.database.operators.transaction import SqlTransactionOperator
 from flowrunner_provider.database.operators.upsert import SqlUpsertOperator
 
 __all__ = [
+    "SqlCreateTableOperator",
     "SqlExportOperator",
     "SqlLoadOperator",
     "SqlMaintainOperator",
     "SqlMigrateOperator",
     "SqlModifyOperator",
+    "SqlSchemaCheckOperator",
     "SqlTransactionOperator",
     "SqlUpsertOperator",
 ]

@@ -1,0 +1,50 @@
+"""Calls in PostgreSQL: a function is a query, and a procedure returns one row of its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from flowrunner_provider.database.dialects.calling import Argument, Call, ResultSet
+from flowrunner_provider.database.dialects.postgres_query import adapted, opened
+from flowrunner_provider.database.dialects.structure import Structured
+from flowrunner_provider.database.identifiers import TableName
+
+if TYPE_CHECKING:
+    import psycopg
+
+__all__ = ["PostgresCalls"]
+
+_BATCH = 1_000
+
+
+class PostgresCalls(Structured):
+    """The part of a session that calls."""
+
+    if TYPE_CHECKING:
+        _connection: psycopg.Connection[tuple[Any, ...]]
+        _driver: Any
+
+        def typed(self) -> AbstractContextManager[None]: ...
+
+    @contextmanager
+    def call(self, name: TableName, arguments: Sequence[Argument], *, function: bool) -> Iterator[Call]:
+        marks = ", ".join("NULL" if item.direction == "out" else "%s" for item in arguments)
+        params = [item.value for item in arguments if item.direction != "out"]
+        place = self.sql(name).replace("%", "%%")
+        if function:
+            query = f"SELECT * FROM {place}({marks})"  # noqa: S608 - the name is quoted
+            with self.typed(), opened(self._connection, query, params) as cursor:
+                columns = [column.name for column in cursor.description or ()]
+                batches = iter(lambda: list(cursor.fetchmany(_BATCH)), [])
+                yield Call(sets=iter([ResultSet(columns=columns, batches=batches)]))
+            return
+        with self.typed(), self._driver.Cursor(self._connection) as cursor:
+            cursor.execute(f"CALL {place}({marks})", adapted(params), binary=True)
+            rows = cursor.fetchall() if cursor.description else []
+            names = [column.name for column in cursor.description or ()]
+            yield Call(sets=iter(()), outputs=dict(zip(names, rows[0], strict=True)) if rows else {})
+
+    def in_transaction(self) -> bool:
+        return bool(self._connection.info.transaction_status == self._driver.pq.TransactionStatus.INTRANS)
