@@ -99,6 +99,7 @@ CONNECTORS: tuple[Connector, ...] = (
             ("mysql", f"{_ROOT}.database.hooks.mysql.FlowRunnerMysqlHook"),
             ("mssql", f"{_ROOT}.database.hooks.mssql.FlowRunnerMssqlHook"),
         ),
+        watchers=(f"{_ROOT}.database.triggers.SqlRowTrigger",),
     ),
     Connector(
         name="email",

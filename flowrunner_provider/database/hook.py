@@ -8,9 +8,9 @@ from typing import Any, cast
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.database.hooks.base import SqlHook
 from flowrunner_provider.registry import CONNECTORS
-from flowrunner_provider.runtime.hook import connection
+from flowrunner_provider.runtime.hook import aconnection, connection
 
-__all__ = ["SqlHook", "hook_for"]
+__all__ = ["SqlHook", "ahook_for", "hook_for"]
 
 
 def hook_for(conn_id: str) -> SqlHook[Any]:
@@ -18,7 +18,17 @@ def hook_for(conn_id: str) -> SqlHook[Any]:
 
     :raises ConfigError: if it is no database that is supported.
     """
-    kind = connection(conn_id).conn_type
+    return _hook(conn_id, connection(conn_id).conn_type)
+
+
+async def ahook_for(conn_id: str) -> SqlHook[Any]:
+    """:func:`hook_for` for an event loop that must not be blocked; its settings are read already."""
+    hook = _hook(conn_id, (await aconnection(conn_id)).conn_type)
+    await hook.aload()
+    return hook
+
+
+def _hook(conn_id: str, kind: str | None) -> SqlHook[Any]:
     hooks = dict(next(item.hooks for item in CONNECTORS if item.name == "database"))
     if kind not in hooks:
         raise ConfigError(

@@ -197,7 +197,7 @@ class PostgresSession(PostgresStructure, Piped):
         return cast_for(kind, name, target)
 
     def sort_key(self, kind: str, name: str) -> str:
-        return f'{name} COLLATE "C"' if kind == "string" else name
+        return f'{name}::text COLLATE "C"' if kind == "string" else name
 
     def user_text(self, text: str) -> str:
         return text.replace("%", "%%")

@@ -78,7 +78,7 @@ class Piped(Session):
         found = [_for_mysql(code, want) for code, want in zip(codes, wanted, strict=True)]
         return found if all(found) else []
 
-    def give(self, query: str, params: Params, form: Form) -> Iterator[tuple[bytes, int]]:
+    def give(self, query: str, params: Params, form: Form) -> Generator[tuple[bytes, int], None, None]:
         statement = f"COPY ({self._filled(query, params)}\n) TO STDOUT (FORMAT {_FORMATS[form]})"
         with self.typed(), self._connection.cursor() as cursor, cursor.copy(statement):
             count = yield from self._blocks(portable=form == "mysql-text")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -92,7 +92,7 @@ class Syncing:
         del form, codes, wanted, target
         return []
 
-    def give(self, query: str, params: Params, form: Form) -> Iterator[tuple[bytes, int]]:
+    def give(self, query: str, params: Params, form: Form) -> Generator[tuple[bytes, int], None, None]:
         """The rows of a query in blocks, each with the number of its rows; at last no bytes and the server's count."""
         raise ConfigError(f"{type(self).__name__} does not write {form}", field="form")
 

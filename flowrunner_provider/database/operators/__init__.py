@@ -7,7 +7,9 @@ from flowrunner_provider.database.operators.load import SqlLoadOperator
 from flowrunner_provider.database.operators.maintain import SqlMaintainOperator
 from flowrunner_provider.database.operators.migrate import SqlMigrateOperator
 from flowrunner_provider.database.operators.modify import SqlModifyOperator
+from flowrunner_provider.database.operators.reconcile import SqlReconcileOperator
 from flowrunner_provider.database.operators.schema import SqlCreateTableOperator, SqlSchemaCheckOperator
+from flowrunner_provider.database.operators.sync import SqlSyncOperator
 from flowrunner_provider.database.operators.transaction import SqlTransactionOperator
 from flowrunner_provider.database.operators.upsert import SqlUpsertOperator
 
@@ -18,7 +20,9 @@ __all__ = [
     "SqlMaintainOperator",
     "SqlMigrateOperator",
     "SqlModifyOperator",
+    "SqlReconcileOperator",
     "SqlSchemaCheckOperator",
+    "SqlSyncOperator",
     "SqlTransactionOperator",
     "SqlUpsertOperator",
 ]

@@ -1,0 +1,150 @@
+"""Rows from one database into another, read ahead in a thread: one is written while the next is on its way."""
+
+# ruff: noqa: S608 - names are quoted by identifiers.py
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from queue import Empty, Full, Queue
+from threading import Event
+from typing import Generic, TypeVar
+
+from flowrunner_provider.core.deadline import Deadline
+from flowrunner_provider.database.dialects.base import Params, Row, Session
+from flowrunner_provider.database.dialects.syncing import Form
+from flowrunner_provider.database.identifiers import TableName
+
+__all__ = ["Ahead", "Pipe", "Pumped"]
+
+T = TypeVar("T")
+
+_AHEAD = 4  # blocks or batches that are read and not yet written
+_LOOK = 0.5  # seconds between two looks at the deadline, or at whether the other side has given up
+
+
+@dataclass(frozen=True)
+class Pumped:
+    """How many rows the source says it gave, and how many the target says it stored."""
+
+    read: int
+    stored: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipe:
+    """A query of one session, to be appended to a table of another.
+
+    :param select: makes the query and its values from what to select for each column, with ``{}`` for its name.
+    :param columns: of the target, in the order of the query.
+    :param batch_rows: rows in memory at a time, where they go through Python.
+    :param passed: called with the number of rows after each block.
+    """
+
+    source: Session
+    select: Callable[[Sequence[str]], tuple[str, Params]]
+    target: Session
+    columns: Sequence[str]
+    deadline: Deadline
+    passed: Callable[[int], None]
+    batch_rows: int = 5_000
+
+    def into(self, table: TableName) -> Pumped:
+        """Append all rows: in a form that both databases know, or else value by value."""
+        shared = self._shared(table)
+        return self._by_value(table) if shared is None else self._by_block(table, *shared)
+
+    def _shared(self, table: TableName) -> tuple[Form, Sequence[str]] | None:
+        if not self.target.takes or self.source is self.target:
+            return None
+        codes = self.source.wire_types(*self.select(["{}"] * len(self.columns)))
+        if not codes:
+            return None
+        wanted = self.target.wanted(table, self.columns)
+        names = self.target.names(self.columns)
+        theirs = self.target.wire_types(f"SELECT {names} FROM {self.target.sql(table)}", None)
+        for form in self.target.takes:
+            if patterns := self.source.expressed(form, codes, wanted, theirs):
+                return form, patterns
+        return None
+
+    def _by_block(self, table: TableName, form: Form, patterns: Sequence[str]) -> Pumped:
+        query, params = self.select(patterns)
+        read = 0
+        with (
+            self.target.take(table, self.columns, form) as sink,
+            closing(self._ahead(self.source.give(query, params, form))) as blocks,
+        ):
+            for block, rows in blocks:
+                if block:
+                    sink.write(block)
+                    self.passed(rows)
+                else:
+                    read = rows
+        return Pumped(read, sink.rows)
+
+    def _by_value(self, table: TableName) -> Pumped:
+        read = 0
+        with self.target.copy(table, self.columns) as copier, closing(self._ahead(self._batches())) as batches:
+            for batch in batches:
+                copier.write(batch)
+                read += len(batch)
+                self.passed(len(batch))
+        return Pumped(read, copier.rows)
+
+    def _batches(self) -> Generator[list[Row], None, None]:
+        query, params = self.select(["{}"] * len(self.columns))
+        with self.source.stream(query, params, batch_rows=self.batch_rows) as batches:
+            yield from batches
+
+    def _ahead(self, items: Generator[T, None, None]) -> Generator[T, None, None]:
+        if self.source is self.target:  # one connection does one thing at a time
+            return items
+        return Ahead(items, self.source.interrupt, self.deadline).read()
+
+
+class Ahead(Generic[T]):
+    """Reads in a thread, never more than a few items ahead; what goes wrong there is raised here."""
+
+    def __init__(self, items: Generator[T, None, None], interrupt: Callable[[], None], deadline: Deadline) -> None:
+        self._items, self._interrupt, self._deadline = items, interrupt, deadline
+        self._queue: Queue[tuple[T] | None] = Queue(_AHEAD)
+        self._given_up = Event()
+
+    def read(self) -> Generator[T, None, None]:
+        with ThreadPoolExecutor(1, thread_name_prefix="flowrunner-pipe") as pool:
+            reading = pool.submit(self._fill)
+            try:
+                while (item := self._next()) is not None:
+                    yield item[0]
+                reading.result()
+            finally:
+                if not reading.done():
+                    self._given_up.set()
+                    self._interrupt()
+
+    def _next(self) -> tuple[T] | None:
+        while True:
+            try:
+                return self._queue.get(timeout=_LOOK)
+            except Empty:
+                self._deadline.check("the transfer")
+
+    def _fill(self) -> None:
+        try:
+            with closing(self._items):
+                for item in self._items:
+                    if not self._put((item,)):
+                        return
+        finally:
+            self._put(None)
+
+    def _put(self, item: tuple[T] | None) -> bool:
+        while not self._given_up.is_set():
+            try:
+                self._queue.put(item, timeout=_LOOK)
+            except Full:
+                continue
+            return True
+        return False

@@ -1,0 +1,310 @@
+"""Two tables or queries compared: by their number of rows, by sums, or row by row in the order of their keys."""
+
+# ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from decimal import Decimal
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, get_args
+
+from flowrunner_provider.core.errors import ConfigError, IntegrityError
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.data.dataset import Dataset, format_of, is_gzip, local_path
+from flowrunner_provider.data.writers import RowWriter, open_writer, part_token
+from flowrunner_provider.database.dialects.base import Row, Session
+from flowrunner_provider.database.identifiers import Identifier
+from flowrunner_provider.database.pipe import Ahead
+from flowrunner_provider.database.reconcile_results import ColumnSum, Compare, OnMismatch, ReconcileResult
+from flowrunner_provider.database.reconcile_values import Sameness, aligned
+from flowrunner_provider.database.sync_source import Origin, Text
+
+__all__ = ["ReconcilePlan", "reconcile"]
+
+_NUMBERS = frozenset({"integer", "number", "decimal"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconcilePlan:
+    """The parameters of the action ``sql.reconcile``.
+
+    :raises ConfigError: naming the parameter to mend.
+    """
+
+    left: Origin
+    right: Origin
+    compare: Compare = "count"
+    keys: Sequence[str] = ()
+    columns: Sequence[str] | None = None
+    sameness: Sameness = field(default_factory=Sameness)
+    diff_path: str | None = None
+    max_diffs: int = 1000
+    on_mismatch: OnMismatch = "fail"
+    allow_empty: bool = False
+    batch_size: int = 5_000
+
+    def __post_init__(self) -> None:
+        for name, choices in (("compare", Compare), ("on_mismatch", OnMismatch)):
+            if getattr(self, name) not in get_args(choices):
+                raise _bad(name, f"{name} is {getattr(self, name)!r}", f"use one of {', '.join(get_args(choices))}")
+        for name, names in (("keys", self.keys), ("columns", self.columns or ())):
+            if isinstance(names, str) or not all(isinstance(item, str) for item in names):
+                raise _bad(name, f"{name} must be a list of column names", 'write ["id"], say')
+            if len(set(names)) != len(names):
+                raise _bad(name, f"{name} names a column twice", "name each once")
+            for item in names:
+                Identifier(item)
+        if (self.compare == "rows") != bool(self.keys):
+            raise _bad("keys", "compare='rows' needs keys, and no other takes them", "name the columns of a key")
+        if self.columns is not None and self.compare == "count":
+            raise _bad("columns", "compare='count' takes no columns", "leave them away")
+        if self.diff_path is not None:
+            if self.compare != "rows":
+                raise _bad("diff_path", "diff_path is for compare='rows'", "leave it away")
+            if format_of(local_path(self.diff_path, "diff_path"), "diff_path") != "jsonl" or is_gzip(self.diff_path):
+                raise _bad("diff_path", "the differences are written as JSON Lines", "give it a name that ends .jsonl")
+        for name in ("max_diffs", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise _bad(name, f"{name} must be 1 or more", "give a whole number")
+
+
+def _bad(name: str, message: str, remedy: str) -> ConfigError:
+    return ConfigError(message, field=name, remedy=remedy)
+
+
+def reconcile(
+    plan: ReconcilePlan, left: Callable[[], Session], right: Callable[[], Session], run: Run
+) -> ReconcileResult:
+    """Both sides are the same, as one read-only transaction of each saw them; or it is known how they differ.
+
+    Nothing is changed. Killed or repeated, it compares again; a file of differences appears when it is whole.
+
+    :raises IntegrityError: if they differ and a difference is a failure.
+    """
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(connect()) for connect in (left, right)]
+        for session in sessions:
+            session.begin("repeatable read", read_only=True)
+        failpoint("sql.reconcile.after_connect")
+        sides = [
+            _Side(session, origin, plan) for session, origin in zip(sessions, (plan.left, plan.right), strict=True)
+        ]
+        result = _Comparison(plan, sides, run).perform() if plan.compare == "rows" else _aggregates(plan, sides)
+        for session in sessions:
+            session.rollback()
+    _judge(plan, result)
+    return result
+
+
+class _Side:
+    """One side: what to ask it for."""
+
+    def __init__(self, session: Session, origin: Origin, plan: ReconcilePlan) -> None:
+        self.session, self.origin, self._plan = session, origin, plan
+        self.kinds = origin.described(session)
+        for name, names in (("keys", plan.keys), ("columns", plan.columns or ())):
+            if unknown := [column for column in names if column not in self.kinds]:
+                raise _bad(name, f"{origin.name} has no column {unknown[0]!r}", f"it has {', '.join(self.kinds)}")
+
+    def aggregates(self, columns: Sequence[str]) -> Row:
+        """The number of rows, and the sum of each column."""
+        text = Text(self.session, self.origin, binds=False)
+        parts = ["count(*)", *(f"sum(q.{text.name(column)})" for column in columns)]
+        return text.first(f"SELECT {', '.join(parts)} FROM {text.source}") or ()
+
+    def rows(self, columns: Sequence[str]) -> Generator[list[Row], None, None]:
+        """Batches in the order of the keys, texts by their code points."""
+        text = Text(self.session, self.origin, binds=False)
+        order = [
+            text.plain(self.session.sort_key(self.kinds[key], f"q.{self.session.sql(key)}")) for key in self._plan.keys
+        ]
+        chosen = ", ".join(f"q.{text.name(column)}" for column in columns)
+        query = f"SELECT {chosen} FROM {text.source} ORDER BY {', '.join(order)}"
+        with self.session.stream(query, text.params, batch_rows=self._plan.batch_size) as batches:
+            yield from batches
+
+
+def _aggregates(plan: ReconcilePlan, sides: Sequence[_Side]) -> ReconcileResult:
+    columns: list[str] = []
+    if plan.compare == "sums":
+        columns = list(plan.columns) if plan.columns is not None else _summable(sides)
+    (left_rows, *left), (right_rows, *right) = (side.aggregates(columns) for side in sides)
+    sums = [
+        ColumnSum(column=column, left=_shown(a), right=_shown(b), matches=plan.sameness.of(a, b))
+        for column, a, b in zip(columns, left, right, strict=True)
+    ]
+    return ReconcileResult(
+        matches=left_rows == right_rows and all(item.matches for item in sums),
+        left_rows=int(left_rows),
+        right_rows=int(right_rows),
+        only_left=0,
+        only_right=0,
+        different=0,
+        sums=sums,
+        diff=None,
+    )
+
+
+def _summable(sides: Sequence[_Side]) -> list[str]:
+    left, right = sides
+    columns = [name for name, kind in left.kinds.items() if kind in _NUMBERS and right.kinds.get(name) in _NUMBERS]
+    if not columns:
+        raise _bad("columns", "no column is known to hold numbers on both sides", "name the columns to sum")
+    return columns
+
+
+def _shown(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+class _Reader:
+    """The rows of one side, each with its key, which must grow from row to row."""
+
+    def __init__(self, side: _Side, batches: Iterator[list[Row]], width: int) -> None:
+        self._name, self._width = side.origin.name, width
+        self._rows = (row for batch in batches for row in batch)
+        self.count = 0
+        self.row: Row | None = None
+        self.key: tuple[Any, ...] = ()
+
+    def step(self) -> None:
+        """The next row; None after the last."""
+        self.row, before = next(self._rows, None), self.key
+        if self.row is None:
+            return
+        self.key = tuple(aligned(value, value)[0] for value in self.row[: self._width])
+        if self.count and (order := _compare(before, self.key)) >= 0:
+            raise IntegrityError(
+                f"{self._name} has a key twice" if order == 0 else f"{self._name} sorts its keys in another order",
+                remedy="name the columns of a unique key" if order == 0 else "cast the keys to text or numbers in sql",
+            )
+        self.count += 1
+
+
+def _compare(left: Sequence[Any], right: Sequence[Any]) -> int:
+    """-1, 0 or 1.
+
+    :raises IntegrityError: if a key has no value.
+    """
+    for one, other in zip(left, right, strict=True):
+        if one is None or other is None:
+            raise IntegrityError("a row has no value in a key column", remedy="leave such rows out with sql")
+        one, other = aligned(one, other)
+        try:
+            if one != other:
+                return -1 if one < other else 1
+        except TypeError:
+            raise _bad(
+                "keys", "the keys of the two sides have types without a common order", "cast them in sql"
+            ) from None
+    return 0
+
+
+class _Comparison:
+    """Row by row."""
+
+    def __init__(self, plan: ReconcilePlan, sides: Sequence[_Side], run: Run) -> None:
+        self._plan, self._sides, self._run = plan, sides, run
+        left, right = sides
+        chosen = plan.columns if plan.columns is not None else [name for name in left.kinds if name in right.kinds]
+        if plan.columns is None and (odd := sorted(set(left.kinds) ^ set(right.kinds))):
+            raise _bad("columns", f"only one side has the column {odd[0]!r}", "name the columns to compare")
+        self._values = [name for name in chosen if name not in plan.keys]
+        self._found = dict.fromkeys(("only_left", "only_right", "different"), 0)
+        self._writer: RowWriter | None = None
+
+    def perform(self) -> ReconcileResult:
+        plan, columns = self._plan, [*self._plan.keys, *self._values]
+        kinds = {**{key: self._sides[0].kinds[key] for key in plan.keys}, "found": "string", "columns": "array"}
+        if plan.diff_path is not None:
+            self._writer = open_writer(Path(plan.diff_path), "jsonl", kinds, token=part_token(self._run.scope))
+        try:
+            with ExitStack() as stack:
+                readers = []
+                for side in self._sides:
+                    ahead = Ahead(side.rows(columns), side.session.interrupt, self._run.deadline)
+                    readers.append(_Reader(side, stack.enter_context(closing(ahead.read())), len(plan.keys)))
+                self._merge(*readers)
+        except BaseException:
+            if self._writer is not None:
+                self._writer.discard()
+            raise
+        return ReconcileResult(
+            matches=not any(self._found.values()),
+            left_rows=readers[0].count,
+            right_rows=readers[1].count,
+            sums=[],
+            diff=self._published(),
+            **self._found,
+        )
+
+    def _merge(self, left: _Reader, right: _Reader) -> None:
+        progress = self._run.progress("compare", unit="rows")
+        get = itemgetter(slice(len(self._plan.keys), None))
+        left.step()
+        right.step()
+        while left.row is not None or right.row is not None:
+            order = -1 if right.row is None else 1 if left.row is None else _compare(left.key, right.key)
+            if order < 0:
+                self._differ("only_left", left.key)
+                left.step()
+            elif order > 0:
+                self._differ("only_right", right.key)
+                right.step()
+            else:
+                self._compare_values(get(left.row or ()), get(right.row or ()), left.key)
+                left.step()
+                right.step()
+            progress.advance()
+            if (left.count + right.count) % self._plan.batch_size < 2:
+                self._run.deadline.check("the comparison")
+        progress.finish()
+
+    def _compare_values(self, left: Row, right: Row, key: tuple[Any, ...]) -> None:
+        if left == right:
+            return
+        same = self._plan.sameness
+        odd = [name for name, a, b in zip(self._values, left, right, strict=True) if not same.of(a, b)]
+        if odd:
+            self._differ("different", key, odd)
+
+    def _differ(self, found: str, key: tuple[Any, ...], columns: Sequence[str] = ()) -> None:
+        self._found[found] += 1
+        if self._writer is not None and self._writer.rows < self._plan.max_diffs:
+            self._writer.write([(*map(_whole, key), found, list(columns))])
+
+    def _published(self) -> Dataset | None:
+        if self._writer is None:
+            return None
+        if not self._writer.rows:
+            self._writer.discard()
+            return None
+        failpoint("sql.reconcile.before_diff")
+        self._run.lease.check()
+        dataset = self._writer.commit()
+        failpoint("sql.reconcile.after_diff")
+        return dataset
+
+
+def _whole(value: Any) -> Any:
+    """A key as it was: whole numbers are compared as decimals."""
+    return int(value) if isinstance(value, Decimal) and value == value.to_integral_value() else value
+
+
+def _judge(plan: ReconcilePlan, result: ReconcileResult) -> None:
+    if not (result.left_rows or result.right_rows or plan.allow_empty):
+        raise IntegrityError("both sides have no rows: nothing was compared", remedy="or pass allow_empty=True")
+    if result.matches or plan.on_mismatch == "report":
+        return
+    parts = [f"{result.left_rows} rows on the left, {result.right_rows} on the right"]
+    if plan.compare == "rows":
+        parts.append(f"{result.only_left} only left, {result.only_right} only right, {result.different} different")
+    if odd := [item.column for item in result.sums if not item.matches]:
+        parts.append(f"other sums of {', '.join(odd)}")
+    where = f"look at {result.diff.path}" if result.diff is not None else "compare='rows' with diff_path names the keys"
+    raise IntegrityError(f"the two sides differ: {'; '.join(parts)}", remedy=where)

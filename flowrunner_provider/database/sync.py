@@ -1,0 +1,376 @@
+"""A sync: rows of one database into a table of another one, once, together with the record of how far it came."""
+
+# ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, cast, get_args
+
+from flowrunner_provider.core.errors import ConfigError, IntegrityError, NotFound
+from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.progress import Progress
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.database.dialects.base import Column, Merged, Params, Session, Table, Type
+from flowrunner_provider.database.identifiers import TableName
+from flowrunner_provider.database.ledger import aside, stand_in
+from flowrunner_provider.database.once import Once
+from flowrunner_provider.database.pipe import Pipe, Pumped
+from flowrunner_provider.database.sync_deletes import check_keys, remove_unlisted
+from flowrunner_provider.database.sync_ledger import Mark
+from flowrunner_provider.database.sync_plan import SyncPlan
+from flowrunner_provider.database.sync_results import SyncResult
+from flowrunner_provider.database.sync_source import Text
+from flowrunner_provider.database.sync_watermark import check_not_ahead, earlier, shown
+
+__all__ = ["sync"]
+
+_WORDS = {
+    "json": "object", "timestamptz": "timestamp", "datetime": "timestamp", "int": "integer", "bigint": "integer",
+    "real": "number", "double": "number", "numeric": "decimal", "bool": "boolean", "blob": "binary",
+}  # fmt: skip
+"""What a column that is added is called in the words of a dataset, where the source calls it otherwise."""
+
+
+def sync(
+    plan: SyncPlan,
+    read_from: Callable[[], Session],
+    connect: Callable[[], Session],
+    run: Run,
+    *,
+    same_file: bool = False,
+) -> SyncResult:
+    """The rows, the deletes and the watermark are in the destination; all became visible in one commit.
+
+    Killed or repeated anywhere, it happens exactly once. What is read is one state of the source, seen after every
+    other run of the same sync has ended.
+
+    :param read_from: opens a connection to the source.
+    :param connect: opens one to the destination.
+    :param same_file: both are one SQLite file, which can be read only by the connection that writes.
+    """
+    work = _Work(plan=plan, read_from=read_from, run=run, same_file=same_file)
+    once = Once(
+        action="sql.sync",
+        target=work.target,
+        fingerprint=plan.fingerprint(),
+        connect=connect,
+        body=work.fill,
+        run=run,
+        point=lambda name: failpoint(f"sql.sync.{name}"),
+        other=f"synced otherwise into {work.target}",
+        look=work.look,
+        publish=work.publish,
+        tidy=work.tidy,
+    )
+    return SyncResult(**{**once.perform(), "table": str(work.target), "mode": plan.mode})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Done:
+    """What was done, as the ledger keeps it."""
+
+    rows: int
+    inserted: int
+    updated: int = 0
+    skipped: int = 0
+    deleted: int = 0
+    restored: int = 0
+    columns_added: list[str] = field(default_factory=list)
+    since: str | None = None
+    until: str | None = None
+
+
+@dataclass(kw_only=True)
+class _Work:
+    plan: SyncPlan
+    read_from: Callable[[], Session]
+    run: Run
+    same_file: bool
+    target: TableName = field(init=False)
+    _swap: tuple[Table, TableName] | None = None
+
+    def __post_init__(self) -> None:
+        self.target = TableName.parse(self.plan.table)
+        self.key = self.run.effects.key("sql.sync")
+
+    def look(self, session: Session, target: TableName) -> None:
+        """Whether there is a table to sync into, and a query that only reads."""
+        self.target = target
+        if session.table(target) is None:
+            raise NotFound(f"the table {target} is not there", remedy="create it, with sql.create_table for example")
+        if self.same_file:
+            with self._source(session, apart=True) as source:
+                self.plan.origin.described(source)
+
+    def fill(self, session: Session) -> dict[str, Any]:
+        """In the open transaction: the rows, the deletes, the watermark, and what became of all."""
+        self._swap = None
+        mark = Mark(session, self.target, self.plan.identity())
+        before = mark.read()
+        failpoint("sql.sync.after_turn")
+        table = cast("Table", session.table(self.target))
+        with self._source(session) as source:
+            done, after = _Transfer(self.plan, self.run, source, session, table, self._new_table).perform(before)
+        if after is not None:
+            mark.write(after)
+            failpoint("sql.sync.after_watermark")
+        return asdict(done)
+
+    @contextmanager
+    def _source(self, session: Session, *, apart: bool = False) -> Iterator[Session]:
+        """The source as it is at this moment."""
+        if self.same_file and not apart:
+            yield session
+            return
+        with self.read_from() as source:
+            source.begin("repeatable read", read_only=True)
+            yield source
+            source.rollback()
+
+    def _new_table(self, session: Session, table: Table) -> TableName | None:
+        """An empty table that will take the place of ``table``; None where its rows are to be replaced instead."""
+        if self.plan.replace_by == "delete" or self.same_file:
+            return None
+        if self.plan.replace_by == "swap":
+            new: TableName | None = session.replacement(table, None, stand_in(self.key))
+        else:
+            new = session.stand_in(table, stand_in(self.key))
+        if new is not None:
+            self._swap = table, new
+            failpoint("sql.sync.after_replacement")
+        return new
+
+    def publish(self, session: Session) -> None:
+        """The table that was filled takes its place."""
+        if self._swap is not None:
+            self.run.lease.check()
+            session.swap(*self._swap, aside(self.target, self.key))
+            failpoint("sql.sync.after_swap")
+
+    def tidy(self, session: Session, target: TableName, done: bool) -> None:
+        """Drop what a replacement has left; the old table only when the new one is known to be in its place."""
+        if self.plan.mode == "full" and self.plan.replace_by != "delete":
+            new, old = target.beside(stand_in(self.key)), aside(target, self.key)
+            session.tidy(*((new, old) if done else (new,)))
+
+
+class _Transfer:
+    """From an open source into a table, in an open transaction."""
+
+    def __init__(
+        self,
+        plan: SyncPlan,
+        run: Run,
+        source: Session,
+        target: Session,
+        table: Table,
+        new_table: Callable[[Session, Table], TableName | None],
+    ) -> None:
+        self._plan, self._run, self._source, self._target = plan, run, source, target
+        self._table, self._new_table = table, new_table
+        self._kinds = plan.origin.described(source)
+        self._chosen = plan.columns(self._kinds)
+        self._window: tuple[Any, Any] | None = None
+        self._added: list[str] = []
+
+    def perform(self, before: Any) -> tuple[_Done, Any]:
+        """Do all of it; return what was done and the watermark, if there is a new one."""
+        self._settle_columns()
+        self._check_unique()
+        if self._plan.mode == "full":
+            return replace(self._replace(), columns_added=self._added), None
+        after = None
+        if self._plan.mode == "incremental":
+            after = self._look_ahead(before)
+        done = self._merge(nothing_new=self._plan.mode == "incremental" and self._window is None)
+        if self._window is not None:
+            done = replace(done, since=shown(self._window[0]))
+        return replace(done, columns_added=self._added, until=shown(after)), after
+
+    # -- columns -----------------------------------------------------------------------------------------
+
+    def _settle_columns(self) -> None:
+        """Every chosen column has a place in the table, by what ``schema_drift`` says about those without."""
+        drifted = {name: other for name, other in self._chosen.items() if other not in self._table.columns}
+        if not drifted:
+            return
+        if self._plan.schema_drift == "fail":
+            raise ConfigError(
+                f"{self._table.name} has no column {next(iter(drifted.values()))!r}, and the source has",
+                field="schema_drift",
+                remedy="add it to the table, map it to null in column_map, or pass schema_drift='add' or 'ignore'",
+            )
+        if self._plan.schema_drift == "ignore":
+            self._chosen = {name: other for name, other in self._chosen.items() if name not in drifted}
+            self._plan.columns(self._chosen)
+            return
+        declared = self._declared()
+        for name, other in drifted.items():
+            self._target.add_column(self._table.name, Column(other, _type(self._kinds[name] or declared.get(name, ""))))
+            failpoint("sql.sync.after_column")
+        self._added = list(drifted.values())
+        self._table = cast("Table", self._target.table(self._table.name))
+
+    def _declared(self) -> Mapping[str, str]:
+        """The types of a source table that does not tell them with a query."""
+        origin = self._plan.origin
+        table = self._source.table(TableName.parse(origin.table)) if origin.table is not None else None
+        return {} if table is None else table.columns
+
+    def _check_unique(self) -> None:
+        keys = self._plan.keys
+        if keys and frozenset(keys) not in self._table.unique:
+            raise ConfigError(
+                f"{self._table.name} has no primary key or unique index on exactly {', '.join(keys)}",
+                field="keys",
+                remedy="create a unique index on these columns, or name those of an existing one",
+            )
+
+    # -- what is read ------------------------------------------------------------------------------------
+
+    def _look_ahead(self, before: Any) -> Any:
+        """Fix the bounds of what is read; return the watermark that will be true afterwards."""
+        column = str(self._plan.watermark)
+        text = Text(self._source, self._plan.origin, binds=False)
+        name = f"q.{text.name(column)}"
+        if text.first(f"SELECT 1 FROM {text.source} WHERE {name} IS NULL LIMIT 1"):
+            raise IntegrityError(
+                f"a row of the source has no {column}: no run would ever read it",
+                remedy="give it a value, or leave such rows out with sql",
+            )
+        found = text.first(f"SELECT max({name}) FROM {text.source}")
+        upper = found[0] if found else None
+        if upper is None:
+            return before
+        check_not_ahead(upper, self._run.clock.now(), column)
+        self._window = (earlier(before, self._plan.lookback) if before is not None else None, upper)
+        return upper if before is None else max(before, upper)
+
+    def _select(self, columns: Sequence[str]) -> Callable[[Sequence[str]], tuple[str, Params]]:
+        """Makes the query for these columns of the source, within the bounds."""
+
+        def made(patterns: Sequence[str]) -> tuple[str, Params]:
+            text = Text(self._source, self._plan.origin, binds=self._window is not None)
+            parts = [
+                pattern.format(f"q.{text.name(column)}") for pattern, column in zip(patterns, columns, strict=True)
+            ]
+            query = f"SELECT {', '.join(parts)} FROM {text.source}"
+            if self._window is not None:
+                lower, upper = self._window
+                name = f"q.{text.name(str(self._plan.watermark))}"
+                least = [] if lower is None else [f"{name} >= {text.value(lower)}"]
+                query += f" WHERE {' AND '.join([*least, f'{name} <= {text.value(upper)}'])}"
+            return query, text.params
+
+        return made
+
+    def _pump(self, table: TableName, chosen: Mapping[str, str], what: str) -> int:
+        """Append the columns; return how many rows."""
+        progress = self._run.progress(what, unit="rows")
+        pumped = Pipe(
+            source=self._source,
+            select=self._select(list(chosen)),
+            target=self._target,
+            columns=list(chosen.values()),
+            deadline=self._run.deadline,
+            passed=lambda rows: self._passed(progress, rows),
+            batch_rows=self._plan.batch_size,
+        ).into(table)
+        progress.finish()
+        self._agree(pumped)
+        return pumped.read
+
+    def _passed(self, progress: Progress, rows: int) -> None:
+        self._run.deadline.check("the sync")
+        progress.advance(rows)
+        failpoint("sql.sync.after_block")
+
+    def _agree(self, pumped: Pumped) -> None:
+        if pumped.read != pumped.stored:
+            raise IntegrityError(
+                f"the destination stored {pumped.stored} of {pumped.read} rows; all were taken back",
+                remedy="look for a trigger or rule that drops or redirects rows",
+            )
+
+    def _check_some(self, rows: int) -> None:
+        if not rows and not self._plan.allow_empty:
+            raise IntegrityError(
+                f"the source {self._plan.origin.name} has no rows; nothing was changed",
+                remedy="look at the source; if it may be empty, pass allow_empty=True",
+            )
+
+    # -- what becomes of it ------------------------------------------------------------------------------
+
+    def _replace(self) -> _Done:
+        target, table = self._target, self._table
+        target.lock(table.name)
+        if self._source is target:
+            return self._replace_from_within()
+        new = self._new_table(target, table)
+        if new is None:
+            target.empty(table.name)
+            failpoint("sql.sync.after_empty")
+        rows = self._pump(new or table.name, self._chosen, "sync")
+        self._check_some(rows)
+        if new is not None and target.count(new) != rows:
+            self._agree(Pumped(rows, target.count(new)))
+        return _Done(rows=rows, inserted=rows)
+
+    def _replace_from_within(self) -> _Done:
+        """All is read before anything is deleted: the query may read the table itself."""
+        target, columns = self._target, list(self._chosen.values())
+        stage = target.stage(self._table.name, columns)
+        rows = self._pump(stage, self._chosen, "sync")
+        self._check_some(rows)
+        target.empty(self._table.name)
+        failpoint("sql.sync.after_empty")
+        names = target.names(columns)
+        target.run(f"INSERT INTO {target.sql(self._table.name)} ({names}) SELECT {names} FROM {target.sql(stage)}")
+        target.drop_stage(stage)
+        return _Done(rows=rows, inserted=rows)
+
+    def _merge(self, *, nothing_new: bool) -> _Done:
+        target, plan, deleted, restored = self._target, self._plan, 0, 0
+        if plan.detect_deletes and plan.mode == "incremental":
+            deleted, restored = self._detect_by_listing()
+        if nothing_new:
+            return _Done(rows=0, inserted=0, deleted=deleted, restored=restored)
+        columns = list(self._chosen.values())
+        stage = target.stage(self._table.name, columns)
+        rows = self._pump(stage, self._chosen, "sync")
+        failpoint("sql.sync.after_stage")
+        if plan.mode == "merge":
+            self._check_some(rows)
+        check_keys(target, stage, plan)
+        if plan.detect_deletes and plan.mode == "merge":
+            deleted, restored = remove_unlisted(target, self._table, stage, plan)
+        merged: Merged = target.merge(stage, self._table.name, columns, plan.keys)
+        failpoint("sql.sync.after_merge")
+        if merged.inserted + merged.updated + merged.skipped != rows:
+            raise IntegrityError(
+                f"the destination took {merged.inserted + merged.updated} of {rows} rows; all were taken back",
+                remedy="look for a trigger or rule that drops or redirects rows",
+            )
+        return _Done(rows=rows, deleted=deleted, restored=restored, **asdict(merged))
+
+    def _detect_by_listing(self) -> tuple[int, int]:
+        """All keys of the source, whatever their watermark, from the same snapshot as the rows."""
+        chosen = {name: other for name, other in self._chosen.items() if other in self._plan.keys}
+        listing = self._target.stage(self._table.name, list(chosen.values()))
+        window, self._window = self._window, None
+        listed = self._pump(listing, chosen, "list keys")
+        self._window = window
+        self._check_some(listed)
+        check_keys(self._target, listing, self._plan)
+        failpoint("sql.sync.after_listing")
+        found = remove_unlisted(self._target, self._table, listing, self._plan)
+        self._target.drop_stage(listing)
+        return found
+
+
+def _type(kind: str) -> Type:
+    """Of a column that is added."""
+    kind = _WORDS.get(kind.lower(), kind.lower())
+    return cast("Type", kind) if kind in get_args(Type) else "string"

@@ -1,0 +1,103 @@
+"""A table or query to read from, and queries over it with values bound as its driver takes them."""
+
+# ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.database.dialects.base import Params, Row, Session
+from flowrunner_provider.database.identifiers import Identifier, TableName
+
+__all__ = ["Origin", "Text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Rows to read.
+
+    :param names: what these three are called as parameters of the action, for messages.
+    :raises ConfigError: unless it is one of both.
+    """
+
+    sql: str | None = None
+    table: str | None = None
+    params: Params = None
+    names: tuple[str, str, str] = ("sql", "table", "parameters")
+
+    def __post_init__(self) -> None:
+        sql, table, params = self.names
+        if (self.sql is None) == (self.table is None) or (self.sql is not None and not self.sql.strip(" \t\r\n;")):
+            raise ConfigError(f"give either {sql} or {table}", field=sql, remedy="name a table, or write a query")
+        if self.table is not None:
+            TableName.parse(self.table, table)
+        if self.params is not None and (self.table is not None or not isinstance(self.params, list | tuple | Mapping)):
+            raise ConfigError(
+                f"the parameters for {sql} must be a list or an object",
+                field=params,
+                remedy=f"give one value per placeholder of {sql}, or leave them away",
+            )
+
+    def described(self, session: Session) -> dict[str, str]:
+        """The columns: name -> type in the words of a dataset, or empty."""
+        if self.sql is not None:
+            return session.described(self.sql.rstrip().rstrip(";"), self.params)
+        return session.described(f"SELECT * FROM {session.sql(TableName.parse(str(self.table)))}", None)
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return self.table if self.table is not None else self.names[0]
+
+
+class Text:
+    """A query over an origin that is being written.
+
+    :param binds: whether :meth:`value` will be called.
+    """
+
+    def __init__(self, session: Session, origin: Origin, *, binds: bool) -> None:
+        self._session, self._origin = session, origin
+        self._binds = binds or origin.params is not None
+        self._named = dict(origin.params) if isinstance(origin.params, Mapping) else None
+        self._listed: list[Any] = [] if isinstance(origin.params, Mapping) else list(origin.params or ())
+
+    def name(self, name: str | TableName | Identifier) -> str:
+        """A name as SQL."""
+        return self.plain(self._session.sql(name))
+
+    def plain(self, text: str) -> str:
+        """Text without placeholders."""
+        return self._session.user_text(text) if self._binds else text
+
+    def value(self, value: Any) -> str:
+        """A placeholder for the value; those of a list come in the order of the text."""
+        if self._named is None:
+            self._listed.append(value)
+            return self._session.mark
+        key = f"flowrunner_{len(self._named)}"
+        self._named[key] = value
+        return self._session.named_mark.format(key)
+
+    @property
+    def source(self) -> str:
+        """What comes after FROM; its columns are those of ``q``."""
+        origin = self._origin
+        if origin.sql is None:
+            return f"{self.name(TableName.parse(str(origin.table)))} AS q"
+        text = origin.sql.rstrip().rstrip(";")
+        return f"({text if origin.params is not None else self.plain(text)}\n) AS q"
+
+    @property
+    def params(self) -> Params:
+        """The values."""
+        if not self._binds:
+            return None
+        return self._named if self._named is not None else self._listed
+
+    def first(self, query: str) -> Row | None:
+        """The first row of a query."""
+        with self._session.stream(query, self.params, batch_rows=1) as batches:
+            return next((batch[0] for batch in batches), None)

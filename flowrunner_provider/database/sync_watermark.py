@@ -1,0 +1,96 @@
+"""How far an earlier run came: values of one column that only grow, kept as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from flowrunner_provider.core.errors import ConfigError, IntegrityError, Json
+from flowrunner_provider.core.spec import parse_duration
+
+__all__ = ["check_not_ahead", "earlier", "from_json", "shown", "to_json"]
+
+_AHEAD = timedelta(days=1)
+
+
+def to_json(value: Any) -> Json:
+    """A value of a watermark or key column.
+
+    :raises ConfigError: for a type that has no order to go by.
+    """
+    if isinstance(value, datetime):
+        return {"timestamp": value.isoformat()}
+    if isinstance(value, date):
+        return {"date": value.isoformat()}
+    if isinstance(value, Decimal):
+        return {"decimal": str(value)}
+    if isinstance(value, UUID):
+        return {"uuid": str(value)}
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return value
+    raise ConfigError(
+        f"a {type(value).__name__} cannot be a watermark or key",
+        field="watermark",
+        remedy="name a column of numbers, times, dates or texts",
+    )
+
+
+def from_json(kept: Json) -> Any:
+    """The value again."""
+    if not isinstance(kept, dict):
+        return kept
+    ((kind, text),) = kept.items()
+    read: dict[str, Callable[[str], Any]] = {
+        "timestamp": datetime.fromisoformat, "date": date.fromisoformat, "decimal": Decimal, "uuid": UUID,
+    }  # fmt: skip
+    return read[kind](str(text))
+
+
+def shown(value: Any) -> str | None:
+    """The value for people."""
+    return None if value is None else value.isoformat() if isinstance(value, date) else str(value)
+
+
+def earlier(value: Any, lookback: Any) -> Any:
+    """``value`` less the look-back: a duration for times, a number for numbers.
+
+    :raises ConfigError: if the look-back does not fit the column.
+    """
+    if not lookback:
+        return value
+    if isinstance(value, int | float | Decimal):
+        if isinstance(lookback, int | float) and not isinstance(lookback, bool) and lookback > 0:
+            return value - Decimal(str(lookback)) if isinstance(value, Decimal) else value - lookback
+        raise _unfit("a number")
+    span = parse_duration(lookback, "lookback")
+    if isinstance(value, date):
+        return value - span
+    try:
+        moment = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise _unfit("nothing: the watermark is a text that is no time") from None
+    if len(value) < len("2026-01-01 00:00"):
+        return (moment - span).date().isoformat()
+    return (moment - span).isoformat(value[10])
+
+
+def _unfit(what: str) -> ConfigError:
+    return ConfigError("lookback does not fit the watermark column", field="lookback", remedy=f"give {what}")
+
+
+def check_not_ahead(value: Any, now: datetime, column: str) -> None:
+    """Refuse a watermark in the future: every row that comes until then would be left out.
+
+    :raises IntegrityError: if it is more than a day ahead.
+    """
+    if not isinstance(value, date):
+        return
+    moment = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day, tzinfo=UTC)
+    if (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) > now + _AHEAD:
+        raise IntegrityError(
+            f"the largest {column} of the source is more than a day in the future: it cannot tell what is new",
+            remedy="correct that row, or leave such rows out with sql",
+        )
