@@ -9,6 +9,7 @@ from airflow.sdk import DAG
 from flowrunner_provider.database.operators import (
     SqlCreateTableOperator,
     SqlMaintainOperator,
+    SqlProcedureOperator,
     SqlSchemaCheckOperator,
     SqlUpsertOperator,
 )
@@ -73,4 +74,10 @@ with DAG(
         conn_id="warehouse",
         expected="s3://lake@schemas/sales.json",
         on_drift="warn",
+    )
+    SqlProcedureOperator(
+        task_id="close_month",
+        conn_id="warehouse",
+        name="sales.close_month",
+        arguments=[{"value": "{{ ds }}", "type": "date"}, {"mode": "out", "name": "closed"}],
     )

@@ -80,6 +80,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "sql.maintain": {"conn_id": "warehouse", "operation": "analyze", "tables": ["orders"]},
     "sql.create_table": {"conn_id": "warehouse", "table": "orders", "columns": {"id": "integer"}},
     "sql.schema_check": {"conn_id": "warehouse", "expected": "/nowhere/schema.json"},
+    "sql.procedure": {"conn_id": "warehouse", "name": "close_month"},
     "sql.upsert": {"conn_id": "warehouse", "table": "orders", "keys": ["id"], "source": "/nowhere/in.csv"},
     "sql.migrate": {"conn_id": "warehouse", "location": "/nowhere/migrations"},
     "sql.modify": {"conn_id": "warehouse", "operation": "delete", "table": "orders", "where": {"id": 1}},

@@ -8,6 +8,7 @@ from flowrunner_provider.database.operators.maintain import SqlMaintainOperator
 from flowrunner_provider.database.operators.migrate import SqlMigrateOperator
 from flowrunner_provider.database.operators.modify import SqlModifyOperator
 from flowrunner_provider.database.operators.reconcile import SqlReconcileOperator
+from flowrunner_provider.database.operators.procedure import SqlProcedureOperator
 from flowrunner_provider.database.operators.schema import SqlCreateTableOperator, SqlSchemaCheckOperator
 from flowrunner_provider.database.operators.sync import SqlSyncOperator
 from flowrunner_provider.database.operators.transaction import SqlTransactionOperator
@@ -21,6 +22,7 @@ __all__ = [
     "SqlMigrateOperator",
     "SqlModifyOperator",
     "SqlReconcileOperator",
+    "SqlProcedureOperator",
     "SqlSchemaCheckOperator",
     "SqlSyncOperator",
     "SqlTransactionOperator",
