@@ -114,6 +114,13 @@ CONNECTORS: tuple[Connector, ...] = (
         watchers=(f"{_ROOT}.email.triggers.MailMessageTrigger",),
     ),
     Connector(
+        name="reports",
+        title="Reports",
+        extras=("email", "xlsx"),
+        connections=("smtp", "aws", "sqlite", "postgres", "mysql"),
+        operators=(f"{_ROOT}.reports.operators",),
+    ),
+    Connector(
         name="auth",
         title="Connections and credentials",
         extras=(),

@@ -1,0 +1,175 @@
+"""Queries that people read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.reports.results import ReportFormat, ReportResult
+from flowrunner_provider.runtime.operator import FlowRunnerOperator, run_to_end
+
+if TYPE_CHECKING:
+    from flowrunner_provider.email.attachments import Attachment
+    from flowrunner_provider.email.config import OutgoingConfig
+    from flowrunner_provider.email.hook import OutgoingHook
+    from flowrunner_provider.email.message import Mail
+    from flowrunner_provider.reports.mail import Outbox, Report
+
+__all__ = ["SqlToEmailOperator"]
+
+MOST_INLINE = 10_000
+"""Rows; a mail that is longer is shown by no reader."""
+
+
+class SqlToEmailOperator(FlowRunnerOperator):
+    """The mail server has taken the report once for every recipient, with the rows as one transaction saw them.
+
+    Killed or retried, it mails the rows that its first attempt saw: they are kept on the worker's disk, in
+    ``[flowrunner] state_path``, until the mail is sent. A retry on another machine that does not see them asks the
+    database again, under the same Message-ID, as long as nothing was sent; once a mail may be out, it stops as
+    ``OutcomeUnknown``, for another report is not the same mail. Recipients are accounted for as in ``email.send``.
+
+    Cost: the query is read once, in constant memory; a file that is attached is in memory, about three times its size.
+    Nothing is mailed of a report that would be too large. Values are text: HTML is escaped, a text that a spreadsheet
+    would run gets a ``'`` before it in CSV, and in Excel it is no formula.
+
+    :param sql: one query; placeholders are those of the database's driver.
+    :param conn_id: a connection of type ``postgres``, ``mysql`` or ``sqlite``.
+    :param parameters: values for the placeholders, a list or an object; bound by the driver.
+    :param to: addresses, as a list or as text with commas.
+    :param cc: copies that everybody sees.
+    :param bcc: copies that nobody sees.
+    :param reply_to: where answers go.
+    :param subject: one line.
+    :param from_email: the sender; by default the connection's ``from_email``.
+    :param html: HTML before the table, or the whole text where the rows are attached.
+    :param format: ``html_table`` shows the rows in the mail, ``csv`` and ``xlsx`` attach them.
+    :param threshold: with more rows than that an HTML table is attached as CSV instead.
+    :param style: CSS in place of ours, for ``table.report``; it is moved into the elements.
+    :param attachment_name: of the file, without its suffix.
+    :param escape_formulas: False to write text into CSV as it is, even where a spreadsheet would run it.
+    :param skip_if_empty: without rows there is no mail.
+    :param on_unknown: what to do when an earlier attempt may have sent it: ``stop``; ``resend`` the same bytes with
+        the same Message-ID; or ``skip``.
+    :param max_total_size: largest mail in encoded bytes; by default the mail connection's, which is 20 MiB.
+    :param smtp_conn_id: the connection for the mail, of type ``smtp``, or ``aws`` for Amazon SES.
+    """
+
+    action: ClassVar[str] = "email.send_report"
+    template_fields: Sequence[str] = (
+        "sql", "conn_id", "parameters", "to", "cc", "bcc", "reply_to", "subject", "from_email", "html",
+        "attachment_name", "smtp_conn_id",
+    )  # fmt: skip
+    template_ext: Sequence[str] = (".sql",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql", "html": "html"}
+
+    def __init__(
+        self,
+        *,
+        sql: str,
+        conn_id: str,
+        subject: str,
+        to: str | list[str] | None = None,
+        cc: str | list[str] | None = None,
+        bcc: str | list[str] | None = None,
+        reply_to: str | list[str] | None = None,
+        from_email: str | None = None,
+        parameters: list[Any] | dict[str, Any] | None = None,
+        html: str = "",
+        format: Literal["html_table", "csv", "xlsx"] = "html_table",  # noqa: A002
+        threshold: int = 100,
+        style: str | None = None,
+        attachment_name: str = "report",
+        escape_formulas: bool = True,
+        skip_if_empty: bool = False,
+        on_unknown: Literal["stop", "resend", "skip"] = "stop",
+        max_total_size: int | None = None,
+        smtp_conn_id: str = "smtp_default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.sql, self.conn_id, self.parameters, self.smtp_conn_id = sql, conn_id, parameters, smtp_conn_id
+        self.to, self.cc, self.bcc, self.reply_to, self.from_email = to, cc, bcc, reply_to, from_email
+        self.subject, self.html, self.style, self.attachment_name = subject, html, style, attachment_name
+        self.format, self.threshold, self.escape_formulas = format, threshold, escape_formulas
+        self.skip_if_empty, self.on_unknown, self.max_total_size = skip_if_empty, on_unknown, max_total_size
+
+    def perform(self, run: Run) -> ReportResult:
+        """Take the rows, or those that were taken before; then mail them."""
+        from flowrunner_provider.database.hook import hook_for
+        from flowrunner_provider.email.hook import outgoing
+        from flowrunner_provider.email.send import NAME
+        from flowrunner_provider.reports.mail import ReportMailer
+        from flowrunner_provider.reports.snapshot import Query, Snapshot
+        from flowrunner_provider.runtime.settings import state_path
+
+        self._check()
+        mail_hook = outgoing(self.smtp_conn_id)
+        report, outbox = self._report(mail_hook.config), self._outbox(mail_hook)
+        report.compose("", [])  # what is wrong with it is said before the database is asked
+        hook = hook_for(self.conn_id)
+        query = Query(conn_id=self.conn_id, sql=self.sql, parameters=self.parameters)
+        folder = state_path() / "reports" / run.effects.key(NAME)
+        mailer = ReportMailer(run, Snapshot(run, folder, query), report, outbox)
+        rows = mailer.rows(lambda: hook.open(run.deadline))
+        run.pacer = mail_hook.pacer
+        return run_to_end(mailer.send(rows), run.deadline)
+
+    def _check(self) -> None:
+        for name, choices in (("format", get_args(ReportFormat)), ("on_unknown", ("stop", "resend", "skip"))):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}", field=name, remedy=f"use {', '.join(choices)}")
+        if not isinstance(self.sql, str) or not self.sql.strip():
+            raise ConfigError("sql is empty", field="sql", remedy="write a query")
+        for name, least, most in (("threshold", 0, MOST_INLINE), ("max_total_size", 1, 1 << 40)):
+            value = getattr(self, name)
+            if value is None and name == "max_total_size":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise ConfigError(f"{name} is {value!r}", field=name, remedy=f"write a number from {least} to {most}")
+
+    def _report(self, config: OutgoingConfig) -> Report:
+        from flowrunner_provider.core.names import safe_component
+        from flowrunner_provider.email.message import compose
+        from flowrunner_provider.reports.mail import Report
+
+        sender = self.from_email or config.from_email
+        if not sender:
+            raise ConfigError(
+                f"neither the task nor connection {self.smtp_conn_id!r} says who sends",
+                field="from_email",
+                remedy="give from_email here or in the connection's extra",
+            )
+
+        def composed(html: str, attachments: list[Attachment]) -> Mail:
+            return compose(
+                sender=sender, to=self.to or (), cc=self.cc or (), bcc=self.bcc or (), reply_to=self.reply_to or (),
+                subject=self.subject, html=html, attachments=attachments,
+            )  # fmt: skip
+
+        return Report(
+            compose=composed,
+            intro=self.html,
+            format=self.format,
+            threshold=self.threshold,
+            style=self.style,
+            attachment_name=safe_component(self.attachment_name),
+            escape_formulas=self.escape_formulas,
+            skip_if_empty=self.skip_if_empty,
+        )
+
+    def _outbox(self, hook: OutgoingHook[Any]) -> Outbox:
+        from flowrunner_provider.email.addresses import mailbox
+        from flowrunner_provider.reports.mail import Outbox
+
+        config: OutgoingConfig = hook.config
+        sender = mailbox(self.from_email or config.from_email, "from_email")
+        return Outbox(
+            transport=hook.transport,
+            domain=config.message_id_domain or sender.domain,
+            limit=config.max_total_size if self.max_total_size is None else self.max_total_size,
+            on_unknown=self.on_unknown,
+            seal=hook.seal,
+        )
