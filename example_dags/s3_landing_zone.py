@@ -1,4 +1,6 @@
-"""A partner's files land in S3: moved from their SFTP server, verified, and the day's exports put beside them."""
+"""A partner's files land in S3: moved from their SFTP server, verified, and the day's exports put beside them.
+
+Who gets the link may read the export for an hour."""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from datetime import UTC, datetime
 
 from airflow.sdk import DAG
 
-from flowrunner_provider.files.operators import FileCopyOperator, FileListOperator
+from flowrunner_provider.files.operators import FileCopyOperator, FileListOperator, FilePresignOperator
 
 with DAG(
     dag_id="s3_landing_zone",
@@ -33,5 +35,10 @@ with DAG(
         path="s3://lake@raw/orders/{{ ds }}/",
         limit=1_000,
     )
+    link = FilePresignOperator(
+        task_id="link",
+        path="s3://lake@raw/customers/{{ ds }}.parquet",
+        expires="1h",
+    )
     land >> landed
-    export >> landed
+    export >> [landed, link]

@@ -182,7 +182,7 @@ class _Crypt:
         request = {
             "operation": options.operation, "scheme": options.scheme, "armor": options.armor,
             "signed": options.signed, "signature": signature.hex(), "home": home,
-            **options.keys,
+            "now": self._run.clock.now().isoformat(), **options.keys,
         }  # fmt: skip
         answer = await _child(request, pinned(source.store, path, item.identity), write)
         if "error" in answer:

@@ -19,7 +19,7 @@ import os
 import shutil
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 __all__ = ["main"]
@@ -68,7 +68,7 @@ def _pgp(request: dict[str, Any]) -> dict[str, Any]:
     store = (lambda ids: certificates) if request["signed"] else None
     if operation == "encrypt":
         for certificate in certificates:
-            _check_alive(pysequoia, certificate)
+            _check_alive(certificate, datetime.fromisoformat(request["now"]))
         signer = _usable("the secret key", lambda: key.signer(password)) if request["signed"] and key else None
         pysequoia.encrypt_file(_IN, _OUT, recipients=certificates, signer=signer, armor=armor)
         return {"signers": []}
@@ -94,9 +94,8 @@ def _usable(what: str, use: Any) -> Any:
         raise _BadKey(f"{what}: {str(error).partition(chr(10))[0]}") from error
 
 
-def _check_alive(pysequoia: Any, certificate: Any) -> None:
+def _check_alive(certificate: Any, now: datetime) -> None:
     """pysequoia encrypts to expired keys without a word, and to none at all where a certificate has none for it."""
-    now = datetime.now(UTC)
     name = f"the public key {certificate.fingerprint}"
     if certificate.is_revoked:
         raise _BadKey(f"{name} is revoked")

@@ -12,6 +12,8 @@ __all__ = [
     "DerivedFile",
     "EncodingResult",
     "ExtractResult",
+    "PresignResult",
+    "PresignedFile",
     "SplitResult",
 ]
 
@@ -155,3 +157,31 @@ class EncodingResult:
     skipped: int
     lost: int
     entries: list[ConvertedFile]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PresignedFile:
+    """One signed address.
+
+    :param path: the file.
+    :param url: the signed address; as good as a key.
+    :param expires_at: in UTC, ISO 8601.
+    """
+
+    path: str
+    url: str
+    expires_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PresignResult:
+    """The signed addresses.
+
+    :param url: that of the first file.
+    :param expires_at: when they expire, in UTC, ISO 8601.
+    :param files: all of them.
+    """
+
+    url: str
+    expires_at: str
+    files: list[PresignedFile]

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Protocol, Self
 
 __all__ = [
-    "Capabilities", "CopyingStore", "Entry", "FolderStore", "ModeUpload", "Store", "Upload", "WholeStore", "identity",
+    "Capabilities", "CopyingStore", "Entry", "FolderStore", "ModeUpload", "SigningStore", "Store", "Upload",
+    "WholeStore", "identity",
 ]  # fmt: skip
 
 
@@ -62,6 +63,7 @@ class Capabilities:
     :param readable_parts: ``Upload.read_back`` works.
     :param ranged_read: ``read`` can start anywhere.
     :param server_side_copy: the store copies within itself: it is a :class:`CopyingStore`.
+    :param presigns: it makes addresses that open one file to whoever has them: it is a :class:`SigningStore`.
     :param hashes: checksums that it keeps by itself, e.g. ``md5``.
     :param case_sensitive: ``A.txt`` and ``a.txt`` are two files.
     :param modified_precision: of ``Entry.modified``, in seconds.
@@ -81,6 +83,7 @@ class Capabilities:
     readable_parts: bool
     ranged_read: bool = True
     server_side_copy: bool = False
+    presigns: bool = False
     hashes: frozenset[str] = frozenset()
     case_sensitive: bool = True
     modified_precision: float = 1.0
@@ -215,4 +218,14 @@ class CopyingStore(Store, Protocol):
 
         :param replace: False to raise ``AlreadyExists`` when ``target`` is taken.
         :param version: ``Entry.version`` that the file must still have; empty for any.
+        """
+
+
+class SigningStore(Store, Protocol):
+    """A store that makes signed addresses (``presigns``)."""
+
+    async def presign(self, path: str, method: str, expires: timedelta) -> str:
+        """A URL by which anybody may ``GET`` or ``PUT`` this one file until it expires; the store need not be open.
+
+        :raises ConfigError: if the connection's credentials cannot sign.
         """

@@ -9,6 +9,7 @@ from flowrunner_provider.files.operators.copy import FileCopyOperator
 from flowrunner_provider.files.operators.crypt import FileCryptoOperator
 from flowrunner_provider.files.operators.delete import FileDeleteOperator, MakeDirectoryOperator
 from flowrunner_provider.files.operators.list import FileListOperator
+from flowrunner_provider.files.operators.presign import FilePresignOperator
 from flowrunner_provider.files.operators.reshape import FileConcatOperator, FileEncodingOperator, FileSplitOperator
 from flowrunner_provider.files.operators.shards import (
     FileSyncFinishOperator,
@@ -27,6 +28,7 @@ __all__ = [
     "FileEncodingOperator",
     "FileExtractOperator",
     "FileListOperator",
+    "FilePresignOperator",
     "FileReadOperator",
     "FileSplitOperator",
     "FileSyncFinishOperator",

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from datetime import datetime
+from dataclasses import replace as changed
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from flowrunner_provider.core.deadline import SYSTEM_CLOCK
 from flowrunner_provider.core.errors import (
     AccessDenied,
     AlreadyExists,
@@ -24,7 +26,7 @@ from flowrunner_provider.files.config import AzureBlobConfig
 from flowrunner_provider.files.store import Entry
 from flowrunner_provider.files.stores.azure_blob_client import AzureBlobClients, azure_errors, connect
 from flowrunner_provider.files.stores.azure_blob_parts import MOST_BLOCKS, AzureBlobParts
-from flowrunner_provider.files.stores.objects import ObjectStore
+from flowrunner_provider.files.stores.objects import CAPABILITIES, ObjectStore
 
 if TYPE_CHECKING:
     from azure.storage.blob.aio import ContainerClient
@@ -48,6 +50,7 @@ class AzureBlobStore(ObjectStore):
     def __init__(self, config: AzureBlobConfig, container: str, *, where: str = "") -> None:
         super().__init__(where or f"wasb://{container}")
         self._config, self.container = config, container
+        self.capabilities = changed(CAPABILITIES, presigns=True)
         self._clients: AzureBlobClients | None = None
 
     @property
@@ -73,6 +76,13 @@ class AzureBlobStore(ObjectStore):
                 raise
             # else the credential is good and may not look at the container itself: each call tells what it may
         return clients.obstore
+
+    async def presign(self, path: str, method: str, expires: timedelta) -> str:
+        """A URL with a shared access signature; see :class:`~flowrunner_provider.files.store.SigningStore`."""
+        from flowrunner_provider.files.stores.azure_blob_sign import signed_url
+
+        key = path.removeprefix("/")
+        return await signed_url(self._config, self.container, key, method, expires, SYSTEM_CLOCK.now())
 
     def _no_container(self) -> ConfigError:
         return ConfigError(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from azure.storage.blob.aio import ContainerClient
     from obstore.store import AzureStore
 
-__all__ = ["AzureBlobClients", "azure_errors", "connect", "containers"]
+__all__ = ["AzureBlobClients", "azure_errors", "connect", "containers", "token_credential"]
 
 _SCOPE = "https://storage.azure.com/.default"
 _NEEDED = "files in Azure Blob Storage"
@@ -90,6 +90,17 @@ async def _credential(config: AzureBlobConfig, stack: AsyncExitStack) -> tuple[A
         from azure.core.credentials import AzureSasCredential
 
         return AzureSasCredential(account.sas), _constant(sas_token=account.sas)
+    token = await token_credential(config, stack)
+
+    async def bearer() -> Any:
+        got = await token.get_token(_SCOPE)
+        return {"token": got.token, "expires_at": datetime.fromtimestamp(got.expires_on, UTC)}
+
+    return token, bearer
+
+
+async def token_credential(config: AzureBlobConfig, stack: AsyncExitStack) -> Any:
+    """The identity of an application, or of this machine; let go of with ``stack``."""
     identity = load("azure.identity.aio", extra="azure", needed_for=_NEEDED)
     if config.tenant_id:
         token = identity.ClientSecretCredential(
@@ -101,12 +112,7 @@ async def _credential(config: AzureBlobConfig, stack: AsyncExitStack) -> tuple[A
             workload_identity_tenant_id=config.workload_identity_tenant_id,
         )
     await stack.enter_async_context(token)
-
-    async def bearer() -> Any:
-        got = await token.get_token(_SCOPE)
-        return {"token": got.token, "expires_at": datetime.fromtimestamp(got.expires_on, UTC)}
-
-    return token, bearer
+    return token
 
 
 def _constant(**credential: str) -> Provider:

@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace as changed
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -46,7 +46,7 @@ class GcsStore(ObjectStore):
     def __init__(self, config: GcsConfig, bucket: str, *, where: str = "") -> None:
         super().__init__(where or f"gs://{bucket}")
         self._config, self.bucket = config, bucket
-        self.capabilities = changed(CAPABILITIES, hashes=frozenset({"crc32c"}))
+        self.capabilities = changed(CAPABILITIES, hashes=frozenset({"crc32c"}), presigns=True)
         self._client: GcsClient | None = None
 
     @property
@@ -71,6 +71,11 @@ class GcsStore(ObjectStore):
                     remedy="correct the address; buckets are not made",
                 ) from None
         return None
+
+    async def presign(self, path: str, method: str, expires: timedelta) -> str:
+        """A signed URL, version 4; see :class:`~flowrunner_provider.files.store.SigningStore`."""
+        key = path.removeprefix("/")
+        return await GcsClient(self._config).signed(self.bucket, key, method, expires)
 
     def path(self, key: str | None = None) -> str:
         """The path of the bucket's objects, or of one, as the JSON API has it."""

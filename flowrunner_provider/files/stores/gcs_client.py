@@ -15,6 +15,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -31,6 +32,7 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.core.retry import parse_retry_after
 from flowrunner_provider.files.config import GcsConfig
+from flowrunner_provider.files.stores.gcs_sign import signed_url
 from flowrunner_provider.files.stores.object_errors import refusal
 
 if TYPE_CHECKING:
@@ -156,6 +158,18 @@ class GcsClient:
                     with _credential_errors():
                         await asyncio.to_thread(_refresh, self._credentials, self._config.timeout)
         return {"Authorization": f"Bearer {self._credentials.token}"}
+
+    async def signed(self, bucket: str, key: str, method: str, expires: timedelta) -> str:
+        """A signed URL; the client need not be open."""
+        load("google.auth", extra="gcs", needed_for=_NEEDED)
+
+        def sign() -> str:
+            credentials = None if self._config.is_anonymous else _credentials(self._config)
+            now = SYSTEM_CLOCK.now()
+            return signed_url(credentials, self._config.endpoint_url, bucket, key, method, expires, now)
+
+        with _credential_errors():
+            return await asyncio.to_thread(sign)
 
     async def upload(
         self, what: str, bucket: str, name: str, data: bytes, *, params: Mapping[str, str], checksum: int

@@ -68,7 +68,7 @@ class S3Store(ObjectStore):
         config = target.config
         conditional = config.conditional_writes
         atomic = config.endpoint_url is None if conditional is None else conditional
-        self.capabilities = changed(CAPABILITIES, atomic_create=atomic)
+        self.capabilities = changed(CAPABILITIES, atomic_create=atomic, presigns=True)
 
     @property
     def client(self) -> S3Client:
@@ -103,7 +103,29 @@ class S3Store(ObjectStore):
             answer = await self.client.call("listing the buckets", "list_buckets")
         return [str(row["Name"]) for row in answer.get("Buckets", [])]
 
-    def _low_level(self, session: Any) -> Any:
+    async def presign(self, path: str, method: str, expires: timedelta) -> str:
+        """A URL that is signed with version 4; see :class:`~flowrunner_provider.files.store.SigningStore`."""
+        load("boto3", extra="s3", needed_for="files in S3")
+        if self._anonymous:
+            raise ConfigError(
+                f"{self.where}: an anonymous connection cannot sign",
+                field="signature_version",
+                remedy="use a connection with an access key or a role",
+            )
+        operation = {"GET": "get_object", "PUT": "put_object"}[method]
+        where = {"Bucket": self.bucket, "Key": path.removeprefix("/")}
+        async with AsyncExitStack() as stack:
+            session, client = await self._log_in(stack)
+            known = self._target.config.region_name or self._target.config.endpoint_url
+            region = "" if known else await self._region()
+            client = self._low_level(session, region=region, signature_version="s3v4")
+            with client_errors(f"signing for {self.where}{path}"):
+                url = await asyncio.to_thread(
+                    client.generate_presigned_url, operation, where, int(expires.total_seconds())
+                )
+        return str(url)
+
+    def _low_level(self, session: Any, *, region: str = "", **more: Any) -> Any:
         from botocore.config import Config
 
         config = self._target.config
@@ -118,11 +140,12 @@ class S3Store(ObjectStore):
             read_timeout=config.timeout,
             retries={"mode": "standard", "total_max_attempts": _TRIES},
             max_pool_connections=_THREADS,
+            **more,
         )
         base = self._target.client_config
         return session.client(
             "s3",
-            region_name=config.region_name,
+            region_name=config.region_name or region or None,
             endpoint_url=config.endpoint_url,
             verify=config.ca_bundle or config.verify,
             config=base.merge(settings) if base else settings,
