@@ -41,6 +41,9 @@ virtual_transport = lmtp:inet:{host}:{lmtp}
 default_transport = error:5.1.2 outbound disabled
 relay_transport = error:5.1.2 outbound disabled
 smtpd_relay_restrictions = permit_sasl_authenticated, reject_unauth_destination
+smtpd_recipient_restrictions = check_recipient_access inline:{{
+  {{never@example.com=550 5.1.1 no such mailbox}},
+  {{later@example.com=451 4.7.1 come again later}} }}
 smtpd_sasl_type = dovecot
 smtpd_sasl_path = inet:{host}:{sasl}
 smtpd_tls_cert_file = {run}/cert.pem
@@ -89,7 +92,7 @@ showq unix n - n - - showq
 
 @dataclass(frozen=True)
 class Postfix:
-    """The running server.
+    """The running server. It refuses ``never@example.com`` for good and ``later@example.com`` for now.
 
     :param starttls: the submission port.
     :param tls: the port with TLS from the start.
