@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, time
 from decimal import Decimal, InvalidOperation
 from math import isfinite
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from flowrunner_provider.core.checkpoint import fingerprint
 from flowrunner_provider.core.errors import AlreadyExists, ConfigError, IntegrityError
@@ -88,12 +88,13 @@ def _column(name: Any, value: Any) -> ColumnSpec:
             f'write "integer" or {{"type": "integer", "nullable": false, "default": 0}}; types are '
             f"{', '.join(get_args(Type))}",
         )
+    kind: Type = cast("Type", given["type"])
     nullable, default = given.get("nullable", True), given.get("default")
     if not isinstance(nullable, bool):
         raise _bad("columns", f"nullable of {name[:80]!r} must be true or false", "correct it")
-    if default is not None and not _suits(given["type"], default):
-        raise _bad("columns", f"the default of {name[:80]!r} is no {given['type']}", "correct it, or leave it away")
-    return ColumnSpec(name=name, type=given["type"], nullable=nullable, default=default)
+    if default is not None and not _suits(kind, default):
+        raise _bad("columns", f"the default of {name[:80]!r} is no {kind}", "correct it, or leave it away")
+    return ColumnSpec(name=name, type=kind, nullable=nullable, default=default)
 
 
 def _suits(kind: Type, value: Any) -> bool:

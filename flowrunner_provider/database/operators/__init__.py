@@ -7,8 +7,8 @@ from flowrunner_provider.database.operators.load import SqlLoadOperator
 from flowrunner_provider.database.operators.maintain import SqlMaintainOperator
 from flowrunner_provider.database.operators.migrate import SqlMigrateOperator
 from flowrunner_provider.database.operators.modify import SqlModifyOperator
-from flowrunner_provider.database.operators.reconcile import SqlReconcileOperator
 from flowrunner_provider.database.operators.procedure import SqlProcedureOperator
+from flowrunner_provider.database.operators.reconcile import SqlReconcileOperator
 from flowrunner_provider.database.operators.schema import SqlCreateTableOperator, SqlSchemaCheckOperator
 from flowrunner_provider.database.operators.sync import SqlSyncOperator
 from flowrunner_provider.database.operators.transaction import SqlTransactionOperator
@@ -21,8 +21,8 @@ __all__ = [
     "SqlMaintainOperator",
     "SqlMigrateOperator",
     "SqlModifyOperator",
-    "SqlReconcileOperator",
     "SqlProcedureOperator",
+    "SqlReconcileOperator",
     "SqlSchemaCheckOperator",
     "SqlSyncOperator",
     "SqlTransactionOperator",
