@@ -17,12 +17,13 @@ from flowrunner_provider.core.names import part_name
 from flowrunner_provider.core.part_file import disk_errors
 from flowrunner_provider.core.progress import Progress
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.data.dataset import Dataset, Format, format_of, is_gzip, local_path
+from flowrunner_provider.data.dataset import Dataset, format_of, is_gzip, local_path
 from flowrunner_provider.data.values import Kinds
 from flowrunner_provider.data.writers import RowWriter, open_writer, part_token
 from flowrunner_provider.database.dialects.base import Params, Row, Session
+from flowrunner_provider.database.export_xlsx import MOST_ROWS, XlsxRowWriter
 from flowrunner_provider.database.identifiers import Identifier, TableName
-from flowrunner_provider.database.results import ExportResult
+from flowrunner_provider.database.results import ExportFormat, ExportResult
 from flowrunner_provider.database.server_csv import ServerCsvWriter
 
 __all__ = ["ExportPlan", "export"]
@@ -47,10 +48,16 @@ class ExportPlan:
     skip_if_empty: bool = False
     chunk_size: int = 10_000
     expected_rows: int | None = None
-    format: Format = field(init=False)
+    format: ExportFormat = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "format", format_of(local_path(self.dest, "dest"), "dest"))
+        path = local_path(self.dest, "dest")
+        excel = path.suffix.lower() == ".xlsx"
+        object.__setattr__(self, "format", "xlsx" if excel else format_of(path, "dest"))
+        if excel and (self.max_rows_per_file or 0) > MOST_ROWS:
+            raise ConfigError(
+                f"a sheet has at most {MOST_ROWS} rows", field="max_rows_per_file", remedy="write 1000000, say"
+            )
         if (self.sql is None) == (self.table is None) or self.sql == "":
             raise ConfigError("give either sql or table", field="sql", remedy="name a table, or write a query")
         if self.table is not None:
@@ -124,6 +131,11 @@ class _Files:
                 shutil.rmtree(self._folder)
 
     @property
+    def scratch(self) -> Path:
+        """A hidden folder beside the file, for a format that needs one while it is written."""
+        return self._folder / "scratch"
+
+    @property
     def _many(self) -> bool:
         return self._plan.max_rows_per_file is not None
 
@@ -159,8 +171,9 @@ class _Files:
             with disk_errors(self._plan.dest):
                 self.done = [self._moved(file) for file in self.done]
                 self._remove_surplus()
-                if self._folder.is_dir():
-                    self._folder.rmdir()
+        with disk_errors(self._plan.dest):
+            if self._folder.is_dir():
+                self._folder.rmdir()
         failpoint("sql.export.after_publish")
         first = self.done[0] if self.done else None
         return ExportResult(
@@ -279,6 +292,8 @@ class _Work:
         failpoint("sql.export.after_batch")
 
     def _open(self, path: Path) -> RowWriter:
+        if self._plan.format == "xlsx":
+            return XlsxRowWriter(path, self.kinds, self._token, self._files.scratch)
         return open_writer(path, self._plan.format, self.kinds, token=self._token)
 
     def _server_csv(self, path: Path) -> RowWriter:
@@ -321,7 +336,7 @@ def selected(session: Session, source: str, columns: dict[str, str], plan: Expor
     )
 
 
-def _declared(kind: str, original: str, format: Format) -> str:  # noqa: A002
+def _declared(kind: str, original: str, format: ExportFormat) -> str:  # noqa: A002
     """What the column is said to hold; empty where the values tell."""
     if format == "csv" and original in ("boolean", "json", "array"):
         return {"boolean": original, "json": "object", "array": "string"}[original]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from flowrunner_provider.data.dataset import Dataset
 
 __all__ = [
-    "CreateTableResult", "ExportResult", "LoadResult", "MaintainResult", "ModifyResult", "ProcedureResult",
-    "SchemaCheckResult", "SchemaDifference", "StatementResult", "TransactionResult",
+    "CreateTableResult", "ExportFormat", "ExportResult", "LoadResult", "MaintainResult", "ModifyResult",
+    "ProcedureResult", "SchemaCheckResult", "SchemaDifference", "StatementResult", "TransactionResult",
 ]  # fmt: skip
+
+ExportFormat = Literal["jsonl", "csv", "parquet", "xlsx"]
+"""What the suffix of a file may ask for; nothing here reads xlsx back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,7 @@ class ExportResult(Dataset):
     :param files: a dataset for each file; none where there was nothing to write.
     """
 
+    format: ExportFormat  # type: ignore[assignment]  # an Excel file is no dataset to read
     files: list[Dataset]
 
 

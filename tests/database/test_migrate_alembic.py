@@ -91,6 +91,7 @@ def test_what_fails_has_not_happened(make: Callable[[], FarSide]) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(600)
 def test_every_kill(make: Callable[[], FarSide]) -> None:
     assert sweep(lambda: prepared(make()), migrate, check, at=lambda point: point.endswith("_commit")).kills == 6
 

@@ -17,7 +17,7 @@ from tests.database.test_migrate import V1, history, migrate, write
 from tests.support.chaos_proxy import ChaosProxy, Toxics
 from tests.support.kill import Attempt, Outcome, random_kills, sweep
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 SCRIPTS = {
     "V1__a.sql": V1,

@@ -43,7 +43,7 @@ class MysqlScripts(Scripts[MysqlSession]):
         with _several(session._connection):
             try:
                 with session._connection.cursor() as cursor:
-                    cursor.execute(without_end(script))
+                    cursor.execute(_without_end(script))
                     done = 1
                     while cursor.nextset():
                         done += 1
@@ -75,7 +75,7 @@ class MysqlScripts(Scripts[MysqlSession]):
             )
 
 
-def without_end(script: str) -> str:
+def _without_end(script: str) -> str:
     """The script without comments and semicolons behind its last statement: the server takes these for a statement."""
     found = tokens(script, "mysql")
     while found and found[-1].token_type.name == "SEMICOLON":

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.database.operators.arguments import number
 from flowrunner_provider.database.results import ExportResult
-from flowrunner_provider.runtime.operator import FlowRunnerOperator
+from flowrunner_provider.runtime.operator import FlowRunnerOperator, run_to_end
+
+if TYPE_CHECKING:
+    from flowrunner_provider.files.uri import Location
 
 __all__ = ["SqlExportOperator"]
 
@@ -17,12 +21,14 @@ class SqlExportOperator(FlowRunnerOperator):
     """Every row of the query or table is in the file ``dest``, as one read-only transaction saw them at one moment.
 
     A killed attempt leaves nothing under the final name; the retry starts over, removes what was left and writes
-    the rows as they are then.
+    the rows as they are then. In a store each file appears whole, and none before all rows are complete on this disk.
     Memory is constant. PostgreSQL writes CSV itself (``COPY``): NULL is an empty field and empty text is ``""``;
     the same rows in the same order give the same bytes.
 
     :param conn_id: a connection of type ``postgres``, ``mysql`` or ``sqlite``; its type chooses the dialect.
-    :param dest: the file on the worker's disk, .csv, .jsonl or .parquet; ``.gz`` at the end compresses the first two.
+    :param dest: the file, .csv, .jsonl, .parquet or .xlsx, on the worker's disk or in any store, as
+        ``s3://aws_default@raw/orders.csv``; ``.gz`` at the end compresses the first two. In Excel files text is never
+        a formula, and numbers of more than 15 digits and times with a zone are text.
     :param sql: one query; placeholders are those of the database's driver: ``%s`` and ``%(name)s`` for PostgreSQL
         and MySQL (where ``%`` itself is then ``%%``), ``?`` and ``:name`` for SQLite.
     :param table: in place of ``sql``: ``table`` or ``schema.table``, taken literally.
@@ -80,11 +86,31 @@ class SqlExportOperator(FlowRunnerOperator):
         self.expected_rows = expected_rows
 
     def perform(self, run: Run) -> ExportResult:
+        from flowrunner_provider.database.export_store import scratch
+        from flowrunner_provider.files.hook import open_store
+        from flowrunner_provider.files.uri import one_file
+
+        if (location := one_file(self.dest, "dest")).scheme != "file":
+            open_store(location, field="dest")  # what its connection lacks is told before the rows are read
+            with scratch(run) as folder:
+                exported = self._export(str(folder / location.path.rpartition("/")[2]), run)
+                return run_to_end(self._upload(exported, location, run), run.deadline)
+        return self._export(self.dest, run)
+
+    async def _upload(self, exported: ExportResult, location: Location, run: Run) -> ExportResult:
+        from flowrunner_provider.database.export_store import upload
+        from flowrunner_provider.files.hook import opened
+
+        async with AsyncExitStack() as stack:
+            store = (await opened(run, stack, dest=[location]))[location.root]
+            return await upload(exported, store, location.path, self.dest, run)
+
+    def _export(self, dest: str, run: Run) -> ExportResult:
         from flowrunner_provider.database.export import ExportPlan, export
         from flowrunner_provider.database.hook import hook_for
 
         plan = ExportPlan(
-            dest=self.dest,
+            dest=dest,
             sql=self.sql,
             table=self.table,
             parameters=self.parameters,

@@ -1,0 +1,117 @@
+"""Exports into a store: a real SFTP server, looked at on its own disk."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, IntegrityError
+from flowrunner_provider.database.operators import SqlExportOperator
+from tests.database.far_side import SqliteFarSide, act
+from tests.database.test_faults import ENVIRONMENT
+from tests.files.far import connection_of
+from tests.support.kill import sweep
+
+if TYPE_CHECKING:
+    from tests.support.sshd import Sshd
+
+pytestmark = pytest.mark.backend
+
+
+@dataclass(frozen=True)
+class Scene:
+    far: SqliteFarSide
+    root: Path
+    partner: str
+
+    def prepare(self, rows: int = 5) -> Scene:
+        self.far.run("CREATE TABLE orders (id integer, note text)")
+        values = ", ".join(f"({n}, 'n{n}')" for n in range(1, rows + 1))
+        self.far.run(f"INSERT INTO orders VALUES {values}")
+        (self.root / "orders-00009.csv").write_text("of an earlier run")
+        (self.root / "orders-00009.txt").write_text("somebody else's")
+        return self
+
+    @property
+    def files(self) -> dict[str, str]:
+        return {path.name: path.read_text() for path in self.root.iterdir() if path.suffix != ".txt"}
+
+
+@pytest.fixture
+def make(make_sqlite: Callable[[], SqliteFarSide], sshd: Sshd, tmp_path: Path, monkeypatch: Any) -> Callable[[], Scene]:
+    monkeypatch.setenv(ENVIRONMENT, "")
+    monkeypatch.setenv("AIRFLOW_CONN_PARTNER", "")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return lambda: Scene(make_sqlite(), sshd.root(), connection_of(sshd)).prepare()
+
+
+def export(scene: Scene, name: str = "orders.csv", run_id: str = "r1", **more: Any) -> Any:
+    os.environ[ENVIRONMENT], os.environ["AIRFLOW_CONN_PARTNER"] = scene.far.connection, scene.partner
+    more = {"table": "orders", "order_by": ["id"], **more}
+    return act(
+        scene.far,
+        SqlExportOperator,
+        dest=f"sftp://partner@{scene.root}/{name}",
+        context={"run_id": run_id},
+        **more,
+    )
+
+
+def play(scene: Scene) -> Any:
+    return export(scene, max_rows_per_file=2)
+
+
+def check(scene: Scene) -> None:
+    assert scene.files == {
+        "orders-00001.csv": "id,note\n1,n1\n2,n2\n",
+        "orders-00002.csv": "id,note\n3,n3\n4,n4\n",
+        "orders-00003.csv": "id,note\n5,n5\n",
+    }
+    assert list(Path(tempfile.gettempdir()).glob("flowrunner-export-*")) == []
+
+
+def test_one_file(make: Callable[[], Scene]) -> None:
+    scene = make()
+    result = export(scene, "new/folder/all.csv")
+    assert (scene.root / "new/folder/all.csv").read_text() == "id,note\n1,n1\n2,n2\n3,n3\n4,n4\n5,n5\n"
+    assert (result["path"], result["rows"]) == (f"sftp://partner@{scene.root}/new/folder/all.csv", 5)
+    export(scene, "all.parquet", "r2")
+    assert (scene.root / "all.parquet").read_bytes()[:4] == b"PAR1"
+    nothing = export(scene, "none.csv", "r3", sql="SELECT * FROM orders WHERE 0", table=None, skip_if_empty=True)
+    assert nothing["files"] == []
+    assert not (scene.root / "none.csv").exists()
+
+
+def test_several_files(make: Callable[[], Scene]) -> None:
+    scene = make()
+    result = play(scene)
+    assert [one["path"].rpartition("/")[2] for one in result["files"]] == sorted(scene.files)
+    check(scene)
+
+
+def test_what_fails_leaves_the_old_file(make: Callable[[], Scene]) -> None:
+    scene = make()
+    (scene.root / "all.csv").write_text("old")
+    with pytest.raises(IntegrityError, match="expected were 7"):
+        export(scene, "all.csv", expected_rows=7)
+    for dest, more in [("all.txt", {}), ("folder/", {}), ("*.csv", {}), ("all.csv", {"sql": "SELECT 1"})]:
+        with pytest.raises(ConfigError):
+            export(scene, dest, **more)
+    os.environ["AIRFLOW_CONN_PARTNER"] = "x"
+    with pytest.raises(FlowRunnerError) as caught:
+        act(scene.far, SqlExportOperator, dest="sftp://nobody@/a.csv", table="orders")
+    assert caught.value.remedy
+    assert (scene.root / "all.csv").read_text() == "old"
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_every_kill(make: Callable[[], Scene]) -> None:
+    assert sweep(make, play, check, at=lambda point: "sql.export" in point and "write" not in point).kills > 12
