@@ -99,6 +99,12 @@ class S3Config:
         label="Conditional writes",
         help="whether the server honours If-None-Match for puts and for completed uploads; by default only AWS does",
     )
+    server_side_encryption: Literal["", "AES256", "aws:kms", "aws:kms:dsse"] = option(
+        "",
+        label="Server-side encryption",
+        help="sent with what is written; name it, too, where the bucket itself encrypts with KMS: its ETags are no MD5",
+    )
+    kms_key_id: str = option("", label="KMS key", help="id or ARN; by default the bucket's or the account's own")
     part_size: int = option(16, label="Part size", help="MiB; what is larger is uploaded in parts of this size")
     parts_at_once: int = option(4, label="Parts at once", help="parts of one file that travel at the same time")
     conn_timeout: float = option(15.0, label="Connect time-out", help="seconds")
@@ -114,10 +120,21 @@ class S3Config:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)}", field=name, remedy=f"write a number from {least} to {most}"
                 )
+        if self.kms_key_id and not self.encrypts_with_kms:
+            raise ConfigError(
+                "a KMS key is given and nothing is encrypted with it",
+                field="kms_key_id",
+                remedy="set server_side_encryption to 'aws:kms'",
+            )
         if self.endpoint_url and not self.endpoint_url.startswith(("http://", "https://")):
             raise ConfigError("endpoint_url is no URL", field="endpoint_url", remedy="write https://host:port")
         if self.ca_bundle and not self.verify:
             raise ConfigError("a CA bundle is given and verify is false", field="verify", remedy="remove verify")
+
+    @property
+    def encrypts_with_kms(self) -> bool:
+        """Then the ETag of an object, or of a part, is no MD5 of its bytes."""
+        return self.server_side_encryption.startswith("aws:kms")
 
 
 @dataclass(frozen=True, kw_only=True)

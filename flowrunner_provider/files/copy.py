@@ -280,6 +280,7 @@ class _Copy:
             if identity(entry) != item.identity:
                 batch.items[index] = Item.of(item.source, item.relative, entry)
                 batch.parts.pop(index, None)
+                await self._dest.store.forget(target, self._books.token)  # what was sent of the other content
             if self._options.if_exists != "overwrite":
                 await self._ours(batch, index, target)
 

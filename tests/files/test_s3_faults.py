@@ -59,10 +59,10 @@ def test_parts_that_arrived_are_not_sent_again(request, tmp_path, big):
     faults.everything_arrived(scene)
 
 
-def test_a_source_that_changed_gets_none_of_the_old_parts(request, tmp_path, big):
+@pytest.mark.parametrize("new", [BIG[:PART] + os.urandom(PART + 1_000_000), b"small"], ids=["in parts", "small"])
+def test_a_source_that_changed_gets_none_of_the_old_parts(request, tmp_path, big, new):
     scene = faults.scenes(request, tmp_path, "local", "s3")()
     assert attempt(faults.run_copy, scene, rules=[kill_at("s3.before_complete")]).killed
-    new = BIG[:PART] + os.urandom(PART + 1_000_000)
     scene.source.put("sub/c.csv", new, when=1_600_000_009)
     assert attempt(faults.run_copy, scene, try_number=2).ok
     assert scene.dest.all()["sub/c.csv"] == new

@@ -75,6 +75,9 @@ rgw thread pool size = 32
 rgw run sync thread = false
 rgw enable lc threads = false
 rgw enable quota threads = false
+rgw crypt require ssl = false
+rgw crypt s3 kms backend = testing
+rgw crypt s3 kms encryption keys = key-1=MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=
 """
 
 

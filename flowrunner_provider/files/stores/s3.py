@@ -63,9 +63,9 @@ class S3Store(ObjectStore):
         super().__init__(where or f"s3://{target.bucket}")
         self._target, self.bucket = target, target.bucket
         self._client: S3Client | None = None
-        self.settings: dict[str, str] = {}
-        self.etag_is_md5 = True
         config = target.config
+        self.settings = _encryption(config)
+        self.etag_is_md5 = not config.encrypts_with_kms
         conditional = config.conditional_writes
         atomic = config.endpoint_url is None if conditional is None else conditional
         self.capabilities = changed(CAPABILITIES, atomic_create=atomic, presigns=True)
@@ -194,6 +194,10 @@ class S3Store(ObjectStore):
         if config.endpoint_url:
             scheme, _, host = config.endpoint_url.rstrip("/").partition("://")
             options["endpoint"] = f"{scheme}://{self.bucket}.{host}" if virtual else f"{scheme}://{host}"
+        if config.server_side_encryption:
+            options["server_side_encryption"] = config.server_side_encryption
+        if config.kms_key_id:
+            options["sse_kms_key_id"] = config.kms_key_id
         if config.request_checksum_calculation == "when_supported":
             options["checksum_algorithm"] = "SHA256"
         if self._anonymous:
@@ -263,7 +267,16 @@ class S3Store(ObjectStore):
 
         etag = (result["e_tag"] or "").strip('"')
         if self.etag_is_md5 and is_md5(etag) and etag != md5(data, usedforsecurity=False).hexdigest():
-            raise IntegrityError(f"{self.where}: an object arrived otherwise than it was sent", remedy="retry")
+            raise IntegrityError(
+                f"{self.where}: an object arrived otherwise than it was sent",
+                remedy="retry; if the bucket encrypts with KMS, set server_side_encryption in the connection",
+            )
+
+
+def _encryption(config: S3Config) -> dict[str, str]:
+    """What is sent with everything that is written, as boto3 calls it."""
+    given = {"ServerSideEncryption": config.server_side_encryption, "SSEKMSKeyId": config.kms_key_id}
+    return {name: value for name, value in given.items() if value}
 
 
 def _pem(path: str) -> str:

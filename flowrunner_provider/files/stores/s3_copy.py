@@ -34,7 +34,7 @@ async def copy_object(store: S3Store, key: str, target: str, *, replace: bool, s
         await _in_parts(store, key, target, what, source, more)
         return
     try:
-        await store.client.call(what, "copy_object", **_ends(store, key, target, source), **more)
+        await store.client.call(what, "copy_object", **_ends(store, key, target, source), **store.settings, **more)
     except IntegrityError:
         raise await _which(store, target, what, replace=replace) from None
 
@@ -64,7 +64,7 @@ async def _in_parts(store: S3Store, key: str, target: str, what: str, source: En
     kept = {name: about[name] for name in _KEPT if about.get(name)}
     where = {"Bucket": store.bucket, "Key": target}
     await store.parts(target, "", None).abort()  # what a killed attempt has left
-    upload = (await store.client.call(what, "create_multipart_upload", **where, **kept))["UploadId"]
+    upload = (await store.client.call(what, "create_multipart_upload", **where, **kept, **store.settings))["UploadId"]
     where["UploadId"] = upload
     starts = range(0, size, _PART)
     etags: dict[int, str] = {}

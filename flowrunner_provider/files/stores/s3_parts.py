@@ -140,7 +140,10 @@ class S3Parts:
         failpoint("s3.after_upload_part")
         etag = str(answer["ETag"]).strip('"')
         if self._store.etag_is_md5 and is_md5(etag) and etag != expected:
-            raise IntegrityError(f"{self._what}: part {number} arrived otherwise than it was sent", remedy="retry")
+            raise IntegrityError(
+                f"{self._what}: part {number} arrived otherwise than it was sent",
+                remedy="retry; if the bucket encrypts with KMS, set server_side_encryption in the connection",
+            )
         self._sent[number] = etag
 
     async def held(self) -> int:

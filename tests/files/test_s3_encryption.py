@@ -1,0 +1,75 @@
+"""Encryption on the server's side: asked for with all that is written, and ETags that are no MD5 are not compared."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from flowrunner_provider.core.errors import ConfigError, IntegrityError
+from flowrunner_provider.files.config import S3Config
+from flowrunner_provider.files.stores import s3_copy
+from tests.contracts.store_contract import collect, write
+from tests.files.s3 import PART, Bucket, store_of
+
+
+def encryption(far: Bucket, name: str) -> tuple[str, str]:
+    """How an object is kept, and with which key."""
+    about = far.client.head_object(Bucket=far.name, Key=f"{far.prefix}/{name}")
+    return about["ServerSideEncryption"], about["SSEKMSKeyId"]
+
+
+KMS = {"server_side_encryption": "aws:kms", "kms_key_id": "key-1"}
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("size", [10, PART + 1, 2 * PART])
+def test_what_is_written_is_encrypted_with_the_key(rgw, size):
+    far = Bucket(rgw)
+    data = bytes(range(256)) * (size // 256 + 1)
+
+    async def body() -> None:
+        async with asyncio.timeout(60), store_of(rgw.endpoint, **KMS) as store:
+            await write(store, f"{far.root}/f", data)
+            assert await collect(store.read(f"{far.root}/f")) == data
+
+    asyncio.run(body())
+    assert encryption(far, "f") == ("aws:kms", "key-1")
+    assert far.get("f") == data
+    assert far.names() == ["f"]
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_a_copy_is_encrypted_with_the_key(moto, monkeypatch, in_parts):
+    """On moto: Ceph copies nothing that is encrypted."""
+    if in_parts:
+        monkeypatch.setattr(s3_copy, "ONE_REQUEST", 1)
+    far = Bucket(moto)
+    far.put("f", b"data")
+
+    async def body() -> None:
+        async with asyncio.timeout(60), store_of(moto.endpoint, **KMS) as store:
+            await store.copy_within(f"{far.root}/f", f"{far.root}/g")
+
+    asyncio.run(body())
+    assert encryption(far, "g") == ("aws:kms", "key-1")
+    assert far.get("g") == b"data"
+
+
+@pytest.mark.parametrize("kind", ["", "AES256", "aws:kms", "aws:kms:dsse"])
+def test_only_without_kms_an_etag_is_a_checksum(kind):
+    store = store_of("http://127.0.0.1:1", server_side_encryption=kind)
+    answer = {"e_tag": f'"{"0" * 32}"', "version": None}
+    if kind.startswith("aws:kms"):
+        store.checked(b"data", answer)
+        return
+    with pytest.raises(IntegrityError, match="arrived otherwise") as caught:
+        store.checked(b"data", answer)
+    assert "KMS" in caught.value.remedy
+
+
+def test_a_key_without_its_encryption_is_refused():
+    with pytest.raises(ConfigError) as caught:
+        S3Config(kms_key_id="key-1", server_side_encryption="AES256")
+    assert caught.value.field == "kms_key_id"
