@@ -16,12 +16,14 @@ from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.spec import option
 
 __all__ = [
+    "MssqlConfig",
     "MysqlConfig",
     "PostgresConfig",
     "SqliteConfig",
     "SslMode",
     "TlsMode",
     "driver_parameters",
+    "mssql_parameters",
     "mysql_parameters",
 ]
 
@@ -129,6 +131,78 @@ class MysqlConfig:
     max_connections: int | None = option(
         None, label="Most connections", help="Of the tasks of one process; kept for the next one who asks."
     )
+
+
+_MSSQL_IGNORED = frozenset(
+    {
+        "arraysize", "as_dict", "autocommit", "charset", "driver", "flowrunner", "sqlalchemy_scheme", "tds_version",
+        "use_datetime2",
+    }
+)  # fmt: skip
+"""Keys that the official hook hands to pymssql or SQLAlchemy, and that change nothing here."""
+
+_YES, _NO = frozenset({"yes", "true", "1", "mandatory", "require", "request"}), frozenset({"no", "false", "0", "off"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MssqlConfig:
+    """A connection of type ``mssql``."""
+
+    host: str = option("localhost", label="Host", help="Name or address of the server.")
+    port: int = option(1433, label="Port")
+    login: str = option("", label="User")
+    password: str = option("", label="Password", secret=True)
+    schema: str = option("", label="Database", help="By default the login's own.")
+    encrypt: bool = option(True, label="TLS", help="Without it everybody on the way can read the password.")
+    trust_server_certificate: bool = option(
+        False, label="Trust any certificate", help="TLS without knowing the server; for tests."
+    )
+    ca_file: str = option("", label="Authorities", help="PEM file of the certificates to trust, besides the system's.")
+    host_name_in_certificate: str = option("", label="Name in the certificate", help="If it is not the host.")
+    read_only: bool = option(False, label="Read only", help="Asks an availability group for a readable secondary.")
+    app_name: str = option("flowrunner", label="Application", help="As the server lists it.")
+    connect_timeout: timedelta = option(timedelta(seconds=15), label="Connect timeout")
+    statement_timeout: timedelta | None = option(
+        None, label="Statement timeout", help="The longest silence; by default the task's timeout."
+    )
+    lock_timeout: timedelta = option(
+        timedelta(minutes=5), label="Lock timeout", help="How long to wait for a lock of somebody else."
+    )
+    max_connections: int | None = option(None, label="Most connections", help="Of the tasks of one process.")
+
+
+def mssql_parameters(extra: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What of a ``mssql`` connection's extra is for the driver, as fields of :class:`MssqlConfig`.
+
+    :raises ConfigError: naming a parameter that is not on the list.
+    """
+    found: dict[str, Any] = {}
+    for name, value in extra.items():
+        key = name.lower().replace("_", "").replace(" ", "")
+        if name in _MSSQL_IGNORED:
+            continue
+        if key in ("encrypt", "encryption", "trustservercertificate", "readonly"):
+            text = str(value).lower()
+            if text not in _YES | _NO:
+                raise ConfigError(f"{where}: {name!r} must be yes or no", field=name, remedy="correct it in the extra")
+            field = {"trustservercertificate": "trust_server_certificate", "readonly": "read_only"}.get(key, "encrypt")
+            found[field] = text in _YES
+        elif key in ("logintimeout", "timeout"):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ConfigError(f"{where}: {name!r} must be whole seconds", field=name, remedy="correct it")
+            if value:
+                found["connect_timeout" if key == "logintimeout" else "statement_timeout"] = timedelta(seconds=value)
+        elif key in ("appname", "hostnameincertificate"):
+            if not isinstance(value, str) or "\0" in value or len(value) > 128:
+                raise ConfigError(f"{where}: {name!r} must be a short text", field=name, remedy="correct it")
+            found["app_name" if key == "appname" else "host_name_in_certificate"] = value
+        else:
+            raise ConfigError(
+                f"{where}: the driver parameter {name!r} is not allowed",
+                field=name,
+                remedy="remove it from the extra; options of ours are under its 'flowrunner' key",
+            )
+    return found
 
 
 def mysql_parameters(extra: Mapping[str, Any], where: str) -> dict[str, Any]:

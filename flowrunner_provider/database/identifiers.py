@@ -23,12 +23,14 @@ class Quoting:
     """How a database quotes a name.
 
     :param mark: the quotation mark; doubled inside of a name.
+    :param end: the mark that ends a name, if it is another one; then this one is doubled.
     :param max_bytes: the longest name, in UTF-8; longer ones would be cut or refused by the server.
     :param max_characters: the same in characters, where the server counts these.
     :param forbidden: a pattern of what no name may have, because the server would change or misread it.
     """
 
     mark: str = '"'
+    end: str | None = None
     max_bytes: int = 63
     max_characters: int | None = None
     forbidden: str | None = None
@@ -75,7 +77,8 @@ class Identifier:
                 field="table",
                 remedy="choose another name, or map the column with column_map",
             )
-        return quoting.mark + self.text.replace(quoting.mark, quoting.mark * 2) + quoting.mark
+        end = quoting.end or quoting.mark
+        return quoting.mark + self.text.replace(end, end * 2) + end
 
 
 def _encodable(text: str) -> bool:

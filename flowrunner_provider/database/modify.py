@@ -168,7 +168,7 @@ def _counted(session: Session, plan: ModifyPlan) -> int:
     where = text.where(plan)
     query = f"SELECT 1 FROM {text.name(TableName.parse(plan.table))} WHERE ({where}\n)"
     if plan.max_affected is not None and not plan.dry_run:
-        query += f" LIMIT {plan.max_affected + 1}"
+        query = session.limited(query, plan.max_affected + 1)
     listed = plan.params if isinstance(plan.params, list | tuple) else None
     return session.execute(query, text.params(listed))
 

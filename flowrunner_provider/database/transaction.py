@@ -169,8 +169,8 @@ def _run_all(session: Session, plan: TransactionPlan, run: Run) -> list[Statemen
     failed = False
     for statement in plan.statements:
         if statement.savepoint is not None:
-            savepoint, begun, failed = session.sql(statement.savepoint), len(results), False
-            session.run(f"SAVEPOINT {savepoint}")
+            savepoint, begun, failed = statement.savepoint, len(results), False
+            session.savepoint(savepoint)
         run.deadline.check("the transaction")
         rows = 0
         if not failed:
@@ -180,7 +180,7 @@ def _run_all(session: Session, plan: TransactionPlan, run: Run) -> list[Statemen
                 if savepoint is None:
                     raise
                 failed = True
-                session.run(f"ROLLBACK TO SAVEPOINT {savepoint}")
+                session.back(savepoint)
                 run.log.warning("%s What came after the savepoint was undone.", error.message)
                 results[begun:] = [StatementResult(name=done.name, rows=0, undone=True) for done in results[begun:]]
         results.append(StatementResult(name=statement.name, rows=rows, undone=failed))

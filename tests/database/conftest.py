@@ -21,6 +21,14 @@ for module in ("contract", "export", "transaction"):
 _numbers = itertools.count(1)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A server that the user names is asked with ``-m live_mssql`` only."""
+    if "live_mssql" not in (config.option.markexpr or ""):
+        live = [item for item in items if item.get_closest_marker("live_mssql")]
+        config.hook.pytest_deselected(items=live)
+        items[:] = [item for item in items if not item.get_closest_marker("live_mssql")]
+
+
 @pytest.fixture(scope="session")
 def database(postgres: Postgres) -> Database:
     """One database; tests get a schema each."""

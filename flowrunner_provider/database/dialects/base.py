@@ -314,18 +314,22 @@ class Session(Structured, Syncing, ABC):
         """Delete every row; others see the old ones until the commit."""
         self.run(f"DELETE FROM {self.sql(table)}")
 
-    def savepoint(self) -> None:
+    def savepoint(self, name: str = "flowrunner") -> None:
         """Mark a place to go back to."""
-        self.run("SAVEPOINT flowrunner")
+        self.run(f"SAVEPOINT {self.sql(name)}")
 
-    def keep(self) -> None:
+    def keep(self, name: str = "flowrunner") -> None:
         """Forget the place: what came after it stays."""
-        self.run("RELEASE SAVEPOINT flowrunner")
+        self.run(f"RELEASE SAVEPOINT {self.sql(name)}")
 
-    def back(self) -> None:
+    def back(self, name: str = "flowrunner") -> None:
         """Undo what came after the place, and forget it."""
-        self.run("ROLLBACK TO SAVEPOINT flowrunner")
-        self.keep()
+        self.run(f"ROLLBACK TO SAVEPOINT {self.sql(name)}")
+        self.keep(name)
+
+    def limited(self, query: str, rows: int) -> str:
+        """A query that begins with SELECT, of which no more than so many rows come."""
+        return f"{query} LIMIT {rows}"
 
     def has_null(self, table: TableName, keys: Sequence[str]) -> bool:
         """Whether a row has no value in one of ``keys``."""

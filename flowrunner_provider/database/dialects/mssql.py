@@ -1,0 +1,391 @@
+"""SQL Server and Azure SQL, through python-tds.
+
+Rows travel as ``INSERT BULK`` in the transaction of everything else, a statement for each batch: the other drivers'
+bulk copies open a connection of their own (mssql-python), or cannot say which authority they trust (pymssql). A failed
+row undoes its statement alone (``XACT_ABORT OFF``); where the server ends the transaction nonetheless, it is noticed.
+"""
+
+# ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from flowrunner_provider.core.deadline import Deadline
+from flowrunner_provider.core.errors import (
+    AlreadyExists,
+    ConfigError,
+    FlowRunnerError,
+    IntegrityError,
+    OutcomeUnknown,
+    Rejected,
+    TransientError,
+    Unavailable,
+)
+from flowrunner_provider.database.choices import Isolation
+from flowrunner_provider.database.config import MssqlConfig
+from flowrunner_provider.database.dialects import mssql_swap
+from flowrunner_provider.database.dialects.base import Column, Merged, Params, Row, Table, Type, distinct
+from flowrunner_provider.database.dialects.mssql_copy import Copying
+from flowrunner_provider.database.dialects.mssql_errors import DUPLICATE, OF_A_ROW, classified, connect_failed
+from flowrunner_provider.database.dialects.mssql_query import (
+    LEVELS,
+    SETTINGS,
+    bound,
+    check_query,
+    check_statement,
+    declared,
+    kind_of,
+)
+from flowrunner_provider.database.dialects.mssql_tables import UNIQUE, created, described_columns, find, object_text
+from flowrunner_provider.database.dialects.mssql_wire import connect, driver
+from flowrunner_provider.database.dialects.values import unencodable
+from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
+
+__all__ = ["MssqlSession"]
+
+_GRACE = 5.0  # seconds after the deadline in which the server's own time-out may still answer
+_STAGE = TableName.of("#flowrunner_stage")
+_DESCRIBE = (
+    "SELECT name, system_type_name, error_number FROM sys.dm_exec_describe_first_result_set(\x001\0, \x002\0, 0)"
+    " ORDER BY column_ordinal"
+)
+_DESCRIBE_BARE = _DESCRIBE.replace("\x002\0", "NULL")
+_SAVEPOINT = 32  # characters of a name
+
+
+class MssqlSession(Copying):
+    """A connection to a database; READ COMMITTED."""
+
+    kind = "mssql"
+    quoting = Quoting(mark="[", end="]", max_bytes=512, max_characters=116, forbidden=r"\s\Z")
+    placeholder = "\0{}\0"
+    mark = "%s"
+    named_mark = "%({})s"
+    row_errors: ClassVar[tuple[str, ...]] = OF_A_ROW
+    types: ClassVar[Mapping[Type, str]] = MappingProxyType(
+        {
+            "string": "nvarchar(max)", "integer": "bigint", "number": "float", "decimal": "decimal(38, 18)",
+            "boolean": "bit", "object": "nvarchar(max)", "array": "nvarchar(max)", "date": "date", "time": "time(6)",
+            "timestamp": "datetime2(6)", "binary": "varbinary(max)",
+        }
+    )  # fmt: skip
+
+    def __init__(self, config: MssqlConfig, deadline: Deadline) -> None:
+        self._driver = driver()
+        self._deadline, self._config = deadline, config
+        self._where = f"{config.schema or config.login} at {config.host}:{config.port}"
+        self._begun = False
+        deadline.check(f"connecting to {self._where}")
+        silence = deadline.remaining() + 2 * _GRACE
+        if config.statement_timeout is not None:
+            silence = min(silence, config.statement_timeout.total_seconds())
+        wait = max(1.0, deadline.limit(config.connect_timeout.total_seconds()))
+        try:
+            self._connection, self._channel = connect(config, connect_timeout=wait, silence=silence)
+        except (self._driver.Error, OSError) as error:
+            number = getattr(error, "number", 0) or 0
+            raise connect_failed(error, number, self._where, expired=deadline.expired) from None
+        self._guard = threading.Timer(deadline.remaining() + _GRACE, self.interrupt)
+        self._guard.daemon = True
+        self._guard.start()
+        try:
+            for statement in SETTINGS:
+                self.run(statement)
+            wait = deadline.limit(config.lock_timeout.total_seconds())
+            self.run(f"SET LOCK_TIMEOUT {max(1, int(wait * 1000))}")
+        except BaseException:
+            self.end()
+            raise
+
+    @property
+    def _tds(self) -> Any:
+        """The driver's connection; None when it is closed."""
+        return self._connection._tds_socket
+
+    def interrupt(self) -> None:
+        """End the connection below the driver."""
+        self._channel.shutdown()
+
+    @contextmanager
+    def typed(self) -> Iterator[None]:
+        """Turn an error of the driver into one that says what to do, without any value of a row."""
+        try:
+            yield
+        except self._driver.Error as error:
+            raise self._classified(error) from None
+        except OSError as error:
+            self._lose()
+            number = -2 if isinstance(error, TimeoutError) else 0
+            raise classified(number, self._where, broken=True, deadline=self._deadline) from None
+        except UnicodeEncodeError:
+            raise unencodable() from None
+
+    def _classified(self, error: Exception) -> FlowRunnerError:
+        if isinstance(error, self._driver.InterfaceError) or type(error) is self._driver.Error:
+            self._lose()  # closed by the server, or not understood
+        number = getattr(error, "number", 0) or 0
+        return classified(number, self._where, broken=not self._open(), deadline=self._deadline)
+
+    def _open(self) -> bool:
+        return self._tds is not None and bool(self._tds.is_connected())
+
+    def _lose(self) -> None:
+        """After a silence nobody knows what the next answer belongs to."""
+        with suppress(OSError, self._driver.Error):
+            self._tds.close()
+
+    def asked(self, text: str, values: Mapping[str, Any]) -> Any:
+        """Run a statement; the cursor is at its first result. With values it is prepared by ``sp_executesql``."""
+        cursor = self._connection.cursor()
+        session = cursor._session
+        if not values:
+            session.submit_plain_query(text)
+        else:
+            types = driver("pytds.tds_types")
+            given = [
+                session.make_param(name, types.Binary(value) if isinstance(value, bytes) else value)
+                for name, value in values.items()
+            ]
+            kinds = ",".join(f"{one.name} {one.type.get_declaration()}" for one in given)
+            called = driver("pytds.tds_base").SP_EXECUTESQL
+            session.submit_rpc(called, [session.make_param("", text), session.make_param("", kinds), *given], 0)
+        session.begin_response()
+        session.find_result_or_done()
+        return cursor
+
+    def run(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+        parts = sql.split("\0")  # names hold no NUL
+        numbers = parts[1::2]
+        parts[1::2] = ["NULL" if values[int(number) - 1] is None else f"@P{number}" for number in numbers]
+        used = {f"@P{number}": values[int(number) - 1] for number in numbers if values[int(number) - 1] is not None}
+        with self.typed():
+            cursor = self.asked("".join(parts), used)
+            rows: list[Row] = list(cursor.fetchall()) if cursor.description else []
+            while cursor.nextset():
+                pass
+            return rows
+
+    def begin(self, isolation: Isolation = "read committed", *, read_only: bool = False) -> None:
+        level = LEVELS[isolation]
+        if read_only and isolation == "repeatable read":
+            state = self.run("SELECT snapshot_isolation_state FROM sys.databases WHERE database_id = DB_ID()")
+            level = "SNAPSHOT" if state and state[0][0] == 1 else "SERIALIZABLE"
+        self.run(f"SET TRANSACTION ISOLATION LEVEL {level}")
+        self.run("BEGIN TRANSACTION")
+        self._begun = True
+
+    def hold(self, key: str) -> None:
+        wait = max(1, int(self._deadline.limit(self._config.lock_timeout.total_seconds()) * 1000))
+        asked = {
+            "@Resource": f"flowrunner:{key}"[:255], "@LockMode": "Exclusive", "@LockOwner": "Session",
+            "@LockTimeout": wait,
+        }  # fmt: skip
+        with self.typed():
+            cursor = self._connection.cursor()
+            cursor.callproc("sp_getapplock", asked)
+            while cursor.nextset():
+                pass
+            status = cursor.get_proc_return_status()
+        if status is None or status < 0:
+            raise Unavailable(
+                f"{self._where}: another attempt of this task is still at work", remedy="the retry waits again"
+            )
+
+    def execute(self, statement: str, params: Params = None) -> int:
+        check_statement(statement)
+        text, values = bound(statement, params)
+        with self.typed():
+            rows = _counted(self.asked(text, values))
+        self._check_open()
+        return rows
+
+    def _check_open(self) -> None:
+        if self._begun and not self._tds.tds72_transaction:
+            raise IntegrityError(
+                "a statement has ended the transaction; nothing was stored",
+                remedy="look for COMMIT or ROLLBACK in a procedure or trigger that it calls",
+            )
+
+    def described(self, query: str, params: Params) -> dict[str, str]:
+        check_query(query)
+        text, values = bound(query, params)
+        kinds = ", ".join(f"{name} {declared(value)}" for name, value in values.items())
+        found = self.run(_DESCRIBE, [text, kinds]) if kinds else self.run(_DESCRIBE_BARE, [text])
+        if failed := next((row[2] for row in found if row[2] is not None), None):
+            raise classified(int(failed), self._where, broken=False, deadline=self._deadline)
+        distinct([row[0] or "" for row in found])
+        return {row[0]: kind_of(row[1] or "") for row in found}
+
+    @contextmanager
+    def stream(self, query: str, params: Params, *, batch_rows: int) -> Iterator[Iterator[list[Row]]]:
+        check_query(query)
+        text, values = bound(query, params)
+        with self.typed():
+            cursor = self.asked(text, values)
+            guid = driver("pytds.tds_base").SYBUNIQUE
+            texts = [place for place, column in enumerate(cursor.description or ()) if column[1] == guid]
+            batches = iter(lambda: cursor.fetchmany(batch_rows), [])
+            yield (_as_text(batch, texts) for batch in batches) if texts else batches
+
+    def sort_key(self, kind: str, name: str) -> str:
+        return f"{name} COLLATE Latin1_General_100_BIN2" if kind == "string" else name
+
+    def user_text(self, text: str) -> str:
+        return text.replace("%", "%%")
+
+    def limited(self, query: str, rows: int) -> str:
+        return query.replace("SELECT ", f"SELECT TOP ({rows}) ", 1)
+
+    def commit(self) -> None:
+        if not self._tds.tds72_transaction:
+            raise IntegrityError("the transaction is not open any more", remedy="retry the task")
+        try:
+            self.run("COMMIT TRANSACTION")
+        except TransientError:
+            if self._open():
+                raise
+            raise OutcomeUnknown(f"the connection to {self._where} broke at COMMIT") from None
+        self._begun = False
+
+    def rollback(self) -> None:
+        self._begun = False
+        if self._open() and self._tds.tds72_transaction:
+            with suppress(TransientError):  # a connection that breaks now has rolled back, too
+                self.run("ROLLBACK TRANSACTION")
+
+    def end(self) -> None:
+        self._guard.cancel()
+        with suppress(OSError, self._driver.Error):
+            self._connection.close()
+
+    def savepoint(self, name: str = "flowrunner") -> None:
+        self.run(f"SAVE TRANSACTION {self._place(name)}")
+
+    def keep(self, name: str = "flowrunner") -> None:
+        """Nothing: the next one of that name takes its place."""
+        del name
+
+    def back(self, name: str = "flowrunner") -> None:
+        self._check_open()
+        self.run(f"ROLLBACK TRANSACTION {self._place(name)}")
+
+    def _place(self, name: str) -> str:
+        short = name if len(name) <= _SAVEPOINT else f"f_{hashlib.sha256(name.encode()).hexdigest()[:30]}"
+        self.sql(name)
+        return self.sql(short)
+
+    def locate(self, name: TableName) -> TableName:
+        if name.name.text.startswith("#"):
+            raise ConfigError(f"{name} would be a temporary table", field="table", remedy="choose another name")
+        if name.schema is None:
+            name = TableName(name.name, Identifier(self.run("SELECT SCHEMA_NAME()")[0][0] or "dbo"))
+        found = find(self, name)
+        return name if found is None else found[0]
+
+    def table(self, name: TableName) -> Table | None:
+        found = find(self, name)
+        if found is None:
+            return None
+        name, kind = found
+        if kind != "U":
+            raise ConfigError(f"{name} is no table", field="table", remedy="load into the table below it")
+        columns = {one.name: one.declaration for one in described_columns(self, name) if not one.computed}
+        indexes: dict[int, set[str]] = {}
+        for number, column in self.run(UNIQUE, [object_text(self, name)]):
+            indexes.setdefault(number, set()).add(column)
+        return Table(name=name, columns=columns, unique=[frozenset(index) for index in indexes.values()])
+
+    def create(
+        self, name: TableName, columns: Sequence[Column], *, keys: Sequence[str] = (), may_exist: bool = False
+    ) -> None:
+        if may_exist and find(self, name) is not None:
+            return
+        try:
+            self.run(created(self, name, columns, keys))
+        except AlreadyExists:
+            if not may_exist:
+                raise
+
+    def insert_once(self, table: TableName, row: Mapping[str, Any], key: str) -> bool:
+        marks = ", ".join(self.placeholder.format(n) for n in range(1, len(row) + 1))
+        try:
+            self.run(f"INSERT INTO {self.sql(table)} ({self.names(list(row))}) VALUES ({marks})", list(row.values()))
+        except Rejected as error:
+            if error.code.isdigit() and int(error.code) in DUPLICATE:
+                return False
+            raise
+        return True
+
+    def lock(self, name: TableName) -> None:
+        self.run(f"SELECT TOP (0) 1 FROM {self.sql(name)} WITH (UPDLOCK, TABLOCK, HOLDLOCK)")
+
+    def stage(self, table: TableName, columns: Sequence[str]) -> TableName:
+        self.run(f"DROP TABLE IF EXISTS {self.sql(_STAGE)}")
+        self.run(mssql_swap.stage_statement(self, _STAGE, table, columns))
+        return _STAGE
+
+    def replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
+        return mssql_swap.stand_in(self, table, columns, name)
+
+    def swap(self, table: Table, replacement: TableName, aside: TableName) -> None:
+        del aside
+        mssql_swap.put_in_place(self, table, replacement)
+
+    def check_constraints(self) -> None:
+        """Nothing: each is checked with its row."""
+
+    def count(self, table: TableName) -> int:
+        return int(self.run(f"SELECT COUNT_BIG(*) FROM {self.sql(table)}")[0][0])
+
+    def has_null(self, table: TableName, keys: Sequence[str]) -> bool:
+        condition = " OR ".join(f"{self.sql(key)} IS NULL" for key in keys)
+        return bool(self.run(f"SELECT TOP (1) 1 FROM {self.sql(table)} WHERE {condition}"))
+
+    def keep_last(self, stage: TableName, keys: Sequence[str]) -> int:
+        row, staged = self.sql(mssql_swap.ROW), self.sql(stage)
+        last = f"SELECT max({row}) FROM {staged} GROUP BY {self.names(keys)}"
+        return self.execute(f"DELETE FROM {staged} WHERE {row} NOT IN ({last})")
+
+    def merge(
+        self,
+        stage: TableName,
+        table: TableName,
+        columns: Sequence[str],
+        keys: Sequence[str],
+        updates: Sequence[str] | None = None,
+    ) -> Merged:
+        identity = any(one.identity and one.name in columns for one in described_columns(self, table))
+        return mssql_swap.merged(self, stage, table, columns, keys, updates, identity=identity)
+
+    def describe(self) -> str:
+        asked = "SELECT @@VERSION, SUSER_SNAME(), DB_NAME(), HAS_PERMS_BY_NAME(DB_NAME(), 'DATABASE', 'CREATE TABLE')"
+        version, login, database, may = self.run(asked)[0]
+        first = str(version).partition("\n")[0].strip()
+        return f"{first}, database {database}: user {login} {'may' if may else 'may not'} create tables"
+
+
+def _counted(cursor: Any) -> int:
+    """The count of the last result: triggers count before the statement that fired them."""
+    session = cursor._session
+    seen, count = None, 0
+    while True:
+        if session.res_info is not None and session.res_info is not seen:
+            seen, count = session.res_info, sum(1 for _ in cursor)
+        elif session.rows_affected >= 0:
+            count = int(session.rows_affected)
+        if not cursor.nextset():
+            return count if session.rows_affected < 0 else int(session.rows_affected)
+
+
+def _as_text(batch: list[Row], places: Sequence[int]) -> list[Row]:
+    """Numbers that are unique everywhere as the server writes them."""
+    rows = [list(row) for row in batch]
+    for row in rows:
+        for place in places:
+            row[place] = None if row[place] is None else str(row[place]).upper()
+    return [tuple(row) for row in rows]

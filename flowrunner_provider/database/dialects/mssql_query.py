@@ -1,0 +1,234 @@
+"""Users' statements and queries: that it is one, that a query only reads, its values, and what its columns hold.
+
+Transact-SQL needs nothing between two statements, and the server runs as many as a text has. No transaction here is
+read-only, either. So a text is cut into words as the server does, and one whose words may be more than one statement,
+or may act on the transaction, is refused: such words are reserved, as names they stand in brackets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import date, datetime, time
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+from flowrunner_provider.core.errors import ConfigError, Rejected
+from flowrunner_provider.database.choices import Isolation
+from flowrunner_provider.database.dialects.base import Params
+from flowrunner_provider.database.dialects.values import as_json
+
+__all__ = ["LEVELS", "SETTINGS", "bound", "check_query", "check_statement", "declared", "kind_of"]
+
+LEVELS: Mapping[Isolation, str] = MappingProxyType(
+    {
+        "read committed": "READ COMMITTED",
+        "repeatable read": "REPEATABLE READ",
+        "serializable": "SERIALIZABLE",
+    }
+)
+SETTINGS = (
+    "SET ANSI_NULLS, ANSI_PADDING, ANSI_WARNINGS, ARITHABORT, CONCAT_NULL_YIELDS_NULL, QUOTED_IDENTIFIER ON",
+    "SET CURSOR_CLOSE_ON_COMMIT, IMPLICIT_TRANSACTIONS, NOCOUNT, NUMERIC_ROUNDABORT, XACT_ABORT OFF",
+    "SET DATEFORMAT ymd",
+)
+"""What an index on a computed column needs, and what makes one failed row not undo the others."""
+
+_TOKEN = re.compile(
+    r"""
+    (?P<space>[\s]+|--[^\r\n\u0085\u2028\u2029]*(?:\r?\n|\Z)|/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/)
+  | (?P<quoted>N?'(?:[^']|'')*'|"(?:[^"]|"")*"|\[(?:[^\]]|\]\])*\])
+  | (?P<word>[^\W\d][\w@$\#]*|[@\#][\w@$\#]*)
+  | (?P<number>\d[\w.]*)
+  | (?P<mark>['"\[]|/\*|--|.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_HEADS = frozenset({"SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "MERGE", "EXEC", "EXECUTE", "TRUNCATE"})
+_VERBS = _HEADS - {"WITH"}
+_OTHER = frozenset(
+    {
+        "ADD", "ALTER", "BACKUP", "BEGIN", "BREAK", "BULK", "CHECKPOINT", "CLOSE", "COMMIT", "CONTINUE", "CREATE",
+        "DBCC", "DEALLOCATE", "DECLARE", "DENY", "DROP", "DUMP", "FETCH", "GOTO", "GRANT", "IF", "KILL", "LOAD", "OPEN",
+        "PRINT", "RAISERROR", "READTEXT", "RECONFIGURE", "RESTORE", "RETURN", "REVERT", "REVOKE", "ROLLBACK", "SAVE",
+        "SETUSER", "SHUTDOWN", "TRAN", "TRANSACTION", "UPDATETEXT", "USE", "WAITFOR", "WHILE", "WRITETEXT",
+        "OPENDATASOURCE", "OPENQUERY", "OPENROWSET",
+    }
+)  # fmt: skip
+_JOINERS = frozenset({"UNION", "ALL", "EXCEPT", "INTERSECT"})
+_PLACEHOLDER = re.compile(r"%(?:%|s|\((?P<name>[^)]*)\)s|(?P<odd>.|\Z))", re.DOTALL)
+
+_KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        "tinyint": "integer", "smallint": "integer", "int": "integer", "bigint": "integer", "bit": "boolean",
+        "real": "number", "float": "number", "decimal": "decimal", "numeric": "decimal", "money": "decimal",
+        "smallmoney": "decimal", "date": "date", "time": "time", "datetime": "timestamp", "datetime2": "timestamp",
+        "smalldatetime": "timestamp", "datetimeoffset": "timestamptz", "char": "string", "varchar": "string",
+        "text": "string", "nchar": "string", "nvarchar": "string", "ntext": "string", "xml": "string",
+        "uniqueidentifier": "string", "sysname": "string", "binary": "binary", "varbinary": "binary",
+        "image": "binary", "timestamp": "binary",
+    }
+)  # fmt: skip
+
+
+def kind_of(declaration: str) -> str:
+    """What a column of that type holds in the words of a dataset; empty for any other type."""
+    return _KINDS.get(declaration.partition("(")[0].lower(), "")
+
+
+def _words(text: str, field: str) -> Iterator[tuple[str, int]]:
+    """The words and marks of a text outside of quotes and comments, with the depth of parentheses."""
+    depth = 0
+    for found in _TOKEN.finditer(text):
+        kind, word = found.lastgroup, found[0]
+        if kind == "mark" and word in ("'", '"', "[", "/*", "--"):
+            raise _refused(field, "has a quotation or comment that does not end, or a comment in a comment")
+        depth -= word == ")"
+        if depth < 0:
+            raise _refused(field, "closes a parenthesis that it has not opened")
+        if kind != "space":
+            yield (word.upper() if kind == "word" else word if kind == "mark" else "?"), depth
+        depth += word == "("
+    if depth:
+        raise _refused(field, "opens a parenthesis that it does not close")
+
+
+def _refused(field: str, why: str, remedy: str = "write a single statement") -> ConfigError:
+    return ConfigError(f"the SQL {why}", field=field, remedy=remedy)
+
+
+def _one(text: str, field: str) -> list[tuple[str, int]]:
+    words = list(_words(text, field))
+    while words and words[-1] == (";", 0):
+        words.pop()
+    if not words:
+        raise _refused(field, "is empty")
+    if any(word == ";" for word, _ in words):
+        raise Rejected("the SQL has more than one statement", remedy="write a single statement")
+    for word, _ in words:
+        if word in _OTHER:
+            raise _refused(
+                field,
+                f"has the word {word}, which may act on the transaction or be a statement of its own",
+                "leave it away; a name of that kind stands in brackets: [open]",
+            )
+    return words
+
+
+def check_query(text: str) -> None:
+    """Refuse what is not a single statement that only reads.
+
+    :raises ConfigError: naming the word.
+    """
+    words = _one(text, "sql")
+    if words[0][0] not in ("SELECT", "WITH", "("):
+        raise _refused("sql", "is no query", "write a SELECT")
+    writes = (_VERBS - {"SELECT"}) | {"INTO"}
+    if found := next((word for word, _ in words if word in writes), None):
+        raise _refused("sql", f"has the word {found}: it may write", "write a SELECT; a name stands in brackets")
+    _check_verbs(words, "sql")
+
+
+def check_statement(text: str) -> None:
+    """Refuse what is not a single statement, or not one that leaves the transaction alone.
+
+    :raises ConfigError: naming the word.
+    """
+    words = _one(text, "statements")
+    if words[0][0] not in _HEADS and words[0][0] != "(":
+        raise _refused("statements", f"begins with {words[0][0]}", f"here it takes {', '.join(sorted(_HEADS))}")
+    _check_verbs(words, "statements")
+
+
+def _check_verbs(words: list[tuple[str, int]], field: str) -> None:
+    """Outside of parentheses a statement has one verb; these are the exceptions of the grammar."""
+    top = [word for word, depth in words if depth == 0]
+    main, sets = "", 0
+    for place, word in enumerate(top):
+        before = top[place - 1] if place else ""
+        sets += word == "SET"
+        if word not in _VERBS:
+            continue
+        if not main:
+            main = word
+        elif word == "SELECT" and before in _JOINERS:
+            continue
+        elif main == "INSERT" and word in ("SELECT", "EXEC", "EXECUTE"):
+            main = "INSERT ... SELECT"
+        elif main == "MERGE" and before == "THEN":
+            sets -= word == "UPDATE"
+        else:
+            raise _refused(field, f"has the word {word} where another statement may begin")
+    if sets > (main == "UPDATE"):
+        raise _refused(field, "has the word SET where another statement may begin")
+
+
+def bound(text: str, params: Params) -> tuple[str, dict[str, Any]]:
+    """The statement with the server's parameters in place of ``%s`` or ``%(name)s``, and their values; None is NULL."""
+    if params is None:
+        return text, {}
+    named = params if isinstance(params, Mapping) else None
+    waiting = [] if isinstance(params, Mapping) else list(params)
+    values: dict[str, Any] = {}
+    known: dict[str, str] = {}
+    misfit = Rejected(
+        "the parameters do not fit the placeholders",
+        remedy="one value for each %s, or an object for %(name)s; % itself is %%",
+    )
+
+    def put(value: Any) -> str:
+        if value is None:
+            return "NULL"
+        name = f"@P{len(values) + 1}"
+        values[name] = _value(value)
+        return name
+
+    def one(found: re.Match[str]) -> str:
+        if found[0] == "%%":
+            return "%"
+        if found["odd"] is not None or (found["name"] is None) != (named is None):
+            raise misfit
+        if named is None:
+            if not waiting:
+                raise misfit
+            return put(waiting.pop(0))
+        name = found["name"]
+        if name not in named:
+            raise misfit
+        if name not in known:
+            known[name] = put(named[name])
+        return known[name]
+
+    written = _PLACEHOLDER.sub(one, text)
+    if waiting:
+        raise misfit
+    return written, values
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, dict | list | tuple):
+        return as_json(value)
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    return value
+
+
+def declared(value: Any) -> str:
+    """The type of a parameter."""
+    kinds: list[tuple[type, str]] = [
+        (bool, "bit"), (int, "bigint"), (float, "float"), (datetime, "datetime2(6)"), (date, "date"),
+        (time, "time(6)"), (bytes, "varbinary(max)"), (UUID, "uniqueidentifier"),
+    ]  # fmt: skip
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return "datetimeoffset(6)"
+    if isinstance(value, Decimal):
+        digits, exponent = value.as_tuple().digits, value.as_tuple().exponent
+        if not isinstance(exponent, int) or max(len(digits), -exponent, len(digits) + exponent) > 38:
+            raise Rejected("a parameter is no decimal of at most 38 digits", remedy="give it as text")
+        scale = max(0, -exponent)
+        return f"decimal({max(len(digits) + max(0, exponent), scale, 1)}, {scale})"
+    if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
+        return "decimal(38, 0)"
+    return next((name for kind, name in kinds if isinstance(value, kind)), "nvarchar(max)")

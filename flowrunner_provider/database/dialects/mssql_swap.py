@@ -1,0 +1,164 @@
+"""A table that takes the place of another in one transaction, and rows that go into those that are there."""
+
+# ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from flowrunner_provider.core.errors import IntegrityError
+from flowrunner_provider.database.dialects.base import Column, Merged, Session, Table, duplicate_keys, unsuitable
+from flowrunner_provider.database.dialects.mssql_tables import object_text
+from flowrunner_provider.database.identifiers import Identifier, TableName
+
+__all__ = ["ROW", "indexes_of", "merged", "put_in_place", "stage_statement", "stand_in"]
+
+ROW = "flowrunner_row"
+"""The column of a stage that numbers its rows."""
+
+_HOLD = "WITH (UPDLOCK, HOLDLOCK)"
+"""The keys that are looked for stay as they are, also those that are not there, until the transaction ends."""
+
+_OWN = "object_id = OBJECT_ID(\x001\0)"
+_LOST = " UNION ".join(
+    [
+        "SELECT 'triggers' AS what FROM sys.triggers WHERE parent_id = OBJECT_ID(\x001\0)",
+        "SELECT 'foreign keys' FROM sys.foreign_keys"
+        " WHERE parent_object_id = OBJECT_ID(\x001\0) OR referenced_object_id = OBJECT_ID(\x001\0)",
+        "SELECT 'checks' FROM sys.check_constraints WHERE parent_object_id = OBJECT_ID(\x001\0)",
+        "SELECT 'defaults' FROM sys.default_constraints WHERE parent_object_id = OBJECT_ID(\x001\0)",
+        f"SELECT 'computed columns' FROM sys.columns WHERE {_OWN} AND is_computed = 1",
+        f"SELECT 'an identity column' FROM sys.columns WHERE {_OWN} AND is_identity = 1",
+        f"SELECT 'a version column' FROM sys.columns WHERE {_OWN} AND system_type_id = 189",
+        f"SELECT 'filtered, disabled or special indexes' FROM sys.indexes WHERE {_OWN}"
+        " AND (type NOT IN (0, 1, 2) OR has_filter = 1 OR is_disabled = 1)",
+        f"SELECT 'partitions' FROM sys.partitions WHERE {_OWN} AND partition_number > 1",
+        "SELECT 'privileges' FROM sys.database_permissions WHERE class = 1 AND major_id = OBJECT_ID(\x001\0)",
+        "SELECT 'views or functions bound to it' FROM sys.sql_expression_dependencies"
+        " WHERE referenced_id = OBJECT_ID(\x001\0) AND is_schema_bound_reference = 1",
+        f"SELECT 'a history, or a place in memory' FROM sys.tables WHERE {_OWN}"
+        " AND (temporal_type <> 0 OR is_memory_optimized = 1)",
+        f"SELECT 'change tracking' FROM sys.change_tracking_tables WHERE {_OWN}",
+        f"SELECT 'replication' FROM sys.tables WHERE {_OWN} AND (is_tracked_by_cdc = 1 OR is_published = 1)",
+    ]
+)
+_INDEXES = (
+    "SELECT i.index_id, i.name, i.type, i.is_unique, i.is_primary_key, i.is_unique_constraint, c.name,"
+    " k.is_descending_key, k.is_included_column"
+    " FROM sys.indexes AS i"
+    " JOIN sys.index_columns AS k ON k.object_id = i.object_id AND k.index_id = i.index_id"
+    " JOIN sys.columns AS c ON c.object_id = k.object_id AND c.column_id = k.column_id"
+    " WHERE i.object_id = OBJECT_ID(\x001\0) AND i.type <> 0"
+    " ORDER BY i.type, i.index_id, k.key_ordinal, k.index_column_id"
+)
+
+
+def indexes_of(session: Session, table: TableName, new: TableName) -> Iterator[tuple[str, str, str, bool]]:
+    """Each index of ``table``: the statement that makes it for ``new``, its name there and here, if it is a constraint.
+
+    A constraint has a name of its own in the schema, so it gets one until the old table is gone.
+    """
+    found: dict[int, list[tuple[object, ...]]] = {}
+    for row in session.run(_INDEXES, [object_text(session, table)]):
+        found.setdefault(int(row[0]), []).append(row)
+    for number, rows in found.items():
+        _, name, kind, unique, primary, constraint, *_ = rows[0]
+        keys = ", ".join(f"{session.sql(str(row[6]))}{' DESC' if row[7] else ''}" for row in rows if not row[8])
+        extra = session.names([str(row[6]) for row in rows if row[8]])
+        clustered = "CLUSTERED" if kind == 1 else "NONCLUSTERED"
+        if primary or constraint:
+            own = f"{new.name.text}_{number}"
+            what = "PRIMARY KEY" if primary else "UNIQUE"
+            alter = f"ALTER TABLE {session.sql(new)} ADD CONSTRAINT {session.sql(own)}"
+            yield f"{alter} {what} {clustered} ({keys})", own, str(name), True
+        else:
+            head = f"CREATE {'UNIQUE ' if unique else ''}{clustered} INDEX {session.sql(str(name))}"
+            include = f" INCLUDE ({extra})" if extra else ""
+            yield f"{head} ON {session.sql(new)} ({keys}){include}", str(name), str(name), False
+
+
+def stand_in(session: Session, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
+    """An empty table with the columns and indexes of ``table``.
+
+    :param columns: other columns instead; then without its indexes.
+    :raises ConfigError: if the table has what a new one would not have.
+    """
+    if lost := session.run(_LOST, [object_text(session, table.name)]):
+        raise unsuitable(table.name, sorted(str(row[0]) for row in lost))
+    new = table.name.beside(name)
+    if columns is not None:
+        session.create(new, columns)
+        return new
+    session.run(f"SELECT TOP (0) * INTO {session.sql(new)} FROM {session.sql(table.name)}")
+    for statement, *_ in indexes_of(session, table.name, new):
+        session.run(statement)
+    return new
+
+
+def put_in_place(session: Session, table: Table, replacement: TableName) -> None:
+    """Drop the old table and rename the new one and its constraints; others wait for this moment only."""
+    old = list(indexes_of(session, table.name, replacement))
+    new = list(indexes_of(session, replacement, replacement))
+    if new and len(old) != len(new):
+        raise IntegrityError(
+            f"the indexes of {table.name} changed during the load", remedy="retry when nobody alters the table"
+        )
+    session.run(f"DROP TABLE {session.sql(table.name)}")
+    _rename(session, session.sql(replacement), table.name.name, "OBJECT")
+    for _, own, name, constraint in old if new else []:
+        if constraint:
+            _rename(session, session.sql(TableName(Identifier(own), table.name.schema)), Identifier(name), "OBJECT")
+
+
+def _rename(session: Session, old: str, new: Identifier, kind: str) -> None:
+    session.run("EXEC sp_rename \x001\0, \x002\0, \x003\0", [old, new.text, kind])
+
+
+def stage_statement(session: Session, stage: TableName, table: TableName, columns: Sequence[str]) -> str:
+    """An empty copy of the columns. The outer join takes from them that they are identities or need a value."""
+    return (
+        f"SELECT TOP (0) IDENTITY(bigint, 1, 1) AS {session.sql(ROW)}, {session.names(columns, 't.')}"
+        f" INTO {session.sql(stage)} FROM (SELECT 1 AS one) AS x LEFT JOIN {session.sql(table)} AS t ON 1 = 0"
+    )
+
+
+def merged(
+    session: Session,
+    stage: TableName,
+    table: TableName,
+    columns: Sequence[str],
+    keys: Sequence[str],
+    updates: Sequence[str] | None,
+    *,
+    identity: bool,
+) -> Merged:
+    """Update the rows whose keys are there, then insert the others.
+
+    Not MERGE: without HOLDLOCK two of them insert the same key, and its counts are those of triggers, too. Here the
+    first statement locks all the keys, so that the others find what it has found.
+    """
+    if count := session.duplicates(stage, keys):
+        raise duplicate_keys(keys, count)
+    target, staged = session.sql(table), session.sql(stage)
+    own = session.sql(table.name)
+    same = " AND ".join(f"s.{session.sql(key)} = {own}.{session.sql(key)}" for key in keys)
+    rest = [column for column in columns if column not in keys] if updates is None else updates
+    if rest:
+        sets = ", ".join(f"{session.sql(column)} = s.{session.sql(column)}" for column in rest)
+        session.run(f"UPDATE {target} {_HOLD} SET {sets} FROM {staged} AS s WHERE {same}")
+    there = " AND ".join(f"t.{session.sql(key)} = {staged}.{session.sql(key)}" for key in keys)
+    known = session.execute(f"DELETE FROM {staged} WHERE EXISTS (SELECT 1 FROM {target} AS t {_HOLD} WHERE {there})")
+    names = session.names(columns)
+    if identity:
+        session.run(f"SET IDENTITY_INSERT {target} ON")
+    new = session.count(stage)
+    session.run(f"INSERT INTO {target} ({names}) SELECT {names} FROM {staged} ORDER BY {session.sql(ROW)}")
+    if identity:
+        session.run(f"SET IDENTITY_INSERT {target} OFF")
+    stored = session.run(f"SELECT COUNT_BIG(*) FROM {staged} AS s JOIN {target} ON {same}")[0][0]
+    if int(stored) != new:
+        raise IntegrityError(
+            f"the database stored {stored} of {new} rows; all were taken back",
+            remedy="look for a trigger that drops or redirects rows",
+        )
+    session.run(f"DROP TABLE {staged}")
+    return Merged(inserted=new, updated=known if rest else 0, skipped=0 if rest else known)

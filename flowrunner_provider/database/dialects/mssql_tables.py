@@ -1,0 +1,106 @@
+"""What the server knows of tables, and how one is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flowrunner_provider.database.dialects.base import Column, Session
+from flowrunner_provider.database.identifiers import TableName
+
+__all__ = ["UNIQUE", "Described", "created", "described_columns", "find", "object_text"]
+
+UNIQUE = (
+    "SELECT i.index_id, c.name FROM sys.indexes AS i"
+    " JOIN sys.index_columns AS k ON k.object_id = i.object_id AND k.index_id = i.index_id"
+    " JOIN sys.columns AS c ON c.object_id = k.object_id AND c.column_id = k.column_id"
+    " WHERE i.object_id = OBJECT_ID(\x001\0) AND i.is_unique = 1 AND i.is_disabled = 0 AND i.has_filter = 0"
+    " AND k.is_included_column = 0"
+)
+"""The columns of the unique indexes."""
+
+_FIND = (
+    "SELECT s.name, o.name, o.type FROM sys.objects AS o JOIN sys.schemas AS s ON s.schema_id = o.schema_id"
+    " WHERE o.object_id = OBJECT_ID(\x001\0)"
+)
+_COLUMNS = (
+    "SELECT c.name, TYPE_NAME(c.system_type_id), c.max_length, c.precision, c.scale, c.is_identity, c.is_computed,"
+    " CONVERT(int, COLLATIONPROPERTY(c.collation_name, 'CodePage'))"
+    " FROM {}.columns AS c WHERE c.object_id = OBJECT_ID(\x001\0) ORDER BY c.column_id"
+)
+_KEYS = {"string": "nvarchar(450)", "object": "nvarchar(450)", "array": "nvarchar(450)", "binary": "varbinary(900)"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """A column of a table.
+
+    :param kind: its type without what stands in parentheses; empty for one of the .NET types.
+    :param size: in bytes; -1 for ``max``.
+    :param code_page: of its texts; 65001 is UTF-8, None where there is none.
+    """
+
+    name: str
+    kind: str
+    size: int
+    precision: int
+    scale: int
+    identity: bool
+    computed: bool
+    code_page: int | None
+
+    @property
+    def declaration(self) -> str:
+        """The type as in a statement."""
+        length = "max" if self.size == -1 else str(self.size // 2 if self.kind in ("nchar", "nvarchar") else self.size)
+        if self.kind in ("char", "varchar", "nchar", "nvarchar", "binary", "varbinary"):
+            return f"{self.kind}({length})"
+        if self.kind in ("decimal", "numeric"):
+            return f"{self.kind}({self.precision}, {self.scale})"
+        if self.kind in ("time", "datetime2", "datetimeoffset"):
+            return f"{self.kind}({self.scale})"
+        return self.kind
+
+
+def object_text(session: Session, name: TableName) -> str:
+    """The name for ``OBJECT_ID``; of a temporary table with the database that it is in."""
+    text = session.sql(name)
+    return f"tempdb..{text}" if name.name.text.startswith("#") else text
+
+
+def find(session: Session, name: TableName) -> tuple[TableName, str] | None:
+    """The object of that name as it is written, and its type."""
+    rows = session.run(_FIND, [object_text(session, name)])
+    return (TableName.of(rows[0][1], rows[0][0]), str(rows[0][2]).strip()) if rows else None
+
+
+def described_columns(session: Session, name: TableName) -> list[Described]:
+    """The columns; also of a temporary table."""
+    catalogue = "tempdb.sys" if name.name.text.startswith("#") else "sys"
+    rows = session.run(_COLUMNS.format(catalogue), [object_text(session, name)])
+    return [
+        Described(
+            name=row[0],
+            kind=str(row[1] or ""),
+            size=int(row[2]),
+            precision=int(row[3]),
+            scale=int(row[4]),
+            identity=bool(row[5]),
+            computed=bool(row[6]) or row[1] == "timestamp",
+            code_page=row[7],
+        )
+        for row in rows
+    ]
+
+
+def created(session: Session, name: TableName, columns: Sequence[Column], keys: Sequence[str]) -> str:
+    """The statement that creates a table. A text in a key has 450 characters: an index takes no more."""
+    parts = []
+    for column in columns:
+        kind = session.types[column.type]
+        if column.name in keys:
+            kind = f"{_KEYS.get(column.type, kind)} NOT NULL"
+        parts.append(f"{session.sql(column.name)} {kind}")
+    if keys:
+        parts.append(f"PRIMARY KEY ({session.names(keys)})")
+    return f"CREATE TABLE {session.sql(name)} ({', '.join(parts)})"

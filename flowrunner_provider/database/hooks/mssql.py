@@ -1,0 +1,48 @@
+"""SQL Server databases; the connection type is the official provider's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from flowrunner_provider.core.deadline import Deadline
+from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.database.config import MssqlConfig, mssql_parameters
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.mssql import MssqlSession
+from flowrunner_provider.database.hooks.base import SqlHook
+from flowrunner_provider.runtime.hook import extra_of
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+__all__ = ["FlowRunnerMssqlHook"]
+
+
+class FlowRunnerMssqlHook(SqlHook[MssqlConfig]):
+    """A SQL Server or Azure SQL database.
+
+    :param conn_id: a connection of type ``mssql``; its schema is the name of the database.
+    """
+
+    conn_name_attr: ClassVar[str] = "mssql_conn_id"
+    default_conn_name: ClassVar[str] = "mssql_default"
+    conn_type: ClassVar[str] = "mssql"
+    hook_name: ClassVar[str] = "Microsoft SQL Server"
+    config_type: ClassVar[type] = MssqlConfig
+
+    @classmethod
+    def values(cls, found: Connection) -> dict[str, Any]:
+        """The official hook's fields; a port that is not set is 1433."""
+        where = f"connection {found.conn_id!r}"
+        values = {**mssql_parameters(extra_of(found), where), **super().values(found)}
+        if any(mark in str(values.get("host", "")) for mark in "\\,;"):
+            raise ConfigError(
+                f"{where}: the host has an instance or a port in it",
+                field="host",
+                remedy="write the name alone, and the port of the instance into the connection's port",
+            )
+        return values
+
+    def open(self, deadline: Deadline, *, create: bool = False) -> Session:
+        del create
+        return self.lent(deadline, lambda: MssqlSession(self.config, deadline), self.config.max_connections)

@@ -1,0 +1,117 @@
+"""Far sides of SQL Server: the fake, looked at in its own file, and a real server that the user names."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from tests.database.far_side import FarSide
+from tests.support.tds_fake import PASSWORD, USER
+
+__all__ = ["FakeFarSide", "LiveFarSide"]
+
+_INDEX = re.compile(r"(?i)(CREATE (?:UNIQUE )?INDEX )(\w+)( ON )dbo\.")
+
+
+@dataclass(frozen=True)
+class FakeFarSide(FarSide):
+    """The fake over a file; what is asked here does not pass it."""
+
+    file: Path
+    port: int
+    ca_file: Path
+    options: dict[str, Any] = field(default_factory=dict)
+    kind = "mssql"
+    mark = "%s"
+    named_mark = "%({})s"
+    key_is_taken = "2627"
+
+    @property
+    def connection(self) -> str:
+        return json.dumps(
+            {
+                "conn_type": "mssql",
+                "host": "127.0.0.1",
+                "port": self.port,
+                "login": USER,
+                "password": PASSWORD,
+                "schema": "fake",
+                "extra": {"flowrunner": {"ca_file": str(self.ca_file), **self.options}},
+            }
+        )
+
+    def run(self, sql: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+            connection.execute("ATTACH ? AS dbo", (str(self.file),))
+            return connection.execute(_INDEX.sub(r"\1dbo.\2\3", sql)).fetchall()
+
+    def name(self, table: str) -> str:
+        return f"dbo.{table}"
+
+    def tables(self) -> set[str]:
+        return {row[0] for row in self.run("SELECT name FROM dbo.sqlite_master WHERE type = 'table'")}
+
+
+@dataclass(frozen=True)
+class LiveFarSide(FarSide):
+    """A schema of a real server.
+
+    :param address: host, port, login, password and schema (the database) of the connection, and its extra.
+    """
+
+    address: dict[str, Any]
+    schema: str
+    kind = "mssql"
+    mark = "%s"
+    named_mark = "%({})s"
+    key_is_taken = "2627"
+    deviations: ClassVar[Mapping[str, str]] = MappingProxyType({})
+
+    @property
+    def connection(self) -> str:
+        return json.dumps({"conn_type": "mssql", **self.address})
+
+    def run(self, sql: str) -> list[tuple[Any, ...]]:
+        import pytds
+
+        sql = re.sub(r"(?i)\btext\b", "nvarchar(400)", sql)
+        options = self.address.get("extra", {}).get("flowrunner", {})
+        with (
+            pytds.connect(
+                self.address["host"],
+                self.address["schema"],
+                self.address["login"],
+                self.address["password"],
+                port=self.address.get("port", 1433),
+                autocommit=True,
+                cafile=options.get("ca_file"),
+            ) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(sql)
+            return list(cursor.fetchall()) if cursor.description else []
+
+    def name(self, table: str) -> str:
+        return f"{self.schema}.{table}"
+
+    def tables(self) -> set[str]:
+        listed = f"SELECT name FROM sys.tables WHERE schema_id = SCHEMA_ID('{self.schema}')"
+        return {row[0] for row in self.run(listed)}
+
+    def make(self) -> LiveFarSide:
+        self.run(f"CREATE SCHEMA {self.schema}")
+        return self
+
+    def remove(self) -> None:
+        """Drop the schema and what is in it."""
+        for table in self.tables():
+            quoted = table.replace("]", "]]")
+            self.run(f"DROP TABLE {self.schema}.[{quoted}]")
+        self.run(f"DROP SCHEMA {self.schema}")
