@@ -73,8 +73,9 @@ class EmailBatchOperator(FlowRunnerOperator):
     :param on_unknown: what to do with mails that may have been sent: ``stop`` and name them, ``resend`` the same
         bytes with the same Message-ID, or ``skip`` and report them as unknown.
     :param max_total_size: largest mail in encoded bytes; by default the connection's, which is 20 MiB.
-    :param smtp_conn_id: the connection, of type ``smtp``, or ``aws`` for Amazon SES. With a DKIM key in its extra
-        every mail is signed, which costs about 10 ms each.
+    :param smtp_conn_id: the connection, of type ``smtp``, or ``aws`` for Amazon SES, which gives each copy a
+        Message-ID of its own (ours stays in Original-Message-ID). With a DKIM key in its extra every mail is signed,
+        which costs about 10 ms each.
     """
 
     action: ClassVar[str] = "email.send_batch"

@@ -55,8 +55,9 @@ class EmailSendOperator(FlowRunnerOperator):
     :param on_unknown: what to do when an earlier attempt may have sent the mail: ``stop``; ``resend`` the same
         bytes with the same Message-ID, so that many mailboxes show it once; or ``skip``.
     :param max_total_size: largest mail in encoded bytes; by default the connection's, which is 20 MiB.
-    :param smtp_conn_id: the connection, of type ``smtp``, or ``aws`` for Amazon SES. With a DKIM key in its extra
-        every mail is signed.
+    :param smtp_conn_id: the connection, of type ``smtp``, or ``aws`` for Amazon SES: that takes a mail for all of at
+        most 50 recipients or for none, and gives each copy a Message-ID of its own (ours stays in
+        Original-Message-ID). With a DKIM key in its extra every mail is signed.
     """
 
     action: ClassVar[str] = "email.send"
