@@ -23,7 +23,7 @@ INLINE = 2_500
 """Files up to which all is in the record, which is to stay below 48 KB."""
 
 MOST_FILES = 100_000
-"""Files below one watcher: they cost about 15 MB of the triggerer's memory during a look."""
+"""Files below one watcher: they cost about 50 MB of the triggerer's memory during a look."""
 
 _PATH, _VERSION = 6, 4
 
@@ -70,7 +70,7 @@ class Known:
         :param shelf: gets what is too long.
         :param cursor: the present one.
         """
-        there, gone = _packed(self.there), _packed(self.gone)
+        there, gone = await asyncio.to_thread(lambda: (_packed(self.there), _packed(self.gone)))
         if len(self.there) + len(self.gone) <= INLINE:
             return {"there": there, "gone": gone}
         check = hashlib.sha256(f"{there} {gone}".encode()).hexdigest()[:32]
@@ -98,7 +98,7 @@ class Known:
                 remedy="point [flowrunner] state_path to a disk that all triggerers share and that lasts; "
                 "to start afresh, delete the watcher's entry on the asset's page",
             )
-        return cls(*map(_unpacked, lists))
+        return await asyncio.to_thread(lambda: cls(*map(_unpacked, lists)))
 
 
 def _packed(versions: dict[int, int]) -> str:

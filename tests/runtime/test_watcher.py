@@ -120,6 +120,18 @@ def test_what_was_on_its_way_when_the_triggerer_was_killed_is_told_again_with_th
     assert told(watcher(store), 3) == [{"id": "a"}, {"id": "b"}, {"id": "c"}]
 
 
+def test_when_there_is_more_to_tell_the_next_look_comes_at_once() -> None:
+    class Busy(Watcher):
+        async def look(self, cursor: Json) -> Seen:
+            seen = await super().look(cursor)
+            return Seen(events=seen.events, cursor=seen.cursor, more=int(str(seen.cursor)) < len(Far.things))
+
+    Far.things = ["a", "b", "c", "d", "e"]
+    made = Busy(poll_interval=3600.0)
+    made.asset_state_store = Accessor()
+    assert [event["id"] for event in told(made, 5)] == Far.things
+
+
 def test_another_interval_keeps_the_place_and_another_name_starts_afresh(store: Any) -> None:
     Far.things = ["a", "b"]
     told(watcher(store), 2, and_settled=True)

@@ -23,7 +23,7 @@ class FileSyncOperator(FlowRunnerOperator):
     ``source`` that holds for copies, too; a longer source is copied while it is still being listed. The listings are
     on the worker's disk (some 200 bytes per file), so memory does not grow with them. Within one store that copies by
     itself no byte passes through the worker. Links are not followed, files that are not chosen are left alone on
-    both sides, and folders are never removed.
+    both sides, as is a folder ``.flowrunner`` at their top, and folders are never removed.
 
     :param source: a folder, e.g. ``sftp://partner@/out/``.
     :param dest: a folder in any store; it is made when it is missing.
@@ -35,7 +35,8 @@ class FileSyncOperator(FlowRunnerOperator):
         there first, what would be deleted is moved there; the latest one of a name stays.
     :param include: only files that match one of these globs; one without ``/`` is for the name in any folder.
     :param exclude: and none of these.
-    :param concurrency: files at a time, at most 64; of files below 1 MiB sixteen times as many, at most 64, too.
+    :param concurrency: files at a time, at most 64; of files below 1 MiB sixteen times as many, at most
+        64, too; 1 is one in any case.
     :param dry_run: only plan, and tell the counts and the first names.
     """
 
