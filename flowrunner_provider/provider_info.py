@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from flowrunner_provider import __version__
 from flowrunner_provider.registry import CONNECTORS
 
 __all__ = ["get_provider_info"]
+
+_CONNECTIONS = Path(__file__).parent / "flows" / "connections.json"
+"""Read as a file: importing the package that it lies in would cost every process of Airflow."""
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "state_path": {
@@ -72,9 +75,7 @@ def get_provider_info() -> dict[str, Any]:
         "operators": _modules(sensors=False),
         "sensors": _modules(sensors=True),
         "triggers": _triggers(),
-        "connection-types": json.loads(
-            files("flowrunner_provider.flows").joinpath("connections.json").read_text("utf-8")
-        ),
+        "connection-types": json.loads(_CONNECTIONS.read_text(encoding="utf-8")),
         "notifications": [path for connector in CONNECTORS for path in connector.notifiers],
         "cli": ["flowrunner_provider.cli.airflow_commands"],
         "config": {"flowrunner": {"description": "The FlowRunner provider.", "options": _OPTIONS}},

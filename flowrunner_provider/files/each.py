@@ -36,10 +36,10 @@ async def each(concurrency: int, act: Callable[[Any], Coroutine[Any, Any, None]]
 async def each_file(
     concurrency: int, act: Callable[[Any], Coroutine[Any, Any, None]], sizes: Mapping[Any, int | None]
 ) -> None:
-    """:func:`each` for files: first the small ones, sixteen times as many at a time, then the others.
+    """:func:`each` for files: first the small ones, sixteen times as many at a time (but one is one), then the others.
 
     :param sizes: by what :func:`act` gets; None for an unknown size.
     """
     small = [thing for thing, size in sizes.items() if size is not None and size < SMALL]
-    await each(min(_MOST, concurrency * 16), act, small)
+    await each(min(_MOST, concurrency * 16) if concurrency > 1 else 1, act, small)
     await each(concurrency, act, sizes.keys() - set(small))

@@ -149,17 +149,25 @@ def test_a_file_that_is_not_what_its_sidecar_says_is_not_copied(there):
         copy(there, verify_sidecar=True)
 
 
+def watch_reads(monkeypatch, tell):
+    """``tell`` gets the path of each file that the local store reads, in one go or in blocks."""
+
+    def watched(whole):
+        def reading(self, path, *more, **how):
+            tell(path)
+            return whole(self, path, *more, **how)
+
+        return reading
+
+    for name in ("read", "read_whole"):
+        monkeypatch.setattr(LocalStore, name, watched(getattr(LocalStore, name)))
+
+
 def test_the_marker_comes_last_and_the_old_one_goes_first(here, monkeypatch):
     here.put("in/a", "in/b")
     here.disk.put("out/_SUCCESS", b"of yesterday")
     seen = []
-    whole = LocalStore.read
-
-    def read(self, path, *more, **how):
-        seen.append((here.disk.path / "out/_SUCCESS").exists())
-        return whole(self, path, *more, **how)
-
-    monkeypatch.setattr(LocalStore, "read", read)
+    watch_reads(monkeypatch, lambda path: seen.append((here.disk.path / "out/_SUCCESS").exists()))
     copy(here, done_marker="_SUCCESS")
     assert out(here) == ["_SUCCESS", "a", "b"]
     assert here.disk.get("out/_SUCCESS") == b""
@@ -201,13 +209,7 @@ def test_the_others_are_copied_and_the_retry_does_only_the_failed(here, monkeypa
         copy(here, fresh=False, **options)
     here.disk.put("in/3.sha256", f"{digest(b'in/3')}  x\n".encode())
     read: list[str] = []
-    whole = LocalStore.read
-
-    def reading(self, path, *more, **how):
-        read.append(Path(path).name)
-        return whole(self, path, *more, **how)
-
-    monkeypatch.setattr(LocalStore, "read", reading)
+    watch_reads(monkeypatch, lambda path: read.append(Path(path).name))
     result = copy(here, fresh=False, **options)
     assert [name for name in read if not name.endswith(".sha256")] == ["3"]
     assert (result["files"], result["bytes"]) == (5, 20)

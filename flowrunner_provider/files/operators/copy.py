@@ -57,7 +57,8 @@ class FileCopyOperator(FlowRunnerOperator):
         it was read, wrong checksum), and then fails naming them; a retry does only these. A lost connection and the
         like end the attempt in any case.
     :param max_failures: with ``continue``, more failures than this end the attempt.
-    :param concurrency: files at a time, at most 64; of files below 1 MiB sixteen times as many, at most 64, too.
+    :param concurrency: files at a time, at most 64; of files below 1 MiB sixteen times as many, at most
+        64, too; 1 is one in any case.
     :param preserve_times: give the copies the modification times of their sources.
     :param max_files: more matches than this are an error before anything is written.
     :param max_bytes: so is a larger sum of their sizes.
