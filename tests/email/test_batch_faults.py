@@ -125,7 +125,7 @@ def test_killed_and_retried_on_another_machine(scenes: Callable[..., BatchScene]
     else:
         unknown = [line for line in report(scene) if line["status"] == "unknown"]
         assert 0 < len(unknown) <= WINDOW + CONCURRENCY
-        assert f"{len(unknown)} of {ROWS} mails" in str(outcome.error)
+        assert f"{len(unknown)} of {ROWS:,} mails" in str(outcome.error)
 
 
 def test_three_kills_in_a_row_and_resend(scenes: Callable[..., BatchScene]) -> None:
