@@ -20,8 +20,8 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from tests.support.azurite import Azurite
     from tests.support.chaos_proxy import ChaosProxy
-    from tests.support.fake_gcs import FakeGcs
     from tests.support.dovecot import Dovecot
+    from tests.support.fake_gcs import FakeGcs
     from tests.support.http_server import HttpServer
     from tests.support.mariadb import Mariadb
     from tests.support.postgres import Postgres

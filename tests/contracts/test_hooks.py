@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from flowrunner_provider.core.secrets import is_sensitive_key
-from flowrunner_provider.core.spec import from_mapping, schema_of_dataclass, secret_fields
+from flowrunner_provider.core.spec import schema_of_dataclass, secret_fields
 from flowrunner_provider.registry import CONNECTORS
 
 HOOKS = [(conn_type, path) for connector in CONNECTORS for conn_type, path in connector.hooks]
@@ -41,15 +41,8 @@ def test_every_setting_that_sounds_secret_is_one(entry: tuple[str, Any]) -> None
 
 def test_the_representation_shows_no_secret(entry: tuple[str, Any]) -> None:
     _, hook = entry
-    config_type = hook.config_type
-    required = {
-        field.name: "x"
-        for field in dataclasses.fields(config_type)
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
-    secrets = dict.fromkeys(secret_fields(config_type), "canary-4711")
-    config = from_mapping(config_type, {**required, **secrets}, where="x")
-    assert "canary-4711" not in repr(config)
+    secrets = secret_fields(hook.config_type)
+    assert [field.name for field in dataclasses.fields(hook.config_type) if field.name in secrets and field.repr] == []
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,9 @@ def test_a_source_that_changes_while_it_is_read(here, store, monkeypatch):
     assert (here.path / "in/a").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"x" * 99, b"x" * 101, b"y" * 100], ids=["cut", "shorter", "longer", "another"])
+@pytest.mark.parametrize(
+    "content", [b"", b"x" * 99, b"x" * 101, b"y" * 100], ids=["cut", "shorter", "longer", "another"]
+)
 def test_a_small_source_that_changes_after_it_was_listed(here, content, monkeypatch):
     class Meanwhile(LocalStore):
         async def begin(self, path, token, **how):

@@ -46,10 +46,13 @@ class TestLocal(StoreContract):
         os.symlink(far.path / "victim", far.path / ".f.t.part")
 
         async def test(store):
+            async def opened(resume_at):
+                upload = await store.begin(f"{far.root}/f", "t", resume_at=resume_at)
+                await upload.sync()
+
             for resume_at in (0, 3):
                 with pytest.raises(PermanentError):
-                    upload = await store.begin(f"{far.root}/f", "t", resume_at=resume_at)
-                    await upload.sync()
+                    await opened(resume_at)
 
         run(test)
         assert far.get("victim") == b"precious"

@@ -28,6 +28,7 @@ _WHOLE = re.compile(r"\s*[+-]?\d{1,40}\s*", re.ASCII)
 _TRUE, _FALSE = frozenset({"1", "true", "t", "yes", "y", "on"}), frozenset({"0", "false", "f", "no", "n", "off"})
 _DAYS_BEFORE_1900 = date(1900, 1, 1).toordinal()
 _EXACT = Context(prec=100)
+_TIME_BYTES = (3, 3, 3, 4, 4, 5, 5, 5)  # by scale
 _CHUNKS, _UNKNOWN, _NO_CHUNKS = b"\xff" * 8, struct.pack("<Q", 2**64 - 2), b"\0" * 4
 
 Write = Callable[[Any], bytes]
@@ -232,17 +233,13 @@ def _ticks(moment: time | datetime, scale: int) -> int:
     return int(micros * 10 ** (scale - 6) if scale >= 6 else micros // 10 ** (6 - scale))
 
 
-def _size_of_time(scale: int) -> int:
-    return 3 if scale <= 2 else 4 if scale <= 4 else 5
-
-
 def _dates(column: Described) -> Encoder:
     return Encoder(column.declaration, b"\x28", b"\0", lambda value: b"\x03" + _day(_moment(value)))
 
 
 def _times(column: Described) -> Encoder:
     scale = column.scale
-    size = _size_of_time(scale)
+    size = _TIME_BYTES[scale]
 
     def write(value: Any) -> bytes:
         if isinstance(value, str):
@@ -259,7 +256,7 @@ def _times(column: Described) -> Encoder:
 
 def _moments(column: Described) -> Encoder:
     scale, zoned = column.scale, column.kind == "datetimeoffset"
-    size = _size_of_time(scale)
+    size = _TIME_BYTES[scale]
     head = bytes([size + (5 if zoned else 3)])
 
     def write(value: Any) -> bytes:

@@ -65,13 +65,34 @@ def tls_context(config: MysqlConfig) -> ssl.SSLContext | None:
 def connect(config: MysqlConfig, *, decoders: Mapping[int, Any], connect_timeout: float, silence: float) -> Connection:
     """A connection in utf8mb4, committing every statement that is outside of a transaction."""
     pymysql = driver()
-    connections = load("pymysql.connections", extra="mysql", needed_for="a connection to MySQL or MariaDB")
     flags = load("pymysql.constants.CLIENT", extra="mysql", needed_for="a connection to MySQL or MariaDB")
+    in_the_clear = _in_the_clear(config)
+    return _strict(config, flags)(
+        host=config.host,
+        port=config.port,
+        unix_socket=config.unix_socket or None,
+        user=config.login,
+        password=config.password.encode(),
+        database=config.schema or None,
+        charset="utf8mb4",
+        ssl=tls_context(config),
+        conv={**pymysql.converters.conversions, **decoders},
+        client_flag=flags.LOCAL_FILES | flags.FOUND_ROWS,
+        autocommit=True,
+        connect_timeout=connect_timeout,
+        read_timeout=silence,
+        write_timeout=silence,
+        program_name="flowrunner",
+        auth_plugin_map={"mysql_clear_password": in_the_clear, "dialog": in_the_clear},
+    )
+
+
+def _strict(config: MysqlConfig, flags: Any) -> Any:
+    """The driver's connection, which sends no login to a server without the TLS that it must have."""
+    connections = load("pymysql.connections", extra="mysql", needed_for="a connection to MySQL or MariaDB")
     required = config.ssl_mode not in ("DISABLED", "PREFERRED")
 
     class Strict(connections.Connection):  # type: ignore[misc, name-defined]
-        """Sends no login to a server without the TLS that it must have."""
-
         def _request_authentication(self) -> None:
             if required and not self.server_capabilities & flags.SSL:
                 raise AccessDenied(
@@ -80,9 +101,13 @@ def connect(config: MysqlConfig, *, decoders: Mapping[int, Any], connect_timeout
                 )
             super()._request_authentication()
 
-    class InTheClear:
-        """The server asks for the password as it is."""
+    return Strict
 
+
+def _in_the_clear(config: MysqlConfig) -> type:
+    """What answers a server that asks for the password as it is."""
+
+    class InTheClear:
         def __init__(self, connection: Any) -> None:
             self._connection = connection
 
@@ -96,25 +121,7 @@ def connect(config: MysqlConfig, *, decoders: Mapping[int, Any], connect_timeout
             self._connection.write_packet(self._connection.password + b"\0")
             return self._connection._read_packet()
 
-    conv = {**pymysql.converters.conversions, **decoders}
-    return Strict(
-        host=config.host,
-        port=config.port,
-        unix_socket=config.unix_socket or None,
-        user=config.login,
-        password=config.password.encode(),
-        database=config.schema or None,
-        charset="utf8mb4",
-        ssl=tls_context(config),
-        conv=conv,
-        client_flag=flags.LOCAL_FILES | flags.FOUND_ROWS,
-        autocommit=True,
-        connect_timeout=connect_timeout,
-        read_timeout=silence,
-        write_timeout=silence,
-        program_name="flowrunner",
-        auth_plugin_map={"mysql_clear_password": InTheClear, "dialog": InTheClear},
-    )
+    return InTheClear
 
 
 def asks_for_a_file(error: BaseException | None) -> bool:
