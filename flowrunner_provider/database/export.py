@@ -20,8 +20,8 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import Dataset, format_of, is_gzip, local_path
 from flowrunner_provider.data.values import Kinds
 from flowrunner_provider.data.writers import RowWriter, open_writer, part_token
+from flowrunner_provider.data.xlsx_writer import MOST_ROWS, XlsxRowWriter
 from flowrunner_provider.database.dialects.base import Params, Row, Session
-from flowrunner_provider.database.export_xlsx import MOST_ROWS, XlsxRowWriter
 from flowrunner_provider.database.identifiers import Identifier, TableName
 from flowrunner_provider.database.results import ExportFormat, ExportResult
 from flowrunner_provider.database.server_csv import ServerCsvWriter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import openpyxl
 import pytest
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError
-from flowrunner_provider.database import export_xlsx
+from flowrunner_provider.data import xlsx_writer
 from flowrunner_provider.database.export import ExportPlan
 from flowrunner_provider.database.operators import SqlExportOperator
 from tests.database.far_side import FarSide, PostgresFarSide, SqliteFarSide, act
@@ -44,7 +44,7 @@ TYPES = {
     "timestamp '2026-02-28 10:20:30.125'": datetime.fromisoformat("2026-02-28 10:20:30.125"),
     "timestamptz '2026-02-28 10:20:30+02'": "2026-02-28T08:20:30+00:00",
     """'{"a": 1}'::jsonb""": '{"a":1}',
-    "'12:30'::time": "12:30:00",
+    "'12:30'::time": time(12, 30),
     "'a\u2028b🙂'::text": "a\u2028b🙂",
 }
 
@@ -111,7 +111,7 @@ def test_the_same_rows_give_the_same_bytes(far: FarSide) -> None:
 
 
 def test_more_rows_than_a_sheet_holds(far: FarSide, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export_xlsx, "MOST_ROWS", 10)
+    monkeypatch.setattr(xlsx_writer, "MOST_ROWS", 10)
     fill(far, 25)
     (far.folder / "out.xlsx").write_text("old")
     with pytest.raises(IntegrityError, match="at most 10 rows"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, time
 from decimal import Decimal
 from math import isfinite
 from pathlib import Path
@@ -64,6 +64,7 @@ class XlsxRowWriter(RowWriter):
         self._sheet = self._book.add_worksheet()
         self._guard = self._book.add_format({"quote_prefix": True})
         self._date = self._book.add_format({"num_format": "yyyy-mm-dd"})
+        self._time = self._book.add_format({"num_format": "hh:mm:ss.000"})
         self._moment = self._book.add_format({"num_format": "yyyy-mm-dd hh:mm:ss.000"})
         for place, name in enumerate(self.columns):
             self._text(0, place, name)
@@ -90,6 +91,8 @@ class XlsxRowWriter(RowWriter):
             self._sheet.write_datetime(row, place, value, self._moment)
         elif isinstance(value, date) and not isinstance(value, datetime) and value >= _FIRST_DAY:
             self._sheet.write_datetime(row, place, value, self._date)
+        elif isinstance(value, time) and value.tzinfo is None and value.microsecond % 1000 == 0:
+            self._sheet.write_datetime(row, place, value, self._time)
         else:
             self._text(row, place, value if isinstance(value, str) else text_of(value))
 
@@ -97,7 +100,7 @@ class XlsxRowWriter(RowWriter):
         if len(text.encode("utf-16-le", "surrogatepass")) // 2 > _MOST_TEXT:
             raise IntegrityError(
                 f"row {row}, column {self.columns[place]!r}: a cell holds at most {_MOST_TEXT} characters",
-                remedy="shorten it in sql, or write csv",
+                remedy="shorten it in the query, or write csv",
             )
         self._sheet.write_string(row, place, text, self._guard if _FORMULA.match(text) else None)
 
