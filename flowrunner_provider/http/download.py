@@ -306,12 +306,12 @@ class _Job:
             self.digest.update(chunk)
         begun = self.state.offset // _BLOCK
         self.state.offset += len(chunk)
-        for _ in range(self.state.offset // _BLOCK - begun):
-            failpoint("http.download.after_block")  # as often however the network cuts the bytes
         if self.progress is not None:
             self.progress.advance(len(chunk))
-        if self.run.clock.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
-            await self._save()
+        for _ in range(self.state.offset // _BLOCK - begun):  # as often however the network cuts the bytes
+            failpoint("http.download.after_block")
+            if self.run.clock.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
+                await self._save()
 
     async def _save(self) -> None:
         if self.part is None or not self.state.validator:

@@ -207,7 +207,8 @@ class ChaosProxy:
             if delay := way.toxics().latency:
                 await asyncio.sleep(delay)
             while data:
-                toxics, left = way.toxics(), None if way.cut is None else max(0, way.cut - way.passed)
+                toxics, cut = way.toxics(), way.cut  # once: what is set meanwhile is for what comes next
+                left = None if cut is None else max(0, cut - way.passed)
                 size = min(x for x in (len(data), toxics.slicer, left) if x is not None)
                 if toxics.bandwidth:
                     size = max(1, min(size, int(toxics.bandwidth / 20)))
@@ -217,9 +218,9 @@ class ChaosProxy:
                 self.bytes[way.name] += len(piece)
                 writer.write(piece)
                 await writer.drain()
-                if toxics.slicer or way.cut is not None:
+                if toxics.slicer or cut is not None:
                     await _acknowledged(writer)
-                if way.cut is not None and way.passed >= way.cut:
+                if cut is not None and way.passed >= cut:
                     return True
         if not way.blackhole:
             with suppress(OSError):

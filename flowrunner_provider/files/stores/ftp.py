@@ -266,6 +266,12 @@ class FtpStore:
         failpoint("ftp.after_delete")
 
     async def mkdir(self, path: str, parents: bool = False) -> None:
+        try:
+            await self._mkdir(path, parents)
+        except AccessDenied:  # or others are making the same folders, and between two questions the answers changed
+            await self._mkdir(path, parents)
+
+    async def _mkdir(self, path: str, parents: bool) -> None:
         if await self._make(path) is None:
             return
         parent = parent_of(path) if "/" in path.strip("/") or path.startswith("/") else ""

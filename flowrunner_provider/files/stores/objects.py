@@ -212,7 +212,7 @@ class ObjectStore(ABC):
         what = f"reading {self.label(key)}"
         _addressable(key, what)
         found = await self.fetch(key, what, 0, size + 1)
-        if found is None or (version and found[1] != version):
+        if found is None or (version and (found[1] or "").strip('"') != version.strip('"')):
             return None
         return found[2] if len(found[2]) == size else None
 
