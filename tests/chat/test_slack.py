@@ -17,7 +17,8 @@ from flowrunner_provider.runtime.rate_limits import pacer_for
 from tests.support.chat_platforms import SlackFake
 from tests.support.http_server import Reply, drop, throttled
 
-SPEC = Path(os.environ.get("FLOWRUNNER_SPECS") or Path(__file__).parents[3] / "shared" / "specs") / "slack-openapi.json.xz"
+SPECS = Path(os.environ.get("FLOWRUNNER_SPECS") or Path(__file__).parents[3] / "shared" / "specs")
+SPEC = SPECS / "slack-openapi.json.xz"
 CHANNEL = "C0TEAM1"
 
 

@@ -14,7 +14,8 @@ from tests.sms.stage import ACCOUNT, ME, SENDER
 from tests.support.http_server import HttpServer
 from tests.support.sms_vendors import AzureFake, TwilioFake, VonageFake
 
-SPEC = Path(os.environ.get("FLOWRUNNER_SPECS") or Path(__file__).parents[3] / "shared" / "specs") / "twilio-openapi.json.xz"
+SPECS = Path(os.environ.get("FLOWRUNNER_SPECS") or Path(__file__).parents[3] / "shared" / "specs")
+SPEC = SPECS / "twilio-openapi.json.xz"
 MESSAGES = "/2010-04-01/Accounts/{AccountSid}/Messages.json"
 
 
