@@ -42,8 +42,9 @@ SERVERS = {
     "redis-server": "redis-server",
     "sshd": "openssh-server",
     "/usr/lib/postgresql/15/bin/postgres": "postgresql-15",
+    "/usr/share/tdsodbc/odbcinst.ini": "tdsodbc",
 }
-"""Program -> Debian package."""
+"""Program, or a file that comes with it -> Debian package."""
 
 OLDEST_AIRFLOW = "3.2.2"
 
@@ -51,7 +52,11 @@ OLDEST_AIRFLOW = "3.2.2"
 def install_servers() -> None:
     """Install what is missing. Daemons are not started: the tests run their own, on free ports."""
     search = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-    missing = sorted(package for program, package in SERVERS.items() if shutil.which(program, path=search) is None)
+    missing = sorted(
+        package
+        for program, package in SERVERS.items()
+        if not (shutil.which(program, path=search) or Path(program).is_file())
+    )
     if not missing:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:

@@ -125,13 +125,13 @@ def test_the_hooks_of_others_may_do_anything(run, connect, monkeypatch):
     monkeypatch.setattr(Connection, "get_hook", lambda self: kinds[self.conn_id](self.conn_id))
     began = time.monotonic()
     with pytest.raises(e.PartialFailure) as caught:
-        run(ConnectionCheckOperator, conn_ids=list(kinds), check_timeout=0.5)
+        run(ConnectionCheckOperator, conn_ids=list(kinds), check_timeout=4)
     Hanging.over.set()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     assert set(caught.value.failed) == {"broken", "untested", "hanging"}
     assert "KeyError" in caught.value.failed["broken"]
     assert "no connection test" in caught.value.failed["untested"]
-    assert "0.5 s" in caught.value.failed["hanging"]
+    assert "4 s" in caught.value.failed["hanging"]
     assert CANARY not in str(caught.value)
     report = run(ConnectionCheckOperator, conn_ids=["fine"])
     assert report["connections"][0]["message"] == "hello ***"
