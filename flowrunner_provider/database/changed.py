@@ -12,8 +12,8 @@ from typing import Any
 from flowrunner_provider.core.errors import ConfigError, Json
 from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.identifiers import Identifier
-from flowrunner_provider.database.sync_source import Origin, Text
-from flowrunner_provider.database.sync_watermark import from_json, shown, to_json
+from flowrunner_provider.database.sync.source import Origin, Text
+from flowrunner_provider.database.sync.watermark import from_json, shown, to_json
 
 __all__ = ["Growth"]
 

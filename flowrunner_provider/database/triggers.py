@@ -94,7 +94,7 @@ class SqlRowTrigger(FlowRunnerWatcher):
 
     async def look(self, cursor: Json) -> Seen:
         from flowrunner_provider.database.changed import Growth
-        from flowrunner_provider.database.sync_source import Origin
+        from flowrunner_provider.database.sync.source import Origin
 
         growth = Growth(
             origin=Origin(sql=self.sql, table=self.table),

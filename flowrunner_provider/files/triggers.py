@@ -112,8 +112,8 @@ class FileArrivedTrigger(FlowRunnerWatcher):
         }  # fmt: skip
 
     async def look(self, cursor: Json) -> Seen:
-        from flowrunner_provider.files.arrived import Arrivals
-        from flowrunner_provider.files.arrived_seen import Known
+        from flowrunner_provider.files.arrived.engine import Arrivals
+        from flowrunner_provider.files.arrived.seen import Known
         from flowrunner_provider.files.hook import aopen_store
 
         watch = Arrivals(**self.arguments())

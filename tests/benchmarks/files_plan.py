@@ -21,7 +21,7 @@ from flowrunner_provider.files.options import CopyOptions, SyncOptions
 from flowrunner_provider.files.plan import Destination, Source
 from flowrunner_provider.files.store import Entry
 from flowrunner_provider.files.stores.local import LocalStore
-from flowrunner_provider.files.sync_plan import Plan
+from flowrunner_provider.files.sync.plan import Plan
 from flowrunner_provider.files.tree import Tree, chooser
 from tests.benchmarks.harness import Workload
 

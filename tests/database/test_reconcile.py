@@ -11,7 +11,7 @@ import pytest
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError
 from flowrunner_provider.database.operators.reconcile import SqlReconcileOperator
-from flowrunner_provider.database.reconcile_values import Sameness
+from flowrunner_provider.database.reconcile.values import Sameness
 from tests.database.far_side import CONN_ID, FarSide
 from tests.support.context import execute, make_context
 from tests.support.kill import sweep

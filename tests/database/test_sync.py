@@ -248,7 +248,7 @@ class TestReplacing:
 
     def test_a_moving_source_is_one_snapshot(self, into: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
         """With LIMIT and OFFSET rows were skipped and doubled."""
-        from flowrunner_provider.database import sync as module
+        from flowrunner_provider.database.sync import engine as module
 
         into.fill(*(f"({n}, 'a', {n})" for n in range(1, 41)))
 
@@ -287,7 +287,7 @@ class TestWatermark:
         assert [row[0] for row in pair.rows()] == [1, 2]
 
     def test_rows_that_come_meanwhile_come_with_the_next_run(self, into: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-        from flowrunner_provider.database import sync as module
+        from flowrunner_provider.database.sync import engine as module
 
         self.timed(into).fill("(1, 'a', 1, '2026-01-01')")
 

@@ -168,7 +168,7 @@ def test_the_answer_to_commit_is_lost(
     monkeypatch: pytest.MonkeyPatch,
     case: str,
 ) -> None:
-    from flowrunner_provider.database import sync as module
+    from flowrunner_provider.database.sync import engine as module
 
     scene = make_remote(case)
     far: Any = scene.dest

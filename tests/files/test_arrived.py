@@ -12,7 +12,9 @@ import pytest
 
 from flowrunner_provider.core.deadline import ManualClock
 from flowrunner_provider.core.errors import AccessDenied, ConfigError, FlowRunnerError, NotFound, Unavailable
-from flowrunner_provider.files import arrived, arrived_seen, triggers
+from flowrunner_provider.files import triggers
+from flowrunner_provider.files.arrived import engine as arrived
+from flowrunner_provider.files.arrived import seen as arrived_seen
 from flowrunner_provider.files.stores.local import LocalStore
 from flowrunner_provider.files.triggers import FileArrivedTrigger
 from flowrunner_provider.runtime.watcher import Seen

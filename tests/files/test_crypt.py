@@ -230,7 +230,7 @@ def test_what_gnupg_refuses_is_not_published(here, gpg, connect, keys, case):
 
 def test_without_gnupg_a_signature_within_compressed_data_is_told(here, gpg, keys, monkeypatch):
     here.disk.put("in", gpg(*SENT, "-u", "partner@example.com", data=DATA))
-    monkeypatch.setattr("flowrunner_provider.files.crypt.shutil.which", lambda name: None)
+    monkeypatch.setattr("flowrunner_provider.files.crypt.engine.shutil.which", lambda name: None)
     with pytest.raises(SecurityError, match="compress"):
         crypt(here, "decrypt")
     assert here.disk.names() == ["in"]

@@ -13,8 +13,9 @@ import pytest
 from airflow.sdk import DAG
 
 from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, IntegrityError, NotFound, PathEscape
-from flowrunner_provider.files import books, shards_plan
+from flowrunner_provider.files import books
 from flowrunner_provider.files.operators import FileSyncFinishOperator, FileSyncPlanOperator, FileSyncShardOperator
+from flowrunner_provider.files.shards import plan as shards_plan
 from flowrunner_provider.files.stores.local import LocalStore
 from flowrunner_provider.files.task_groups import sync_task_group
 from tests.files.stage import KILLS, LONG_AGO, stage

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from flowrunner_provider.core.errors import AccessDenied, ConfigError, ConnectionLost, FlowRunnerError, NotFound
-from flowrunner_provider.files import books, spool, sync_plan
+from flowrunner_provider.files import books, spool
 from flowrunner_provider.files.operators import FileSyncOperator
 from flowrunner_provider.files.stores.local import LocalStore
+from flowrunner_provider.files.sync import plan as sync_plan
 from tests.files.stage import KILLS, LONG_AGO, Stage, stage
 from tests.support.context import execute, make_context
 from tests.support.kill import double_kill, random_kills, sweep

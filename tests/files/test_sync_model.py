@@ -19,7 +19,7 @@ from flowrunner_provider.core.names import is_part_name
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.options import SyncOptions
 from flowrunner_provider.files.stores.local import LocalStore
-from flowrunner_provider.files.sync import sync
+from flowrunner_provider.files.sync.engine import sync
 
 NAMES = st.sampled_from(["a", "b", "c d", "x/e", "x/f", "x/y/g", ".h"])
 TEXTS = st.binary(max_size=4)

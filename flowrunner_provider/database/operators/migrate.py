@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.database.migrate_results import Command, Engine, MigrateResult, OnInterrupted
+from flowrunner_provider.database.migrate.results import Command, Engine, MigrateResult, OnInterrupted
 from flowrunner_provider.runtime.operator import FlowRunnerOperator, run_to_end
 
 if TYPE_CHECKING:
-    from flowrunner_provider.database.migrate_scripts import Script
+    from flowrunner_provider.database.migrate.scripts import Script
     from flowrunner_provider.files.uri import Location
 
 __all__ = ["SqlMigrateOperator"]
@@ -78,7 +78,7 @@ class SqlMigrateOperator(FlowRunnerOperator):
 
     def perform(self, run: Run) -> MigrateResult:
         from flowrunner_provider.database.hook import hook_for
-        from flowrunner_provider.database.migrate import MigratePlan, migrate
+        from flowrunner_provider.database.migrate.engine import MigratePlan, migrate
 
         plan = MigratePlan(
             command=self.command,
@@ -92,7 +92,7 @@ class SqlMigrateOperator(FlowRunnerOperator):
         hook = hook_for(self.conn_id)
         create = plan.changes and plan.command != "undo"
         if plan.engine == "alembic":
-            from flowrunner_provider.database.migrate_alembic import migrate_with_alembic
+            from flowrunner_provider.database.migrate.alembic_engine import migrate_with_alembic
 
             return migrate_with_alembic(plan, self._folder().path, lambda: hook.open(run.deadline, create=create), run)
         scripts = self._scripts(run)
@@ -111,7 +111,7 @@ class SqlMigrateOperator(FlowRunnerOperator):
     def _scripts(self, run: Run) -> list[Script]:
         from contextlib import AsyncExitStack
 
-        from flowrunner_provider.database.migrate_scripts import read_folder
+        from flowrunner_provider.database.migrate.scripts import read_folder
         from flowrunner_provider.files.hook import opened
 
         location = self._folder()

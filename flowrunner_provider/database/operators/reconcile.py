@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.spec import parse_duration
-from flowrunner_provider.database.reconcile_results import Compare, OnMismatch, ReconcileResult
+from flowrunner_provider.database.reconcile.results import Compare, OnMismatch, ReconcileResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 __all__ = ["SqlReconcileOperator"]
@@ -109,9 +109,9 @@ class SqlReconcileOperator(FlowRunnerOperator):
 
     def perform(self, run: Run) -> ReconcileResult:
         from flowrunner_provider.database.hook import hook_for
-        from flowrunner_provider.database.reconcile import ReconcilePlan, reconcile
-        from flowrunner_provider.database.reconcile_values import Sameness
-        from flowrunner_provider.database.sync_source import Origin
+        from flowrunner_provider.database.reconcile.engine import ReconcilePlan, reconcile
+        from flowrunner_provider.database.reconcile.values import Sameness
+        from flowrunner_provider.database.sync.source import Origin
 
         times = parse_duration(self.time_tolerance, "time_tolerance")
         names = [(f"{side}_sql", f"{side}_table", f"{side}_parameters") for side in ("left", "right")]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.database.operators.arguments import number
-from flowrunner_provider.database.sync_results import Drift, ReplaceBy, SyncMode, SyncResult
+from flowrunner_provider.database.sync.results import Drift, ReplaceBy, SyncMode, SyncResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 if TYPE_CHECKING:
     from flowrunner_provider.database.hook import SqlHook
-    from flowrunner_provider.database.sync_plan import SyncPlan
+    from flowrunner_provider.database.sync.plan import SyncPlan
 
 __all__ = ["SqlSyncOperator"]
 
@@ -117,8 +117,8 @@ class SqlSyncOperator(FlowRunnerOperator):
         self.batch_size = batch_size
 
     def _plan(self) -> SyncPlan:
-        from flowrunner_provider.database.sync_plan import SyncPlan
-        from flowrunner_provider.database.sync_source import Origin
+        from flowrunner_provider.database.sync.plan import SyncPlan
+        from flowrunner_provider.database.sync.source import Origin
 
         return SyncPlan(
             origin=Origin(
@@ -145,7 +145,7 @@ class SqlSyncOperator(FlowRunnerOperator):
 
     def perform(self, run: Run) -> SyncResult:
         from flowrunner_provider.database.hook import hook_for
-        from flowrunner_provider.database.sync import sync
+        from flowrunner_provider.database.sync.engine import sync
 
         plan = self._plan()
         source, dest = hook_for(self.source_conn_id), hook_for(self.conn_id)

@@ -68,7 +68,7 @@ class FileArchiveOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> ArchiveResult:
         """Open the stores and pack."""
-        from flowrunner_provider.files.archive import ArchiveOptions, archive
+        from flowrunner_provider.files.archives.archive import ArchiveOptions, archive
         from flowrunner_provider.files.hook import opened
         from flowrunner_provider.files.hooks.keys import zip_password
         from flowrunner_provider.files.uri import one_file, several
@@ -151,8 +151,8 @@ class FileExtractOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> ExtractResult:
         """Open the stores, look, then unpack."""
-        from flowrunner_provider.files.extract import ExtractOptions, extract
-        from flowrunner_provider.files.extract_members import Limits
+        from flowrunner_provider.files.archives.extract import ExtractOptions, extract
+        from flowrunner_provider.files.archives.members import Limits
         from flowrunner_provider.files.hook import opened
         from flowrunner_provider.files.hooks.keys import zip_password
         from flowrunner_provider.files.uri import no_pattern, one_file

@@ -78,7 +78,7 @@ class FileCryptoOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> CryptResult:
         """Read the keys, open the stores, and do it."""
-        from flowrunner_provider.files.crypt import CryptOptions, crypt
+        from flowrunner_provider.files.crypt.engine import CryptOptions, crypt
         from flowrunner_provider.files.hook import opened
         from flowrunner_provider.files.hooks.keys import keys_for
         from flowrunner_provider.files.uri import no_pattern, several

@@ -217,7 +217,7 @@ class FileEncodingOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> EncodingResult:
         """Open the stores and convert."""
-        from flowrunner_provider.files.encoding import EncodingOptions, convert
+        from flowrunner_provider.files.encoding.engine import EncodingOptions, convert
         from flowrunner_provider.files.hook import opened
         from flowrunner_provider.files.uri import no_pattern, several
 

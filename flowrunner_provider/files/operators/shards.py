@@ -13,7 +13,7 @@ from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 if TYPE_CHECKING:
     from flowrunner_provider.files.options import SyncOptions
-    from flowrunner_provider.files.shards import Folder
+    from flowrunner_provider.files.shards.engine import Folder
     from flowrunner_provider.files.store import Store
     from flowrunner_provider.files.uri import Location
 
@@ -106,7 +106,7 @@ class _Scene:
     async def open(self, stack: AsyncExitStack) -> tuple[tuple[Store, str], tuple[Store, str], Folder]:
         """Source and destination, each with its path, and the folder of the plan."""
         from flowrunner_provider.files.hook import opened
-        from flowrunner_provider.files.shards import Folder
+        from flowrunner_provider.files.shards.engine import Folder
 
         stores = await opened(self._run, stack, source=[self.source], dest=[self.dest], plan_path=[self.plans])
 
@@ -139,8 +139,8 @@ class FileSyncPlanOperator(_ShardedSync):
 
     async def perform(self, run: Run) -> SyncPlanResult:
         """List, compare, deal."""
-        from flowrunner_provider.files.shards import MOST_SHARDS
-        from flowrunner_provider.files.shards_plan import plan_shards
+        from flowrunner_provider.files.shards.engine import MOST_SHARDS
+        from flowrunner_provider.files.shards.plan import plan_shards
 
         if isinstance(self.shards, bool) or not isinstance(self.shards, int) or not 1 <= self.shards <= MOST_SHARDS:
             raise ConfigError(
@@ -173,7 +173,7 @@ class FileSyncShardOperator(_ShardedSync):
 
     async def perform(self, run: Run) -> ShardResult:
         """Copy."""
-        from flowrunner_provider.files.shards_run import run_shard
+        from flowrunner_provider.files.shards.run import run_shard
 
         if isinstance(self.shard, bool) or not isinstance(self.shard, int):
             raise ConfigError(f"shard is {self.shard!r}", field="shard", remedy="write a whole number from 0")
@@ -196,7 +196,7 @@ class FileSyncFinishOperator(_ShardedSync):
 
     async def perform(self, run: Run) -> SyncFinishResult:
         """Compare, delete, tidy up."""
-        from flowrunner_provider.files.shards_run import finish
+        from flowrunner_provider.files.shards.run import finish
 
         scene = _Scene(self, run)
         async with AsyncExitStack() as stack:

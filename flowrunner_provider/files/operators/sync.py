@@ -74,7 +74,7 @@ class FileSyncOperator(FlowRunnerOperator):
         """Open the stores and sync."""
         from flowrunner_provider.files.hook import opened
         from flowrunner_provider.files.options import SyncOptions
-        from flowrunner_provider.files.sync import sync
+        from flowrunner_provider.files.sync.engine import sync
         from flowrunner_provider.files.uri import apart, no_pattern
 
         source, dest = no_pattern(self.source, "source"), no_pattern(self.dest, "dest")

@@ -15,11 +15,11 @@ from typing import TypeVar
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, Json, PermanentError
 from flowrunner_provider.core.run import Run
+from flowrunner_provider.files.archives.members import ArchiveReader, Guard, Limits, Member, Open
+from flowrunner_provider.files.archives.tar_reader import SingleReader, TarReader, unpacked
+from flowrunner_provider.files.archives.zip_reader import ZipReader
 from flowrunner_provider.files.blocking import RangedFile
 from flowrunner_provider.files.derived import DerivedFile, ExtractResult
-from flowrunner_provider.files.extract_members import ArchiveReader, Guard, Limits, Member, Open
-from flowrunner_provider.files.extract_tar import SingleReader, TarReader, unpacked
-from flowrunner_provider.files.extract_zip import ZipReader
 from flowrunner_provider.files.publish import IfExists, Produce, Publisher, Sink, one_of
 from flowrunner_provider.files.store import Entry, Store, identity
 

@@ -23,8 +23,8 @@ from flowrunner_provider.core.errors import (
     SecurityError,
 )
 from flowrunner_provider.core.extras import load
+from flowrunner_provider.files.archives.members import Limits, Member, Open, damaged
 from flowrunner_provider.files.blocking import RangedFile
-from flowrunner_provider.files.extract_members import Limits, Member, Open, damaged
 
 __all__ = ["ZipReader"]
 

@@ -10,7 +10,7 @@ from flowrunner_provider.core.errors import Json
 from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.identifiers import TableName
 from flowrunner_provider.database.ledger import NAME
-from flowrunner_provider.database.sync_watermark import from_json, to_json
+from flowrunner_provider.database.sync.watermark import from_json, to_json
 
 __all__ = ["Mark"]
 

@@ -20,7 +20,7 @@ from flowrunner_provider.files.options import SyncOptions
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.results import SyncResult
 from flowrunner_provider.files.store import Store, identity
-from flowrunner_provider.files.sync_plan import Plan
+from flowrunner_provider.files.sync.plan import Plan
 from flowrunner_provider.files.transfer import Transfer, transfer
 from flowrunner_provider.files.tree import Tree, chooser
 

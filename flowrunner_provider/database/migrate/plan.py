@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, PermanentError
-from flowrunner_provider.database.migrate_history import Row
-from flowrunner_provider.database.migrate_results import MigrationState, OnInterrupted
-from flowrunner_provider.database.migrate_scripts import Script, Version
+from flowrunner_provider.database.migrate.history import Row
+from flowrunner_provider.database.migrate.results import MigrationState, OnInterrupted
+from flowrunner_provider.database.migrate.scripts import Script, Version
 
 __all__ = ["NOTHING", "Book", "Step", "label"]
 

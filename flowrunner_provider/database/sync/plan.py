@@ -12,8 +12,8 @@ from typing import Any, get_args
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.spec import parse_duration
 from flowrunner_provider.database.identifiers import Identifier, TableName
-from flowrunner_provider.database.sync_results import Drift, ReplaceBy, SyncMode
-from flowrunner_provider.database.sync_source import Origin
+from flowrunner_provider.database.sync.results import Drift, ReplaceBy, SyncMode
+from flowrunner_provider.database.sync.source import Origin
 
 __all__ = ["SyncPlan"]
 

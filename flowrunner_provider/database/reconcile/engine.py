@@ -19,9 +19,9 @@ from flowrunner_provider.data.writers import RowWriter, open_writer, part_token
 from flowrunner_provider.database.dialects.base import Row, Session
 from flowrunner_provider.database.identifiers import Identifier
 from flowrunner_provider.database.pipe import Ahead
-from flowrunner_provider.database.reconcile_results import ColumnSum, Compare, OnMismatch, ReconcileResult
-from flowrunner_provider.database.reconcile_values import Sameness, aligned
-from flowrunner_provider.database.sync_source import Origin, Text
+from flowrunner_provider.database.reconcile.results import ColumnSum, Compare, OnMismatch, ReconcileResult
+from flowrunner_provider.database.reconcile.values import Sameness, aligned
+from flowrunner_provider.database.sync.source import Origin, Text
 
 __all__ = ["ReconcilePlan", "reconcile"]
 

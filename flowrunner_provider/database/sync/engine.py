@@ -17,12 +17,12 @@ from flowrunner_provider.database.identifiers import TableName
 from flowrunner_provider.database.ledger import aside, stand_in
 from flowrunner_provider.database.once import Once
 from flowrunner_provider.database.pipe import Pipe, Pumped
-from flowrunner_provider.database.sync_deletes import check_keys, remove_unlisted
-from flowrunner_provider.database.sync_ledger import Mark
-from flowrunner_provider.database.sync_plan import SyncPlan
-from flowrunner_provider.database.sync_results import SyncResult
-from flowrunner_provider.database.sync_source import Text
-from flowrunner_provider.database.sync_watermark import check_not_ahead, earlier, shown
+from flowrunner_provider.database.sync.deletes import check_keys, remove_unlisted
+from flowrunner_provider.database.sync.ledger import Mark
+from flowrunner_provider.database.sync.plan import SyncPlan
+from flowrunner_provider.database.sync.results import SyncResult
+from flowrunner_provider.database.sync.source import Text
+from flowrunner_provider.database.sync.watermark import check_not_ahead, earlier, shown
 
 __all__ = ["sync"]
 

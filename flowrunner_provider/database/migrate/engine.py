@@ -12,11 +12,11 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.scripts import Scripts, failed_at
 from flowrunner_provider.database.identifiers import TableName
-from flowrunner_provider.database.migrate_history import History, Row
-from flowrunner_provider.database.migrate_plan import NOTHING, Book, Step, label
-from flowrunner_provider.database.migrate_results import Command, Engine, MigrateResult, OnInterrupted
-from flowrunner_provider.database.migrate_scripts import Script, Version, rendered, version_of
-from flowrunner_provider.database.migrate_servers import scripts_of
+from flowrunner_provider.database.migrate.history import History, Row
+from flowrunner_provider.database.migrate.plan import NOTHING, Book, Step, label
+from flowrunner_provider.database.migrate.results import Command, Engine, MigrateResult, OnInterrupted
+from flowrunner_provider.database.migrate.scripts import Script, Version, rendered, version_of
+from flowrunner_provider.database.migrate.servers import scripts_of
 
 __all__ = ["MigratePlan", "migrate"]
 

@@ -18,9 +18,9 @@ from flowrunner_provider.database.dialects.postgres import PostgresSession
 from flowrunner_provider.database.dialects.scripts import failed_at
 from flowrunner_provider.database.dialects.sqlite import SqliteSession
 from flowrunner_provider.database.identifiers import TableName
-from flowrunner_provider.database.migrate import MigratePlan
-from flowrunner_provider.database.migrate_results import MigrateResult, MigrationState
-from flowrunner_provider.database.migrate_servers import scripts_of
+from flowrunner_provider.database.migrate.engine import MigratePlan
+from flowrunner_provider.database.migrate.results import MigrateResult, MigrationState
+from flowrunner_provider.database.migrate.servers import scripts_of
 
 __all__ = ["migrate_with_alembic"]
 

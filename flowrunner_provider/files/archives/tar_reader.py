@@ -13,8 +13,8 @@ from typing import Any
 from flowrunner_provider.core.errors import BombDetected, IntegrityError
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.core.streams import decompressed
+from flowrunner_provider.files.archives.members import Limits, Member, Open, damaged
 from flowrunner_provider.files.blocking import ForwardFile
-from flowrunner_provider.files.extract_members import Limits, Member, Open, damaged
 
 __all__ = ["SingleReader", "TarReader", "unpacked"]
 

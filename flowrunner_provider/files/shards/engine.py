@@ -17,7 +17,7 @@ from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.files.content import read_whole
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.store import Store
-from flowrunner_provider.files.sync_plan import Plan
+from flowrunner_provider.files.sync.plan import Plan
 
 __all__ = ["MOST_SHARDS", "Folder", "Shard", "ShardPlan", "Summary", "line_of"]
 
@@ -148,7 +148,7 @@ def line_of(item: Item, doubtful: bool) -> bytes:
 class ShardPlan(Plan):
     """What one shard has to copy: nothing is listed, nothing is deleted.
 
-    :param more: as for :class:`~flowrunner_provider.files.sync_plan.Plan`, which is asked for by ``sync``.
+    :param more: as for :class:`~flowrunner_provider.files.sync.plan.Plan`, which is asked for by ``sync``.
     """
 
     fixed: ClassVar[bool] = True

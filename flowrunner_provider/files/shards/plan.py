@@ -16,9 +16,9 @@ from flowrunner_provider.files.options import SyncOptions
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.publish import Publisher, Sink
 from flowrunner_provider.files.results import SyncPlanResult
-from flowrunner_provider.files.shards import Folder, Shard, Summary, line_of
+from flowrunner_provider.files.shards.engine import Folder, Shard, Summary, line_of
 from flowrunner_provider.files.store import Store
-from flowrunner_provider.files.sync_plan import Plan
+from flowrunner_provider.files.sync.plan import Plan
 from flowrunner_provider.files.tree import Tree, chooser
 
 __all__ = ["plan_shards"]

@@ -17,9 +17,9 @@ from flowrunner_provider.core.checkpoint import fingerprint
 from flowrunner_provider.core.errors import BadSignature, ConfigError, Json, NotFound, SecurityError, Unavailable
 from flowrunner_provider.core.failpoints import ENVIRONMENT
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.files import crypt_child
 from flowrunner_provider.files.content import read_whole
-from flowrunner_provider.files.crypt_home import gnupg_home
+from flowrunner_provider.files.crypt import child as crypt_child
+from flowrunner_provider.files.crypt.home import gnupg_home
 from flowrunner_provider.files.derived import CryptResult, DerivedFile
 from flowrunner_provider.files.plan import Item, Source, find
 from flowrunner_provider.files.publish import IfExists, Publisher, Sink, one_of, pinned

@@ -7,7 +7,7 @@ from flowrunner_provider.core.errors import ConfigError, IntegrityError, Rejecte
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.database.dialects.base import Session, Table
 from flowrunner_provider.database.identifiers import TableName
-from flowrunner_provider.database.sync_plan import SyncPlan
+from flowrunner_provider.database.sync.plan import SyncPlan
 
 __all__ = ["check_keys", "remove_unlisted"]
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from flowrunner_provider.core.checkpoint import fingerprint
 from flowrunner_provider.core.errors import ConfigError, Json, NotFound, Unavailable
 from flowrunner_provider.core.retry import apause
-from flowrunner_provider.files.arrived_seen import MOST_FILES, Known, digests
+from flowrunner_provider.files.arrived.seen import MOST_FILES, Known, digests
 from flowrunner_provider.files.listing import listed, matcher, selection, walk
 from flowrunner_provider.files.store import Entry, Store
 from flowrunner_provider.files.uri import Location

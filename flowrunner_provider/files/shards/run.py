@@ -11,10 +11,10 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.options import SyncOptions
 from flowrunner_provider.files.results import ShardResult, SyncFinishResult
-from flowrunner_provider.files.shards import Folder, ShardPlan
+from flowrunner_provider.files.shards.engine import Folder, ShardPlan
 from flowrunner_provider.files.store import Store
-from flowrunner_provider.files.sync import sync
-from flowrunner_provider.files.sync_plan import Plan
+from flowrunner_provider.files.sync.engine import sync
+from flowrunner_provider.files.sync.plan import Plan
 
 __all__ = ["finish", "run_shard"]
 

@@ -15,7 +15,7 @@ from typing import Any
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.database.dialects.base import Column, Session
 from flowrunner_provider.database.identifiers import TableName
-from flowrunner_provider.database.migrate_scripts import Version, version_of
+from flowrunner_provider.database.migrate.scripts import Version, version_of
 
 __all__ = ["History", "Row"]
 

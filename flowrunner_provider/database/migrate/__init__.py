@@ -1,0 +1,1 @@
+"""Versioned scripts, each run once: ``sql.migrate``."""

@@ -1,0 +1,1 @@
+"""One table follows another: ``sql.sync``."""

@@ -1,0 +1,1 @@
+"""Archives packed and unpacked: ``files.archive`` and ``files.extract``."""

@@ -1,0 +1,1 @@
+"""New files as asset events: ``files.arrived``."""

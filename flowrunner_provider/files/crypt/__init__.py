@@ -1,0 +1,1 @@
+"""Files encrypted, decrypted and signed: ``files.crypt``."""

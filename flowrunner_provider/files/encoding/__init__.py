@@ -1,0 +1,1 @@
+"""Text from one encoding to another: ``files.encoding``."""

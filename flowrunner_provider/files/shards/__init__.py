@@ -1,0 +1,1 @@
+"""One sync over many tasks: ``sync_task_group()``."""

@@ -1,0 +1,1 @@
+"""One tree follows another: ``files.sync``."""
