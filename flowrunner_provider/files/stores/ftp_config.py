@@ -24,6 +24,9 @@ class FtpConfig:
     tls: bool = option(False, label="TLS only", help="refuse ftp:// addresses; the connection test uses TLS")
     implicit: bool = option(False, label="Implicit TLS", help="TLS at once instead of after AUTH TLS")
     ca_file: str = option("", label="CA file", help="PEM file of the authorities to trust instead of the system's")
+    cert_file: str = option("", label="Client certificate", help="PEM file, for servers that ask for one")
+    key_file: str = option("", label="Client key", help="PEM file, if the certificate's does not hold it")
+    key_password: str = option("", label="Password of the client key", secret=True)
     verify: bool = option(True, label="Verify the certificate", help="false: anybody could answer")
     conn_timeout: float = option(15.0, label="Connect time-out", help="seconds")
     timeout: float = option(60.0, label="Time-out", help="the longest silence of the server, seconds")
@@ -41,6 +44,8 @@ class FtpConfig:
         for name in ("conn_timeout", "timeout"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} must be positive", field=name, remedy="write seconds, e.g. 30")
+        if self.key_file and not self.cert_file:
+            raise ConfigError("a key is given and no certificate", field="cert_file", remedy="name its PEM file")
         if self.connections < 1:
             raise ConfigError("connections must be at least 1", field="connections", remedy="write e.g. 4")
         try:
@@ -69,6 +74,9 @@ class FtpConfig:
             passive=self.passive,
             encoding=self.encoding,
             ca_file=self.ca_file,
+            cert_file=self.cert_file,
+            key_file=self.key_file,
+            key_password=self.key_password,
             verify=self.verify,
             connect_timeout=self.conn_timeout,
             timeout=self.timeout,

@@ -23,6 +23,7 @@ __all__ = ["code_of", "ftp_errors", "said"]
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 _CUT = ssl.SSLEOFError | ssl.SSLZeroReturnError
+_WANTS_CERTIFICATE = re.compile(r"ALERT_(BAD_CERTIFICATE|UNKNOWN_CA|CERTIFICATE_\w+|ACCESS_DENIED)")
 _AGAIN = "retry; it goes on where it was"
 
 
@@ -94,10 +95,15 @@ def _tls(what: str, error: ssl.SSLError, logging_in: bool) -> FlowRunnerError:
             f"{what}: the certificate of the server is not trusted: {error.verify_message}",
             remedy="for a private authority set ca_file in the extra's 'flowrunner'; check the host name",
         )
+    if alert := _WANTS_CERTIFICATE.search(error.reason or ""):
+        return AccessDenied(
+            f"{what}: the server wants another client certificate ({alert[0]})",
+            remedy="set cert_file and key_file in the extra's 'flowrunner'; does the server know their authority?",
+        )
     if isinstance(error, _CUT) or not logging_in:
         return ConnectionLost(f"{what}: the TLS connection broke ({error.reason or said(error)})", remedy=_AGAIN)
     return SecurityError(
         f"{what}: no TLS with this server: {error.reason or said(error)}",
         remedy="look at the port, and at `implicit` in the extra's 'flowrunner': port 21 starts with AUTH TLS, "
-        "port 990 with TLS at once",
+        "port 990 with TLS at once; if the server asks for a client certificate, set cert_file",
     )

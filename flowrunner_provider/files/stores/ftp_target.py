@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from flowrunner_provider.core.errors import ConfigError, PathEscape
@@ -17,6 +17,7 @@ class FtpTarget:
 
     :param security: ``explicit`` starts with AUTH TLS, ``implicit`` with TLS at once.
     :param ca_file: authorities to trust instead of the system's.
+    :param cert_file: what the worker shows to a server that asks who it is; ``key_file`` if the key is not in it.
     :param connect_timeout: for the connection, TLS and the login, seconds each.
     :param timeout: the longest silence, seconds.
     :param connections: how many reads, and how many writes, may be under way.
@@ -30,6 +31,9 @@ class FtpTarget:
     passive: bool = True
     encoding: str = "utf-8"
     ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    key_password: str = field(default="", repr=False)
     verify: bool = True
     connect_timeout: float = 15.0
     timeout: float = 60.0
@@ -54,6 +58,15 @@ class FtpTarget:
                 field="ca_file",
                 remedy="name a PEM file that every worker has",
             ) from error
+        if self.cert_file:
+            try:
+                context.load_cert_chain(self.cert_file, self.key_file or None, password=lambda: self.key_password)
+            except OSError as error:  # of which an SSLError is one
+                raise ConfigError(
+                    f"the client certificate {self.cert_file!r} or its key cannot be used",
+                    field="cert_file",
+                    remedy="name PEM files that every worker has, and `key_password` if the key is encrypted",
+                ) from error
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
