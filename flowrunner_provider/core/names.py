@@ -23,6 +23,7 @@ from flowrunner_provider.core.errors import PathEscape
 
 __all__ = [
     "MAX_NAME_BYTES",
+    "Insides",
     "caseless",
     "collisions",
     "filename_from_disposition",
@@ -36,6 +37,8 @@ __all__ = [
 MAX_NAME_BYTES = 255
 """What ext4, XFS, APFS and most SFTP servers allow for one component, in UTF-8."""
 
+_MOST_FOLDERS = 10_000
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SEPARATOR = re.compile(r"[/\\]")
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -43,6 +46,9 @@ _SLASH_LIKE = "[\u2044\u2215\u2216\u29f5\u29f8\u29f9]"  # look like a slash and 
 _STEP_UP = re.compile(rf"(?:^|{_SLASH_LIKE})\.\.(?:{_SLASH_LIKE}|$)")
 _OVERLONG = re.compile(r"%c[01]%[89ab][0-9a-f]|%e0%[89][0-9a-f]%|%f0%8[0-9a-f]%", re.IGNORECASE)
 _U_ESCAPE = re.compile(r"%u([0-9a-f]{4})", re.IGNORECASE)  # the spelling of old IIS and of JavaScript's escape()
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}")
+"""Most names: they are read the same by everybody, and need no closer look."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PART = re.compile(r"\..+\.([A-Za-z0-9_-]{1,64})\.part", re.DOTALL)
@@ -60,6 +66,8 @@ def safe_component(name: str) -> str:
 
     :param name: one component as the far side spelled it, never a path.
     """
+    if _PLAIN.fullmatch(name):
+        return name
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
@@ -90,6 +98,42 @@ def resolve_inside(root: Path, relative: str) -> Path:
     :param root: a folder of ours; it may itself be reached through links.
     :param relative: a path with ``/`` between components, from a listing.
     """
+    return Path(_resolved(str(root), relative))
+
+
+class Insides:
+    """:func:`resolve_inside` for the files of a tree: a folder is followed once, as long as it is the same folder."""
+
+    def __init__(self) -> None:
+        self._folders: dict[tuple[str, str], tuple[str, int, int]] = {}
+
+    def resolve(self, root: str, relative: str) -> str:
+        """As :func:`resolve_inside`."""
+        folders, _, name = relative.rpartition("/")
+        known = self._folders.get((root, folders))
+        if known is not None:
+            target = f"{known[0]}/{safe_component(name)}"
+            if _folder(known[0]) == known and not _is_link(target):
+                return target
+        target = _resolved(root, relative)
+        found = _folder(target[: -len(name) - 1])
+        if found is not None:
+            if len(self._folders) >= _MOST_FOLDERS:
+                self._folders.clear()
+            self._folders[root, folders] = found
+        return target
+
+
+def _folder(path: str) -> tuple[str, int, int] | None:
+    """Which folder is at ``path`` now, wherever links lead; None for none."""
+    try:
+        status = os.stat(path or "/")  # noqa: PTH116 - asked for every file of a tree
+    except OSError:
+        return None
+    return path, status.st_dev, status.st_ino
+
+
+def _resolved(root: str, relative: str) -> str:
     *folders, name = _components(relative)
     base = os.path.realpath(root)
     inside = base.rstrip("/") + "/"
@@ -100,7 +144,7 @@ def resolve_inside(root: Path, relative: str) -> Path:
         raise _escape(relative, "cannot be followed to its end")  # a loop of links
     if not (f"{parent}/".startswith(inside) and end.startswith(inside)):
         raise _escape(relative, "leads out of its folder through a link")
-    return Path(target)
+    return target
 
 
 def _is_link(path: str) -> bool:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from flowrunner_provider.core.errors import PathEscape
 from flowrunner_provider.core.names import (
     MAX_NAME_BYTES,
+    Insides,
     collisions,
     filename_from_disposition,
     is_part_name,
@@ -166,6 +167,43 @@ def test_links_may_stay_inside_and_must_not_lead_out(tmp_path: Path) -> None:
     for relative in ("out/x", "out", "up/x", "up/root2", "chain/x", "passwd", "inner/../../x"):
         with pytest.raises(PathEscape):
             resolve_inside(root, relative)
+
+
+def test_a_folder_that_becomes_a_link_after_it_was_followed_is_refused(tmp_path: Path) -> None:
+    root, outside, insides = tmp_path / "root", tmp_path / "outside", Insides()
+    for folder in (root / "a" / "b", outside / "b"):
+        folder.mkdir(parents=True)
+    for _ in range(2):
+        assert insides.resolve(str(root), "a/b/x") == str(root.resolve() / "a/b/x")
+        assert insides.resolve(str(root), "y") == str(root.resolve() / "y")
+    (root / "a" / "b" / "link").symlink_to("/etc/passwd")
+    (root / "a" / "b" / "near").symlink_to("x")
+    assert insides.resolve(str(root), "a/b/near") == str(root.resolve() / "a/b/near")
+    for relative in ("a/b/link", "a/b/..", "a/b/", "a/b/%2e%2e", "a//x"):
+        with pytest.raises(PathEscape):
+            insides.resolve(str(root), relative)
+    (root / "a").rename(tmp_path / "gone")
+    assert insides.resolve(str(root), "a/b/x") == str(root.resolve() / "a/b/x")
+    (root / "a").symlink_to(outside)
+    with pytest.raises(PathEscape):
+        insides.resolve(str(root), "a/b/x")
+    (root / "a").unlink()
+    (tmp_path / "gone").rename(root / "a")
+    assert insides.resolve(str(root), "a/b/x") == str(root.resolve() / "a/b/x")
+
+
+@given(nasty | st.text(max_size=30))
+def test_the_tree_and_the_single_name_agree(tmp_path_factory: pytest.TempPathFactory, relative: str) -> None:
+    root, insides = tmp_path_factory.getbasetemp(), Insides()
+    insides.resolve(str(root), "first")
+    for _ in range(2):
+        try:
+            path = str(resolve_inside(root, relative))
+        except PathEscape:
+            with pytest.raises(PathEscape):
+                insides.resolve(str(root), relative)
+        else:
+            assert insides.resolve(str(root), relative) == path
 
 
 def test_a_loop_of_links_is_never_followed(tmp_path: Path) -> None:

@@ -389,6 +389,32 @@ def test_killed_over_sftp_and_twice(tmp_path, sshd, task, step):
 
 
 @pytest.mark.faults
+def test_killed_between_the_two_folders_of_the_plan(tmp_path, sshd):
+    for way in ("local", "up"):
+        scene = scenes(way, tmp_path, sshd, SHARDS)()
+        assert attempt(do_finish, scene, rules=[kill_at("files.sync_finish.between_rmdirs", 1)]).killed
+        assert list((scene.two.disk.path / "two/.flowrunner").iterdir()) == []
+        do_finish(scene)
+        carried_on(SHARDS)(scene)
+
+
+def test_a_plan_that_a_killed_attempt_is_still_removing(local, monkeypatch):
+    """What is gone, or comes, between a look and the next step is no reason to leave the folder."""
+    local.put("one", "a", "a")
+    local.plan()
+    real, late = LocalStore.rmdir, ["late"]
+
+    async def rmdir(self, path):
+        if late and Path(path).name != ".flowrunner":
+            (Path(path) / late.pop()).touch()
+        return await real(self, path)
+
+    monkeypatch.setattr(LocalStore, "rmdir", rmdir)
+    local.finish()
+    assert not (local.two.disk.path / "two/.flowrunner").exists()
+
+
+@pytest.mark.faults
 def test_a_plan_that_was_killed_is_none(tmp_path):
     scene = scenes("local", tmp_path, None, -1)()
     assert attempt(do_plan, scene, rules=[kill_at("files.sync_plan.before_commit", SHARDS + 1)]).killed

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, Json, NotFound, PathEscape
+from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.retry import apause
 from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.files.content import read_whole
 from flowrunner_provider.files.plan import Item
-from flowrunner_provider.files.store import Store
+from flowrunner_provider.files.store import FolderStore, Store
 from flowrunner_provider.files.sync.plan import Plan
 
 __all__ = ["MOST_SHARDS", "Folder", "Shard", "ShardPlan", "Summary", "line_of"]
@@ -24,6 +26,7 @@ __all__ = ["MOST_SHARDS", "Folder", "Shard", "ShardPlan", "Summary", "line_of"]
 MOST_SHARDS = 256
 
 _SUMMARY_BYTES = 1 << 20
+_LOOKS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,22 +125,30 @@ class Folder:
     async def remove(self, parent: str) -> None:
         """Remove the plan, and the folders that are empty then.
 
+        An attempt that was killed may have been anywhere in this, and what it had asked of the server may be done
+        while this one looks: that something is gone already is no reason to stop before the end.
+
         :param parent: the folder of the plans.
         """
+        for _ in range(_LOOKS):
+            for path in await self._files():
+                with suppress(NotFound):
+                    await self.store.delete(path)
+            if not self.store.capabilities.removes_folders:
+                return
+            store = cast("FolderStore", self.store)
+            if await store.rmdir(self.path):
+                failpoint("files.sync_finish.between_rmdirs")
+                await store.rmdir(parent.rstrip("/"))
+                return
+
+    async def _files(self) -> list[str]:
+        """What lies in the plan's folder, what says that there is a plan last."""
         try:
             paths = [entry.path async for entry in self.store.list(self.path) if not entry.is_dir]
         except NotFound:
-            return
-        paths.sort(key=self.summary_path.__eq__)  # what says that there is a plan goes last
-        for path in paths:
-            try:
-                await self.store.delete(path)
-            except NotFound:
-                continue
-        if self.store.capabilities.removes_folders:
-            for folder in (self.path, parent.rstrip("/")):
-                if not await self.store.rmdir(folder):  # type: ignore[attr-defined]
-                    break
+            return []
+        return sorted(paths, key=self.summary_path.__eq__)
 
 
 def line_of(item: Item, doubtful: bool) -> bytes:
