@@ -151,6 +151,7 @@ class FlowRunnerSlackHook(FlowRunnerHook[SlackConfig]):
     conn_type: ClassVar[str] = "slack"
     hook_name: ClassVar[str] = "Slack API"
     config_type: ClassVar[type] = SlackConfig
+    reads: ClassVar[tuple[str, ...]] = ("slack",)
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from flowrunner_provider.core.errors import NotFound, Rejected
+from flowrunner_provider.core.errors import ConfigError, NotFound, Rejected
 from flowrunner_provider.core.rate_limit import InBlocks, RateLimit
 from flowrunner_provider.core.retry import RetryPlan
 from flowrunner_provider.core.run import Run
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["FlowRunnerHttpHook"]
 
 _TEST_SECONDS = 15.0
+_OTHERS = ("sftp", "ssh", "ftp", "ftps", "smtp", "imap", "postgres", "mysql", "mssql", "sqlite")
+"""Types whose servers do not speak HTTP. Many others do, under names of their own."""
 
 
 class FlowRunnerHttpHook(FlowRunnerHook[HttpConfig]):
@@ -41,6 +43,12 @@ class FlowRunnerHttpHook(FlowRunnerHook[HttpConfig]):
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
         """Standard fields and flat extras, over which our own options go."""
+        if found.conn_type in _OTHERS:
+            raise ConfigError(
+                f"connection {found.conn_id!r} is of type {found.conn_type!r}",
+                field="conn_type",
+                remedy="use a connection of type http",
+            )
         values = {**flat_extra(extra_of(found)), **super().values(found)}
         headers = values.get("headers", {})
         if isinstance(headers, dict):

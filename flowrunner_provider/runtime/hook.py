@@ -113,8 +113,8 @@ def options_of(found: Connection) -> dict[str, Any]:
 class FlowRunnerHook(BaseHook, Generic[C]):
     """Reads a connection into ``config_type``, and tests it.
 
-    Subclasses set ``config_type`` and, where the standard fields (host, port, login, password,
-    schema) need translating, override :meth:`values`.
+    Subclasses set ``config_type``, the types that it can be read from, and, where the standard fields (host, port,
+    login, password, schema) need translating, override :meth:`values`.
 
     :param conn_id: the Airflow connection.
     """
@@ -124,6 +124,9 @@ class FlowRunnerHook(BaseHook, Generic[C]):
     conn_type: ClassVar[str] = ""
     hook_name: ClassVar[str] = ""
     config_type: ClassVar[type]
+    reads: ClassVar[tuple[str, ...]] = ()
+    """The types of connection that it reads: the secrets of another one would go to where they do not belong. Empty
+    where the hook was chosen by the type, or any type will do."""
 
     def __init__(self, conn_id: str = "") -> None:
         super().__init__()
@@ -161,6 +164,12 @@ class FlowRunnerHook(BaseHook, Generic[C]):
             self.config = self._read(await aconnection(self.conn_id))
 
     def _read(self, found: Connection) -> C:
+        if self.reads and found.conn_type not in self.reads:
+            raise ConfigError(
+                f"connection {found.conn_id!r} is of type {found.conn_type!r}",
+                field="conn_type",
+                remedy=f"use a connection of type {' or '.join(self.reads)}",
+            )
         config: Any = from_mapping(self.config_type, self.values(found), where=f"connection {self.conn_id!r}")
         mask(str(getattr(config, name) or "") for name in secret_fields(self.config_type))
         return cast("C", config)

@@ -60,7 +60,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "http.download": {"endpoint": "/export", "save_to": "/nowhere/export.bin"},
     "http.graphql": {"query": "{ viewer { id } }"},
-    "http.paginate": {"endpoint": "/orders", "strategy": "cursor", "save_to": "/nowhere/orders.jsonl"},
+    "http.paginate": {"endpoint": "/orders", "strategy": "link_header", "save_to": "/nowhere/orders.jsonl"},
     "http.request": {"endpoint": "/orders"},
     "http.upload": {"source": "/nowhere/a.csv", "endpoint": "/files"},
     "chat.post": {"text": "The load has failed"},

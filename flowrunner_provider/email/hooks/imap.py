@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.deadline import Deadline
-from flowrunner_provider.core.errors import AccessDenied, ConfigError
+from flowrunner_provider.core.errors import AccessDenied
 from flowrunner_provider.email.imap import ImapSession
 from flowrunner_provider.email.imap_config import ImapConfig, official_imap_values
 from flowrunner_provider.runtime.hook import FlowRunnerHook, extra_of
@@ -34,16 +34,11 @@ class FlowRunnerImapHook(FlowRunnerHook[ImapConfig]):
     conn_type: ClassVar[str] = "imap"
     hook_name: ClassVar[str] = "IMAP"
     config_type: ClassVar[type] = ImapConfig
+    reads: ClassVar[tuple[str, ...]] = ("imap",)
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
         """The standard fields, the official extras, and our options."""
-        if found.conn_type != "imap":
-            raise ConfigError(
-                f"connection {found.conn_id!r} is of type {found.conn_type!r}",
-                field="conn_type",
-                remedy="use a connection of type imap",
-            )
         return {**official_imap_values(extra_of(found)), **super().values(found)}
 
     def connector(self, *, mask_later: Callable[..., None] = mask) -> Callable[[Deadline], Awaitable[ImapSession]]:

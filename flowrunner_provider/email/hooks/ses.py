@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.deadline import Deadline
-from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.email.hook import OutgoingHook
 from flowrunner_provider.email.ses import SesConfig, SesTransport, sending_error
@@ -28,16 +27,11 @@ class FlowRunnerSesHook(OutgoingHook[SesConfig]):
     conn_type: ClassVar[str] = "aws"
     hook_name: ClassVar[str] = "Amazon SES"
     config_type: ClassVar[type] = SesConfig
+    reads: ClassVar[tuple[str, ...]] = ("aws",)
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
         """Our options; all else is read by the official hook."""
-        if found.conn_type != "aws":
-            raise ConfigError(
-                f"connection {found.conn_id!r} is of type {found.conn_type!r}",
-                field="conn_type",
-                remedy="use a connection of type aws",
-            )
         return options_of(found)
 
     def _read(self, found: Connection) -> SesConfig:

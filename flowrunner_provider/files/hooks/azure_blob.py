@@ -39,16 +39,11 @@ class FlowRunnerAzureBlobHook(StoreHook[AzureBlobConfig]):
     conn_type: ClassVar[str] = "wasb"
     hook_name: ClassVar[str] = "Azure Blob Storage"
     config_type: ClassVar[type] = AzureBlobConfig
+    reads: ClassVar[tuple[str, ...]] = ("wasb",)
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
         """The standard fields, the official extras (with and without their old prefix), and our options."""
-        if found.conn_type != "wasb":
-            raise ConfigError(
-                f"connection {found.conn_id!r} is of type {found.conn_type!r}",
-                field="conn_type",
-                remedy="use a connection of type wasb",
-            )
         extra = extra_of(found)
         values = super().values(found)
         for name in _TEXTS:

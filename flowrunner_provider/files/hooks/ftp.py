@@ -33,16 +33,11 @@ class FlowRunnerFtpHook(StoreHook[FtpConfig]):
     conn_type: ClassVar[str] = "ftp"
     hook_name: ClassVar[str] = "FTP"
     config_type: ClassVar[type] = FtpConfig
+    reads: ClassVar[tuple[str, ...]] = ("ftp", "ftps")
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
         """The standard fields, the official extras, and our options."""
-        if found.conn_type not in ("ftp", "ftps"):
-            raise ConfigError(
-                f"connection {found.conn_id!r} is of type {found.conn_type!r}",
-                field="conn_type",
-                remedy="use a connection of type ftp",
-            )
         extra, values = extra_of(found), super().values(found)
         if extra.get("passive") is not None:
             values["passive"] = str(extra["passive"]).strip().lower() not in _NO

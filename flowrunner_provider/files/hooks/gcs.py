@@ -37,16 +37,11 @@ class FlowRunnerGcsHook(StoreHook[GcsConfig]):
     conn_type: ClassVar[str] = "google_cloud_platform"
     hook_name: ClassVar[str] = "Google Cloud Storage"
     config_type: ClassVar[type] = GcsConfig
+    reads: ClassVar[tuple[str, ...]] = ("google_cloud_platform", "gcpstorage")
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
         """The official extras (with and without their old prefix), and our options."""
-        if found.conn_type not in ("google_cloud_platform", "gcpstorage"):
-            raise ConfigError(
-                f"connection {found.conn_id!r} is of type {found.conn_type!r}",
-                field="conn_type",
-                remedy="use a connection of type google_cloud_platform",
-            )
         given = {name.removeprefix(_PREFIX): value for name, value in extra_of(found).items()}
         if known := [name for name in _ELSEWHERE if given.get(name)]:
             raise ConfigError(

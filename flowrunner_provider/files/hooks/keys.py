@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from flowrunner_provider.core.errors import ConfigError, MissingCredential
+from flowrunner_provider.core.errors import MissingCredential
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.files.keys import FileKeysConfig
 from flowrunner_provider.runtime.hook import FlowRunnerHook
-
-if TYPE_CHECKING:
-    from airflow.sdk import Connection
 
 __all__ = ["FlowRunnerKeysHook", "keys_for", "zip_password"]
 
@@ -29,17 +26,7 @@ class FlowRunnerKeysHook(FlowRunnerHook[FileKeysConfig]):
     conn_type: ClassVar[str] = "generic"
     hook_name: ClassVar[str] = "Keys for files"
     config_type: ClassVar[type] = FileKeysConfig
-
-    @classmethod
-    def values(cls, found: Connection) -> dict[str, Any]:
-        """The password and our options."""
-        if found.conn_type != "generic":
-            raise ConfigError(
-                f"connection {found.conn_id!r} is of type {found.conn_type!r}",
-                field="conn_type",
-                remedy="keep keys in a connection of type generic",
-            )
-        return super().values(found)
+    reads: ClassVar[tuple[str, ...]] = ("generic",)
 
     def check(self) -> str:
         """Say which keys there are; nothing is reached."""

@@ -30,16 +30,11 @@ class FlowRunnerS3Hook(StoreHook[S3Config]):
     conn_type: ClassVar[str] = "aws"
     hook_name: ClassVar[str] = "Amazon S3"
     config_type: ClassVar[type] = S3Config
+    reads: ClassVar[tuple[str, ...]] = ("aws",)
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
         """The official extras that name a server, and our options."""
-        if found.conn_type != "aws":
-            raise ConfigError(
-                f"connection {found.conn_id!r} is of type {found.conn_type!r}",
-                field="conn_type",
-                remedy="use a connection of type aws",
-            )
         extra = extra_of(found)
         service = (extra.get("service_config") or {}).get("s3") or {}
         values: dict[str, Any] = {name: extra[name] for name in ("region_name", "endpoint_url") if extra.get(name)}

@@ -29,16 +29,11 @@ class FlowRunnerSftpHook(StoreHook[SftpConfig]):
     conn_type: ClassVar[str] = "sftp"
     hook_name: ClassVar[str] = "SFTP"
     config_type: ClassVar[type] = SftpConfig
+    reads: ClassVar[tuple[str, ...]] = ("sftp", "ssh")
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
         """The standard fields, the official extras, and our options."""
-        if found.conn_type not in ("sftp", "ssh"):
-            raise ConfigError(
-                f"connection {found.conn_id!r} is of type {found.conn_type!r}",
-                field="conn_type",
-                remedy="use a connection of type sftp or ssh",
-            )
         extra = extra_of(found)
         values = super().values(found)
         names = ("key_file", "private_key", "private_key_passphrase", "host_key", "known_hosts", "ciphers")
