@@ -105,32 +105,52 @@ class Insides:
     """:func:`resolve_inside` for the files of a tree: a folder is followed once, as long as it is the same folder."""
 
     def __init__(self) -> None:
-        self._folders: dict[tuple[str, str], tuple[str, int, int]] = {}
+        self._folders: dict[tuple[str, str], _Folder] = {}
 
     def resolve(self, root: str, relative: str) -> str:
         """As :func:`resolve_inside`."""
-        folders, _, name = relative.rpartition("/")
-        known = self._folders.get((root, folders))
+        name = relative[relative.rfind("/") + 1 :]
+        key = root, relative[: len(relative) - len(name)]  # with its slash: "/x" has a folder, and a bad one
+        known = self._folders.get(key)
         if known is not None:
-            target = f"{known[0]}/{safe_component(name)}"
-            if _folder(known[0]) == known and not _is_link(target):
+            target = f"{known.path}/{safe_component(name)}"
+            if known.is_the_same() and (known.missing or not _is_link(target)):
                 return target
         target = _resolved(root, relative)
-        found = _folder(target[: -len(name) - 1])
-        if found is not None:
-            if len(self._folders) >= _MOST_FOLDERS:
-                self._folders.clear()
-            self._folders[root, folders] = found
+        if len(self._folders) >= _MOST_FOLDERS:
+            self._folders.clear()
+        self._folders[key] = _Folder(target[: -len(name) - 1])
         return target
 
 
-def _folder(path: str) -> tuple[str, int, int] | None:
-    """Which folder is at ``path`` now, wherever links lead; None for none."""
-    try:
-        status = os.stat(path or "/")  # noqa: PTH116 - asked for every file of a tree
-    except OSError:
-        return None
-    return path, status.st_dev, status.st_ino
+class _Folder:
+    """A folder that may be missing, and by what one sees that no link has come into its path since.
+
+    :param path: without links.
+    """
+
+    __slots__ = ("_device", "_existing", "_inode", "missing", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path = self._existing = path
+        self.missing = ""
+        while (status := self._look()) is None and self._existing:
+            self.missing = self._existing
+            self._existing = self._existing.rpartition("/")[0]
+        self._device, self._inode = status or (0, 0)
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self._existing or "/")  # noqa: PTH116 - asked for every file of a tree
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def is_the_same(self) -> bool:
+        """What is there is where it was, and what was missing still is."""
+        if self._look() != (self._device, self._inode):
+            return False
+        return not (self.missing and os.path.lexists(self.missing))
 
 
 def _resolved(root: str, relative: str) -> str:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from flowrunner_provider.core.errors import AccessDenied, AlreadyExists, NotFound, PermanentError
@@ -21,26 +21,39 @@ from flowrunner_provider.core.names import part_name
 
 __all__ = ["PartFile", "disk_errors"]
 
+_ASKING = threading.Lock()
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
-@contextmanager
-def disk_errors(what: str) -> Iterator[None]:
-    """Turn an :class:`OSError` into the error that says what to do.
+
+class disk_errors:  # noqa: N801 - used as a word of the language, like contextlib.suppress
+    """Turn an :class:`OSError` of the block into the error that says what to do.
 
     :param what: the path, for the message.
     """
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise NotFound(f"{what} is not there", remedy="check the path") from error
-    except PermissionError as error:
-        raise AccessDenied(f"{what} may not be used by this worker", remedy="check owner and mode") from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise PermanentError(
-                f"the disk of {what} is full ({_free(what)} bytes are free)",
-                remedy="free some space, then retry",
-            ) from error
-        raise PermanentError(f"{what}: {error.strerror or error}", remedy="look at the disk") from error
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        """Nothing is done before."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise _named(error, self._what) from error
+
+
+def _named(error: OSError, what: str) -> PermanentError:
+    if isinstance(error, FileNotFoundError):
+        return NotFound(f"{what} is not there", remedy="check the path")
+    if isinstance(error, PermissionError):
+        return AccessDenied(f"{what} may not be used by this worker", remedy="check owner and mode")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return PermanentError(
+            f"the disk of {what} is full ({_free(what)} bytes are free)", remedy="free some space, then retry"
+        )
+    return PermanentError(f"{what}: {error.strerror or error}", remedy="look at the disk")
 
 
 def _free(path: str) -> int | str:
@@ -58,10 +71,26 @@ class PartFile:
     :param token: names the writer, the same in every attempt of a task.
     """
 
-    def __init__(self, path: Path, token: str) -> None:
-        self.path = path
-        self.part = path.with_name(part_name(path.name, token))
+    def __init__(self, path: Path | str, token: str) -> None:
+        self._path = str(path)
+        folder, slash, name = self._path.rpartition("/")
+        self._part = f"{folder}{slash}{part_name(name, token)}"
         self._file: int | None = None
+
+    @property
+    def path(self) -> Path:
+        """The final name."""
+        return Path(self._path)
+
+    @property
+    def part(self) -> Path:
+        """The name until then."""
+        return Path(self._part)
+
+    @part.setter
+    def part(self, path: Path) -> None:
+        """It was renamed."""
+        self._part = str(path)
 
     def open(self, offset: int = 0) -> int:
         """Open the part at ``offset`` and cut off what lies beyond it; return where it really stands.
@@ -69,18 +98,30 @@ class PartFile:
         That is less than ``offset`` when fewer bytes survived: then the caller starts again from there. At 0 the
         part is a new file: an attempt that is taken for dead and still writes no longer writes into it.
         """
-        with disk_errors(str(self.path)):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            if offset == 0:
-                if not self.part.is_symlink():  # a planted link is refused below, not removed
-                    self.part.unlink(missing_ok=True)
-                flags |= os.O_EXCL
-            self._file = os.open(self.part, flags, 0o600)
-            offset = min(offset, os.fstat(self._file).st_size)
-            os.ftruncate(self._file, offset)
-            os.lseek(self._file, offset, os.SEEK_SET)
+        with disk_errors(self._path):
+            self._file = self._new() if offset == 0 else self._old()
+            if offset:
+                offset = min(offset, os.fstat(self._file).st_size)
+                os.ftruncate(self._file, offset)
+                os.lseek(self._file, offset, os.SEEK_SET)
         return offset
+
+    def _new(self) -> int:
+        try:
+            return os.open(self._part, _FLAGS | os.O_EXCL, 0o600)
+        except FileNotFoundError:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            if not self.part.is_symlink():  # a planted link is refused below, not removed
+                self.part.unlink(missing_ok=True)
+        return os.open(self._part, _FLAGS | os.O_EXCL, 0o600)
+
+    def _old(self) -> int:
+        try:
+            return os.open(self._part, _FLAGS, 0o600)
+        except FileNotFoundError:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(self._part, _FLAGS, 0o600)
 
     @property
     def _descriptor(self) -> int:
@@ -90,10 +131,10 @@ class PartFile:
 
     def write(self, data: bytes) -> None:
         """Append ``data``."""
-        with disk_errors(str(self.path)):
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._descriptor, view) :]
+        with disk_errors(self._path):
+            written = os.write(self._descriptor, data)
+            while written < len(data):
+                written += os.write(self._descriptor, memoryview(data)[written:])
 
     def tell(self) -> int:
         """How many bytes the part has."""
@@ -101,17 +142,17 @@ class PartFile:
 
     def sync(self) -> None:
         """Make what was written durable: before a checkpoint that refers to it."""
-        with disk_errors(str(self.path)):
+        with disk_errors(self._path):
             os.fsync(self._descriptor)
 
     def size(self) -> int:
         """How many bytes the disk says the part has."""
-        with disk_errors(str(self.path)):
+        with disk_errors(self._path):
             return os.fstat(self._descriptor).st_size
 
     def read_at(self, offset: int, length: int) -> bytes:
         """At most ``length`` of the bytes so far, from ``offset``."""
-        with disk_errors(str(self.path)):
+        with disk_errors(self._path):
             return os.pread(self._descriptor, length, offset)
 
     def read(self) -> Iterator[bytes]:
@@ -136,7 +177,7 @@ class PartFile:
         :param modified: the modification time to give it, in seconds since 1970 (UTC).
         :param durable: on return a power failure leaves the new one for certain.
         """
-        with disk_errors(str(self.path)):
+        with disk_errors(self._path):
             if modified is not None:
                 os.utime(self._descriptor, (modified, modified))
             os.fchmod(self._descriptor, mode if mode is not None else 0o666 & ~_umask())
@@ -144,7 +185,7 @@ class PartFile:
             self.close()
             failpoint("part_file.before_rename")
             if replace:
-                self.part.replace(self.path)
+                os.replace(self._part, self._path)  # noqa: PTH105 - as below: a Path costs more than the call
             else:
                 self._link()
             if durable:
@@ -173,8 +214,9 @@ class PartFile:
 
 
 def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
+    with _ASKING:  # it can only be read by setting it, and what two threads set must not stay
+        current = os.umask(0o077)
+        os.umask(current)
     return current
 
 

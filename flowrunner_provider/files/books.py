@@ -6,6 +6,7 @@ and what the engine counts: it has the same size for ten files and for a million
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -104,6 +105,7 @@ class Books:
         self.progress: Progress | None = None
         self._saved_at = self._checked_at = run.clock.monotonic()
         self._folders: set[str] = set()
+        self._making: dict[str, asyncio.Lock] = {}
 
     def open(self, batch: Batch) -> Batch:
         """Begin a batch: from now on the next attempt knows of it."""
@@ -132,12 +134,15 @@ class Books:
         folder = path.rpartition("/")[0]
         if not folder or folder in self._folders:
             return
-        failpoint(f"files.{self._action}.before_mkdir")
-        await store.mkdir(folder, parents=True)
-        failpoint(f"files.{self._action}.after_mkdir")
-        if len(self._folders) >= _FOLDERS:
-            self._folders.clear()
-        self._folders.add(folder)
+        async with self._making.setdefault(folder, asyncio.Lock()):  # its other files wait for the first one
+            if folder not in self._folders:
+                failpoint(f"files.{self._action}.before_mkdir")
+                await store.mkdir(folder, parents=True)
+                failpoint(f"files.{self._action}.after_mkdir")
+                if len(self._folders) >= _FOLDERS:
+                    self._folders.clear()
+                self._folders.add(folder)
+        self._making.pop(folder, None)
 
     async def send(self, batch: Batch, index: int, **what: Any) -> Digest:
         """Copy a file of the batch, from where an earlier attempt was.

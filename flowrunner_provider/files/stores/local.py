@@ -1,4 +1,4 @@
-"""This machine's disks. Links are never followed; what may take long runs in a thread."""
+"""This machine's disks. Links are never followed; what takes long runs in a thread."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import stat
 import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from flowrunner_provider.core.errors import AlreadyExists, PermanentError
 from flowrunner_provider.core.failpoints import failpoint
-from flowrunner_provider.core.names import part_name, resolve_inside
+from flowrunner_provider.core.names import Insides, part_name
+from flowrunner_provider.core.nearby import Nearby
 from flowrunner_provider.core.part_file import PartFile, disk_errors
 from flowrunner_provider.files.store import Capabilities, Entry
 
@@ -24,7 +26,10 @@ __all__ = ["CHUNK", "LocalStore"]
 CHUNK = 4 * 255 * 1024
 """Bytes per read: four blocks of an SFTP write, about 1 MiB."""
 
-_BATCH = 256
+_SMALL = 256 * 1024
+"""Up to so many bytes are read or written in less time than a turn in a thread takes."""
+
+_BATCH = 128
 
 _CAPABILITIES = Capabilities(
     atomic_replace=True,
@@ -35,7 +40,7 @@ _CAPABILITIES = Capabilities(
     modified_precision=1e-6,
     sets_mode=True,
     removes_folders=True,
-    reads_whole=256 * 1024,
+    reads_whole=_SMALL,
     nearby=True,
 )
 
@@ -46,6 +51,9 @@ class LocalStore:
     capabilities = _CAPABILITIES
     where = "this machine"
 
+    def __init__(self) -> None:
+        self._near, self._insides = Nearby(), Insides()
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -55,7 +63,7 @@ class LocalStore:
         """Nothing is held open."""
 
     def join(self, folder: str, relative: str) -> str:
-        return str(resolve_inside(Path(folder), relative))
+        return self._insides.resolve(folder, relative)
 
     async def stat(self, path: str) -> Entry:
         with disk_errors(path):
@@ -65,7 +73,7 @@ class LocalStore:
         waiting = [path]
         while waiting:
             batches = _scan(waiting.pop())
-            while batch := await asyncio.to_thread(next, batches, None):
+            while batch := await self._near.call(next, batches, None):
                 for entry in batch:
                     if recursive and entry.is_dir:
                         waiting.append(entry.path)
@@ -90,10 +98,10 @@ class LocalStore:
             os.close(file)
 
     async def read_whole(self, path: str, size: int, version: str) -> bytes | None:
-        return await asyncio.to_thread(_read_whole, path, size, version)
+        return await self._near.call(_read_whole, path, size, version)
 
     async def begin(self, path: str, token: str, *, resume_at: int = 0, size: int | None = None) -> LocalUpload:
-        upload = LocalUpload(PartFile(Path(path), token))
+        upload = LocalUpload(PartFile(path, token), self._near)
         if resume_at:
             await asyncio.to_thread(upload.open, resume_at)
         return upload
@@ -105,17 +113,17 @@ class LocalStore:
     async def delete(self, path: str) -> None:
         with disk_errors(path):
             failpoint("local.before_delete")
-            await asyncio.to_thread(os.unlink, path)
+            await self._near.call(os.unlink, path)
             failpoint("local.after_delete")
 
     async def mkdir(self, path: str, parents: bool = False) -> None:
         with disk_errors(path):
-            await asyncio.to_thread(Path(path).mkdir, parents=parents, exist_ok=True)
+            await self._near.call(Path(path).mkdir, parents=parents, exist_ok=True)
 
     async def rmdir(self, path: str) -> bool:
         with disk_errors(path):
             try:
-                await asyncio.to_thread(os.rmdir, path)
+                await self._near.call(os.rmdir, path)
             except FileNotFoundError:
                 return True
             except OSError as error:
@@ -127,23 +135,23 @@ class LocalStore:
     async def rename(self, path: str, target: str, *, replace: bool = False) -> None:
         with disk_errors(path):
             if replace:
-                await asyncio.to_thread(os.replace, path, target)
+                await self._near.call(os.replace, path, target)
                 return
             try:
-                await asyncio.to_thread(os.link, path, target, follow_symlinks=False)
+                await self._near.call(os.link, path, target, follow_symlinks=False)
             except FileExistsError as error:
                 raise AlreadyExists(f"{target} is there already", remedy="choose another name") from error
-            await asyncio.to_thread(os.unlink, path)
+            await self._near.call(os.unlink, path)
 
 
 class LocalUpload:
     """A :class:`~flowrunner_provider.core.part_file.PartFile`, used from an event loop.
 
-    What fits into :data:`CHUNK` waits here until it is asked for, so that a small file costs two turns in a thread.
+    What fits into :data:`CHUNK` waits here until it is asked for, so that a small file is written in one go.
     """
 
-    def __init__(self, part: PartFile) -> None:
-        self._part = part
+    def __init__(self, part: PartFile, near: Nearby) -> None:
+        self._part, self._near = part, near
         self._mode: int | None = None
         self._waiting = bytearray()
         self._open = False
@@ -170,8 +178,10 @@ class LocalUpload:
 
     async def sync(self) -> None:
         """The bytes are the operating system's: they survive this process, and :meth:`commit` makes them durable."""
-        if self._waiting or not self._open:
+        if len(self._waiting) > _SMALL:
             await asyncio.to_thread(self._write)
+        elif self._waiting or not self._open:
+            await self._near.call(self._write)
 
     async def size(self) -> int:
         return self._part.size()
@@ -192,7 +202,8 @@ class LocalUpload:
     async def commit(self, *, replace: bool = True, modified: datetime | None = None, durable: bool = False) -> None:
         seconds = None if modified is None else modified.timestamp()
         await self.sync()
-        await asyncio.to_thread(self._part.commit, replace=replace, mode=self._mode, modified=seconds, durable=durable)
+        commit = partial(self._part.commit, replace=replace, mode=self._mode, modified=seconds, durable=durable)
+        await (self._near.call(commit) if self.offset <= _SMALL else asyncio.to_thread(commit))
 
     async def close(self) -> None:
         self._part.close()
@@ -222,10 +233,10 @@ def _read_whole(path: str, size: int, version: str) -> bytes | None:
 def _scan(folder: str) -> Iterator[list[Entry]]:
     """The entries of one folder, in batches; blocking. An entry that vanishes meanwhile is left out."""
     batch: list[Entry] = []
-    with disk_errors(folder), os.scandir(folder) as found:
+    with disk_errors(folder), os.scandir(str(Path(folder))) as found:
         for item in found:
             try:
-                batch.append(_entry(str(Path(folder) / item.name), item.stat(follow_symlinks=False)))
+                batch.append(_entry(item.path, item.stat(follow_symlinks=False)))
             except FileNotFoundError:
                 continue
             if len(batch) == _BATCH:
@@ -238,7 +249,7 @@ def _scan(folder: str) -> Iterator[list[Entry]]:
 def _entry(path: str, status: os.stat_result) -> Entry:
     return Entry(
         path=path,
-        name=Path(path).name,
+        name=path.rstrip("/").rpartition("/")[2],
         size=status.st_size,
         modified=datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC),
         is_dir=stat.S_ISDIR(status.st_mode),
