@@ -198,7 +198,7 @@ def _disk() -> Iterator[None]:
     except sqlite3.Error as error:
         raise PermanentError(
             f"the listing could not be kept in the folder for temporary files: {error}",
-            remedy="free some space there, or point TMPDIR elsewhere; 1,000,000 files take about 200 MB",
+            remedy="free some space there, or point TMPDIR elsewhere; 1,000,000 files take about 300 MB",
         ) from error
 
 

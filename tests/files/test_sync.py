@@ -325,3 +325,29 @@ def test_a_long_source_is_copied_while_it_is_listed_and_nothing_is_deleted_befor
     assert early[0] < 40
     local.sync(delete_extra=True)
     assert local.trees()[0] == local.trees()[1]
+
+
+@pytest.mark.parametrize("first", ["one", "two"])
+def test_both_sides_are_listed_at_once(local, monkeypatch, first):
+    """Whichever side's listing ends first."""
+    monkeypatch.setattr(sync_plan, "_CHUNK", 3)
+    for number in range(10):
+        local.put("one", f"{number:02}", "new")
+        local.put("two", f"{number + 5:02}", "new")
+    whole, ended, begun = LocalStore.list, asyncio.Event(), set()
+
+    async def listed(self, path, recursive=False):
+        begun.add(Path(path).name)
+        if not path.endswith(first):
+            async with asyncio.timeout(20):
+                await ended.wait()
+        async for entry in whole(self, path, recursive):
+            yield entry
+        if path.endswith(first):
+            assert begun == {"one", "two"}
+            ended.set()
+
+    monkeypatch.setattr(LocalStore, "list", listed)
+    result = local.sync(delete_extra=True)
+    assert (result["listed"], result["copied"], result["deleted"]) == (10, 5, 5)
+    assert local.trees()[0] == local.trees()[1]

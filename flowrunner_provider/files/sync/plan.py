@@ -1,7 +1,7 @@
-"""What a sync is going to do: the destination listed to its end, then the source compared with it as it is listed.
+"""What a sync is going to do: both sides are listed at once, and the source is compared with the whole destination.
 
-Both listings are kept on this disk. Copies may begin while a long source is still being listed; what is to be deleted
-is known when both listings are complete, and is judged as a whole.
+Both listings are kept on this disk. Copies may begin when the destination is listed, while a long source still is;
+what is to be deleted is known when both listings are complete, and is judged as a whole.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flowrunner_provider.files.books import BATCH
 from flowrunner_provider.files.each import each
 from flowrunner_provider.files.options import SyncOptions
 from flowrunner_provider.files.plan import Item
-from flowrunner_provider.files.spool import Spellings, Spool
+from flowrunner_provider.files.spool import Rows, Spellings, Spool
 from flowrunner_provider.files.transfer import digest_of
 from flowrunner_provider.files.tree import Tree
 
@@ -160,20 +160,13 @@ class Plan:
                 remedy="set compare='checksum'",
             )
         spellings = None if capabilities.case_sensitive else Spellings(self._spool)
-        async for item in self._dest.files(missing_ok=True):
-            self._there.add(item)
-            if spellings:
-                spellings.add(item.relative)
-        chunk: list[Item] = []
-        async for item in self._source.files(missing_ok=False):
-            chunk.append(item)
-            if spellings:
-                spellings.add(item.relative)
-            if len(chunk) == _CHUNK:
-                self._judge(chunk)
-                chunk.clear()
-                await apause(0)
-        self._judge(chunk)
+        waiting = self._spool.rows()  # what the source shows before the destination is known
+        dest = asyncio.create_task(self._list_dest(spellings, waiting))
+        try:
+            await self._list_source(spellings, waiting, dest)
+        finally:
+            dest.cancel()
+            await asyncio.gather(dest, return_exceptions=True)
         if spellings:
             spellings.check(self._dest.store.where)
         if self._source.links or self._dest.links:
@@ -181,7 +174,33 @@ class Plan:
             self._run.log.warning("Symbolic links were left alone: %d in the source, %d in dest.", *links)
         self._judge_extra()
 
-    def _judge(self, chunk: list[Item]) -> None:
+    async def _list_dest(self, spellings: Spellings | None, waiting: Rows) -> None:
+        async for item in self._dest.files(missing_ok=True):
+            self._there.add(item)
+            if spellings:
+                spellings.add(item.relative)
+        judged = 0
+        while rows := waiting.added(judged, _CHUNK):
+            judged = rows[-1][0]
+            await self._judge([item for _, item, _ in rows])
+
+    async def _list_source(self, spellings: Spellings | None, waiting: Rows, dest: asyncio.Task[None]) -> None:
+        chunk: list[Item] = []
+        async for item in self._source.files(missing_ok=False):
+            if spellings:
+                spellings.add(item.relative)
+            if not dest.done():
+                waiting.add(item)
+                continue
+            dest.result()
+            chunk.append(item)
+            if len(chunk) == _CHUNK:
+                await self._judge(chunk)
+                chunk.clear()
+        await dest
+        await self._judge(chunk)
+
+    async def _judge(self, chunk: list[Item]) -> None:
         """Compare some files of the source with what the destination has."""
         names = [item.relative for item in chunk]
         found = self._there.named(names) if self._there.count else {}
@@ -195,6 +214,7 @@ class Plan:
         self._there.mark(list(found))
         self.listed += len(chunk)
         self._news.set()
+        await apause(0)
 
     def _add(self, item: Item, *, doubtful: bool = False) -> None:
         """A file to copy; ``doubtful``: if its bytes differ."""
