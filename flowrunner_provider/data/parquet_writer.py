@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.data.dataset import Format
-from flowrunner_provider.data.values import Kinds, kind_of, text_of
+from flowrunner_provider.data.values import PREVIEW_ROWS, Kinds, kind_of, kinds_of, text_of
 from flowrunner_provider.data.writers import ParquetOptions, RowWriter
 
 __all__ = ["ParquetWriter"]
 
 _SLICE = 1_000  # rows that become Arrow arrays together, whatever the batches are
 _EXACT = 2**53  # integers up to here are exact as double
-_TEXT = {"string", "decimal", "object", "array"}
+_CONVERSIONS: Mapping[str, tuple[Callable[[Any], Any], type]] = MappingProxyType(
+    {
+        **dict.fromkeys(("string", "object", "array", "mixed"), (text_of, str)),
+        "decimal": (str, str),
+        "binary": (bytes, bytes),
+        "number": (float, float),
+    }
+)
+"""Kinds whose values are converted, unless they are all of one class already."""
 _FITTING = {"number": {"integer"}, "decimal": {"integer"}}
 
 
@@ -46,6 +55,25 @@ class ParquetWriter(RowWriter):
         self._types: dict[str, str] = {}
         self._writer: Any = None
 
+    @property
+    def schema(self) -> Any:
+        """The columns as Arrow knows them; those without a declared type are text before the first row."""
+        if self._writer is None:
+            self._begin([])
+        return self._schema
+
+    def write_table(self, table: Any) -> None:
+        """Append the rows of an Arrow table that has this :attr:`schema`."""
+        table = table.cast(self.schema)
+        self._take(self._pending)
+        self._pending = []
+        self._keep_preview(table.slice(0, max(0, PREVIEW_ROWS - self.rows)).to_pylist())
+        self.rows += table.num_rows
+        while table.num_rows:
+            fitting = table.slice(0, self._options.row_group_rows - self._group_rows)
+            self._add(fitting)
+            table = table.slice(fitting.num_rows)
+
     def _append(self, batch: Sequence[Sequence[Any]]) -> None:
         self._pending += batch
         while len(self._pending) >= _SLICE:
@@ -67,15 +95,17 @@ class ParquetWriter(RowWriter):
             arrays = [
                 self._array(name, values) for name, values in zip(self.columns, zip(*fitting, strict=True), strict=True)
             ]
-            table = self._arrow.Table.from_arrays(arrays, schema=self._schema)
-            self._group.append(table)
-            self._taken += len(fitting)
-            self._group_rows += len(fitting)
-            self._group_bytes += table.nbytes
-            full = self._group_rows >= self._options.row_group_rows
-            if full or self._group_bytes >= self._options.row_group_bytes:
-                self._write_group()
+            self._add(self._arrow.Table.from_arrays(arrays, schema=self._schema))
             rows = rows[len(fitting) :]
+
+    def _add(self, table: Any) -> None:
+        self._group.append(table)
+        self._taken += table.num_rows
+        self._group_rows += table.num_rows
+        self._group_bytes += table.nbytes
+        full = self._group_rows >= self._options.row_group_rows
+        if full or self._group_bytes >= self._options.row_group_bytes:
+            self._write_group()
 
     def _begin(self, rows: list[Sequence[Any]]) -> None:
         first = Kinds()
@@ -117,12 +147,9 @@ class ParquetWriter(RowWriter):
         field = self._schema.field(name)
         if kind != "mixed":
             self._check(name, kind, values)
-        if kind == "mixed" or kind in _TEXT:
-            values = [None if value is None else text_of(value) for value in values]
-        elif kind == "binary":
-            values = [None if value is None else bytes(value) for value in values]
-        elif kind == "number":
-            values = [None if value is None else float(value) for value in values]
+        convert, native = _CONVERSIONS.get(kind, (None, None))
+        if convert is not None and not {native, type(None)}.issuperset(map(type, values)):
+            values = [None if value is None else convert(value) for value in values]
         try:
             return arrow.array(values, type=field.type)
         except (arrow.ArrowInvalid, arrow.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
@@ -134,6 +161,9 @@ class ParquetWriter(RowWriter):
 
     def _check(self, name: str, kind: str, values: Sequence[Any]) -> None:
         allowed = {"null", kind} | _FITTING.get(kind, set())
+        kinds = kinds_of(values)
+        if kinds <= allowed and (kind != "number" or "integer" not in kinds):
+            return
         for place, value in enumerate(values):
             found = kind_of(value)
             inexact = kind == "number" and found == "integer" and abs(value) > _EXACT

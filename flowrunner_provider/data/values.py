@@ -32,7 +32,7 @@ from uuid import UUID
 
 from flowrunner_provider.core.errors import IntegrityError
 
-__all__ = ["PREVIEW_ROWS", "Kinds", "json_text", "kind_of", "preview_of", "text_of", "within_bounds"]
+__all__ = ["PREVIEW_ROWS", "Kinds", "json_text", "kind_of", "kinds_of", "preview_of", "text_of", "within_bounds"]
 
 PREVIEW_ROWS = 5
 _PREVIEW_TEXT = 200
@@ -72,6 +72,12 @@ def kind_of(value: Any) -> str:
     return "timestamptz" if kind == "timestamp" and value.tzinfo is not None else kind
 
 
+def kinds_of(values: Sequence[Any]) -> set[str]:
+    """The kinds that occur, found by class and not by value where that is enough."""
+    found = {_kind_of_type(cls) for cls in set(map(type, values))}
+    return set(map(kind_of, values)) if "timestamp" in found else found
+
+
 class Kinds:
     """The kinds of values that each column holds, each with the number of the row that showed it first.
 
@@ -97,10 +103,7 @@ class Kinds:
 
     def _add(self, name: str, values: Sequence[Any], before: int) -> None:
         kinds = self.seen.setdefault(name, {})
-        found = {_kind_of_type(cls) for cls in set(map(type, values))}
-        if "timestamp" in found:
-            found = set(map(kind_of, values))
-        for kind in sorted(found - kinds.keys()):
+        for kind in sorted(kinds_of(values) - kinds.keys()):
             place = next(place for place, value in enumerate(values) if kind_of(value) == kind)
             kinds[kind] = before + place + 1
             self._check(name, kind, values[place], before + place + 1)

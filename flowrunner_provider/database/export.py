@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError
 from flowrunner_provider.core.failpoints import failpoint
@@ -205,6 +205,13 @@ class _Files:
                 path.unlink()
 
 
+class BlockWriter(Protocol):
+    """A writer of what the database has written as CSV."""
+
+    def write_block(self, block: bytes, rows: int) -> None:
+        """Append whole rows."""
+
+
 class _Work:
     def __init__(self, session: Session, plan: ExportPlan, run: Run, files: _Files) -> None:
         self._session, self._plan, self._run, self._files = session, plan, run, files
@@ -220,7 +227,7 @@ class _Work:
         self._describe()
         failpoint("sql.export.after_describe")
         counted = None
-        if plan.format == "csv":
+        if plan.format in ("csv", "parquet"):
             counted = session.copy_out(self._query, plan.parameters, most=self._most, passed=self._take_block)
         self._by_server = counted is not None
         if counted is None:
@@ -231,7 +238,7 @@ class _Work:
         self._check(counted)
         self._progress.finish()
         if not self.rows and not plan.skip_if_empty:
-            self._files.writer(self._server_csv if self._by_server else self._open)
+            self._files.writer(self._of_blocks if self._by_server else self._open)
 
     def _describe(self) -> None:
         plan, session = self._plan, self._session
@@ -267,7 +274,7 @@ class _Work:
         self._passed(len(batch))
 
     def _take_block(self, block: bytes, rows: int) -> None:
-        cast("ServerCsvWriter", self._files.writer(self._server_csv)).write_block(block, rows)
+        cast("BlockWriter", self._files.writer(self._of_blocks)).write_block(block, rows)
         self._passed(rows)
 
     def _most(self) -> int:
@@ -296,7 +303,11 @@ class _Work:
             return XlsxRowWriter(path, self.kinds, self._token, self._files.scratch)
         return open_writer(path, self._plan.format, self.kinds, token=self._token)
 
-    def _server_csv(self, path: Path) -> RowWriter:
+    def _of_blocks(self, path: Path) -> RowWriter:
+        if self._plan.format == "parquet":
+            from flowrunner_provider.database.server_parquet import ServerParquetWriter
+
+            return ServerParquetWriter.opened(path, self.kinds, self._token)
         return ServerCsvWriter.opened(path, self.kinds, self._token)
 
     def _check(self, counted: int) -> None:

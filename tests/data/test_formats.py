@@ -12,12 +12,15 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError
 from flowrunner_provider.data.dataset import Dataset
+from flowrunner_provider.data.parquet_writer import ParquetWriter
 from flowrunner_provider.data.readers import open_rows
 from flowrunner_provider.data.values import json_text, text_of
 from flowrunner_provider.data.writers import CsvOptions, ParquetOptions, open_writer
@@ -311,3 +314,19 @@ def test_bad_options_are_named(tmp_path: Path) -> None:
         with pytest.raises(ConfigError):
             open_writer(tmp_path / "a.csv", "csv", columns, token="t")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_and_arrow_tables_in_turn(tmp_path: Path) -> None:
+    """Tables keep their place between rows, and row groups their bound."""
+    options = ParquetOptions(row_group_rows=4)
+    kinds = {"id": "integer", "note": "string"}
+    writer = open_writer(tmp_path / "a.parquet", "parquet", kinds, token="t" * 24, parquet=options)
+    assert isinstance(writer, ParquetWriter)
+    writer.write([(1, "a"), (2, None)])
+    writer.write_table(pyarrow.table({"id": [3, 4, 5, 6, 7, 8, 9], "note": list("cdefghi")}))
+    writer.write([(10, "j")])
+    dataset = writer.commit()
+    assert (dataset.rows, [row["id"] for row in dataset.preview]) == (10, [1, 2, 3, 4, 5])
+    file = pyarrow.parquet.ParquetFile(tmp_path / "a.parquet")
+    assert file.read()["id"].to_pylist() == list(range(1, 11))
+    assert [file.metadata.row_group(n).num_rows for n in range(file.metadata.num_row_groups)] == [4, 4, 2]

@@ -189,9 +189,8 @@ class PostgresSession(PostgresStructure, Piped):
         with self.typed():
             if params is not None:
                 return lines_out(self._connection, query, params, most, passed)
-            with self._cursor.copy(f"COPY ({query}\n) TO STDOUT (FORMAT csv)") as stream:
-                copied_out(stream, most, passed)
-            return int(self._cursor.rowcount)
+            with self._cursor.copy(f"COPY ({query}\n) TO STDOUT (FORMAT csv)"):
+                return copied_out(self._connection, most, passed)
 
     def castable(self, kind: str, name: str, target: str) -> str:
         return cast_for(kind, name, target)

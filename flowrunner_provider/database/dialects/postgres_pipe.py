@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-import select
 from abc import abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from flowrunner_provider.core.errors import ConnectionLost
-from flowrunner_provider.core.extras import load
 from flowrunner_provider.database.dialects.base import Params, Row, Session
-from flowrunner_provider.database.dialects.postgres_query import adapted, opened
+from flowrunner_provider.database.dialects.postgres_query import adapted, gathered, opened
 from flowrunner_provider.database.dialects.syncing import Form, Sink
 from flowrunner_provider.database.identifiers import TableName
 
@@ -21,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Piped"]
 
-_BLOCK = 256 * 1024
 _TO_MYSQL = {
     **dict.fromkeys((18, 19, 20, 21, 23, 25, 26, 114, 700, 701, 1042, 1043, 1082, 1083, 1114, 1700, 2950, 3802), "{}"),
     16: "{}::int",
@@ -81,7 +77,7 @@ class Piped(Session):
     def give(self, query: str, params: Params, form: Form) -> Generator[tuple[bytes, int], None, None]:
         statement = f"COPY ({self._filled(query, params)}\n) TO STDOUT (FORMAT {_FORMATS[form]})"
         with self.typed(), self._connection.cursor() as cursor, cursor.copy(statement):
-            count = yield from self._blocks(portable=form == "mysql-text")
+            count = yield from gathered(self._connection, made=_portable if form == "mysql-text" else bytes)
         yield b"", count
 
     def _filled(self, query: str, params: Params) -> str:
@@ -89,40 +85,6 @@ class Piped(Session):
         if params is None:
             return query
         return str(self._driver.ClientCursor(self._connection).mogrify(query, adapted(params)))
-
-    def _blocks(self, *, portable: bool) -> Generator[tuple[bytes, int], None, int]:
-        """Gather the messages of the COPY, one per row; returns the server's count.
-
-        It asks libpq itself for each message: the driver's own loop costs more than all the rest.
-        """
-        wire = self._connection.pgconn
-        block, rows = bytearray(), 0
-        while True:
-            size, data = wire.get_copy_data(1)
-            if size > 0:
-                block += data
-                rows += 1
-                if len(block) < _BLOCK:
-                    continue
-                yield (_portable(bytes(block)) if portable else bytes(block)), rows
-                block.clear()
-                rows = 0
-            elif size == 0:
-                _readable(wire.socket)
-                wire.consume_input()
-            else:
-                break
-        if block:
-            yield (_portable(bytes(block)) if portable else bytes(block)), rows
-        return self._ended()
-
-    def _ended(self) -> int:
-        wire, errors = self._connection.pgconn, self._driver.errors
-        generators = load("psycopg.generators", extra="postgres", needed_for="reading rows")
-        results = self._connection.wait(generators.fetch_many(wire))
-        if results[-1].status != self._driver.pq.ExecStatus.COMMAND_OK:
-            raise errors.error_from_result(results[-1], encoding="utf-8")
-        return int(results[-1].command_tuples or 0)
 
     @contextmanager
     def take(self, table: TableName, columns: Sequence[str], form: Form) -> Iterator[Sink]:
@@ -141,17 +103,8 @@ def _for_mysql(code: int, wanted: str) -> str:
     return _TO_MYSQL.get(code, "")
 
 
-def _portable(block: bytes) -> bytes:
+def _portable(block: bytearray) -> bytes:
     """MySQL knows all escapes that the server writes but those of form feed and vertical tab."""
     if b"\\f" not in block and b"\\v" not in block:
-        return block
+        return bytes(block)
     return _ESCAPED.sub(lambda found: _PLAIN[found[0]], block)
-
-
-def _readable(descriptor: int) -> None:
-    """Wait for the server; the connection's guard ends the wait at the deadline."""
-    if descriptor < 0:
-        raise ConnectionLost("the connection ended while rows were read")
-    waiting = select.poll()
-    waiting.register(descriptor, select.POLLIN)
-    waiting.poll()

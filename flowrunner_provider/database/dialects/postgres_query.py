@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import select
+import sys
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from flowrunner_provider.core.errors import ConnectionLost
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.database.choices import Isolation
 from flowrunner_provider.database.dialects.base import Params, Row, Session, distinct
@@ -18,7 +21,7 @@ from flowrunner_provider.database.dialects.values import as_json
 if TYPE_CHECKING:
     import psycopg
 
-__all__ = ["LEVELS", "adapted", "cast_for", "columns_of", "copied_out", "lines_out", "opened", "settle"]
+__all__ = ["LEVELS", "adapted", "cast_for", "columns_of", "copied_out", "gathered", "lines_out", "opened", "settle"]
 
 LEVELS: Mapping[Isolation, str] = MappingProxyType(
     {
@@ -93,20 +96,70 @@ def cast_for(kind: str, name: str, target: str) -> str:
     return f"{name}::text AS {name}" if as_text else name
 
 
-def copied_out(
-    rows: Iterable[bytes | bytearray | memoryview], most: Callable[[], int], passed: Callable[[bytes, int], None]
-) -> None:
-    """Gather the messages of a COPY, one per row, into blocks."""
-    block, count, limit = bytearray(), 0, most()
-    for row in rows:
-        block += row  # kept as a list they would keep the garbage collector busy
-        count += 1
-        if len(block) >= _BLOCK or count >= limit:
-            passed(bytes(block), count)
+def gathered(
+    connection: psycopg.Connection[Row],
+    *,
+    most: Callable[[], int] = lambda: sys.maxsize,
+    made: Callable[[bytearray], bytes] = bytes,
+) -> Generator[tuple[bytes, int], None, int]:
+    """Gather the messages of a COPY that has begun, one per row, into blocks; returns the server's count.
+
+    It asks libpq itself for each message: the driver's own loop costs more than all the rest.
+
+    :param most: asked before each block how many rows it may have.
+    :param made: makes of a block what is handed over.
+    """
+    wire = connection.pgconn
+    receive = wire.get_copy_data
+    block, rows, limit = bytearray(), 0, most()
+    while True:
+        size, data = receive(1)
+        if size > 0:
+            block += data  # kept as a list they would keep the garbage collector busy
+            rows += 1
+            if len(block) < _BLOCK and rows < limit:
+                continue
+            yield made(block), rows
             block.clear()
-            count, limit = 0, most()
-    if count:
-        passed(bytes(block), count)
+            rows, limit = 0, most()
+        elif size == 0:
+            _readable(wire.socket)
+            wire.consume_input()
+        else:
+            break
+    if block:
+        yield made(block), rows
+    return _ended(connection)
+
+
+def _readable(descriptor: int) -> None:
+    """Wait for the server; the connection's guard ends the wait at the deadline."""
+    if descriptor < 0:
+        raise ConnectionLost("the connection ended while rows were read")
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    waiting.poll()
+
+
+def _ended(connection: psycopg.Connection[Row]) -> int:
+    driver = load("psycopg", extra="postgres", needed_for="reading rows")
+    generators = load("psycopg.generators", extra="postgres", needed_for="reading rows")
+    results = connection.wait(generators.fetch_many(connection.pgconn))
+    if results[-1].status != driver.pq.ExecStatus.COMMAND_OK:
+        raise driver.errors.error_from_result(results[-1], encoding="utf-8")
+    return int(results[-1].command_tuples or 0)
+
+
+def copied_out(
+    connection: psycopg.Connection[Row], most: Callable[[], int], passed: Callable[[bytes, int], None]
+) -> int:
+    """Hand over the rows of a COPY that has begun; returns the server's count."""
+    blocks = gathered(connection, most=most)
+    while True:
+        try:
+            passed(*next(blocks))
+        except StopIteration as ended:
+            return int(ended.value)
 
 
 def lines_out(
@@ -116,7 +169,7 @@ def lines_out(
     most: Callable[[], int],
     passed: Callable[[bytes, int], None],
 ) -> int:
-    """The same lines as :func:`copied_out`, for a query with parameters, which ``COPY`` does not take."""
+    """The same lines as from :func:`copied_out`, for a query with parameters, which ``COPY`` does not take."""
     count = 0
     with opened(connection, query, params, as_text=True) as cursor:
         while batch := cursor.fetchmany(most()):
