@@ -79,6 +79,27 @@ def redact(text: str) -> str:
 
 
 def redact_error(error: FlowRunnerError) -> None:
-    """Remove known secrets from the texts of ``error``, in place."""
-    error.message, error.remedy = redact(error.message), redact(error.remedy)
-    error.args = (error.message,)
+    """Remove known secrets from the texts of ``error`` and of all that it comes from, in place.
+
+    Airflow writes the whole chain into the log, and its own masker knows a secret as it is, but not, say, in the
+    base64 of an SMTP login that the server has repeated.
+    """
+    for each in (error, *_causes(error)):
+        if isinstance(each, FlowRunnerError):
+            each.message, each.remedy = redact(each.message), redact(each.remedy)
+        each.args = tuple(redact(part) if isinstance(part, str) else part for part in each.args)
+    if any(redact(text) != text for text in map(str, _causes(error))):
+        error.__cause__, error.__suppress_context__ = None, True  # a text that is not made from its arguments
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """What ``error`` was raised from, and during, and what that holds."""
+    found: list[BaseException] = []
+    waiting = [error.__cause__, error.__context__]
+    while waiting:
+        cause = waiting.pop()
+        if cause is not None and not any(cause is each for each in found):
+            found.append(cause)
+            waiting += [cause.__cause__, cause.__context__]
+            waiting += cause.exceptions if isinstance(cause, BaseExceptionGroup) else []
+    return found

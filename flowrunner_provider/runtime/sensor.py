@@ -12,6 +12,7 @@ from flowrunner_provider.core.deadline import SYSTEM_CLOCK, Deadline
 from flowrunner_provider.core.errors import ConfigError, Json, TransientError
 from flowrunner_provider.runtime.boundary import NamedRendering, boundary
 from flowrunner_provider.runtime.compat import AIRFLOW_V_3_3_PLUS
+from flowrunner_provider.runtime.masking import redact
 from flowrunner_provider.runtime.operator import DEFAULT_RETRY_POLICY, run_to_end
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class FlowRunnerSensor(NamedRendering, BaseSensorOperator):
                 self._failures += 1
                 if self._failures > self.patience:
                     raise
-                self.log.warning("Observation %s failed: %s", self._failures, error)
+                self.log.warning("Observation %s failed: %s", self._failures, redact(str(error)))
                 return False
         self._failures = 0
         return PokeReturnValue(is_done=result is not None, xcom_value=result)
@@ -100,7 +101,7 @@ class FlowRunnerSensor(NamedRendering, BaseSensorOperator):
             except TransientError as error:
                 result = None
                 trigger.first_look = max(trigger.first_look, error.retry_after or 0.0)
-                self.log.warning("The first observation failed, the triggerer goes on: %s", error)
+                self.log.warning("The first observation failed, the triggerer goes on: %s", redact(str(error)))
             if result is not None:
                 return result
             sealed(trigger)

@@ -95,7 +95,7 @@ class FlowRunnerTrigger(BaseTrigger):
                     yield self._error(error)
                     return
                 wait = self._wait(error, failures)
-                self.log.warning("Observation %s failed, next look in %.0f s: %s", failures, wait, error)
+                self.log.warning("Observation %s failed, next look in %.0f s: %s", failures, wait, redact(str(error)))
                 continue
             except FlowRunnerError as error:
                 yield self._error(error)

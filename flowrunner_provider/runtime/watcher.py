@@ -21,6 +21,7 @@ from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, Json, 
 from flowrunner_provider.core.retry import Backoff, apause
 from flowrunner_provider.runtime.boundary import aoutcome_of
 from flowrunner_provider.runtime.checkpoint_store import FileStore
+from flowrunner_provider.runtime.masking import redact
 from flowrunner_provider.runtime.settings import state_path
 
 __all__ = ["FlowRunnerWatcher", "Seen"]
@@ -136,7 +137,8 @@ class FlowRunnerWatcher(BaseEventTrigger):
         cap = max(LONGEST_WAIT, self.poll_interval)
         backoff = Backoff(base=self.poll_interval, cap=cap)
         seconds = max(self.poll_interval, backoff.delay(failures, random.Random()))  # noqa: S311 - jitter
-        self.log.error("Look %d in a row has failed, the next one is in %.0f s: %s", failures, seconds, error)
+        told = redact(str(error))
+        self.log.error("Look %d in a row has failed, the next one is in %.0f s: %s", failures, seconds, told)
         await apause(seconds)
 
 

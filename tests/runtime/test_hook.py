@@ -1,17 +1,19 @@
 """Connections: read, checked, masked, and refused with the name of the field to mend."""
 
 import asyncio
+import base64
 import json
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from flowrunner_provider.core.errors import AccessDenied, ConfigError
+from flowrunner_provider.core.errors import AccessDenied, ConfigError, Rejected
 from flowrunner_provider.core.spec import option
 from flowrunner_provider.runtime import masking
 from flowrunner_provider.runtime.hook import FlowRunnerHook
-from flowrunner_provider.runtime.masking import mask_sensitive, redact
+from flowrunner_provider.runtime.masking import mask, mask_sensitive, redact, redact_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,3 +106,22 @@ def test_a_trigger_reads_a_connection_without_blocking_its_loop(monkeypatch: pyt
     assert redact("pw-canary-async token-canary-async") == "*** ***"
     with pytest.raises(ConfigError, match="is not defined"):
         asyncio.run(ShopHook("nowhere").aload())
+
+
+def test_what_an_error_comes_from_shows_no_secret_either():
+    """Airflow logs the whole chain of causes; its masker does not know the encodings of a secret."""
+
+    class Stubborn(Exception):
+        def __str__(self):
+            return "password canary-9933-canary"
+
+    mask(["canary-9933-canary"])
+    encoded = base64.b64encode(b"\0user\0canary-9933-canary").decode()
+    for cause in (ValueError(535, f"AUTH PLAIN {encoded}"), ExceptionGroup("both", [KeyError(encoded)]), Stubborn()):
+        between, error = Rejected(f"no: {encoded}", status=535), AccessDenied(f"no: {encoded}")
+        between.__context__, error.__cause__ = cause, between
+        redact_error(error)
+        shown = "".join(traceback.format_exception(error))
+        assert "canary" not in shown
+        assert encoded not in shown
+        assert "AccessDenied: no: " in shown
