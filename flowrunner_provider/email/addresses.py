@@ -14,13 +14,16 @@ from typing import Any
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.extras import load
 
-__all__ = ["Mailbox", "header_lines", "header_text", "mailbox", "mailboxes"]
+__all__ = ["Mailbox", "header_lines", "header_text", "mailbox", "mailboxes", "plain_mailbox"]
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _ENCODED_WORD = re.compile(r"=\?[^?\s]{1,80}\?[BbQq]\?")
 _LONGEST_QUOTED = 200  # with its address a line of RFC 5322 has room for it
 _LONGEST_WORD = 60
 _FOLD = "\r\n "
+_ATOM = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_LABEL = "[a-z0-9](?:[a-z0-9]|-(?!-)){0,61}(?<!-)"
+_PLAIN = re.compile(rf"({_ATOM}(?:\.{_ATOM})*)@({_LABEL}(?:\.{_LABEL})*\.[a-z]{{2,63}})", re.ASCII)
 _registry = HeaderRegistry()
 
 
@@ -121,9 +124,19 @@ def mailbox(value: str, field: str) -> Mailbox:
     return found[0]
 
 
+def plain_mailbox(address: str) -> Mailbox | None:
+    """The mailbox of an address that needs no second look; None for all others, right or wrong."""
+    found = _PLAIN.fullmatch(address)
+    if found and len(found[1]) <= 64 and len(address) <= 254:
+        return Mailbox(name="", local=found[1], domain=found[2])
+    return None
+
+
 def _parsed(text: str, field: str) -> list[Mailbox]:
     if not header_text(text, field).strip():
         return []
+    if plain := plain_mailbox(text):
+        return [plain]
     try:
         header: Any = _registry("To", text)
     except (MessageError, ValueError, IndexError, TypeError, AttributeError) as error:  # its parser breaks, too

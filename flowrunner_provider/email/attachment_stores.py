@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from flowrunner_provider.core.errors import ConfigError, NotFound, Unavailable
 from flowrunner_provider.core.names import safe_component
@@ -18,10 +19,10 @@ from flowrunner_provider.email.attachments import (
     found_here,
     too_large,
 )
-from flowrunner_provider.files.hook import opened
-from flowrunner_provider.files.plan import Item, Source, find
-from flowrunner_provider.files.store import Store
-from flowrunner_provider.files.uri import parse
+
+if TYPE_CHECKING:
+    from flowrunner_provider.files.plan import Item
+    from flowrunner_provider.files.store import Store
 
 __all__ = ["gather"]
 
@@ -42,12 +43,9 @@ async def gather(
     """
     check_lists(patterns, inline)
     async with AsyncExitStack() as stack:
-        stores = await opened(
-            run,
-            stack,
-            attachments=[parse(path, field="attachments") for path in patterns if _is_address(path)],
-            inline_images=[parse(path, field="inline_images") for path in inline.values() if _is_address(path)],
-        )
+        stores: Mapping[str, Store] = {}
+        if any(map(_is_address, (*patterns, *inline.values()))):
+            stores = await _opened(patterns, inline, stack, run)
         several = [await _files(path, "attachments", stores, run) for path in patterns]
         files = list(dict.fromkeys(file for some in several for file in some))
         pictures = {cid: await _picture(path, stores, run) for cid, path in inline.items()}
@@ -58,6 +56,20 @@ async def gather(
             [await _attachment(file, limit, run) for file in files],
             {cid: await _attachment(file, limit, run) for cid, file in pictures.items()},
         )
+
+
+async def _opened(
+    patterns: Sequence[str], inline: Mapping[str, str], stack: AsyncExitStack, run: Run
+) -> Mapping[str, Store]:
+    from flowrunner_provider.files.hook import opened
+    from flowrunner_provider.files.uri import parse
+
+    return await opened(
+        run,
+        stack,
+        attachments=[parse(path, field="attachments") for path in patterns if _is_address(path)],
+        inline_images=[parse(path, field="inline_images") for path in inline.values() if _is_address(path)],
+    )
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,9 @@ def _is_address(path: str) -> bool:
 async def _files(path: str, field: str, stores: Mapping[str, Store], run: Run) -> list[_File]:
     if not _is_address(path):
         return [*found_here(path, field)]
+    from flowrunner_provider.files.plan import Source, find
+    from flowrunner_provider.files.uri import parse
+
     location = parse(path, field=field)
     source = Source(stores[location.root], location.path)
 

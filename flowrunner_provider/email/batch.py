@@ -258,7 +258,7 @@ class _Batch:
             raise ValueError("there is no connection")
         address = letter.to.address
         line.dirty = True
-        await session.announce(letter, (address,), len(message))
+        await session.announce(letter, (address,), len(message), at_once=True)
         if refusal := session.refused.get(address):
             self._refused(item, str(refusal), REFUSED if refusal.for_good else LATER)
             return

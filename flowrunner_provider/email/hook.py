@@ -112,7 +112,7 @@ async def _checked(transport: SmtpTransport, deadline: Deadline) -> str:
     session = await transport.login(deadline)
     try:
         await session.noop()
-        cipher = session.client.get_transport_info("cipher")
+        cipher = session.line.info("cipher")
     finally:
         await session.close()
     verified = "certificate verified" if config.verify else "certificate NOT verified"

@@ -17,15 +17,12 @@ from email.message import MIMEPart
 from email.utils import format_datetime
 
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.email.addresses import Mailbox, header_lines, header_text, mailbox
+from flowrunner_provider.email.addresses import Mailbox, header_lines, header_text, mailbox, plain_mailbox
 from flowrunner_provider.email.attachments import Attachment
 from flowrunner_provider.email.message import POLICY
 
 __all__ = ["Letter", "LetterForm", "encoded", "recipient"]
 
-_ATOM = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
-_LABEL = "[a-z0-9](?:[a-z0-9]|-(?!-)){0,61}(?<!-)"
-_PLAIN = re.compile(rf"({_ATOM}(?:\.{_ATOM})*)@({_LABEL}(?:\.{_LABEL})*\.[a-z]{{2,63}})", re.ASCII)
 _ODD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\xff]")
 _LONGEST_LINE = 990
 _ONE_LINE = 60
@@ -59,10 +56,10 @@ def recipient(address: str, name: str, field: str) -> Mailbox:
     :param field: the column, for the message.
     :raises ConfigError: if it is no address.
     """
-    plain = _PLAIN.fullmatch(address)
-    if plain and len(plain[1]) <= 64 and len(address) <= 254:  # what needs no second look
-        return Mailbox(name=header_text(name, field) if name else "", local=plain[1], domain=plain[2])
-    found = mailbox(address, field)
+    found = plain_mailbox(address)
+    if found and not name:
+        return found
+    found = found or mailbox(address, field)
     return Mailbox(name=header_text(name, field) or found.name, local=found.local, domain=found.domain)
 
 

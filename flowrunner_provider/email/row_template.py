@@ -35,6 +35,8 @@ class Templates:
         sandbox = load("jinja2.sandbox", extra="email", needed_for="an email template")
         self.context = dict(context)
         self._sources: list[str] = []
+        self._row: Row | None = None
+        self._names: dict[str, Any] = {}
         self._environments = {
             html: sandbox.ImmutableSandboxedEnvironment(
                 loader=self._jinja.FileSystemLoader(str(folder)),
@@ -45,6 +47,7 @@ class Templates:
             )
             for html in (True, False)
         }
+        self._globals = dict(self._environments[True].globals)
 
     @property
     def sources(self) -> list[str]:
@@ -89,8 +92,10 @@ class Templates:
             self._note(self._source(environment, name), html, f"template {name}", seen)
 
     def render(self, template: Any, field: str, row: Row) -> str:
+        if row is not self._row:  # the templates of one row see the same names
+            self._row, self._names = row, {**self._globals, **self.context, **row, "row": row}
         try:
-            return str(template.render({**self.context, **row, "row": row}))
+            return "".join(template.root_render_func(template.new_context(self._names, shared=True)))
         except self._jinja.UndefinedError as error:
             raise _wrong(f"{field}: {error.message}", field) from error
         except (

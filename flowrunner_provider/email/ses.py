@@ -116,7 +116,7 @@ class SesSession:
     _sender: str = ""
     _recipients: tuple[str, ...] = ()
 
-    async def announce(self, mail: Addressed, recipients: Sequence[str], size: int) -> None:
+    async def announce(self, mail: Addressed, recipients: Sequence[str], size: int, *, at_once: bool = False) -> None:
         """Remember whom it is for; SES is asked nothing."""
         if size > MAX_BYTES:
             raise Rejected(

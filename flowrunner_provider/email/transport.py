@@ -90,8 +90,11 @@ class Envelope(Protocol):
 class Session(Envelope, Protocol):
     """A connection that takes one mail after the other."""
 
-    async def announce(self, mail: Addressed, recipients: Sequence[str], size: int) -> None:
-        """Tell sender and recipients. Nothing is sent yet, so any error says that nothing was."""
+    async def announce(self, mail: Addressed, recipients: Sequence[str], size: int, *, at_once: bool = False) -> None:
+        """Tell sender and recipients. Nothing is sent yet, so any error says that nothing was.
+
+        :param at_once: ``data`` follows without delay if anybody is taken: the server may be got ready for it.
+        """
 
     async def reset(self) -> None:
         """Forget sender and recipients of a message that was not handed over."""

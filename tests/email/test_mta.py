@@ -17,7 +17,7 @@ import pytest
 
 from flowrunner_provider.core.errors import AccessDenied, OutcomeUnknown, PartialFailure
 from flowrunner_provider.email.hook import FlowRunnerSmtpHook
-from flowrunner_provider.email.smtp import SmtpEnvelope
+from flowrunner_provider.email.smtp_line import SmtpLine
 from tests.email.support import BatchScene, Scene, report, send, send_batch
 from tests.support.chaos_proxy import ChaosProxy, Toxics
 from tests.support.dovecot import PASSWORD, Dovecot, Mailbox, dovecot
@@ -123,14 +123,14 @@ def test_killed_and_resent(mta: Postfix, dovecot: Dovecot, boxes: list[Mailbox],
 @contextmanager
 def silent_at_the_end(proxy: ChaosProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The server gets the final dot, and its reply is held back; then the connection is gone."""
-    final_dot = SmtpEnvelope._final_dot
+    write = SmtpLine.write
 
-    async def silenced(self: SmtpEnvelope, protocol: Any) -> Any:
+    async def silenced(self: SmtpLine, message: bytes, timeout: float) -> None:
         proxy.toxics = Toxics(blackhole_down=True)
-        return await final_dot(self, protocol)
+        await write(self, message, timeout)
 
     with monkeypatch.context() as patch:
-        patch.setattr(SmtpEnvelope, "_final_dot", silenced)
+        patch.setattr(SmtpLine, "write", silenced)
         yield
     proxy.reset()
 
