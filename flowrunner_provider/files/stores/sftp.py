@@ -9,34 +9,24 @@ removed first, so readers may for a moment find none, yet never a part of one.
 from __future__ import annotations
 
 import asyncio
-import stat
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import replace as changed
-from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import Self
 
-from flowrunner_provider.core.errors import (
-    AlreadyExists,
-    FlowRunnerError,
-    NotFound,
-    PermanentError,
-    Rejected,
-)
+from flowrunner_provider.core.errors import AlreadyExists, NotFound, PermanentError, Rejected
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.names import join_inside, part_name
 from flowrunner_provider.files.store import Capabilities, Entry
-from flowrunner_provider.files.stores.sftp_upload import READ, WINDOW, SftpUpload, extension, stop
-from flowrunner_provider.transport.ssh import SshTarget, connect, ssh_errors, start_sftp
-
-if TYPE_CHECKING:
-    import asyncssh
+from flowrunner_provider.files.stores.sftp_listing import Listing, entry_of
+from flowrunner_provider.files.stores.sftp_upload import SftpUpload
+from flowrunner_provider.transport.sftp_session import READ, SftpSession, let_go
+from flowrunner_provider.transport.ssh import CHANNEL_WINDOW, SshTarget, connect, start_sftp
+from flowrunner_provider.transport.ssh_errors import ssh_errors
 
 __all__ = ["SftpStore"]
-
-T = TypeVar("T")
 
 _CAPABILITIES = Capabilities(
     atomic_replace=True,
@@ -61,170 +51,125 @@ class SftpStore:
         self.where = where or f"sftp://{target.where}"
         self.capabilities = _CAPABILITIES
         self._stack: AsyncExitStack | None = None
-        self._client: asyncssh.SFTPClient | None = None
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._session: SftpSession | None = None
         self.streams = 0
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             connection = await stack.enter_async_context(connect(self._target))
-            self._client = await start_sftp(connection, self._target.timeout)
-            stack.callback(self._client.exit)
+            self._session = await start_sftp(connection, self._target.timeout)
+            stack.callback(self._session.end)
             self._stack = stack.pop_all()
         self.capabilities = changed(
             _CAPABILITIES,
-            atomic_replace=extension(self._client, "posix_rename"),
-            reads_whole=self._block_size - 1,
+            atomic_replace=self._session.supports(b"posix-rename@openssh.com", b"1"),
+            reads_whole=self._session.most_read - 1,
         )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.gather(*self._under_way)
         if self._stack is not None:
             await self._stack.aclose()
 
     @property
-    def client(self) -> asyncssh.SFTPClient:
-        """The SFTP session; only while the store is open."""
-        if self._client is None:
+    def session(self) -> SftpSession:
+        """Only while the store is open."""
+        if self._session is None:
             raise ValueError("the store is not open")
-        return self._client
+        return self._session
 
     def label(self, path: str) -> str:
         """How messages call ``path``."""
         return f"{self.where}{path if path.startswith('/') else f'/~/{path}'}"
 
-    async def timed(self, work: Awaitable[T], what: str) -> T:
-        """Await one answer of the server, not longer than the connection's time-out; errors typed."""
-        with ssh_errors(what):
-            async with asyncio.timeout(self._target.timeout):
-                return await work
-
     def join(self, folder: str, relative: str) -> str:
         return join_inside(folder, relative) if folder != "/" else f"/{join_inside('', relative)}"
 
     async def stat(self, path: str) -> Entry:
-        return _entry(path, await self.timed(self.client.lstat(path), self.label(path)))
+        with ssh_errors(self.label(path)):
+            return entry_of(path, await self.session.lstat(path))
 
     async def list(self, path: str, recursive: bool = False) -> AsyncIterator[Entry]:
-        waiting = [path]
-        while waiting:
-            folder = waiting.pop()
-            async for entry in self._scan(folder):
-                if recursive and entry.is_dir:
-                    waiting.append(entry.path)
+        async with aclosing(Listing(self, path, recursive).entries()) as entries:
+            async for entry in entries:
                 yield entry
 
-    async def _scan(self, folder: str) -> AsyncGenerator[Entry, None]:
-        what = f"listing {self.label(folder)}"
-        names = self.client.scandir(folder)
-        prefix = folder.rstrip("/") + "/" if folder else ""
-        try:
-            while True:
-                try:
-                    found = await self.timed(anext(names, None), what)
-                except (NotFound, Rejected) as error:
-                    await self._not_a_folder(folder)
-                    raise error
-                if found is None:
-                    return
-                name = str(found.filename)
-                if name not in (".", ".."):
-                    yield _entry(prefix + name, found.attrs)
-        finally:
-            with suppress(FlowRunnerError):
-                await self.timed(names.aclose(), what)  # type: ignore[attr-defined]
-
-    async def _not_a_folder(self, path: str) -> None:
+    async def not_a_folder(self, path: str) -> None:
         """OpenSSH calls a folder that is a file "no such file"; say what it is."""
         if not (await self.stat(path)).is_dir:
             raise PermanentError(f"{self.label(path)} is not a folder", remedy="check the path")
 
     async def read(self, path: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         what = f"reading {self.label(path)}"
-        file = await self.opened(path, READ, what)
+        with ssh_errors(what):
+            handle = await self.session.open(path, READ)
         try:
-            async for chunk in self.blocks(file, what, offset, length):
+            async for chunk in self.blocks(handle, what, offset, length):
                 yield chunk
         finally:
-            with suppress(FlowRunnerError):
-                await self.timed(file.close(), what)
+            self.session.drop(handle)
 
     async def read_whole(self, path: str, size: int, version: str) -> bytes | None:
         """One request, unless the server answers with less; one byte more than there should be shows that it grew."""
-        what = f"reading {self.label(path)}"
-        file = await self.opened(path, READ, what)
-        try:
-            data: bytes = await self.timed(file.read(size + 1, 0), what)
-            if 0 < len(data) < size:
-                data += await self.timed(self._block(file, len(data), size + 1 - len(data)), what)
-        finally:
-            self._later(file.close(), what)
+        session = self.session
+        with ssh_errors(f"reading {self.label(path)}"):
+            handle = await session.open(path, READ)
+            try:
+                data = await session.read(handle, 0, size + 1)
+                if 0 < len(data) < size:
+                    data = await self._rest(handle, data, 0, size + 1)
+            finally:
+                session.drop(handle)
         return data if len(data) == size else None
 
-    def _later(self, work: Awaitable[None], what: str) -> None:
-        """What nobody waits for: the server's answer says nothing about what was read."""
-
-        async def done() -> None:
-            with suppress(FlowRunnerError):
-                await self.timed(work, what)
-
-        task = asyncio.create_task(done())
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
-
-    async def opened(self, path: str, flags: int, what: str) -> asyncssh.SFTPClientFile:
-        """A file on the server; each of its reads and writes is one request."""
-        return await self.timed(self.client.open(path, flags, encoding=None, block_size=0), what)
-
-    async def blocks(
-        self, file: asyncssh.SFTPClientFile, what: str, offset: int, length: int | None
-    ) -> AsyncIterator[bytes]:
+    async def blocks(self, handle: bytes, what: str, offset: int, length: int | None) -> AsyncIterator[bytes]:
         """The blocks of an open file in order, a window of them under way.
 
         Without ``length`` the window grows with what has come, so that a small file costs few requests.
         """
-        size = self._block_size
+        session, size = self.session, self.session.most_read
         end = None if length is None else offset + length
-        pending: deque[tuple[int, asyncio.Task[bytes]]] = deque()
-        window = WINDOW if end is not None else 2
+        pending: deque[tuple[int, int, asyncio.Future[bytes]]] = deque()
+        window = self.window if end is not None else 2
         self.streams += 1
         try:
             while True:
                 while len(pending) < min(window, self.share) and (end is None or offset < end):
                     wanted = size if end is None else min(size, end - offset)
-                    task = asyncio.create_task(self._block(file, offset, wanted))
-                    pending.append((wanted, task))
+                    pending.append((offset, wanted, session.read(handle, offset, wanted)))
                     offset += wanted
                 if not pending:
                     return
-                wanted, task = pending.popleft()
-                block = await self.timed(task, what)
+                start, wanted, answer = pending.popleft()
+                with ssh_errors(what):
+                    block = await answer
+                    if 0 < len(block) < wanted:
+                        block = await self._rest(handle, block, start, wanted)
                 if block:
                     yield block
                 if len(block) < wanted:
                     return
-                window = min(WINDOW, window * 2)
+                window = min(self.window, window * 2)
         finally:
             self.streams -= 1
-            await stop([task for _, task in pending])
+            let_go(answer for _, _, answer in pending)
+
+    @property
+    def window(self) -> int:
+        """Requests that one file may have under way: as many as fill the channel."""
+        return max(64, min(256, CHANNEL_WINDOW // self.session.most_read))
 
     @property
     def share(self) -> int:
-        """Requests that one file may have under way, so that memory does not grow with the files."""
-        return max(2, WINDOW // max(1, self.streams))
+        """Those of one file among several, so that memory does not grow with the files."""
+        return max(2, self.window // max(1, self.streams))
 
-    @property
-    def _block_size(self) -> int:
-        return min(self.client.limits.max_read_len, 255 * 1024)
-
-    async def _block(self, file: asyncssh.SFTPClientFile, offset: int, wanted: int) -> bytes:
+    async def _rest(self, handle: bytes, block: bytes, offset: int, wanted: int) -> bytes:
         """``wanted`` bytes, or fewer if the file ends; a server may answer with less than was asked for."""
-        block: bytes = await file.read(wanted, offset)
-        while 0 < len(block) < wanted:
-            more: bytes = await file.read(wanted - len(block), offset + len(block))
+        while len(block) < wanted:
+            more = await self.session.read(handle, offset + len(block), wanted - len(block))
             if not more:
                 break
             block += more
@@ -240,13 +185,14 @@ class SftpStore:
 
     async def remove_if_there(self, path: str) -> None:
         """Remove a file; none is fine."""
-        with suppress(NotFound):
-            await self.timed(self.client.remove(path), f"deleting {self.label(path)}")
+        with suppress(NotFound), ssh_errors(f"deleting {self.label(path)}"):
+            await self.session.remove(path)
 
     async def delete(self, path: str) -> None:
         failpoint("sftp.before_delete")
         try:
-            await self.timed(self.client.remove(path), f"deleting {self.label(path)}")
+            with ssh_errors(f"deleting {self.label(path)}"):
+                await self.session.remove(path)
         except Rejected:
             if (await self.stat(path)).is_dir:
                 raise PermanentError(f"{self.label(path)} is a folder", remedy="name a file") from None
@@ -256,7 +202,8 @@ class SftpStore:
     async def mkdir(self, path: str, parents: bool = False) -> None:
         what = f"making the folder {self.label(path)}"
         try:
-            await self.timed(self.client.mkdir(path), what)
+            with ssh_errors(what):
+                await self.session.mkdir(path)
         except (Rejected, AlreadyExists, PermanentError):
             parent = path.rstrip("/").rpartition("/")[0]
             try:
@@ -268,19 +215,21 @@ class SftpStore:
                 await self.mkdir(path)
                 return
             if entry.is_link:
-                entry = _entry(path, await self.timed(self.client.stat(path), what))
+                with ssh_errors(what):
+                    entry = entry_of(path, await self.session.stat(path))
             if not entry.is_dir:
                 raise AlreadyExists(f"{self.label(path)} is there and not a folder", remedy="choose another") from None
 
     async def rmdir(self, path: str) -> bool:
         try:
-            await self.timed(self.client.rmdir(path), f"removing the folder {self.label(path)}")
+            with ssh_errors(f"removing the folder {self.label(path)}"):
+                await self.session.rmdir(path)
         except (Rejected, PermanentError) as error:
             try:
-                await self._not_a_folder(path)  # which OpenSSH calls "no such file", too
+                await self.not_a_folder(path)  # which OpenSSH calls "no such file", too
             except NotFound:
                 return True
-            async with aclosing(self._scan(path)) as entries:
+            async with aclosing(Listing(self, path, recursive=False).entries()) as entries:
                 async for _ in entries:
                     return False
             raise error
@@ -289,7 +238,8 @@ class SftpStore:
     async def rename(self, path: str, target: str, *, replace: bool = False) -> None:
         what = f"renaming {self.label(path)} to {self.label(target)}"
         if replace and self.capabilities.atomic_replace:
-            await self.timed(self.client.posix_rename(path, target), what)
+            with ssh_errors(what):
+                await self.session.posix_rename(path, target)
             return
         if replace:
             await self.remove_if_there(target)
@@ -297,7 +247,8 @@ class SftpStore:
         else:
             await self._refuse_existing(target)
         try:
-            await self.timed(self.client.rename(path, target), what)
+            with ssh_errors(what):
+                await self.session.rename(path, target)
         except Rejected:
             await self._refuse_existing(target)
             raise
@@ -313,16 +264,3 @@ class SftpStore:
 def _part_of(path: str, token: str) -> str:
     folder, slash, name = path.rpartition("/")
     return f"{folder}{slash}{part_name(name, token)}"
-
-
-def _entry(path: str, attributes: asyncssh.SFTPAttrs) -> Entry:
-    mode = attributes.permissions or 0
-    seconds = attributes.mtime
-    return Entry(
-        path=path,
-        name=path.rstrip("/").rpartition("/")[2],
-        size=attributes.size,
-        modified=None if seconds is None else datetime.fromtimestamp(seconds, UTC),
-        is_dir=stat.S_ISDIR(mode),
-        is_link=stat.S_ISLNK(mode),
-    )

@@ -4,38 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flowrunner_provider.core.errors import AlreadyExists, FlowRunnerError, PermanentError, Rejected
 from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.transport.sftp_session import CREATE, EXCLUSIVE, READ, WRITE, Buffer, let_go
+from flowrunner_provider.transport.sftp_wire import Attributes
+from flowrunner_provider.transport.ssh_errors import ssh_errors
 
 if TYPE_CHECKING:
-    import asyncssh
-
     from flowrunner_provider.files.stores.sftp import SftpStore
 
-__all__ = ["READ", "WINDOW", "SftpUpload", "extension", "stop"]
-
-WINDOW = 64
-"""Requests under way per file; 64 of 255 KiB fill the channel's window of 16 MiB."""
-
-READ, WRITE, CREATE, NEW = 0x01, 0x02, 0x08, 0x20  # SSH_FXF_*, draft-ietf-secsh-filexfer-02, section 6.3
+__all__ = ["SftpUpload"]
 
 
-def extension(client: asyncssh.SFTPClient, name: str) -> bool:
-    """Whether the server has announced an extension; asyncssh keeps that to itself."""
-    return bool(getattr(getattr(client, "_handler", None), f"_supports_{name}", False))
-
-
-async def stop(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel requests under way and wait until they are gone."""
-    tasks = list(tasks)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+_LAST = 0xFFFFFFFF
+"""The last second that SFTP can tell; the first is that of 1970."""
 
 
 class SftpUpload:
@@ -43,70 +30,89 @@ class SftpUpload:
 
     def __init__(self, store: SftpStore, path: str, part: str) -> None:
         self._store, self._path, self._part = store, path, part
+        self._session = store.session
         self._what = f"writing {store.label(path)}"
-        self._file: asyncssh.SFTPClientFile | None = None
-        self._pending: deque[asyncio.Task[int]] = deque()
+        self._file: bytes | None = None
+        self._pending: deque[asyncio.Future[None]] = deque()
+        self._held: asyncio.Future[Attributes] | None = None
         self._buffer = bytearray()
         self._sent = 0
+        self._whole = False
 
     @property
     def offset(self) -> int:
         return self._sent + len(self._buffer)
 
     @property
-    def _open(self) -> asyncssh.SFTPClientFile:
+    def _handle(self) -> bytes:
         if self._file is None:
             raise ValueError("the upload is closed")
         return self._file
 
     async def open(self, resume_at: int) -> None:
         """Open the part; cut it off at ``resume_at``, or start a new file."""
-        store, flags = self._store, READ | WRITE | CREATE
+        flags = READ | WRITE | CREATE
         if resume_at == 0:
-            flags |= NEW
+            flags |= EXCLUSIVE
         try:
-            file = await store.opened(self._part, flags, self._what)
+            with ssh_errors(self._what):
+                handle = await self._session.open(self._part, flags)
         except (Rejected, AlreadyExists):
             if resume_at:
                 raise
-            await store.remove_if_there(self._part)
-            file = await store.opened(self._part, flags, self._what)
-        self._file = file
+            await self._store.remove_if_there(self._part)
+            with ssh_errors(self._what):
+                handle = await self._session.open(self._part, flags)
+        self._file = handle
         self._store.streams += 1
         if resume_at:
             self._sent = min(resume_at, await self.size())
-            await store.timed(file.truncate(self._sent), self._what)
+            await self._set(Attributes(size=self._sent))
+
+    async def _set(self, attributes: Attributes) -> None:
+        with ssh_errors(self._what):
+            await self._session.fsetstat(self._handle, attributes)
 
     async def write(self, chunk: bytes) -> None:
-        block = min(self._store.client.limits.max_write_len, 255 * 1024)
+        block, data, at = self._session.most_write, memoryview(chunk), 0
         if self._buffer:
-            self._buffer += chunk
-            chunk = bytes(self._buffer)
-            self._buffer.clear()
-        whole = len(chunk) - len(chunk) % block
-        for start in range(0, whole, block):
-            await self._send(chunk[start : start + block])
-        self._buffer += chunk[whole:]
+            at = min(block - len(self._buffer), len(data))
+            self._buffer += data[:at]
+            if len(self._buffer) == block:
+                await self._send_buffer()
+        while len(data) - at >= block:
+            await self._send(data[at : at + block])
+            at += block
+        self._buffer += data[at:]
 
-    async def _send(self, block: bytes) -> None:
+    async def _send_buffer(self) -> None:
+        if self._buffer:
+            block, self._buffer = self._buffer, bytearray()
+            await self._send(block)
+
+    async def _send(self, block: Buffer) -> None:
         while len(self._pending) >= self._store.share:
             await self._arrived()
-        self._pending.append(asyncio.create_task(self._open.write(block, self._sent)))
+        self._pending.append(self._session.write(self._handle, self._sent, block))
         self._sent += len(block)
 
     async def _arrived(self) -> None:
         """Await the oldest write; a plain failure is looked into, as SFTP has no status for a full disk."""
         try:
-            await self._store.timed(self._pending.popleft(), self._what)
+            with ssh_errors(self._what):
+                await self._pending.popleft()
         except Rejected as error:
             raise await self._why(error) from error
 
     async def _why(self, error: Rejected) -> FlowRunnerError:
+        if not self._session.supports(b"fstatvfs@openssh.com", b"2"):
+            return error
         try:
-            room = await self._store.timed(self._open.statvfs(), self._what)
+            with ssh_errors(self._what):
+                _, unit, _, _, available, *_ = await self._session.free(self._handle)
         except FlowRunnerError:
             return error
-        free = int(room.bavail * room.frsize)
+        free = available * unit
         if free > 1024 * 1024:
             return error
         return PermanentError(
@@ -115,59 +121,79 @@ class SftpUpload:
         )
 
     async def _flush(self) -> None:
-        if self._buffer:
-            block = bytes(self._buffer)
-            self._buffer.clear()
-            await self._send(block)
+        await self._send_buffer()
         while self._pending:
             await self._arrived()
 
     async def sync(self) -> None:
+        """Asks for the size, too, which is what one wants to know next: that saves a round trip per file."""
+        await self._send_buffer()
+        self._forget_size()
+        self._held = self._session.fstat(self._handle)
         await self._flush()
 
     async def size(self) -> int:
-        attributes = await self._store.timed(self._open.stat(), self._what)
-        return int(attributes.size or 0)
+        answer, self._held = self._held, None
+        with ssh_errors(self._what):
+            if answer is not None and (await answer).size == self._sent:
+                return self._sent
+            # a server that works on several requests at a time may have answered before it had written
+            return (await self._session.fstat(self._handle)).size or 0
+
+    def _forget_size(self) -> None:
+        if self._held is not None:
+            let_go([self._held])
+            self._held = None
 
     async def read_back(self, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         await self._flush()
         wanted = max(0, self._sent - offset) if length is None else length
-        async for chunk in self._store.blocks(self._open, self._what, offset, wanted):
+        async for chunk in self._store.blocks(self._handle, self._what, offset, wanted):
             yield chunk
 
     async def chmod(self, mode: int) -> None:
-        await self._store.timed(self._open.chmod(mode), self._what)
+        await self._set(Attributes(permissions=mode))
 
     async def commit(self, *, replace: bool = True, modified: datetime | None = None, durable: bool = False) -> None:
-        await self._flush()
-        file, timed = self._open, self._store.timed
-        if modified is not None:
-            seconds = int(modified.timestamp())
-            dated = file.utime((seconds, seconds))
-            if durable:
-                await timed(dated, self._what)
-            else:  # a server answers the requests about one file in their order
-                await timed(asyncio.gather(dated, file.close()), self._what)
-        if durable and extension(self._store.client, "fsync"):
-            await timed(file.fsync(), self._what)
-        await timed(file.close(), self._what)
+        if not self._whole:
+            await self._finish(modified, durable)
         failpoint("sftp.before_rename")
         await self._store.rename(self._part, self._path, replace=replace)
-        self._let_go()
         failpoint("sftp.after_rename")
 
-    async def close(self) -> None:
-        await stop(self._pending)
-        self._pending.clear()
-        if (file := self._let_go()) is not None:
-            with suppress(FlowRunnerError):
-                await self._store.timed(file.close(), self._what)
+    async def _finish(self, modified: datetime | None, durable: bool) -> None:
+        """The part is whole and closed: one round trip, and nothing is renamed unless all of it went well."""
+        await self._flush()
+        session, handle = self._session, self._handle
+        under_way = []
+        if modified is not None:
+            seconds = min(max(int(modified.timestamp()), 0), _LAST)
+            under_way.append(session.fsetstat(handle, Attributes(times=(seconds, seconds))))
+        if durable and session.supports(b"fsync@openssh.com", b"1"):
+            under_way.append(session.fsync(handle))
+        self._let_go()  # closed once: a server gives the same handle to another file
+        under_way.append(session.close(handle))
+        try:
+            with ssh_errors(self._what):
+                for answer in under_way:
+                    await answer
+        finally:
+            let_go(under_way)
+        self._whole = True
 
-    def _let_go(self) -> asyncssh.SFTPClientFile | None:
-        file, self._file = self._file, None
-        if file is not None:
+    async def close(self) -> None:
+        let_go(self._pending)
+        self._pending.clear()
+        self._forget_size()
+        if (handle := self._let_go()) is not None:
+            with suppress(FlowRunnerError), ssh_errors(self._what):
+                await self._session.close(handle)
+
+    def _let_go(self) -> bytes | None:
+        handle, self._file = self._file, None
+        if handle is not None:
             self._store.streams -= 1
-        return file
+        return handle
 
     async def discard(self) -> None:
         await self.close()
