@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -117,10 +118,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; exit status 0 for success, 1 for a failed check, 2 for wrong usage."""
     arguments = _parser().parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()
     except FlowRunnerError as error:
         sys.stderr.write(f"flowrunner: {error}\n")
         return 2
+    except BrokenPipeError:  # ``flowrunner actions | head`` has seen enough; nor may Python complain at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
 
 
 if __name__ == "__main__":

@@ -54,3 +54,15 @@ def test_wrong_usage_ends_with_2(argv: list[str], capsys: pytest.CaptureFixture[
         main(argv)
     assert caught.value.code == 2
     assert "usage: flowrunner" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["actions", "actions --json", "actions show files.copy"])
+def test_whoever_reads_may_stop_early(command: str) -> None:
+    program = [sys.executable, "-m", "flowrunner_provider.cli", *command.split()]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
