@@ -27,6 +27,9 @@ C = TypeVar("C")
 _OWN_TYPES = {name for connector in CONNECTORS for name in connector.owns}
 """Connection types of ours: there every field of the form lies in the extra itself, too."""
 
+_SERVICES = {"aws": ("s3", "ses", "sns")}
+"""Connection types that serve several services, each with options of its own."""
+
 OPTIONS = "flowrunner"
 """The key of a connection's extra below which our own options live; never sent anywhere."""
 
@@ -95,19 +98,27 @@ def extra_of(found: Connection) -> dict[str, Any]:
     return extra
 
 
-def options_of(found: Connection) -> dict[str, Any]:
+def options_of(found: Connection, service: str = "") -> dict[str, Any]:
     """Our own options: the ``flowrunner`` key of the extra.
 
+    :param service: which of several services the connection is read for: what stands below its name goes over what
+        stands beside it, and what stands below the others' names is theirs.
     :raises ConfigError: if it is not a JSON object.
     """
-    options = extra_of(found).get(OPTIONS, {})
-    if not isinstance(options, dict):
+    options = _object(found, extra_of(found).get(OPTIONS, {}), OPTIONS)
+    services = _SERVICES.get(found.conn_type, ())
+    own = _object(found, options.get(service, {}), service) if service in services else {}
+    return {**{name: value for name, value in options.items() if name not in services}, **own}
+
+
+def _object(found: Connection, value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
         raise ConfigError(
-            f"connection {found.conn_id!r}: the extra's {OPTIONS!r} must be an object, not {type(options).__name__}",
-            field=OPTIONS,
+            f"connection {found.conn_id!r}: the extra's {name!r} must be an object, not {type(value).__name__}",
+            field=name,
             remedy='write {"flowrunner": {"option": "value"}}',
         )
-    return options
+    return value
 
 
 class FlowRunnerHook(BaseHook, Generic[C]):
@@ -127,6 +138,8 @@ class FlowRunnerHook(BaseHook, Generic[C]):
     reads: ClassVar[tuple[str, ...]] = ()
     """The types of connection that it reads: the secrets of another one would go to where they do not belong. Empty
     where the hook was chosen by the type, or any type will do."""
+    service: ClassVar[str] = ""
+    """Which of several services of the connection type it is for; see :func:`options_of`."""
 
     def __init__(self, conn_id: str = "") -> None:
         super().__init__()
@@ -147,7 +160,7 @@ class FlowRunnerHook(BaseHook, Generic[C]):
         return {
             **{name: value for name, value in standard.items() if value not in (None, "") and name in known},
             **{name: value for name, value in extra.items() if value not in (None, "") and name != OPTIONS},
-            **options_of(found),
+            **options_of(found, cls.service),
         }
 
     @cached_property

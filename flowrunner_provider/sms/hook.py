@@ -120,13 +120,14 @@ class SnsSmsHook(SmsHook[SnsConfig]):
     conn_type: ClassVar[str] = "aws"
     hook_name: ClassVar[str] = "Amazon SNS"
     config_type: ClassVar[type] = SnsConfig
+    service: ClassVar[str] = "sns"
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
         """Standard fields and official extras, over which our own options go."""
         values = {**aws_values(extra_of(found)), **super().values(found)}
         values.pop("host", None)  # the official hook ignores the field, too
-        endpoint = options_of(found).get("host") or extra_of(found).get("endpoint_url")
+        endpoint = options_of(found, cls.service).get("host") or extra_of(found).get("endpoint_url")
         return {**values, "host": endpoint} if endpoint else values
 
     def gateway(self, http: HttpTransport) -> Gateway:

@@ -125,3 +125,37 @@ def test_what_an_error_comes_from_shows_no_secret_either():
         assert "canary" not in shown
         assert encoded not in shown
         assert "AccessDenied: no: " in shown
+
+
+def test_one_connection_serves_several_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flowrunner_provider.email.hooks.ses import FlowRunnerSesHook
+    from flowrunner_provider.files.hooks.s3 import FlowRunnerS3Hook
+    from flowrunner_provider.sms.hook import SnsSmsHook
+
+    options = {
+        "timeout": 7, "s3": {"bucket": "raw", "timeout": 9}, "ses": {"configuration_set": "events"},
+        "sns": {"sms_type": "Promotional"},
+    }  # fmt: skip
+    extra = {"region_name": "eu-central-1", "flowrunner": options}
+    define(monkeypatch, conn_type="aws", login="AK", password="SK", extra=extra)
+    s3, ses, sns = FlowRunnerS3Hook("shop").config, FlowRunnerSesHook("shop").config, SnsSmsHook("shop").config
+    assert (s3.bucket, s3.timeout) == ("raw", 9)
+    assert (ses.configuration_set, ses.timeout) == ("events", 7)
+    assert (sns.sms_type, sns.region) == ("Promotional", "eu-central-1")
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"s3": "raw"}, "s3"),
+        ({"configuration_set": "events"}, "configuration_set"),
+        ({"s3": {"bukket": "x"}}, "bukket"),
+    ],
+)
+def test_what_no_service_knows_is_refused(monkeypatch: pytest.MonkeyPatch, options: Any, field: str) -> None:
+    from flowrunner_provider.files.hooks.s3 import FlowRunnerS3Hook
+
+    define(monkeypatch, conn_type="aws", extra={"flowrunner": options})
+    with pytest.raises(ConfigError) as caught:
+        _ = FlowRunnerS3Hook("shop").config
+    assert caught.value.field == field

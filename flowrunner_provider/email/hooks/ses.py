@@ -27,12 +27,13 @@ class FlowRunnerSesHook(OutgoingHook[SesConfig]):
     conn_type: ClassVar[str] = "aws"
     hook_name: ClassVar[str] = "Amazon SES"
     config_type: ClassVar[type] = SesConfig
+    service: ClassVar[str] = "ses"
     reads: ClassVar[tuple[str, ...]] = ("aws",)
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
         """Our options; all else is read by the official hook."""
-        return options_of(found)
+        return options_of(found, cls.service)
 
     def _read(self, found: Connection) -> SesConfig:
         config = super()._read(found)

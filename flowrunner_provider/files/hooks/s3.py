@@ -30,6 +30,7 @@ class FlowRunnerS3Hook(StoreHook[S3Config]):
     conn_type: ClassVar[str] = "aws"
     hook_name: ClassVar[str] = "Amazon S3"
     config_type: ClassVar[type] = S3Config
+    service: ClassVar[str] = "s3"
     reads: ClassVar[tuple[str, ...]] = ("aws",)
 
     @classmethod
@@ -47,7 +48,7 @@ class FlowRunnerS3Hook(StoreHook[S3Config]):
             values["verify"] = str(verify).lower() == "true"
         elif verify:
             values["ca_bundle"] = str(verify)
-        return {**values, **options_of(found)}
+        return {**values, **options_of(found, cls.service)}
 
     def _read(self, found: Connection) -> S3Config:
         config = super()._read(found)
