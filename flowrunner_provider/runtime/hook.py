@@ -27,7 +27,7 @@ C = TypeVar("C")
 _OWN_TYPES = {name for connector in CONNECTORS for name in connector.owns}
 """Connection types of ours: there every field of the form lies in the extra itself, too."""
 
-_SERVICES = {"aws": ("s3", "ses", "sns")}
+_SERVICES: dict[str | None, tuple[str, ...]] = {"aws": ("s3", "ses", "sns")}
 """Connection types that serve several services, each with options of its own."""
 
 OPTIONS = "flowrunner"
