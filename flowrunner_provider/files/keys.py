@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
+from contextlib import suppress
 from dataclasses import dataclass
 
 from flowrunner_provider.core.errors import ConfigError, MissingCredential
 from flowrunner_provider.core.spec import option
 
 __all__ = ["FileKeysConfig"]
+
+_AES_BYTES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +29,24 @@ class FileKeysConfig:
     age_recipients: list[str] = option(
         [], label="age recipients", help="the partners': age1..., ssh-ed25519 ... or ssh-rsa ..."
     )
+
+    aes_key: str = option(
+        "", label="AES key", help="32 bytes in hexadecimal digits or base64, which both sides know", secret=True
+    )
+
+    def aes_bytes(self) -> bytes:
+        """The AES key.
+
+        :raises ConfigError: if it is none.
+        """
+        text = "".join(self.aes_key.split())
+        for decode in (bytes.fromhex, b64decode):
+            with suppress(ValueError):
+                if len(key := decode(text)) == _AES_BYTES:
+                    return key
+        raise ConfigError(
+            "aes_key is no AES-256 key", field="aes_key", remedy="write 32 bytes, as `openssl rand -hex 32` makes them"
+        )
 
     def need(self, name: str, conn_id: str, why: str) -> str:
         """The text of a field that must be there.

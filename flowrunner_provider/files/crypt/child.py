@@ -1,9 +1,9 @@
 """The process that encrypts, decrypts, signs and verifies: bytes in at its standard input, bytes out at its output.
 
-OpenPGP by pysequoia, age by pyrage; nothing of the two formats is written here. It is a process of its own because
-pysequoia works on whole files and lets no other thread run meanwhile: two pipes make a stream of that, no plaintext
-ever lies on a disk of the worker, and the keys are gone with the process. It is run by its path and needs neither
-this package nor Airflow.
+OpenPGP by pysequoia, age by pyrage, AES-GCM by cryptography; nothing of the first two formats is written here. It is
+a process of its own because pysequoia works on whole files and lets no other thread run meanwhile: two pipes make a
+stream of that, no plaintext ever lies on a disk of the worker, and the keys are gone with the process. It is run by
+its path and needs neither this package nor Airflow.
 
 A message that is signed within compressed data within encrypted data, as GnuPG makes it by default, is read by no
 call of pysequoia; for that one the request names a ``home``, and the system's GnuPG is asked.
@@ -35,7 +35,7 @@ def main() -> int:
     """Do what the request says."""
     request = json.loads(_exactly(int(_exactly(8))))
     try:
-        work = _age if request["scheme"] == "age" else _gnupg if request["home"] else _pgp
+        work = {"age": _age, "aes_gcm": _aes_gcm}.get(request["scheme"]) or (_gnupg if request["home"] else _pgp)
         answer = work(request)
     except _BadKey as error:
         answer = {"error": str(error), "kind": "key"}
@@ -228,6 +228,45 @@ def _identity(pyrage: Any, text: str) -> Any:
         return pyrage.x25519.Identity.from_str(text)
     except (pyrage.IdentityError, ValueError) as error:
         raise _BadKey("the secret key is none of age or OpenSSH, or has a passphrase") from error
+
+
+# -- AES-GCM
+
+_NONCE, _TAG, _PIECE = 12, 16, 256 * 1024
+
+
+def _aes_gcm(request: dict[str, Any]) -> dict[str, Any]:
+    """A nonce, the text, the tag (NIST SP 800-38D): the order in which most libraries give and take them."""
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers import Cipher
+    from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+    from cryptography.hazmat.primitives.ciphers.modes import GCM
+
+    algorithm = AES256(bytes.fromhex(request["secret_key"]))
+    with open(0, "rb", closefd=False) as source, open(1, "wb", closefd=False) as dest:
+        if request["operation"] == "encrypt":
+            nonce = os.urandom(_NONCE)
+            encryptor = Cipher(algorithm, GCM(nonce)).encryptor()
+            dest.write(nonce)
+            while piece := source.read(_PIECE):
+                dest.write(encryptor.update(piece))
+            dest.write(encryptor.finalize() + encryptor.tag)
+            return {"signers": []}
+        nonce, held = source.read(_NONCE), b""
+        if len(nonce) < _NONCE:
+            raise ValueError("it is too short")
+        decryptor = Cipher(algorithm, GCM(nonce)).decryptor()
+        while piece := source.read(_PIECE):
+            held += piece
+            dest.write(decryptor.update(held[:-_TAG]))
+            held = held[-_TAG:]
+        if len(held) < _TAG:
+            raise ValueError("it is too short")
+        try:
+            dest.write(decryptor.finalize_with_tag(held))
+        except InvalidTag as error:
+            raise ValueError("its tag does not fit") from error
+    return {"signers": []}
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ from flowrunner_provider.files.store import Store
 __all__ = ["CryptOptions", "crypt"]
 
 ACTION = "files.crypt"
-ENDINGS = (".pgp", ".gpg", ".asc", ".age")
+ENDINGS = (".pgp", ".gpg", ".asc", ".age", ".aes")
+_UNSIGNED = {"age": ".age", "aes_gcm": ".aes"}
+"""Schemes without signatures, and what their files are called."""
 _CHUNK = 256 * 1024
 _SIGNATURE = 64 * 1024
 
@@ -51,10 +53,12 @@ class CryptOptions:
 
     def __post_init__(self) -> None:
         one_of("operation", self.operation, ("encrypt", "decrypt", "sign", "verify"))
-        one_of("scheme", self.scheme, ("pgp", "age"))
+        one_of("scheme", self.scheme, ("pgp", *_UNSIGNED))
         one_of("if_exists", self.if_exists, ("overwrite", "skip", "fail"))
-        if self.scheme == "age" and (self.signed or self.operation in ("sign", "verify")):
-            raise ConfigError("age knows no signatures", field="scheme", remedy="use pgp, or signed=False")
+        if self.scheme in _UNSIGNED and (self.signed or self.operation in ("sign", "verify")):
+            raise ConfigError(f"{self.scheme} knows no signatures", field="scheme", remedy="use pgp, or signed=False")
+        if self.scheme == "aes_gcm" and self.armor:
+            raise ConfigError("aes_gcm has no form in letters", field="armor", remedy="leave armor away")
 
     @property
     def detached(self) -> bool:
@@ -68,7 +72,7 @@ class CryptOptions:
             return name[: -len(ending)] if len(ending) < len(name) and ending else f"{name}.out"
         if self.operation == "sign":
             return name + (".asc" if self.armor else ".sig")
-        return name + (".age" if self.scheme == "age" else ".asc" if self.armor else ".pgp")
+        return name + (_UNSIGNED.get(self.scheme) or (".asc" if self.armor else ".pgp"))
 
 
 async def crypt(

@@ -8,15 +8,19 @@ from flowrunner_provider.core.errors import MissingCredential
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.files.keys import FileKeysConfig
 from flowrunner_provider.runtime.hook import FlowRunnerHook
+from flowrunner_provider.runtime.masking import mask
 
 __all__ = ["FlowRunnerKeysHook", "keys_for", "zip_password"]
+
+
+_LIBRARIES = {"pgp": "pysequoia", "age": "pyrage", "aes_gcm": "cryptography"}
 
 
 class FlowRunnerKeysHook(FlowRunnerHook[FileKeysConfig]):
     """A connection of type ``generic`` that leads nowhere and holds keys.
 
     Its password is that of zip archives and of the PGP secret key; the keys are options below ``flowrunner`` of its
-    extra: ``pgp_secret_key``, ``pgp_public_keys``, ``age_secret_key``, ``age_recipients``.
+    extra: ``pgp_secret_key``, ``pgp_public_keys``, ``age_secret_key``, ``age_recipients``, ``aes_key``.
 
     :param conn_id: the Airflow connection.
     """
@@ -54,8 +58,13 @@ def keys_for(conn_id: str, scheme: str, operation: str, signed: bool) -> dict[st
     :raises MissingCredential: if the connection lacks one; MissingExtra without the library.
     """
     config = FlowRunnerKeysHook(conn_id).config
-    load("pyrage" if scheme == "age" else "pysequoia", extra="crypt", needed_for=f"{scheme} encryption")
+    load(_LIBRARIES[scheme], extra="crypt", needed_for=f"{scheme} encryption")
     needed: dict[str, Any] = {"secret_key": "", "password": config.password, "public_keys": "", "recipients": []}
+    if scheme == "aes_gcm":
+        config.need("aes_key", conn_id, operation)
+        needed["secret_key"] = config.aes_bytes().hex()
+        mask([needed["secret_key"]])
+        return needed
     if scheme == "age":
         if operation == "decrypt":
             needed["secret_key"] = config.need("age_secret_key", conn_id, operation)

@@ -22,7 +22,8 @@ class FileCryptoOperator(FlowRunnerOperator):
     the last byte was authenticated: a wrong key, a changed or cut file, a missing or foreign signature, an expired
     or revoked key is a SecurityError (BadSignature), and no result is there. Bytes are streamed through a process
     of its own that holds the keys; no plaintext lies on a disk of the worker. Decrypting takes that process about
-    170 MB. OpenPGP is pysequoia's, age is pyrage's. A message that is encrypted, compressed and signed all in one
+    170 MB. OpenPGP is pysequoia's, age is pyrage's, AES-256-GCM is cryptography's (12 bytes of nonce, the text, 16
+    bytes of tag; at most 64 GiB). A message that is encrypted, compressed and signed all in one
     (GnuPG's default for both) is read by the worker's own ``gpg`` where that is installed, which reads the source
     once more and keeps the keys for that moment in a private folder in memory; without ``gpg`` it is refused. A key
     that has expired opens nothing any more.
@@ -31,14 +32,14 @@ class FileCryptoOperator(FlowRunnerOperator):
         (a signature beside the file), or ``verify`` with its public keys.
     :param source: a file, or a glob such as ``sftp://partner@/out/*.pgp``; or a list.
     :param keys_conn_id: a ``generic`` connection with keys below ``flowrunner`` of its extra: ``pgp_secret_key`` and
-        ``pgp_public_keys`` (armored), or ``age_secret_key`` and ``age_recipients``. Its password opens the secret
-        key of PGP.
+        ``pgp_public_keys`` (armored), or ``age_secret_key`` and ``age_recipients``, or ``aes_key`` (32 bytes in
+        hexadecimal digits or base64). Its password opens the secret key of PGP.
     :param dest: a folder if it ends with ``/`` or several files may come, else the new file. In a folder a result
-        is called as its source with ``.pgp``, ``.asc``, ``.age`` or ``.sig`` put behind or taken away. None where a
-        signature beside the file is verified.
-    :param scheme: ``pgp`` or ``age``.
+        is called as its source with ``.pgp``, ``.asc``, ``.age``, ``.aes`` or ``.sig`` put behind or taken away.
+        None where a signature beside the file is verified.
+    :param scheme: ``pgp``, ``age``, or ``aes_gcm`` for partners with whom one shares a key.
     :param signed: encrypt: sign with the secret key, too; decrypt: demand a valid signature by one of the public
-        keys. By default yes for PGP; age knows none.
+        keys. By default yes for PGP; the others know none.
     :param signature: for ``verify``: where the signature of a file is, ``{path}`` stands for the file's path in its
         store; empty for files that hold their signature themselves, whose content then goes to ``dest``.
     :param armor: results in letters and digits.
@@ -56,7 +57,7 @@ class FileCryptoOperator(FlowRunnerOperator):
         source: str | list[str],
         keys_conn_id: str,
         dest: str | None = None,
-        scheme: Literal["pgp", "age"] = "pgp",
+        scheme: Literal["pgp", "age", "aes_gcm"] = "pgp",
         signed: bool | None = None,
         signature: str = "{path}.sig",
         armor: bool = False,
