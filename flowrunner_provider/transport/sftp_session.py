@@ -45,6 +45,9 @@ _PLAIN = 32 * 1024
 _MOST = 255 * 1024
 """Bytes read or written at once where the server takes so many; OpenSSH does."""
 
+_FOLDERS, _MOST_FOLDERS = 16, 64
+"""Folders that are listed at a time; the second number where the server says that it has twice as many handles."""
+
 _BATCH = 128 * 1024
 """Bytes of requests from which on nobody waits for more of them."""
 
@@ -72,6 +75,7 @@ class SftpSession:
     def __init__(self, timeout: float) -> None:
         self.extensions: dict[bytes, bytes] = {}
         self.most_read = self.most_write = _PLAIN
+        self.most_folders = _FOLDERS
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._greeting: asyncio.Future[tuple[int, bytes]] = self._loop.create_future()
@@ -93,9 +97,11 @@ class SftpSession:
             raise Violation(f"it speaks version {version}, and 3 was asked for")
         self.extensions = extensions_in(body)
         if self.supports(b"limits@openssh.com", b"1"):
-            _, read, write, _ = await self._extended(b"limits@openssh.com", b"", partial(_numbers, 4))
+            _, read, write, handles = await self._extended(b"limits@openssh.com", b"", partial(_numbers, 4))
             self.most_read = min(read or _PLAIN, _MOST)
             self.most_write = min(write or _PLAIN, _MOST)
+            if handles:
+                self.most_folders = max(1, min(handles // 2, _MOST_FOLDERS))
 
     def supports(self, name: bytes, version: bytes) -> bool:
         """Whether the server has announced an extension."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import aclosing
+from datetime import UTC, datetime
 
 import pytest
 
 from flowrunner_provider.core.errors import (
     AccessDenied,
+    AlreadyExists,
     ConnectionLost,
     FlowRunnerError,
     PermanentError,
@@ -16,6 +19,7 @@ from flowrunner_provider.core.errors import (
     TransientError,
 )
 from flowrunner_provider.files.stores.sftp import SftpStore
+from flowrunner_provider.transport.sftp_wire import Attributes
 from tests.contracts.store_contract import StoreContract, collect, write
 from tests.files.conftest import target_of
 from tests.files.far import Disk
@@ -23,6 +27,23 @@ from tests.support.chaos_proxy import Toxics
 
 # ruff: noqa: PT012 - what is raised where inside of an open store is the point
 pytestmark = pytest.mark.backend
+
+
+def count_handles(store):
+    """How many files and folders are open on the server, when all answers have come."""
+    session, count = store.session, 0
+
+    def spy(method, step):
+        def called(*args):
+            nonlocal count
+            count += step
+            return method(*args)
+
+        return called
+
+    for name, step in (("open", 1), ("opendir", 1), ("close", -1), ("drop", -1)):
+        setattr(session, name, spy(getattr(session, name), step))
+    return lambda: count
 
 
 class TestSftp(StoreContract):
@@ -52,6 +73,70 @@ class TestSftp(StoreContract):
             (entry,) = [entry async for entry in store.list(far.root)]
             assert entry.name == "caf\udce9"
             assert await collect(store.read(entry.path)) == b"latin"
+
+        run(test)
+
+    def test_many_folders_are_listed_at_a_time_and_all_of_them(self, run, far):
+        expected = set()
+        for number in range(150):
+            name = f"{number % 7}/{number % 30}/{number}"
+            far.put(f"{name}/f", b"x")
+            expected |= {f"{name}/f", *(name.rsplit("/", up)[0] for up in range(3))}
+
+        async def test(store):
+            handles = count_handles(store)
+            found = [e.path.removeprefix(f"{far.root}/") async for e in store.list(far.root, True)]
+            assert sorted(found) == sorted(expected)
+            assert handles() == 0
+
+        run(test)
+
+    def test_a_listing_that_is_given_up_leaves_no_folder_open(self, run, far):
+        for number in range(40):
+            far.put(f"{number}/f", b"x")
+
+        async def test(store):
+            handles = count_handles(store)
+            async with aclosing(store.list(far.root, True)) as entries:
+                async for entry in entries:
+                    if not entry.is_dir:
+                        break
+            await store.stat(far.root)
+            assert handles() == 0
+
+        run(test)
+
+    def test_a_file_is_closed_once_even_if_its_name_is_taken(self, run, far):
+        """A server may give the handle of a closed file to another one."""
+        far.put("f", b"old")
+
+        async def test(store):
+            handles = count_handles(store)
+            upload = await store.begin(f"{far.root}/f", "t")
+            await upload.write(b"new")
+            with pytest.raises(AlreadyExists):
+                await upload.commit(replace=False, modified=datetime(1960, 1, 1, tzinfo=UTC))
+            await upload.commit()
+            await upload.close()
+            assert handles() == 0
+
+        run(test)
+        assert far.get("f") == b"new"
+
+    def test_a_size_that_was_told_too_early_is_asked_for_again(self, run, far):
+        """Servers that work on several requests at a time may tell it before they have written."""
+
+        async def test(store):
+            early = asyncio.get_running_loop().create_future()
+            early.set_result(Attributes(size=0))
+            fstat, answers = store.session.fstat, [early]
+            store.session.fstat = lambda handle: answers.pop() if answers else fstat(handle)
+            upload = await store.begin(f"{far.root}/f", "t")
+            await upload.write(b"x" * 1000)
+            await upload.sync()
+            assert not answers
+            assert await upload.size() == 1000
+            await upload.discard()
 
         run(test)
 

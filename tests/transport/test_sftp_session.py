@@ -8,6 +8,14 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from flowrunner_provider.core.errors import (
+    AccessDenied,
+    ConnectionLost,
+    NotFound,
+    Rejected,
+    TimedOut,
+    Unavailable,
+)
 from flowrunner_provider.transport.sftp_session import READ, SftpSession, let_go
 from flowrunner_provider.transport.sftp_wire import (
     Attributes,
@@ -18,6 +26,7 @@ from flowrunner_provider.transport.sftp_wire import (
     pack_attributes,
     pack_string,
 )
+from flowrunner_provider.transport.ssh_errors import ssh_errors
 
 NAMES = {value: name for name, value in vars(Kind).items() if isinstance(value, int)}
 
@@ -169,9 +178,10 @@ def test_limits_of_the_server(told, most):
         await asyncio.sleep(0)
         script.says(Kind.VERSION, 3, pack_string(b"limits@openssh.com") + pack_string(b"1"))
         await asyncio.sleep(0)
-        script.says(Kind.EXTENDED_REPLY, await script.number(), struct.pack(">4Q", 0, *told, 0))
+        script.says(Kind.EXTENDED_REPLY, await script.number(), struct.pack(">4Q", 0, *told, 20))
         await start
         assert session.most_read == most
+        assert session.most_folders == 10
 
     asyncio.run(body())
 
@@ -237,6 +247,21 @@ def test_the_end_is_told_to_all(end):
                 await future
 
     play(act)
+
+
+def test_errors_say_what_to_do():
+    for error, expected in (
+        (Violation("nonsense"), Unavailable),
+        (TimeoutError("no answer"), TimedOut),
+        (ConnectionResetError("gone"), ConnectionLost),
+        (StatusError(2, ""), NotFound),
+        (StatusError(3, ""), AccessDenied),
+        (StatusError(4, "it is\nfull"), Rejected),
+    ):
+        with pytest.raises(expected, match="doing it"), ssh_errors("doing it"):
+            raise error
+    with pytest.raises(KeyError), ssh_errors("doing it"):
+        raise KeyError
 
 
 def test_what_is_let_go_is_not_reported(caplog):

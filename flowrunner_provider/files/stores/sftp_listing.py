@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Listing", "entry_of"]
 
-_FOLDERS = 16
-"""Folders that are open at a time; servers have limits, and each costs one of their file handles."""
-
 _AHEAD = 2
 """Requests under way for a folder: of a small one the second says that there is no more."""
 
@@ -88,7 +85,7 @@ class Listing:
     async def entries(self) -> AsyncGenerator[Entry, None]:
         try:
             while self._open or self._waiting:
-                while self._waiting and len(self._open) < _FOLDERS:
+                while self._waiting and len(self._open) < self._store.session.most_folders:
                     self._open.append(_Folder(self._store, self._waiting.pop()))
                 folder = self._open[0]
                 names = await folder.more()
