@@ -1,6 +1,7 @@
 """Rows out of a database: one snapshot into one file, or into many for parallel tasks.
 
-``export_orders`` writes the day's orders as Parquet; ``export_customers`` writes files of 100,000 rows each.
+``export_orders`` writes the day's orders as Parquet; ``export_customers`` writes files of 100,000 rows each;
+``export_by_country`` writes ``country=DE/2026-01-01.parquet`` and so on.
 """
 
 from __future__ import annotations
@@ -34,4 +35,13 @@ with DAG(
         columns=["customer_id", "name", "country"],
         dest="/data/customers/{{ ds }}.csv",
         max_rows_per_file=100_000,
+    )
+    SqlExportOperator(
+        task_id="export_by_country",
+        conn_id="warehouse",
+        sql="SELECT order_id, amount, country FROM sales.orders WHERE ordered_on = %(day)s",
+        parameters={"day": "{{ ds }}"},
+        partition_by=["country"],
+        order_by=["order_id"],
+        dest="/data/orders_by_country/{{ ds }}.parquet",
     )

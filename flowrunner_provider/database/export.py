@@ -3,26 +3,24 @@
 # ruff: noqa: S608 - names are quoted by identifiers.py
 from __future__ import annotations
 
-import dataclasses
-import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError
 from flowrunner_provider.core.failpoints import failpoint
-from flowrunner_provider.core.names import part_name
-from flowrunner_provider.core.part_file import disk_errors
 from flowrunner_provider.core.progress import Progress
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.data.dataset import Dataset, format_of, is_gzip, local_path
+from flowrunner_provider.data.dataset import format_of, local_path
 from flowrunner_provider.data.values import Kinds
 from flowrunner_provider.data.writers import RowWriter, open_writer, part_token
 from flowrunner_provider.data.xlsx_writer import MOST_ROWS, XlsxRowWriter
 from flowrunner_provider.database.dialects.base import Params, Row, Session
+from flowrunner_provider.database.export_files import ExportFiles
 from flowrunner_provider.database.identifiers import Identifier, TableName
+from flowrunner_provider.database.partitions import Key, check_kinds, key_of
 from flowrunner_provider.database.results import ExportFormat, ExportResult
 from flowrunner_provider.database.server_csv import ServerCsvWriter
 
@@ -44,6 +42,7 @@ class ExportPlan:
     parameters: Params = None
     columns: Sequence[str] | None = None
     order_by: Sequence[str] = ()
+    partition_by: Sequence[str] = ()
     max_rows_per_file: int | None = None
     skip_if_empty: bool = False
     chunk_size: int = 10_000
@@ -64,7 +63,7 @@ class ExportPlan:
             TableName.parse(self.table)
             if self.parameters is not None:
                 raise ConfigError("parameters are for sql", field="parameters", remedy="leave them away, or write sql")
-        for name in ("columns", "order_by"):
+        for name in ("columns", "order_by", "partition_by"):
             self._check_names(name, getattr(self, name))
         for name, least in (("max_rows_per_file", 1), ("chunk_size", 1), ("expected_rows", 0)):
             value = getattr(self, name)
@@ -90,7 +89,7 @@ def export(plan: ExportPlan, connect: Callable[[], Session], run: Run) -> Export
     All are read in one read-only transaction that sees one state of the database. Killed or repeated anywhere, it
     starts over: until the rows are complete nothing has its final name, and a later attempt removes what was left.
     """
-    files = _Files(plan, run)
+    files = ExportFiles(plan, run)
     files.clear()
     with connect() as session:
         failpoint("sql.export.after_connect")
@@ -105,106 +104,6 @@ def export(plan: ExportPlan, connect: Callable[[], Session], run: Run) -> Export
     return files.publish(work.rows, work.kinds)
 
 
-class _Files:
-    """Where the rows go: one file beside its final name, or a hidden folder of them."""
-
-    def __init__(self, plan: ExportPlan, run: Run) -> None:
-        self._plan, self._run = plan, run
-        self._dest = Path(plan.dest)
-        self._token = part_token(run.scope)
-        gzip = ".gz" if is_gzip(self._dest) else ""
-        stem = self._dest.name.removesuffix(self._dest.suffix) if gzip else self._dest.name
-        self._suffix = Path(stem).suffix + (self._dest.suffix if gzip else "")
-        self._stem = self._dest.name[: -len(self._suffix)]
-        self._folder = self._dest.with_name(part_name(f"{self._dest.name}.files", self._token))
-        self.done: list[Dataset] = []
-        self._writer: RowWriter | None = None
-
-    def clear(self) -> None:
-        """Remove what an earlier attempt, or this one, has left."""
-        if self._writer is not None:
-            self._writer.discard()
-            self._writer = None
-        with disk_errors(self._plan.dest):
-            self._dest.with_name(part_name(self._dest.name, self._token)).unlink(missing_ok=True)
-            if self._folder.is_dir() and not self._folder.is_symlink():
-                shutil.rmtree(self._folder)
-
-    @property
-    def scratch(self) -> Path:
-        """A hidden folder beside the file, for a format that needs one while it is written."""
-        return self._folder / "scratch"
-
-    @property
-    def _many(self) -> bool:
-        return self._plan.max_rows_per_file is not None
-
-    def room(self) -> int | None:
-        """How many rows still fit into the file that is open."""
-        if self._plan.max_rows_per_file is None or self._writer is None:
-            return None
-        return self._plan.max_rows_per_file - self._writer.rows
-
-    def writer(self, make: Callable[[Path], RowWriter]) -> RowWriter:
-        """The file to write into now."""
-        if self._writer is not None and self.room() == 0:
-            self._close()
-        if self._writer is None:
-            self._writer = make(self._folder / self._name(len(self.done) + 1) if self._many else self._dest)
-        return self._writer
-
-    def _name(self, number: int) -> str:
-        return f"{self._stem}-{number:05d}{self._suffix}"
-
-    def _close(self) -> None:
-        if self._writer is not None:
-            self._run.lease.check()
-            self.done.append(self._writer.commit())
-            self._writer = None
-
-    def publish(self, rows: int, kinds: dict[str, str]) -> ExportResult:
-        """Everything has its final name."""
-        failpoint("sql.export.before_publish")
-        self._close()
-        self._run.lease.check()
-        if self._many:
-            with disk_errors(self._plan.dest):
-                self.done = [self._moved(file) for file in self.done]
-                self._remove_surplus()
-        with disk_errors(self._plan.dest):
-            if self._folder.is_dir():
-                self._folder.rmdir()
-        failpoint("sql.export.after_publish")
-        first = self.done[0] if self.done else None
-        return ExportResult(
-            path=first.path if first else self._plan.dest,
-            format=self._plan.format,
-            rows=rows,
-            columns=first.columns if first else kinds,
-            bytes=sum(file.bytes for file in self.done),
-            preview=first.preview if first else [],
-            files=self.done,
-        )
-
-    def _moved(self, file: Dataset) -> Dataset:
-        target = self._dest.with_name(Path(file.path).name)
-        if Path(file.path).stat().st_size != file.bytes:
-            raise IntegrityError(
-                f"{target} is not what was written", remedy="look for another process that writes it, then retry"
-            )
-        Path(file.path).replace(target)
-        failpoint("sql.export.after_move")
-        return dataclasses.replace(file, path=str(target))
-
-    def _remove_surplus(self) -> None:
-        """Files of an earlier run that had more of them."""
-        numbered = re.compile(re.escape(self._stem) + r"-(\d{5,})" + re.escape(self._suffix))
-        for path in self._dest.parent.iterdir():
-            found = numbered.fullmatch(path.name)
-            if found and int(found[1]) > len(self.done):
-                path.unlink()
-
-
 class BlockWriter(Protocol):
     """A writer of what the database has written as CSV."""
 
@@ -213,7 +112,7 @@ class BlockWriter(Protocol):
 
 
 class _Work:
-    def __init__(self, session: Session, plan: ExportPlan, run: Run, files: _Files) -> None:
+    def __init__(self, session: Session, plan: ExportPlan, run: Run, files: ExportFiles) -> None:
         self._session, self._plan, self._run, self._files = session, plan, run, files
         self._token = part_token(run.scope)
         self._progress: Progress = run.progress("export", unit="rows", total=plan.expected_rows)
@@ -228,7 +127,9 @@ class _Work:
         failpoint("sql.export.after_describe")
         counted = None
         if plan.format in ("csv", "parquet"):
-            counted = session.copy_out(self._query, plan.parameters, most=self._most, passed=self._take_block)
+            counted = session.copy_out(
+                self._query, plan.parameters, most=self._most, passed=self._take_block, apart=len(plan.partition_by)
+            )
         self._by_server = counted is not None
         if counted is None:
             with session.stream(self._query, plan.parameters, batch_rows=plan.chunk_size) as batches:
@@ -237,7 +138,7 @@ class _Work:
             counted = session.count(TableName.parse(plan.table)) if plan.table is not None else self.rows
         self._check(counted)
         self._progress.finish()
-        if not self.rows and not plan.skip_if_empty:
+        if not self.rows and not plan.skip_if_empty and not plan.partition_by:
             self._files.writer(self._of_blocks if self._by_server else self._open)
 
     def _describe(self) -> None:
@@ -248,6 +149,7 @@ class _Work:
         found = session.described(self._query, plan.parameters)
         for name, kind in found.items():
             self.kinds[name] = _declared(kind, columns[name], plan.format)
+        check_kinds({name: self.kinds.pop(name) for name in plan.partition_by})
         if plan.format == "parquet" and "" in self.kinds.values():
             self._look_at_values()
 
@@ -257,7 +159,7 @@ class _Work:
         with self._session.stream(self._query, self._plan.parameters, batch_rows=self._plan.chunk_size) as batches:
             for batch in batches:
                 self._run.deadline.check("the export")
-                seen.add_rows(list(self.kinds), batch, rows)
+                seen.add_rows(list(self.kinds), [row[: len(self.kinds)] for row in batch], rows)
                 rows += len(batch)
         for name in self.kinds:
             self.kinds[name] = seen.simple(name)
@@ -269,12 +171,23 @@ class _Work:
                 )
 
     def _take(self, batch: list[Row]) -> None:
-        for part in self._parts(batch):
-            self._files.writer(self._open).write(part)
+        for key, rows in self._by_key(batch):
+            for part in self._parts(rows):
+                self._files.writer(self._open, key).write(part)
         self._passed(len(batch))
 
-    def _take_block(self, block: bytes, rows: int) -> None:
-        cast("BlockWriter", self._files.writer(self._of_blocks)).write_block(block, rows)
+    def _by_key(self, batch: list[Row]) -> Iterator[tuple[Key, list[Row]]]:
+        """The rows of each folder, which come together."""
+        names = self._plan.partition_by
+        if not names:
+            yield (), batch
+            return
+        width = len(self.kinds)
+        for values, rows in groupby(batch, lambda row: row[width:]):
+            yield key_of(names, values), [row[:width] for row in rows]
+
+    def _take_block(self, block: bytes, rows: int, key: Key) -> None:
+        cast("BlockWriter", self._files.writer(self._of_blocks, key)).write_block(block, rows)
         self._passed(rows)
 
     def _most(self) -> int:
@@ -326,7 +239,7 @@ class _Work:
 def selected(session: Session, source: str, columns: dict[str, str], plan: ExportPlan) -> str:
     """The query for the file: the columns asked for, in their order, as its format can hold them."""
     chosen = list(columns if plan.columns is None else plan.columns)
-    for field_name, names in (("columns", chosen), ("order_by", plan.order_by)):
+    for field_name, names in (("columns", chosen), ("order_by", plan.order_by), ("partition_by", plan.partition_by)):
         if unknown := [name for name in names if name not in columns]:
             raise ConfigError(
                 f"there is no column {unknown[0]!r} to export",
@@ -338,10 +251,20 @@ def selected(session: Session, source: str, columns: dict[str, str], plan: Expor
         text = session.sql(name)
         return session.user_text(text) if plan.parameters is not None else text
 
-    parts = [session.castable(columns[name], quoted(name), plan.format) for name in chosen]
-    if parts == [quoted(name) for name in columns] and not plan.order_by:
+    chosen = [name for name in chosen if name not in plan.partition_by]
+    if not chosen:
+        raise ConfigError(
+            "no column is left for the files", field="partition_by", remedy="leave one of them out, or select more"
+        )
+    chosen += plan.partition_by
+    targets = ["csv" if name in plan.partition_by else plan.format for name in chosen]
+    parts = [
+        session.castable(columns[name], quoted(name), target) for name, target in zip(chosen, targets, strict=True)
+    ]
+    sorted_by = list(dict.fromkeys((*plan.partition_by, *plan.order_by)))
+    if parts == [quoted(name) for name in columns] and not sorted_by:
         return source.rstrip().rstrip(";")
-    order = [session.sort_key(columns[name], f"q.{quoted(name)}") for name in plan.order_by]
+    order = [session.sort_key(columns[name], f"q.{quoted(name)}") for name in sorted_by]
     return f"SELECT {', '.join(parts)} FROM ({source.rstrip().rstrip(';')}\n) AS q" + (
         f" ORDER BY {', '.join(order)}" if order else ""
     )

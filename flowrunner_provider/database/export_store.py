@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -44,24 +45,27 @@ def scratch(run: Run) -> Iterator[Path]:
             shutil.rmtree(folder)
 
 
-async def upload(exported: ExportResult, store: Store, path: str, dest: str, run: Run) -> ExportResult:
+async def upload(exported: ExportResult, local: Path, store: Store, path: str, dest: str, run: Run) -> ExportResult:
     """The files are in the store, each whole under its final name, and an earlier run's surplus ones are gone.
 
-    :param path: the file asked for; numbered ones are put beside it.
+    :param local: the folder of this disk below which the files are.
+    :param path: the file asked for; others are put beside it, and below its folder.
     :param dest: its address, for the result.
     """
-    folder = path.rpartition("/")[0]
-    publisher = Publisher(
-        run, store, "sql.export", [file.bytes for file in exported.files], "overwrite", announce=False
-    )
-    done = []
-    for file in exported.files:
-        name = Path(file.path).name
-        target = store.join(folder, name) if folder else name
+    folder, _, last = path.rpartition("/")
+    names = [str(Path(file.path).relative_to(local)) for file in exported.files]
+    targets = [store.join(folder, name) if folder else name for name in names]
+    sizes: Json = [file.bytes for file in exported.files]
+    publisher = Publisher(run, store, "sql.export", sizes, "overwrite", announce=False)
+    for target, file in zip(targets, exported.files, strict=True):
         await publisher.publish(target, _Sender(file))
-        done.append(replace(file, path=f"{dest.rpartition('/')[0]}/{name}"))
-    await _remove_surplus(store, folder, path.rpartition("/")[2], exported)
+    counts = Counter(target.rpartition("/")[0] for target in targets)
+    if names and (name := names[0].rpartition("/")[2]) != last:
+        for place, count in counts.items():
+            await _remove_surplus(store, place, name, count)
     failpoint("sql.export.after_upload")
+    base = dest.rpartition("/")[0]
+    done = [replace(file, path=f"{base}/{name}") for name, file in zip(names, exported.files, strict=True)]
     return replace(exported, path=done[0].path if done else dest, files=done)
 
 
@@ -83,16 +87,20 @@ async def _blocks(path: Path) -> AsyncIterator[bytes]:
             yield block
 
 
-async def _remove_surplus(store: Store, folder: str, name: str, exported: ExportResult) -> None:
-    """Files of an earlier run that had more of them."""
-    stems = [re.fullmatch(r"(.*)-\d{5,}(\.[^/]*)", Path(file.path).name) for file in exported.files]
-    if not stems or stems[0] is None or Path(exported.files[0].path).name == name:
+async def _remove_surplus(store: Store, folder: str, name: str, count: int) -> None:
+    """Files of an earlier run that had more of them.
+
+    :param name: of one that is there now.
+    :param count: how many are.
+    """
+    found = re.fullmatch(r"(.*)-\d{5,}(\.[^/]*)", name)
+    if found is None:
         return
-    numbered = re.compile(re.escape(stems[0][1]) + r"-(\d{5,})" + re.escape(stems[0][2]))
+    numbered = re.compile(re.escape(found[1]) + r"-(\d{5,})" + re.escape(found[2]))
     surplus = [
         entry.path
         async for entry in store.list(folder or ".")
-        if not entry.is_dir and (found := numbered.fullmatch(entry.name)) and int(found[1]) > len(exported.files)
+        if not entry.is_dir and (other := numbered.fullmatch(entry.name)) and int(other[1]) > count
     ]
     for path in surplus:
         failpoint("sql.export.before_delete")

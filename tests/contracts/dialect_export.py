@@ -91,6 +91,74 @@ class ExportContract:
             load_rows(texts, file, "copy", create_table=True, context={"run_id": f"back{number}"})
         assert len(texts.rows("copy")) == len(TEXTS)
 
+    @pytest.fixture
+    def regions(self, far: FarSide) -> FarSide:
+        far.run(f"CREATE TABLE {far.name('orders')} (id integer, region varchar(40), year integer, note varchar(20))")
+        places = ["a", "A", "b/c", "", None, "__HIVE_DEFAULT_PARTITION__", "é=%2F", "a", "..", "a"]
+        rows = [{"id": n, "region": place, "year": 2020 + n % 2, "note": None} for n, place in enumerate(places)]
+        load_rows(far, far.jsonl(rows), context={"run_id": "fill"})
+        (far.folder / "source.jsonl").unlink()
+        return far
+
+    @pytest.mark.parametrize("dest", ["out.csv", "out.jsonl.gz", "out.parquet", "out.xlsx"])
+    def test_folders(self, regions: FarSide, dest: str) -> None:
+        (regions.folder / "region=gone" / "year=2020").mkdir(parents=True)
+        (regions.folder / "region=gone" / "year=2020" / dest).write_text("of another run")
+        by = {"partition_by": ["region", "year"], "order_by": ["id"]}
+        result = export(regions, dest, chunk_size=4, **by)
+        null = "__HIVE_DEFAULT_PARTITION__"
+        wanted = {
+            "region=a/year=2020": 1, "region=A/year=2021": 1, "region=b%2Fc/year=2020": 1, "region=/year=2021": 1,
+            f"region={null}/year=2020": 1, f"region=%5F{null[1:]}/year=2021": 1, "region=é%3D%252F/year=2020": 1,
+            "region=../year=2020": 1, "region=a/year=2021": 2,
+        }  # fmt: skip
+        found = {str(Path(file["path"]).relative_to(regions.folder).parent): file["rows"] for file in result["files"]}
+        assert found == wanted
+        assert list(result["columns"]) == ["id", "note"]
+        there = {str(path.relative_to(regions.folder).parent) for path in regions.folder.glob(f"*/*/{dest}")}
+        assert there == {*wanted, "region=gone/year=2020"}
+        assert not [path for path in regions.folder.iterdir() if path.name.startswith(".")]
+
+    @pytest.mark.parametrize("dest", ["out.csv", "out.parquet"])
+    def test_folders_of_many_files(self, regions: FarSide, dest: str) -> None:
+        stem, _, suffix = dest.partition(".")
+        (regions.folder / "region=a").mkdir()
+        (regions.folder / "region=a" / f"{stem}-00003.{suffix}").touch()
+        result = export(
+            regions, dest, partition_by=["region"], columns=["id", "region"], max_rows_per_file=2, order_by=["id"]
+        )
+        assert result["rows"] == 10
+        files = sorted(path.name for path in (regions.folder / "region=a").iterdir())
+        assert files == [f"{stem}-00001.{suffix}", f"{stem}-00002.{suffix}"]
+        ids = [int(row[0]) for name in files for row in read(regions, f"region=a/{name}")]
+        assert ids == [0, 7, 9]
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"partition_by": ["nope"]},
+            {"partition_by": ["id", "region", "year", "note"]},
+            {"partition_by": "region"},
+            {"partition_by": ["region", "region"]},
+            {"partition_by": ["region"], "columns": ["region"]},
+        ],
+    )
+    def test_bad_folders(self, regions: FarSide, arguments: dict[str, Any]) -> None:
+        with pytest.raises(ConfigError) as caught:
+            export(regions, **arguments)
+        assert caught.value.field == "partition_by"
+        assert left(regions) == set()
+
+    def test_a_value_that_is_no_folder(self, regions: FarSide) -> None:
+        long = "x" * 300
+        table = regions.name("orders")
+        for sql in (f"SELECT id, '{long}' AS region FROM {table}", f"SELECT id, 1.5 AS region FROM {table}"):
+            with pytest.raises(ConfigError, match="region") as caught:
+                export(regions, sql=sql, partition_by=["region"])
+            assert caught.value.field == "partition_by"
+            assert long not in repr(caught.value.to_event())
+        assert left(regions) == set()
+
     @pytest.mark.parametrize("dest", ["out.csv", "out.jsonl", "out.parquet"])
     def test_no_rows(self, far: FarSide, dest: str) -> None:
         far.run(f"CREATE TABLE {far.name('orders')} (id integer, note text)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from tests.database.far_side import FarSide, act
 from tests.database.test_faults import ENVIRONMENT, KILLS, through
 from tests.database.test_faults import Scene as LoadScene
 from tests.support.chaos_proxy import ChaosProxy, Toxics
-from tests.support.kill import attempt, random_kills, sweep
+from tests.support.kill import attempt, kill_at, random_kills, sweep
 
 pytestmark = pytest.mark.faults
 
@@ -25,6 +26,7 @@ ROWS = 40
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "csv": ("out.csv", {}),
     "files": ("out.jsonl", {"max_rows_per_file": 15}),
+    "folders": ("out.csv", {"partition_by": ["part"]}),
     "parquet": ("out.parquet", {"parameters": []}),
 }
 
@@ -45,16 +47,21 @@ class Scene:
 def play(scene: Scene) -> Any:
     os.environ[ENVIRONMENT] = scene.far.connection
     dest, more = CASES[scene.case]
-    sql = f"SELECT id, note FROM {scene.far.name('orders')} ORDER BY id"
+    part = ", CASE WHEN id > 20 THEN 'b' ELSE 'a' END AS part" if scene.case == "folders" else ""
+    sql = f"SELECT id, note{part} FROM {scene.far.name('orders')} ORDER BY id"
     return act(scene.far, SqlExportOperator, sql=sql, dest=str(scene.far.folder / dest), chunk_size=16, **more)
 
 
 def check(scene: Scene) -> None:
     dest, more = CASES[scene.case]
     names = [f"out-{n:05d}.jsonl" for n in (1, 2, 3)] if more.get("max_rows_per_file") else [dest]
+    if scene.case == "folders":
+        names = [f"part=a/{dest}", f"part=b/{dest}"]
     rows = [row for name in names for row in read(scene.far, name)]
     assert [(int(row[0]), row[1]) for row in rows] == [(n, f"note {n}") for n in range(1, ROWS + 1)]
-    assert {path.name for path in scene.far.folder.iterdir()} - {"far.db", "state"} == set(names)
+    assert {path.name for path in scene.far.folder.iterdir()} - {"far.db", "state"} == {
+        name.partition("/")[0] for name in names
+    }
     assert scene.far.tables() == {"orders"}
 
 
@@ -70,6 +77,20 @@ def test_every_kill(make: Callable[[], FarSide], case: str, request: pytest.Fixt
     if "sqlite-csv" in request.node.name and KILLS < 10:
         pytest.skip("as the case 'files', and long: with FLOWRUNNER_KILLS=10")
     assert sweep(lambda: Scene(make(), case).prepare(), play, check).kills > 7
+
+
+@pytest.mark.parametrize("gone", [1, 2])
+def test_what_a_killed_attempt_has_published_goes_with_its_rows(make: Callable[[], FarSide], gone: int) -> None:
+    """Between the two attempts the last rows of one folder are deleted; what another run has written stays."""
+    scene = Scene(make(), "folders").prepare()
+    (scene.far.folder / "part=c").mkdir()
+    (scene.far.folder / "part=c" / "out.csv").write_text("of another run")
+    assert attempt(play, scene, rules=[kill_at("sql.export.after_move", gone)]).signal == signal.SIGKILL
+    scene.far.run(f"DELETE FROM {scene.far.name('orders')} WHERE id > 20")
+    play(scene)
+    there = {str(path.relative_to(scene.far.folder)) for path in scene.far.folder.glob("part=*/*")}
+    assert there == {"part=a/out.csv", "part=c/out.csv"}
+    assert not list(scene.far.folder.glob(".*"))
 
 
 def test_kills_at_random(make: Callable[[], FarSide]) -> None:

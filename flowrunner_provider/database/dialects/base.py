@@ -24,7 +24,7 @@ from flowrunner_provider.database.dialects.syncing import Syncing
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
 __all__ = [
-    "Column", "Conflict", "Copier", "CsvFile", "Merged", "Params", "Row", "Session", "Table", "Type",
+    "Column", "Conflict", "Copier", "CsvFile", "Merged", "Params", "Passed", "Row", "Session", "Table", "Type",
     "distinct", "duplicate_keys", "unsuitable",
 ]  # fmt: skip
 
@@ -32,6 +32,9 @@ Row = tuple[Any, ...]
 
 Params = Sequence[Any] | Mapping[str, Any] | None
 """Values for the placeholders of a user's statement, by place or by name; None: it has none."""
+
+Passed = Callable[[bytes, int, tuple[str | None, ...]], None]
+"""Takes a block of rows, their number, and the text of what they have in common."""
 
 Type = Literal[
     "string", "integer", "number", "decimal", "boolean", "object", "array", "date", "time", "timestamp", "binary"
@@ -157,15 +160,16 @@ class Session(Structured, Syncing, ABC):
         """The rows of a query in batches, from a cursor of the server."""
 
     def copy_out(
-        self, query: str, params: Params, *, most: Callable[[], int], passed: Callable[[bytes, int], None]
+        self, query: str, params: Params, *, most: Callable[[], int], passed: Passed, apart: int = 0
     ) -> int | None:
         """Hand over the rows of a query as CSV without a header, where the database writes such itself.
 
         :param most: asked before each block how many rows it may have.
-        :param passed: called with each block, of whole rows, and their number.
+        :param passed: called with each block, of whole rows, their number, and what they have in common.
+        :param apart: how many of the last columns are not in the blocks: all rows of a block have the same there.
         :return: how many rows the database says there were; None if it does not write CSV.
         """
-        del query, params, most, passed
+        del query, params, most, passed, apart
         return None
 
     def castable(self, kind: str, name: str, target: str) -> str:

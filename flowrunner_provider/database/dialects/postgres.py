@@ -25,6 +25,7 @@ from flowrunner_provider.database.dialects.base import (
     CsvFile,
     Merged,
     Params,
+    Passed,
     Row,
     Table,
     Type,
@@ -184,11 +185,11 @@ class PostgresSession(PostgresStructure, Piped):
             yield iter(lambda: cursor.fetchmany(batch_rows), [])
 
     def copy_out(
-        self, query: str, params: Params, *, most: Callable[[], int], passed: Callable[[bytes, int], None]
+        self, query: str, params: Params, *, most: Callable[[], int], passed: Passed, apart: int = 0
     ) -> int | None:
         with self.typed():
-            if params is not None:
-                return lines_out(self._connection, query, params, most, passed)
+            if params is not None or apart:
+                return lines_out(self._connection, query, params, most, passed, apart)
             with self._cursor.copy(f"COPY ({query}\n) TO STDOUT (FORMAT csv)"):
                 return copied_out(self._connection, most, passed)
 

@@ -9,13 +9,14 @@ import select
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import groupby
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from flowrunner_provider.core.errors import ConnectionLost
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.database.choices import Isolation
-from flowrunner_provider.database.dialects.base import Params, Row, Session, distinct
+from flowrunner_provider.database.dialects.base import Params, Passed, Row, Session, distinct
 from flowrunner_provider.database.dialects.values import as_json
 
 if TYPE_CHECKING:
@@ -150,14 +151,12 @@ def _ended(connection: psycopg.Connection[Row]) -> int:
     return int(results[-1].command_tuples or 0)
 
 
-def copied_out(
-    connection: psycopg.Connection[Row], most: Callable[[], int], passed: Callable[[bytes, int], None]
-) -> int:
+def copied_out(connection: psycopg.Connection[Row], most: Callable[[], int], passed: Passed) -> int:
     """Hand over the rows of a COPY that has begun; returns the server's count."""
     blocks = gathered(connection, most=most)
     while True:
         try:
-            passed(*next(blocks))
+            passed(*next(blocks), ())
         except StopIteration as ended:
             return int(ended.value)
 
@@ -167,13 +166,20 @@ def lines_out(
     query: str,
     params: Params,
     most: Callable[[], int],
-    passed: Callable[[bytes, int], None],
+    passed: Passed,
+    apart: int,
 ) -> int:
-    """The same lines as from :func:`copied_out`, for a query with parameters, which ``COPY`` does not take."""
+    """The same lines as from :func:`copied_out`, for a query with parameters, which ``COPY`` does not take.
+
+    :param apart: how many of the last columns are not in the lines.
+    """
     count = 0
     with opened(connection, query, params, as_text=True) as cursor:
+        width = len(cursor.description or ()) - apart
         while batch := cursor.fetchmany(most()):
-            passed("".join(_lines(batch)).encode(), len(batch))
+            for common, found in groupby(batch, lambda row: row[width:]):
+                rows = [row[:width] for row in found] if apart else batch
+                passed("".join(_lines(rows)).encode(), len(rows), common)
             count += len(batch)
     return count
 

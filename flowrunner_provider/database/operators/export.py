@@ -12,6 +12,8 @@ from flowrunner_provider.database.results import ExportResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator, run_to_end
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from flowrunner_provider.files.uri import Location
 
 __all__ = ["SqlExportOperator"]
@@ -35,6 +37,12 @@ class SqlExportOperator(FlowRunnerOperator):
     :param parameters: values for the placeholders, a list or an object; bound by the driver.
     :param columns: which columns, in which order; all by default.
     :param order_by: columns to sort by; without them the order is the database's choice.
+    :param partition_by: write ``country=DE/orders.parquet`` and so on beside ``dest``, a folder for each combination of
+        values of these columns, which are then not in the files, as Hive, Spark and Arrow read them back. Texts,
+        whole numbers, truth values and dates; NULL is ``__HIVE_DEFAULT_PARTITION__``, and what a path cannot hold is
+        written as ``%2F``. The database sorts, one file is open at a time, 10,000 folders are the most. Folders that
+        the rows do not name are left as they are; without rows nothing is written. ``files`` names all. In a store,
+        a file that a killed attempt put into a folder which the retry has no rows for stays there.
     :param max_rows_per_file: write ``name-00001.csv`` and so on, with so many rows each; ``files`` in the result has
         a dataset for each. Files of an earlier run with higher numbers are removed.
     :param skip_if_empty: write nothing if there are no rows; a file that is there already stays.
@@ -51,6 +59,7 @@ class SqlExportOperator(FlowRunnerOperator):
         "parameters",
         "columns",
         "order_by",
+        "partition_by",
         "expected_rows",
     )
     template_ext: Sequence[str] = (".sql",)
@@ -66,6 +75,7 @@ class SqlExportOperator(FlowRunnerOperator):
         parameters: list[Any] | dict[str, Any] | None = None,
         columns: list[str] | None = None,
         order_by: list[str] | None = None,
+        partition_by: list[str] | None = None,
         max_rows_per_file: int | None = None,
         skip_if_empty: bool = False,
         chunk_size: int = 10_000,
@@ -80,6 +90,7 @@ class SqlExportOperator(FlowRunnerOperator):
         self.parameters = parameters
         self.columns = columns
         self.order_by = order_by
+        self.partition_by = partition_by
         self.max_rows_per_file = max_rows_per_file
         self.skip_if_empty = skip_if_empty
         self.chunk_size = chunk_size
@@ -94,16 +105,16 @@ class SqlExportOperator(FlowRunnerOperator):
             open_store(location, field="dest")  # what its connection lacks is told before the rows are read
             with scratch(run) as folder:
                 exported = self._export(str(folder / location.path.rpartition("/")[2]), run)
-                return run_to_end(self._upload(exported, location, run), run.deadline)
+                return run_to_end(self._upload(exported, folder, location, run), run.deadline)
         return self._export(self.dest, run)
 
-    async def _upload(self, exported: ExportResult, location: Location, run: Run) -> ExportResult:
+    async def _upload(self, exported: ExportResult, folder: Path, location: Location, run: Run) -> ExportResult:
         from flowrunner_provider.database.export_store import upload
         from flowrunner_provider.files.hook import opened
 
         async with AsyncExitStack() as stack:
             store = (await opened(run, stack, dest=[location]))[location.root]
-            return await upload(exported, store, location.path, self.dest, run)
+            return await upload(exported, folder, store, location.path, self.dest, run)
 
     def _export(self, dest: str, run: Run) -> ExportResult:
         from flowrunner_provider.database.export import ExportPlan, export
@@ -116,6 +127,7 @@ class SqlExportOperator(FlowRunnerOperator):
             parameters=self.parameters,
             columns=self.columns,
             order_by=self.order_by or (),
+            partition_by=self.partition_by or (),
             max_rows_per_file=self.max_rows_per_file,
             skip_if_empty=self.skip_if_empty,
             chunk_size=self.chunk_size,
