@@ -1,5 +1,6 @@
 """Rows from PostgreSQL into another database: ours as a task runs it, and pipes of the servers' own clients.
-``FLOWRUNNER_SYNC_ROWS=5000000`` makes the first workload ten times as large."""
+``FLOWRUNNER_SYNC_ROWS=5000000`` makes the first workload ten times as large, and leaves out Airflow's own operator,
+which has all rows in memory."""
 
 from __future__ import annotations
 
@@ -99,6 +100,22 @@ def ours(**more: Any) -> Contender:
     return contender
 
 
+def generic_transfer(scene: dict[str, Any]) -> Iterator[None]:
+    """Airflow's own operator, with its fastest way into PostgreSQL."""
+    from airflow.providers.common.sql.operators.generic_transfer import GenericTransfer
+
+    fresh(scene)
+    connections(scene)
+    operator = GenericTransfer(
+        task_id="t", sql="SELECT * FROM orders", destination_table="orders", source_conn_id="shop",
+        destination_conn_id="warehouse", insert_args={"commit_every": 10_000},
+    )  # fmt: skip
+    yield
+    operator.execute({})
+    yield
+    whole(scene)
+
+
 # -- into MariaDB ------------------------------------------------------------------------------------------------
 
 
@@ -175,6 +192,7 @@ WORKLOADS = {
             "psql COPY to psql COPY": piped,
             "sql.sync": ours(),
             "sql.sync replace_by=delete": ours(replace_by="delete"),
+            **({"GenericTransfer": generic_transfer} if ROWS <= sql_export.ROWS else {}),
         },
         reference="psql COPY to psql COPY",
         scene=scene,

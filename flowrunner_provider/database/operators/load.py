@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.data.dataset import UNKNOWN, Dataset, is_gzip
+from flowrunner_provider.data.dataset import UNKNOWN, Dataset
 from flowrunner_provider.database.choices import BadRow, Keep, Mode
-from flowrunner_provider.database.operators.arguments import identity, number
+from flowrunner_provider.database.operators.arguments import csv_file, identity, number
 from flowrunner_provider.database.results import LoadResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 if TYPE_CHECKING:
     from flowrunner_provider.data.readers import RowReader
-    from flowrunner_provider.database.dialects.base import CsvFile
     from flowrunner_provider.database.plan import LoadPlan
 
 __all__ = ["SqlLoadOperator"]
@@ -150,7 +149,7 @@ class SqlLoadOperator(FlowRunnerOperator):
             fingerprint=plan.fingerprint(identity(dataset)),
             types=dataset.columns,
             total=dataset.rows if dataset.rows != UNKNOWN else None,
-            csv=self._csv(dataset),
+            csv=csv_file(dataset, delimiter=self.delimiter, encoding=self.encoding, null_text=self.null_text),
         )
 
     def _rows(self, dataset: Dataset) -> RowReader:
@@ -159,18 +158,6 @@ class SqlLoadOperator(FlowRunnerOperator):
         return open_rows(
             dataset,
             batch_rows=self.batch_size,
-            delimiter=self.delimiter,
-            encoding=self.encoding,
-            null_text=self.null_text,
-        )
-
-    def _csv(self, dataset: Dataset) -> CsvFile | None:
-        from flowrunner_provider.database.dialects.base import CsvFile
-
-        if dataset.format != "csv" or is_gzip(dataset.path):
-            return None
-        return CsvFile(
-            path=dataset.path,
             delimiter=self.delimiter,
             encoding=self.encoding,
             null_text=self.null_text,

@@ -9,7 +9,7 @@ from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import UNKNOWN, Dataset
 from flowrunner_provider.database.choices import Keep, OnConflict
-from flowrunner_provider.database.operators.arguments import identity, number
+from flowrunner_provider.database.operators.arguments import csv_file, identity, number
 from flowrunner_provider.database.results import LoadResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
@@ -115,6 +115,7 @@ class SqlUpsertOperator(FlowRunnerOperator):
             fingerprint=plan.fingerprint(identity(dataset)),
             types=dataset.columns,
             total=dataset.rows if dataset.rows != UNKNOWN else None,
+            csv=csv_file(dataset, delimiter=",", encoding="utf-8-sig", null_text=""),
             action=self.action,
         )
 
