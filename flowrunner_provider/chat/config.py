@@ -17,8 +17,8 @@ from flowrunner_provider.chat.choices import Platform
 from flowrunner_provider.core.errors import ConfigError, MissingCredential
 from flowrunner_provider.core.secrets import is_sensitive_key
 from flowrunner_provider.core.spec import option
-from flowrunner_provider.http.config import HttpConfig, settings_of
 from flowrunner_provider.http.credentials import Mask
+from flowrunner_provider.http.service_config import ServiceConfig
 from flowrunner_provider.transport.http_auth import api_key_credentials
 from flowrunner_provider.transport.http_settings import HttpSettings
 
@@ -29,32 +29,7 @@ _WEBHOOKS_ONLY = frozenset({"teams", "google_chat"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Spoken:
-    """How a platform is spoken to, whichever it is."""
-
-    rate_limit: str | None = option(None, label="Rate limit", help="Shared by all tasks, e.g. 1/second.")
-    burst: int = option(1, label="Burst", help="Messages that may come at once within the rate limit.")
-    timeout: float = option(30.0, label="Timeout", help="Seconds for one request.")
-    connect_timeout: float = option(10.0, label="Connect timeout", help="Seconds for TCP and TLS.")
-    ca_file: str = option("", label="CA file", help="PEM file of a private certificate authority.")
-    trust_env: bool = option(True, label="Proxies of the environment", help="Use HTTP_PROXY, HTTPS_PROXY, NO_PROXY.")
-
-    def _settings(self, host: str, mask: Mask, **more: Any) -> HttpSettings:
-        config = HttpConfig(
-            host=host,
-            timeout=self.timeout,
-            connect_timeout=self.connect_timeout,
-            burst=self.burst,
-            ca_file=self.ca_file,
-            trust_env=self.trust_env,
-            follow_redirects=False,
-            **more,
-        )
-        return settings_of(config, mask=mask)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChatConfig(_Spoken):
+class ChatConfig(ServiceConfig):
     """A webhook or a bot."""
 
     platform: Platform | None = option(None, label="Platform", help="Where the connection's type does not tell.")
@@ -97,7 +72,7 @@ class ChatConfig(_Spoken):
         if not host:
             raise ConfigError("the connection has no host", field="host", remedy="set it to the server's address")
         bearer = {"auth": "bearer", "password": self.password} if platform == "mattermost" else {}
-        settings = self._settings(host if "://" in host else f"https://{host}", mask, port=self.port, **bearer)
+        settings = self.settings(host, mask, port=self.port, **bearer)
         if platform == "discord":
             bot = api_key_credentials("Authorization", f"Bot {self.password}", "header")
             settings = replace(settings, credentials=bot)
@@ -115,7 +90,7 @@ class ChatConfig(_Spoken):
         hidden = [self.password, self.endpoint, parts.path]
         hidden += [value for name, value in parse_qsl(parts.query) if name == "key" or is_sensitive_key(name)]
         hidden += [piece for piece in parts.path.split("/") if len(piece) >= 16]
-        settings = self._settings(f"{parts.scheme}://{parts.netloc}", mask)
+        settings = self.settings(f"{parts.scheme}://{parts.netloc}", mask)
         return replace(settings, secrets=(*settings.secrets, *(each for each in hidden if len(each) >= 8)))
 
 
@@ -127,7 +102,7 @@ def _is_here(host: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlackConfig(_Spoken):
+class SlackConfig(ServiceConfig):
     """A ``slack`` connection of the official provider: the password is the token of a bot."""
 
     password: str = option("", label="Bot token", help="xoxb-...", secret=True)
@@ -143,7 +118,7 @@ class SlackConfig(_Spoken):
             raise MissingCredential("the connection has no token", field="password", remedy="set the bot's (xoxb-...)")
         proxies = {"http": self.proxy, "https": self.proxy} if self.proxy else {}
         base = self.base_url.rstrip("/")
-        return self._settings(base, mask, auth="bearer", password=self.password, proxies=proxies)
+        return self.settings(base, mask, auth="bearer", password=self.password, proxies=proxies)
 
 
 def slack_values(extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from flowrunner_provider.core.errors import ConfigError, MissingCredential
 from flowrunner_provider.core.spec import option
-from flowrunner_provider.http.config import HttpConfig, settings_of
 from flowrunner_provider.http.credentials import Mask
+from flowrunner_provider.http.service_config import ServiceConfig
 from flowrunner_provider.sms.choices import Vendor
 from flowrunner_provider.transport.http_settings import HttpSettings
 
@@ -26,22 +26,16 @@ _REGION = re.compile(r"[a-z0-9-]{4,32}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatewayConfig:
+class GatewayConfig(ServiceConfig):
     """What all gateways have in common."""
 
     vendor: Vendor | None = option(None, label="Vendor", help="Where the connection's type does not tell.")
     host: str = option("", label="Host", help="Only for a proxy, or another region than the vendor's usual one.")
     port: int | None = option(None, label="Port")
     sender: str = option("", label="Sender", help="Number, short code, name, or Twilio messaging service (MG...).")
-    rate_limit: str | None = option(None, label="Rate limit", help="Shared by all tasks, e.g. 1/second.")
-    burst: int = option(1, label="Burst", help="Messages that may come at once within the rate limit.")
-    timeout: float = option(30.0, label="Timeout", help="Seconds for one request.")
-    connect_timeout: float = option(10.0, label="Connect timeout", help="Seconds for TCP and TLS.")
     settle: float = option(
         45.0, label="Settle", help="Seconds after a lost answer from which the vendor's list is believed."
     )
-    ca_file: str = option("", label="CA file", help="PEM file of a private certificate authority.")
-    trust_env: bool = option(True, label="Proxies of the environment", help="Use HTTP_PROXY, HTTPS_PROXY, NO_PROXY.")
 
     def http(self, mask: Mask) -> HttpSettings:
         """How the vendor is spoken to.
@@ -51,19 +45,7 @@ class GatewayConfig:
         raise ConfigError("the connection names no vendor", field="vendor")
 
     def _settings(self, host: str, mask: Mask, **credentials: Any) -> HttpSettings:
-        host = self.host or host
-        config = HttpConfig(
-            host=host if "://" in host else f"https://{host}",
-            port=self.port,
-            timeout=self.timeout,
-            connect_timeout=self.connect_timeout,
-            burst=self.burst,
-            ca_file=self.ca_file,
-            trust_env=self.trust_env,
-            follow_redirects=False,
-            **credentials,
-        )
-        return settings_of(config, mask=mask)
+        return self.settings(self.host or host, mask, port=self.port, **credentials)
 
 
 @dataclass(frozen=True, kw_only=True)
