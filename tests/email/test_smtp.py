@@ -175,33 +175,35 @@ def replies(changes: dict[str, str | None]) -> Callable[[str], str | None]:
     return lambda line: table.get(line.split(" ")[0], "")
 
 
-@pytest.mark.parametrize(
-    ("changes", "error"),
-    [
-        ({"connect": None}, ConnectionLost),
-        ({"connect": ""}, TimedOut),
-        ({"connect": "554 go away"}, Rejected),
-        ({"connect": "421 too many connections"}, Throttled),
-        ({"connect": "HTTP/1.1 400 Bad Request"}, ConnectionLost),
-        ({"EHLO": None}, ConnectionLost),
-        ({"EHLO": ""}, TimedOut),
-        ({"EHLO": "250-hi\r\n250 SIZE 10"}, Rejected),
-        ({"MAIL": "451 4.3.0 later"}, Throttled),
-        ({"MAIL": "553 5.1.8 bad sender"}, Rejected),
-        ({"MAIL": "530 5.7.0 authentication required"}, MissingCredential),
-        ({"MAIL": None}, ConnectionLost),
-        ({"RCPT": "421 4.7.0 bye"}, Throttled),
-        ({"RCPT": None}, ConnectionLost),
-        ({"DATA": "451 4.3.0 later"}, Throttled),
-        ({"DATA": "554 5.5.1 no valid recipients"}, Rejected),
-        ({"DATA": None}, ConnectionLost),
-        ({"DATA": ""}, TimedOut),
-        ({".": None}, OutcomeUnknown),
-        ({".": ""}, OutcomeUnknown),
-        ({".": "nonsense"}, OutcomeUnknown),
-        ({".": "999 what"}, OutcomeUnknown),
-    ],
-)
+OPENING: list[tuple[dict[str, str | None], type[FlowRunnerError]]] = [
+    ({"connect": None}, ConnectionLost),
+    ({"connect": ""}, TimedOut),
+    ({"connect": "554 go away"}, Rejected),
+    ({"connect": "421 too many connections"}, Throttled),
+    ({"connect": "HTTP/1.1 400 Bad Request"}, ConnectionLost),
+    ({"EHLO": None}, ConnectionLost),
+    ({"EHLO": ""}, TimedOut),
+    ({"EHLO": "250-hi\r\n250 SIZE 10"}, Rejected),
+]
+PHASES: list[tuple[dict[str, str | None], type[FlowRunnerError]]] = [
+    ({"MAIL": "451 4.3.0 later"}, Throttled),
+    ({"MAIL": "553 5.1.8 bad sender"}, Rejected),
+    ({"MAIL": "530 5.7.0 authentication required"}, MissingCredential),
+    ({"MAIL": None}, ConnectionLost),
+    ({"RCPT": "421 4.7.0 bye"}, Throttled),
+    ({"RCPT": None}, ConnectionLost),
+    ({"DATA": "451 4.3.0 later"}, Throttled),
+    ({"DATA": "554 5.5.1 no valid recipients"}, Rejected),
+    ({"DATA": None}, ConnectionLost),
+    ({"DATA": ""}, TimedOut),
+    ({".": None}, OutcomeUnknown),
+    ({".": ""}, OutcomeUnknown),
+    ({".": "nonsense"}, OutcomeUnknown),
+    ({".": "999 what"}, OutcomeUnknown),
+]
+
+
+@pytest.mark.parametrize(("changes", "error"), [*OPENING, *PHASES])
 def test_what_is_known_in_each_phase(changes: dict[str, str | None], error: type[FlowRunnerError]) -> None:
     patience = 0.3 if "" in changes.values() else 5.0
     with scripted(replies(changes)) as server, pytest.raises(error) as caught:
