@@ -76,7 +76,10 @@ class SftpConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class S3Config:
-    """What we add to an ``aws`` connection; who one is, the region and the endpoint are the official provider's."""
+    """What we add to an ``aws`` connection; who one is, the region and the endpoint are the official provider's.
+
+    The options stand below ``flowrunner`` in its extra, or below ``s3`` in there where SES or SNS have others.
+    """
 
     bucket: str = option("", label="Bucket", help="of addresses that name none: s3://conn_id@/key")
     region_name: str | None = option(None, label="Region")
@@ -86,10 +89,11 @@ class S3Config:
     addressing_style: Literal["auto", "path", "virtual"] = option(
         "auto", label="Addressing style", help="where the bucket's name stands; auto: in the path for an own endpoint"
     )
-    request_checksum_calculation: Literal["when_required", "when_supported"] = option(
-        "when_required",
+    request_checksum_calculation: Literal["auto", "when_required", "when_supported"] = option(
+        "auto",
         label="Request checksums",
-        help="when_supported adds the checksums that only some servers understand; MD5 is always sent with parts",
+        help="when_supported sends CRC-32 with parts where the server knows it, and SHA-256 with small objects; "
+        "when_required MD5, five times as dear; auto: CRC-32 at AWS, MD5 at an own endpoint",
     )
     unsigned_payload: bool = option(
         False, label="Unsigned payload", help="do not sign the bytes themselves; faster, and over TLS just as safe"

@@ -26,6 +26,7 @@ from flowrunner_provider.files.config import AzureBlobConfig
 from flowrunner_provider.files.store import Entry
 from flowrunner_provider.files.stores.azure_blob_client import AzureBlobClients, azure_errors, connect
 from flowrunner_provider.files.stores.azure_blob_parts import MOST_BLOCKS, AzureBlobParts
+from flowrunner_provider.files.stores.object_upload import part_lengths
 from flowrunner_provider.files.stores.objects import CAPABILITIES, ObjectStore
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["AzureBlobStore"]
 
 _MIB = 1024 * 1024
-_MEMORY = 96 * _MIB
 _PAGE = 5_000
 _POLL = 0.5
 
@@ -130,10 +130,8 @@ class AzureBlobStore(ObjectStore):
             await self.client.get_blob_client(key).delete_blob()
 
     def parts(self, key: str, token: str, size: int | None) -> AzureBlobParts:
-        step = self._config.part_size * _MIB
-        if size is not None:
-            step = max(step, -(-size // MOST_BLOCKS // _MIB) * _MIB)
-        return AzureBlobParts(self, key, token, step, max(1, min(self._config.parts_at_once, _MEMORY // step)))
+        length = part_lengths(self._config.part_size * _MIB, MOST_BLOCKS, size)
+        return AzureBlobParts(self, key, token, length, self._config.parts_at_once)
 
     async def copy_key(self, key: str, target: str, *, replace: bool, source: Entry) -> None:
         """A copy within the account; most are done when Azure answers, and the others are waited for."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
+from collections.abc import Callable, Sequence
 from hashlib import md5, sha256
 from typing import TYPE_CHECKING, Any
 
@@ -39,12 +40,12 @@ class AzureBlobParts:
     """The staged blocks of one blob.
 
     :param token: names the task.
-    :param step: bytes of every block but the last.
+    :param length: bytes of a block, by its number.
     """
 
-    def __init__(self, store: AzureBlobStore, key: str, token: str, step: int, at_once: int) -> None:
+    def __init__(self, store: AzureBlobStore, key: str, token: str, length: Callable[[int], int], at_once: int) -> None:
         self._store, self._key, self._token = store, key, token
-        self.step, self.at_once = step, at_once
+        self.length, self.at_once = length, at_once
         self._what = f"writing {store.label(key)}"
         self._there: dict[str, int] = {}
         self._ids: dict[int, str] = {}
@@ -65,7 +66,8 @@ class AzureBlobParts:
     async def start(self) -> None:
         self._there = await self._staged()
 
-    async def send(self, number: int, data: bytes) -> None:
+    async def send(self, number: int, pieces: Sequence[bytes]) -> None:
+        data = b"".join(pieces)
         checksum = await asyncio.to_thread(lambda: md5(data, usedforsecurity=False).digest())
         block = self._id(number, checksum)
         if self._there.get(block) != len(data):
@@ -100,7 +102,7 @@ class AzureBlobParts:
         staged = await self._staged()
         return sum(staged.get(block, 0) for block in self._ids.values())
 
-    async def complete(self, number: int, tail: bytes, *, replace: bool) -> None:
+    async def complete(self, number: int, tail: Sequence[bytes], *, replace: bool) -> None:
         if tail:
             await self.send(number, tail)
         failpoint("azure.before_commit_blocks")

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["GcsStore", "buckets"]
 
 _MIB = 1024 * 1024
-_MEMORY = 96 * _MIB
 _PAGE = 1_000
 _FIELDS = "name,size,timeCreated,generation,crc32c"
 
@@ -147,8 +146,7 @@ class GcsStore(ObjectStore):
         return size, answer.headers.get("X-Goog-Generation"), answer.body
 
     def parts(self, key: str, token: str, size: int | None) -> GcsParts:
-        step = self._config.part_size * _MIB
-        return GcsParts(self, key, token, step, max(1, min(self._config.parts_at_once, _MEMORY // step)))
+        return GcsParts(self, key, token, self._config.part_size * _MIB, self._config.parts_at_once)
 
     async def upload(self, what: str, key: str, data: bytes, *, checksum: int, replace: bool = True) -> Resource:
         """Put an object in one request; its checksum has been compared on return."""

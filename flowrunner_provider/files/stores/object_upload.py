@@ -1,15 +1,15 @@
 """One object on its way: kept in memory while it is small, sent in parts while it grows; nobody sees it before commit.
 
-The parts are equally long but for the last one, and several travel at once. A part that arrived stays, also when this
-process is killed. The next attempt reads its source from the start, as it must to know the checksum, and the vendor's
-:class:`Parts` recognises by their checksums the parts that are there: they are verified and not sent again, with no
-record but the far side's own.
+The parts have lengths that are known beforehand but for the last one, and several travel at once, as memory allows.
+A part that arrived stays, also when this process is killed. The next attempt reads its source from the start, as it
+must to know the checksum, and the vendor's :class:`Parts` recognises by their checksums the parts that are there: they
+are verified and not sent again, with no record but the far side's own.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,7 +18,30 @@ from flowrunner_provider.core.failpoints import failpoint
 if TYPE_CHECKING:
     from flowrunner_provider.files.stores.objects import ObjectStore
 
-__all__ = ["ObjectUpload", "Parts"]
+__all__ = ["ObjectUpload", "Parts", "part_lengths"]
+
+_MIB = 1024 * 1024
+
+MEMORY = 96 * _MIB
+"""Bytes of one object that travel at the same time, unless one part alone is larger."""
+
+LARGEST = 5 * 1024 * 1024 * _MIB
+"""An object of unknown size may grow to so many bytes."""
+
+
+def part_lengths(first: int, most: int, size: int | None) -> Callable[[int], int]:
+    """How long the parts of an object are, by their number, so that ``most`` of them suffice.
+
+    Of a known size all are equally long. Of an unknown one they grow with the square of the number: by nothing in the
+    first gigabytes, and to 1.6 GiB where 10,000 parts have to take 5 TiB.
+
+    :param first: bytes of the first one.
+    """
+    if size is not None:
+        same = max(first, -(-size // (most * _MIB)) * _MIB)
+        return lambda number: same
+    growth = 3.06 * LARGEST / most**3  # the sum of all squares is a third of the cube
+    return lambda number: first + int(number * number * growth) // _MIB * _MIB
 
 
 class Parts(Protocol):
@@ -27,24 +50,23 @@ class Parts(Protocol):
     Made without any request. Numbers count from 1. Everything may be called again after an error.
     """
 
-    @property
-    def step(self) -> int:
-        """Bytes of every part but the last, which has 1 to ``step``. Smaller objects are put in one request."""
+    def length(self, number: int) -> int:
+        """Bytes of a part; the last one has 1 to so many. What is not longer than the first is put in one request."""
 
     @property
     def at_once(self) -> int:
-        """How many parts may travel at the same time; 1 where they must come in order."""
+        """How many parts may travel at the same time, if there is memory for them."""
 
     async def start(self) -> None:
         """Take up the unfinished upload of this key that an earlier attempt of ours has left, or begin a new one."""
 
-    async def send(self, number: int, data: bytes) -> None:
+    async def send(self, number: int, pieces: Sequence[bytes]) -> None:
         """See that the part is there, unharmed; one that is there already, by its checksum, is not sent again."""
 
     async def held(self) -> int:
         """How many bytes the far side says it holds in parts, asked now."""
 
-    async def complete(self, number: int, tail: bytes, *, replace: bool) -> None:
+    async def complete(self, number: int, tail: Sequence[bytes], *, replace: bool) -> None:
         """Send the last part and make the object visible, in one step where the far side can.
 
         :param replace: False to raise ``AlreadyExists`` when the key is taken; the upload stays.
@@ -64,19 +86,20 @@ class ObjectUpload:
         self._store, self._key, self._parts = store, key, parts
         self._chunks: list[bytes] = []
         self._buffered = 0
-        self._sent = 0
-        self._pending: set[asyncio.Task[None]] = set()
+        self._length = parts.length(1)
+        self._number, self._sent = 0, 0
+        self._pending: dict[asyncio.Task[None], int] = {}
         self._started = False
 
     @property
     def offset(self) -> int:
-        return self._sent * self._parts.step + self._buffered
+        return self._sent + self._buffered
 
     async def write(self, chunk: bytes) -> None:
         while chunk:
-            if self._buffered == self._parts.step:  # more follows, so this is not the last part
+            if self._buffered == self._length:  # more follows, so this is not the last part
                 await self._send()
-            room = self._parts.step - self._buffered
+            room = self._length - self._buffered
             self._chunks.append(chunk[:room] if len(chunk) > room else chunk)
             self._buffered += len(self._chunks[-1])
             chunk = chunk[room:]
@@ -87,26 +110,32 @@ class ObjectUpload:
             await self._parts.start()
             failpoint("objects.after_start")
             self._started = True
-        while len(self._pending) >= self._parts.at_once:
+        while self._pending and not self._fits():
             await self._reap(asyncio.FIRST_COMPLETED)
-        data = self._take()
-        self._sent += 1
-        self._pending.add(asyncio.create_task(self._one(self._sent, data)))
+        self._number += 1
+        self._sent += self._buffered
+        self._pending[asyncio.create_task(self._one(self._number, self._take()))] = self._length
+        self._length = self._parts.length(self._number + 1)
 
-    def _take(self) -> bytes:
-        data = b"".join(self._chunks)
+    def _fits(self) -> bool:
+        return len(self._pending) < self._parts.at_once and sum(self._pending.values()) + self._length <= MEMORY
+
+    def _take(self) -> list[bytes]:
+        pieces = self._chunks
         self._chunks, self._buffered = [], 0
-        return data
+        return pieces
 
-    async def _one(self, number: int, data: bytes) -> None:
+    async def _one(self, number: int, pieces: Sequence[bytes]) -> None:
         failpoint("objects.before_part")
-        await self._parts.send(number, data)
+        await self._parts.send(number, pieces)
         failpoint("objects.after_part")
 
     async def _reap(self, until: str) -> None:
         """Wait for parts under way; the first failure is raised."""
         if self._pending:
-            done, self._pending = await asyncio.wait(self._pending, return_when=until)
+            done, _ = await asyncio.wait(self._pending, return_when=until)
+            for task in done:
+                del self._pending[task]
             for task in done:
                 task.result()
 
@@ -126,7 +155,7 @@ class ObjectUpload:
         await self.sync()
         if self._started:
             failpoint("objects.before_complete")
-            await self._parts.complete(self._sent + 1, b"".join(self._chunks), replace=replace)
+            await self._parts.complete(self._number + 1, self._chunks, replace=replace)
             failpoint("objects.after_complete")
         else:
             failpoint("objects.before_put")

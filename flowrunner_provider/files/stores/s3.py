@@ -21,7 +21,9 @@ from flowrunner_provider.core.errors import AccessDenied, ConfigError, Integrity
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.files.config import S3Config
 from flowrunner_provider.files.store import Entry
+from flowrunner_provider.files.stores.object_upload import part_lengths
 from flowrunner_provider.files.stores.objects import CAPABILITIES, ObjectStore
+from flowrunner_provider.files.stores.s3_answers import attach
 from flowrunner_provider.files.stores.s3_client import S3Client, client_errors
 from flowrunner_provider.files.stores.s3_copy import copy_object
 from flowrunner_provider.files.stores.s3_parts import MOST_PARTS, S3Parts, is_md5
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["S3Store", "S3Target"]
 
 _MIB = 1024 * 1024
-_MEMORY = 96 * _MIB
 _THREADS = 16
 _TRIES = 5
 _CREDENTIALS_FOR = timedelta(minutes=10)  # botocore renews its own at the latest ten minutes before they expire
@@ -66,6 +67,8 @@ class S3Store(ObjectStore):
         config = target.config
         self.settings = _encryption(config)
         self.etag_is_md5 = not config.encrypts_with_kms
+        checksums = config.request_checksum_calculation
+        self.wants_crc = checksums == "when_supported" or (checksums == "auto" and config.endpoint_url is None)
         conditional = config.conditional_writes
         atomic = config.endpoint_url is None if conditional is None else conditional
         self.capabilities = changed(CAPABILITIES, atomic_create=atomic, presigns=True)
@@ -134,8 +137,8 @@ class S3Store(ObjectStore):
                 "addressing_style": self._style(),
                 **({"payload_signing_enabled": False} if config.unsigned_payload else {}),
             },
-            request_checksum_calculation=config.request_checksum_calculation,
-            response_checksum_validation=config.request_checksum_calculation,
+            request_checksum_calculation="when_required",  # what needs a checksum, is given one by us
+            response_checksum_validation="when_required",
             connect_timeout=config.conn_timeout,
             read_timeout=config.timeout,
             retries={"mode": "standard", "total_max_attempts": _TRIES},
@@ -143,13 +146,15 @@ class S3Store(ObjectStore):
             **more,
         )
         base = self._target.client_config
-        return session.client(
+        client = session.client(
             "s3",
             region_name=config.region_name or region or None,
             endpoint_url=config.endpoint_url,
             verify=config.ca_bundle or config.verify,
             config=base.merge(settings) if base else settings,
         )
+        attach(client)
+        return client
 
     def _style(self) -> str:
         style = self._target.config.addressing_style
@@ -239,25 +244,31 @@ class S3Store(ObjectStore):
             arguments["Delimiter"] = "/"
         if most:
             arguments["MaxKeys"] = most
-        while True:
-            more = {"ContinuationToken": token} if token else {}
-            answer = await self.client.call(what, "list_objects_v2", **arguments, **more)
-            page = [self.folder(row["Prefix"]) for row in answer.get("CommonPrefixes", [])]
-            page += [
-                self.entry(row["Key"], row["Size"], row["LastModified"], row["ETag"])
-                for row in answer.get("Contents", [])
-            ]
-            yield page
-            if most or not answer.get("IsTruncated"):
-                return
-            if answer["NextContinuationToken"] == token:
-                raise IntegrityError(f"{what}: the server repeats a page", remedy="look at the server")
-            token = answer["NextContinuationToken"]
+        ahead = asyncio.ensure_future(self.client.call(what, "list_objects_v2", **arguments))
+        try:
+            while True:
+                answer = await ahead
+                following = "" if most or not answer.get("IsTruncated") else str(answer["NextContinuationToken"])
+                if following and following == token:
+                    raise IntegrityError(f"{what}: the server repeats a page", remedy="look at the server")
+                if token := following:  # on its way while this page is worked with
+                    more = {"ContinuationToken": token}
+                    ahead = asyncio.ensure_future(self.client.call(what, "list_objects_v2", **arguments, **more))
+                page = [self.folder(row["Prefix"]) for row in answer.get("CommonPrefixes", [])]
+                page += [
+                    self.entry(row["Key"], row["Size"], row["LastModified"], row["ETag"])
+                    for row in answer.get("Contents", [])
+                ]
+                yield page
+                if not token:
+                    return
+        finally:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
 
     def parts(self, key: str, token: str, size: int | None) -> S3Parts:
         config = self._target.config
-        step = max(config.part_size * _MIB, -(-(size or 0) // (MOST_PARTS * _MIB)) * _MIB)
-        return S3Parts(self, key, step, max(1, min(config.parts_at_once, _MEMORY // step)))
+        return S3Parts(self, key, part_lengths(config.part_size * _MIB, MOST_PARTS, size), config.parts_at_once)
 
     async def copy_key(self, key: str, target: str, *, replace: bool, source: Entry) -> None:
         await copy_object(self, key, target, replace=replace, source=source)

@@ -1,5 +1,7 @@
 """Multipart uploads of S3, found again by what S3 itself lists.
 
+Every part travels with a checksum that the far side compares: a CRC-32 where it says that it knows that, else its MD5.
+
 S3 keeps no note of ours with an unfinished upload. An earlier attempt's is known by three things: exactly this key,
 the same principal that began it, and parts whose size and MD5 are those of what is to be sent. Whose attempt it was
 does not matter then: what is completed names every part's ETag, which is the MD5 of the very bytes that this attempt
@@ -14,7 +16,9 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import md5
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +33,7 @@ from flowrunner_provider.core.errors import (
     Unavailable,
 )
 from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.files.stores.s3_body import Body
 
 if TYPE_CHECKING:
     from flowrunner_provider.files.stores.s3 import S3Store
@@ -37,6 +42,8 @@ __all__ = ["MOST_PARTS", "S3Parts", "etag_of", "is_md5"]
 
 MOST_PARTS = 10_000
 
+_CRC32 = "CRC32"
+_DAMAGED = frozenset({"BadDigest", "XAmzContentChecksumMismatch"})
 _PAGE = 1_000
 _NOT_LISTED = (AccessDenied, NotFound, Rejected)
 
@@ -51,19 +58,36 @@ def etag_of(parts: list[str]) -> str:
     return f"{md5(bytes.fromhex(''.join(parts)), usedforsecurity=False).hexdigest()}-{len(parts)}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part that the far side holds.
+
+    :param checksum: its CRC-32 in base64, where the upload has such.
+    """
+
+    etag: str
+    size: int
+    checksum: str = ""
+
+    def named(self, number: int) -> dict[str, Any]:
+        """What the completion says of it."""
+        more = {"ChecksumCRC32": self.checksum} if self.checksum else {}
+        return {"PartNumber": number, "ETag": f'"{self.etag}"', **more}
+
+
 class S3Parts:
     """The unfinished upload of one key.
 
-    :param step: bytes of every part but the last.
+    :param length: bytes of a part, by its number.
     """
 
-    def __init__(self, store: S3Store, key: str, step: int, at_once: int) -> None:
+    def __init__(self, store: S3Store, key: str, length: Callable[[int], int], at_once: int) -> None:
         self._store, self._key = store, key
-        self.step, self.at_once = step, at_once
+        self.length, self.at_once = length, at_once
         self._what = f"writing {store.label(key)}"
-        self._upload = ""
-        self._there: dict[int, tuple[str, int]] = {}
-        self._sent: dict[int, str] = {}
+        self._upload, self._algorithm = "", ""
+        self._there: dict[int, _Part] = {}
+        self._sent: dict[int, _Part] = {}
 
     async def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
         where = {"Bucket": self._store.bucket, "Key": self._key}
@@ -72,6 +96,8 @@ class S3Parts:
         try:
             return await self._store.client.call(self._what, operation, **where, **arguments)
         except Rejected as error:
+            if error.code in _DAMAGED:
+                raise Unavailable(f"{self._what}: a part was damaged on its way") from None
             if error.code != "NoSuchUpload":
                 raise
             raise Unavailable(
@@ -81,7 +107,9 @@ class S3Parts:
 
     async def start(self) -> None:
         self._upload = ""
-        created = str((await self._call("create_multipart_upload", **self._store.settings))["UploadId"])
+        asked = {"ChecksumAlgorithm": _CRC32} if self._store.wants_crc else {}
+        answer = await self._call("create_multipart_upload", **self._store.settings, **asked)
+        created, self._algorithm = str(answer["UploadId"]), answer.get("ChecksumAlgorithm", "") if asked else ""
         failpoint("s3.after_create")
         self._upload, older = created, await self._older(created)
         for upload in older:  # the newest first
@@ -107,49 +135,71 @@ class S3Parts:
         mine.sort(key=lambda row: row["Initiated"], reverse=True)
         return [str(row["UploadId"]) for row in mine]
 
-    async def _list(self, upload: str) -> dict[int, tuple[str, int]]:
-        """The parts that the far side holds: number -> ETag and size."""
-        parts: dict[int, tuple[str, int]] = {}
+    async def _list(self, upload: str) -> dict[int, _Part]:
+        """The parts that the far side holds, by number; none where it has checksums of another kind than ours."""
+        parts: dict[int, _Part] = {}
         marker = 0
         while True:
             answer = await self._call("list_parts", UploadId=upload, PartNumberMarker=marker, MaxParts=_PAGE)
+            if _CRC32 in (self._algorithm, kind := answer.get("ChecksumAlgorithm", "")) and self._algorithm != kind:
+                return {}
             for row in answer.get("Parts", []):
-                parts[int(row["PartNumber"])] = (str(row["ETag"]).strip('"'), int(row["Size"]))
+                etag, checksum = str(row["ETag"]).strip('"'), str(row.get("ChecksumCRC32", ""))
+                parts[int(row["PartNumber"])] = _Part(etag, int(row["Size"]), checksum)
             if not answer.get("IsTruncated"):
                 return parts
             marker = int(answer["NextPartNumberMarker"])
 
-    def _fits(self, parts: dict[int, tuple[str, int]]) -> bool:
-        """Parts of our own length, but for the last one."""
-        return bool(parts) and all(size == self.step for number, (_, size) in parts.items() if number < max(parts))
+    def _fits(self, parts: dict[int, _Part]) -> bool:
+        """Parts of our own lengths, but for the last one."""
+        return bool(parts) and all(
+            part.size == self.length(number) for number, part in parts.items() if number < max(parts)
+        )
 
-    async def send(self, number: int, data: bytes) -> None:
+    async def send(self, number: int, pieces: Sequence[bytes]) -> None:
+        data = Body(pieces)
         if number > MOST_PARTS:
             raise PermanentError(
-                f"{self._what}: more than {MOST_PARTS} parts of {self.step} bytes",
+                f"{self._what}: more than {MOST_PARTS} parts",
                 remedy="raise part_size in the connection's flowrunner extra",
             )
-        checksum = await asyncio.to_thread(lambda: md5(data, usedforsecurity=False))
-        expected = checksum.hexdigest()
-        if self._there.get(number) == (expected, len(data)):
-            self._sent[number] = expected
+        there = self._there.get(number)
+        if there and (there.etag, there.size) == (await asyncio.to_thread(data.md5), len(data)):
+            self._sent[number] = there
             return
-        proof = b64encode(checksum.digest()).decode()
+        if self._algorithm == _CRC32:
+            checksum = b64encode((await asyncio.to_thread(data.crc32)).to_bytes(4, "big")).decode()
+            etag = await self._arrived(number, data, "", ChecksumCRC32=checksum)
+            self._sent[number] = _Part(etag, len(data), checksum)
+            return
+        expected = await asyncio.to_thread(data.md5)
+        proof = b64encode(bytes.fromhex(expected)).decode()
+        self._sent[number] = _Part(await self._arrived(number, data, expected, ContentMD5=proof), len(data))
+
+    async def _arrived(self, number: int, data: Body, expected: str, **proof: str) -> str:
+        """Send a part with its checksum; its ETag.
+
+        :param expected: the ETag, if it is an MD5; empty where the answer repeats the checksum that was compared.
+        """
         failpoint("s3.before_upload_part")
-        answer = await self._call("upload_part", PartNumber=number, Body=data, ContentMD5=proof)
+        answer = await self._call("upload_part", PartNumber=number, Body=data, **proof)
         failpoint("s3.after_upload_part")
         etag = str(answer["ETag"]).strip('"')
-        if self._store.etag_is_md5 and is_md5(etag) and etag != expected:
+        if expected:
+            wrong = self._store.etag_is_md5 and is_md5(etag) and etag != expected
+        else:
+            wrong = answer.get("ChecksumCRC32") != proof["ChecksumCRC32"]
+        if wrong:
             raise IntegrityError(
                 f"{self._what}: part {number} arrived otherwise than it was sent",
                 remedy="retry; if the bucket encrypts with KMS, set server_side_encryption in the connection",
             )
-        self._sent[number] = etag
+        return etag
 
     async def held(self) -> int:
-        return sum(size for number, (_, size) in (await self._list(self._upload)).items() if number in self._sent)
+        return sum(part.size for number, part in (await self._list(self._upload)).items() if number in self._sent)
 
-    async def complete(self, number: int, tail: bytes, *, replace: bool) -> None:
+    async def complete(self, number: int, tail: Sequence[bytes], *, replace: bool) -> None:
         await self.send(number, tail)
         failpoint("s3.before_complete")
         more: dict[str, str] = {}
@@ -157,7 +207,7 @@ class S3Parts:
             await self._store.refuse_existing(self._key)
             if self._store.capabilities.atomic_create:
                 more["IfNoneMatch"] = "*"
-        parts = [{"PartNumber": n, "ETag": f'"{self._sent[n]}"'} for n in sorted(self._sent)]
+        parts = [part.named(number) for number, part in sorted(self._sent.items())]
         try:
             await self._call("complete_multipart_upload", MultipartUpload={"Parts": parts}, **more)
         except TransientError:
@@ -167,7 +217,7 @@ class S3Parts:
             raise AlreadyExists(f"{self._store.label(self._key)} is there already", remedy="choose another") from None
 
     async def _is_there(self) -> bool:
-        etags = [self._sent[number] for number in sorted(self._sent)]
+        etags = [part.etag for _, part in sorted(self._sent.items())]
         if not all(is_md5(etag) for etag in etags):
             return False
         try:

@@ -1,0 +1,66 @@
+"""What our S3 client does otherwise than botocore by itself, hung into its events.
+
+* A page of a listing is read here, ten times as fast as by botocore, which hands a thousand times to dateutil.
+* A part whose CRC-32 goes along is not signed as well, over TLS; botocore does the same for one with an MD5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
+__all__ = ["attach"]
+
+_CRC32 = "x-amz-checksum-crc32"
+_OK = 200
+
+
+def attach(client: Any) -> None:
+    """Make a boto3 client of S3 work like that."""
+    client.meta.events.register("before-parse.s3.ListObjectsV2", _read_page)
+    client.meta.events.register("before-sign.s3.UploadPart", _checksum_instead_of_signature)
+
+
+def _checksum_instead_of_signature(request: Any, **_: Any) -> None:
+    if _CRC32 in request.headers:
+        request.context["checksum"] = {"request_algorithm": {"in": "header", "name": _CRC32}}
+
+
+def _read_page(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
+    """Put into the answer what botocore would, but for fields that nobody asks for, and leave it nothing to do."""
+    if response_dict["status_code"] != _OK:
+        return
+    try:
+        found = _page(response_dict["body"])
+    except (ElementTree.ParseError, KeyError, ValueError):
+        return  # botocore tells it better
+    customized_response_dict.update(found)
+    response_dict["body"] = b"<ListBucketResult/>"
+
+
+def _page(body: bytes) -> dict[str, Any]:
+    root = ElementTree.fromstring(body)  # noqa: S314 - botocore reads it with the same parser
+    space = root.tag.removesuffix("ListBucketResult")
+    plain = {child.tag.removeprefix(space): child.text or "" for child in root if not len(child)}
+    decoded: Callable[[str], str] = unquote if plain.get("EncodingType") == "url" else str
+    rows = [{item.tag.removeprefix(space): item.text or "" for item in row} for row in root.iter(f"{space}Contents")]
+    return {
+        "Contents": [_row(row, decoded) for row in rows],
+        "CommonPrefixes": [
+            {"Prefix": decoded(row.findtext(f"{space}Prefix", ""))} for row in root.iter(f"{space}CommonPrefixes")
+        ],
+        "IsTruncated": plain.get("IsTruncated") == "true",
+        "NextContinuationToken": plain.get("NextContinuationToken", ""),
+    }
+
+
+def _row(row: Mapping[str, str], decoded: Callable[[str], str]) -> dict[str, Any]:
+    return {
+        "Key": decoded(row["Key"]),
+        "Size": int(row["Size"]),
+        "LastModified": datetime.fromisoformat(row["LastModified"]),
+        "ETag": row["ETag"],
+    }

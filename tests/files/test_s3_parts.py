@@ -1,0 +1,265 @@
+"""Parts of objects: their lengths, the checksums that travel with them, and what a later attempt takes up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import zlib
+from base64 import b64encode
+
+import pytest
+
+from flowrunner_provider.core.errors import IntegrityError, PermanentError, Unavailable
+from flowrunner_provider.files.config import S3Config
+from flowrunner_provider.files.stores import object_upload, s3, s3_parts
+from flowrunner_provider.files.stores.object_upload import part_lengths
+from flowrunner_provider.files.stores.s3 import S3Store, S3Target
+from flowrunner_provider.files.stores.s3_body import Body
+from tests.files.s3 import PART, Bucket, session, store_of
+from tests.support.memory_s3 import memory_s3
+
+MIB = 1024 * 1024
+TIB = MIB * MIB
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with memory_s3(tmp_path_factory.mktemp("memory_s3")) as found:
+        yield found
+
+
+@pytest.fixture
+def bucket(server):
+    return Bucket(server)
+
+
+def put(store, path, data, *, commit=True, size=None):
+    """Write ``data`` in pieces that fit no part."""
+
+    async def act():
+        async with store:
+            upload = await store.begin(path, "token", size=size)
+            for at in range(0, len(data), 999_999):
+                await upload.write(data[at : at + 999_999])
+            await upload.sync()
+            assert await upload.size() == upload.offset == len(data)
+            if commit:
+                await upload.commit()
+            await upload.close()
+
+    asyncio.run(act())
+
+
+def requests(monkeypatch):
+    """What is asked of S3 from now on: operation and arguments."""
+    seen = []
+    call = s3.S3Client.call
+
+    async def watched(self, what, operation, **arguments):
+        seen.append((operation, arguments))
+        return await call(self, what, operation, **arguments)
+
+    monkeypatch.setattr(s3.S3Client, "call", watched)
+    return seen
+
+
+# -- lengths
+
+
+@pytest.mark.parametrize(("first", "most"), [(5 * MIB, 10_000), (16 * MIB, 10_000), (8 * MIB, 50_000)])
+def test_parts_of_an_unknown_size_suffice_for_5_tib(first, most):
+    length = part_lengths(first, most, None)
+    lengths = [length(number) for number in range(1, most + 1)]
+    assert sum(lengths) >= 5 * TIB
+    assert lengths[0] == first
+    assert lengths == sorted(lengths)
+    assert lengths[-1] < 5 * 1024 * MIB  # the longest part that S3 takes
+    assert sum(lengths[:600]) < 1.5 * 600 * first  # and no memory is spent on what is small
+
+
+@pytest.mark.parametrize("size", [0, 1, 16 * MIB * 10_000, 16 * MIB * 10_000 + 1, 5 * TIB])
+def test_parts_of_a_known_size_are_equally_long(size):
+    length = part_lengths(16 * MIB, 10_000, size)
+    assert length(1) == length(10_000) >= 16 * MIB
+    assert length(1) * 10_000 >= size
+    assert size > 16 * MIB * 10_000 or length(1) == 16 * MIB
+
+
+def test_an_unknown_size_outgrows_the_first_length(bucket, monkeypatch):
+    monkeypatch.setattr(s3, "MOST_PARTS", 5)
+    monkeypatch.setattr(s3_parts, "MOST_PARTS", 5)
+    monkeypatch.setattr(object_upload, "LARGEST", 40 * MIB)
+    data = os.urandom(8 * PART)
+    put(store_of(bucket.endpoint), f"{bucket.root}/grown", data)
+    assert bucket.get("grown") == data
+    with pytest.raises(PermanentError, match="more than 5 parts"):
+        put(store_of(bucket.endpoint), f"{bucket.root}/too-large", data * 4)
+
+
+def test_a_later_attempt_finds_parts_that_have_grown(bucket, monkeypatch):
+    monkeypatch.setattr(s3, "MOST_PARTS", 5)
+    monkeypatch.setattr(object_upload, "LARGEST", 40 * MIB)
+    data = os.urandom(7 * PART)
+    put(store_of(bucket.endpoint), f"{bucket.root}/grown", data, commit=False)
+    sizes = [size for _, size in bucket.parts()]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == PART < sizes[-1]
+    seen = requests(monkeypatch)
+    put(store_of(bucket.endpoint), f"{bucket.root}/grown", data)
+    assert [operation for operation, _ in seen].count("upload_part") == 1  # the last one, which was in memory
+    assert bucket.get("grown") == data
+    assert bucket.unfinished() == []
+
+
+def test_only_so_much_of_an_object_travels_at_once(monkeypatch):
+    monkeypatch.setattr(object_upload, "MEMORY", 25)
+    most = 0
+
+    class Slow:
+        at_once, under_way = 64, 0
+
+        def length(self, number):
+            return 10
+
+        async def start(self):
+            pass
+
+        async def send(self, number, pieces):
+            nonlocal most
+            self.under_way += 1
+            most = max(most, self.under_way)
+            await asyncio.sleep(0)
+            self.under_way -= 1
+
+    async def act():
+        upload = object_upload.ObjectUpload(None, "k", Slow())
+        await upload.write(b"x" * 205)
+        await upload.sync()
+        assert upload.offset == 205
+
+    asyncio.run(act())
+    assert most == 2
+
+
+# -- checksums
+
+
+def test_a_crc_goes_along_where_the_server_compares_it(bucket, monkeypatch):
+    seen, data = requests(monkeypatch), os.urandom(2 * PART + 7)
+    put(store_of(bucket.endpoint, request_checksum_calculation="when_supported"), f"{bucket.root}/crc", data)
+    assert bucket.get("crc") == data
+    sent = [arguments for operation, arguments in seen if operation == "upload_part"]
+    assert sorted(part["ChecksumCRC32"] for part in sent) == sorted(
+        b64encode(zlib.crc32(data[at : at + PART]).to_bytes(4, "big")).decode() for at in range(0, len(data), PART)
+    )
+    assert not any("ContentMD5" in part for part in sent)
+
+
+def test_an_md5_goes_along_where_the_server_does_not_know_crcs(rgw, monkeypatch):
+    ceph, data = Bucket(rgw), os.urandom(PART + 7)
+    seen = requests(monkeypatch)
+    put(store_of(ceph.endpoint, request_checksum_calculation="when_supported"), f"{ceph.root}/md5", data)
+    assert ceph.get("md5") == data
+    assert all("ContentMD5" in arguments for operation, arguments in seen if operation == "upload_part")
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, True),
+        ({"endpoint_url": "https://minio.example"}, False),
+        ({"endpoint_url": "https://minio.example", "request_checksum_calculation": "when_supported"}, True),
+        ({"request_checksum_calculation": "when_required"}, False),
+    ],
+)
+def test_who_is_asked_for_crcs(options, wanted):
+    assert S3Store(S3Target(bucket="b", config=S3Config(**options), session=session)).wants_crc is wanted
+
+
+def test_a_damaged_part_is_refused(bucket, monkeypatch):
+    monkeypatch.setattr(Body, "crc32", lambda body: 1)
+    with pytest.raises(Unavailable, match="damaged on its way"):
+        put(
+            store_of(bucket.endpoint, request_checksum_calculation="when_supported"),
+            f"{bucket.root}/k",
+            bytes(2 * PART),
+        )
+    assert bucket.names() == ["k (unfinished)"]
+
+
+def test_an_answer_without_the_checksum_is_no_proof(bucket, monkeypatch):
+    call = s3.S3Client.call
+
+    async def forgetful(self, what, operation, **arguments):
+        answer = await call(self, what, operation, **arguments)
+        answer.pop("ChecksumCRC32", None)
+        return answer
+
+    monkeypatch.setattr(s3.S3Client, "call", forgetful)
+    with pytest.raises(IntegrityError, match="arrived otherwise"):
+        put(
+            store_of(bucket.endpoint, request_checksum_calculation="when_supported"),
+            f"{bucket.root}/k",
+            bytes(2 * PART),
+        )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "again"),
+    [
+        ("when_supported", "when_supported", 1),
+        ("when_required", "when_supported", 3),
+        ("when_supported", "when_required", 3),
+    ],
+)
+def test_parts_are_taken_up_if_they_have_checksums_of_our_kind(bucket, monkeypatch, before, after, again):
+    data = os.urandom(2 * PART + 7)
+    put(store_of(bucket.endpoint, request_checksum_calculation=before), f"{bucket.root}/k", data, commit=False)
+    seen = requests(monkeypatch)
+    put(store_of(bucket.endpoint, request_checksum_calculation=after), f"{bucket.root}/k", data)
+    assert [operation for operation, _ in seen].count("upload_part") == again
+    assert bucket.get("k") == data
+    assert bucket.unfinished() == []
+
+
+def test_a_part_with_a_crc_is_not_signed_too_over_tls():
+    signed = []
+    client = s3.S3Store(S3Target(bucket="b", config=S3Config(region_name="us-east-1"), session=session))._low_level(
+        session(), region="us-east-1"
+    )
+
+    def stop(request, **_):
+        signed.append(request.headers["X-Amz-Content-SHA256"])
+        raise KeyboardInterrupt
+
+    client.meta.events.register("before-send.s3", stop)
+    for proof in ({"ChecksumCRC32": "AAAAAA=="}, {"ContentMD5": "1B2M2Y8AsgTpgAmY7PhCfg=="}, {}):
+        with pytest.raises(KeyboardInterrupt):
+            client.upload_part(Bucket="b", Key="k", PartNumber=1, UploadId="u", Body=Body([b"abc"]), **proof)
+    assert [text.decode() if isinstance(text, bytes) else text for text in signed[:2]] == ["UNSIGNED-PAYLOAD"] * 2
+    assert len(signed[2]) == 64
+
+
+# -- listings
+
+
+NAMES = ["a", "b c", "d/e", "\u00e9<&>\"'", "%41", "+", "x" * 900]
+
+
+def test_a_page_is_read_as_botocore_reads_it(bucket, monkeypatch):
+    for name in NAMES:
+        bucket.put(name, name.encode())
+    store = store_of(bucket.endpoint)
+    plain = session().client("s3", endpoint_url=bucket.endpoint, region_name="us-east-1")
+    ours = store._low_level(session(), region="us-east-1")
+    for more in ({}, {"Delimiter": "/"}, {"MaxKeys": 2}, {"Prefix": "nothing"}):
+        question = {"Bucket": bucket.name, "Prefix": f"{bucket.prefix}/", **more}
+        expected, found = plain.list_objects_v2(**question), ours.list_objects_v2(**question)
+        assert [row["Prefix"] for row in found["CommonPrefixes"]] == [
+            row["Prefix"] for row in expected.get("CommonPrefixes", [])
+        ]
+        assert [(row["Key"], row["Size"], row["LastModified"], row["ETag"]) for row in found["Contents"]] == [
+            (row["Key"], row["Size"], row["LastModified"], row["ETag"]) for row in expected.get("Contents", [])
+        ]
+        assert found["IsTruncated"] == expected["IsTruncated"]
+        assert found["NextContinuationToken"] == expected.get("NextContinuationToken", "")
