@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.files.config import GcsConfig
-from flowrunner_provider.files.hooks.base import StoreHook
-from flowrunner_provider.files.uri import Location
-from flowrunner_provider.runtime.hook import extra_of, options_of
+from flowrunner_provider.files.hooks.bucket import BucketHook
+from flowrunner_provider.runtime.hook import options_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -19,11 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FlowRunnerGcsHook"]
 
-_PREFIX = "extra__google_cloud_platform__"
 _ELSEWHERE = ("key_secret_name", "key_secret_project_id", "idp_issuer_url")
 
 
-class FlowRunnerGcsHook(StoreHook[GcsConfig]):
+class FlowRunnerGcsHook(BucketHook[GcsConfig]):
     """Reads ``google_cloud_platform`` connections as the official provider does, always by google-auth itself.
 
     One way whether the official provider is installed or not: its package brings more than a hundred others along,
@@ -37,12 +34,13 @@ class FlowRunnerGcsHook(StoreHook[GcsConfig]):
     conn_type: ClassVar[str] = "google_cloud_platform"
     hook_name: ClassVar[str] = "Google Cloud Storage"
     config_type: ClassVar[type] = GcsConfig
+    scheme: ClassVar[str] = "gs"
     reads: ClassVar[tuple[str, ...]] = ("google_cloud_platform", "gcpstorage")
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
         """The official extras (with and without their old prefix), and our options."""
-        given = {name.removeprefix(_PREFIX): value for name, value in extra_of(found).items()}
+        given = cls.official(found)
         if known := [name for name in _ELSEWHERE if given.get(name)]:
             raise ConfigError(
                 f"connection {found.conn_id!r}: {known[0]} is not supported here",
@@ -61,35 +59,15 @@ class FlowRunnerGcsHook(StoreHook[GcsConfig]):
             values["is_anonymous"] = str(given["is_anonymous"]).lower() == "true"
         return {**values, **options_of(found)}
 
-    def store(self, location: Location | None = None, *, field: str = "path") -> GcsStore:
+    def bucket(self, name: str, where: str) -> GcsStore:
         from flowrunner_provider.files.stores.gcs import GcsStore
 
-        bucket = (location.host if location else "") or self.config.bucket
-        if not bucket:
-            raise ConfigError(
-                f"no bucket is named, neither by the address nor by the connection {self.conn_id!r}",
-                field=field if location else "bucket",
-                remedy=f"write gs://{self.conn_id}@bucket/key",
-            )
-        scheme = location.scheme if location else "gs"
-        return GcsStore(self.config, bucket, where=f"{scheme}://{self.conn_id}@{bucket}")
+        return GcsStore(self.config, name, where=where)
 
-    def check(self) -> str:
-        """Look into the connection's bucket, or list the project's where it names none."""
-        config = self.config
+    async def around(self) -> str:
+        from flowrunner_provider.files.stores.gcs import buckets
 
-        async def look() -> str:
-            if not config.bucket:
-                from flowrunner_provider.files.stores.gcs import buckets
-
-                return await buckets(config)
-            async with self.store() as store:
-                count = 0
-                async for found in store.pages("", delimited=True, most=1):
-                    count += len(found)
-                return f"Reached the bucket {config.bucket}; it {'has objects' if count else 'is empty'}."
-
-        return asyncio.run(look())
+        return await buckets(self.config)
 
 
 def _external(config: Any) -> dict[str, Any]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.files.config import S3Config
-from flowrunner_provider.files.hooks.base import StoreHook
+from flowrunner_provider.files.hooks.bucket import BucketHook
 from flowrunner_provider.files.stores.s3 import S3Store, S3Target
-from flowrunner_provider.files.uri import Location
 from flowrunner_provider.runtime.hook import extra_of, options_of
 
 if TYPE_CHECKING:
@@ -19,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["FlowRunnerS3Hook"]
 
 
-class FlowRunnerS3Hook(StoreHook[S3Config]):
+class FlowRunnerS3Hook(BucketHook[S3Config]):
     """Reads ``aws`` connections; access keys, profiles, roles, regions and endpoints mean what they mean there.
 
     :param conn_id: the Airflow connection.
@@ -31,6 +28,7 @@ class FlowRunnerS3Hook(StoreHook[S3Config]):
     hook_name: ClassVar[str] = "Amazon S3"
     config_type: ClassVar[type] = S3Config
     service: ClassVar[str] = "s3"
+    scheme: ClassVar[str] = "s3"
     reads: ClassVar[tuple[str, ...]] = ("aws",)
 
     @classmethod
@@ -64,8 +62,8 @@ class FlowRunnerS3Hook(StoreHook[S3Config]):
         hook.conn_config = wrapper.AwsConnectionWrapper(conn=found)
         return hook
 
-    def store(self, location: Location | None = None, *, field: str = "path") -> S3Store:
-        return S3Store(self.target(self._bucket(location, field)), where=self._where(location))
+    def bucket(self, name: str, where: str) -> S3Store:
+        return S3Store(self.target(name), where=where)
 
     def target(self, bucket: str) -> S3Target:
         """The bucket and how to reach it."""
@@ -77,32 +75,7 @@ class FlowRunnerS3Hook(StoreHook[S3Config]):
             client_config=self._official.conn_config.botocore_config,
         )
 
-    def _bucket(self, location: Location | None, field: str) -> str:
-        bucket = (location.host if location else "") or self.config.bucket
-        if not bucket:
-            raise ConfigError(
-                f"no bucket is named, neither by the address nor by the connection {self.conn_id!r}",
-                field=field,
-                remedy=f"write s3://{self.conn_id}@bucket/key",
-            )
-        return bucket
-
-    def _where(self, location: Location | None) -> str:
-        return location.root if location else f"s3://{self.conn_id}@{self.config.bucket}"
-
-    def check(self) -> str:
-        """Look into the connection's bucket, or list the buckets where it names none."""
-        return asyncio.run(self._look_into() if self.config.bucket else self._look_around())
-
-    async def _look_into(self) -> str:
-        async with self.store() as store:
-            count = 0
-            async for found in store.pages(self.config.prefix, delimited=True, most=1):
-                count += len(found)
-            seen = "there are objects" if count else "there is nothing"
-            return f"Reached the bucket {store.bucket}; {seen} below {self.config.prefix or 'its root'!r}."
-
-    async def _look_around(self) -> str:
+    async def around(self) -> str:
         names = await S3Store(self.target("")).buckets()
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         return f"Logged in; {len(names)} buckets: {shown}."
