@@ -1,13 +1,15 @@
-"""The books of an attempt that copies files: its open batch, what the next attempt is told, and its right to go on.
+"""The books of an attempt that copies files: its open batches, what the next attempt is told, and its right to go on.
 
-Work is done in batches. The record for the next attempt holds the open batch with what became of each of its files,
-and what the engine counts: it has the same size for ten files and for a million.
+Work is done in batches, of which two are open while the last files of one and the first of the next are under way.
+The record for the next attempt holds them with what became of each of their files, and what the engine counts: it has
+the same size for ten files and for a million.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,8 +29,8 @@ __all__ = ["BATCH", "NAMES", "SAVE_EVERY", "SKIPPED", "Batch", "Books", "batches
 BATCH = 128
 """Files per batch; one write of the record each."""
 
-NAMES = 24_000
-"""Characters of names per batch, so that the record stays below what the state store takes."""
+NAMES = 20_000
+"""Characters of names per batch, so that the record of two stays below what the state store takes."""
 
 SAVE_EVERY = 3.0
 """Seconds between two writes of the record within a batch."""
@@ -39,7 +41,7 @@ SKIPPED = -1
 _FOLDERS = 10_000
 
 
-@dataclass
+@dataclass(eq=False)
 class Batch:
     """Some files, what each is to become (0: its own name), which are done, how far each of the others came.
 
@@ -62,10 +64,20 @@ class Batch:
         return cls(items=items, choices=[0] * len(items), kind=kind)
 
     @property
+    def sizes(self) -> dict[int, int | None]:
+        """The sizes of the files that are still to be done, by their place in the batch."""
+        return {index: self.items[index].size for index in self.open}
+
+    @property
     def open(self) -> list[int]:
         """The files that are still to be done, by their place in the batch."""
         settled = self.done.keys() | self.failed
         return [index for index, choice in enumerate(self.choices) if choice != SKIPPED and index not in settled]
+
+    @property
+    def intended(self) -> Iterator[tuple[Item, int]]:
+        """Each file with its choice."""
+        return zip(self.items, self.choices, strict=True)
 
     def to_json(self) -> dict[str, Json]:
         return {
@@ -101,26 +113,41 @@ class Books:
         self._checkpoint = run.checkpoint(action, fingerprint(identity))
         self.token = token_of(run)
         self.state: dict[str, Any] = self._checkpoint.state or {}
-        self.batch = Batch.from_json(self.state["batch"]) if self.state.get("batch") else None
+        self.batches = [Batch.from_json(record) for record in self.state.get("batches", [])]
         self.progress: Progress | None = None
         self._saved_at = self._checked_at = run.clock.monotonic()
         self._folders: set[str] = set()
         self._making: dict[str, asyncio.Lock] = {}
+        self._writing = threading.Lock()
+        self._asked = self._written = 0
 
-    def open(self, batch: Batch) -> Batch:
-        """Begin a batch: from now on the next attempt knows of it."""
-        self.batch = batch
-        self.save(force=True)
+    async def open(self, batch: Batch) -> Batch:
+        """Begin a batch: on return the next attempt knows of it. Files of another one go on meanwhile."""
+        self.batches.append(batch)
+        await asyncio.to_thread(self._write, *self._record())
         return batch
+
+    def close(self, batch: Batch) -> None:
+        """All of it is done, and counted in what the engine adds to the record."""
+        self.batches.remove(batch)
 
     def save(self, *, force: bool = False) -> None:
         """Write the record, at most every few seconds unless it must be."""
         now = self._run.clock.monotonic()
-        if not force and now - self._saved_at < SAVE_EVERY:
-            return
-        self._saved_at = now
-        record: dict[str, Json] = {"batch": self.batch.to_json() if self.batch else None, **self._own()}
-        self._checkpoint.save(record, force=True)
+        if force or now - self._saved_at >= SAVE_EVERY:
+            self._write(*self._record())
+
+    def _record(self) -> tuple[int, dict[str, Json]]:
+        self._saved_at = self._run.clock.monotonic()
+        self._asked += 1
+        return self._asked, {"batches": [batch.to_json() for batch in self.batches], **self._own()}
+
+    def _write(self, number: int, record: dict[str, Json]) -> None:
+        """Blocking; never over a record that was asked for later."""
+        with self._writing:
+            if number > self._written:
+                self._checkpoint.save(record, force=True)
+                self._written = number
 
     def guard(self) -> None:
         """Stop if a newer attempt has taken over; asked at most once a second."""

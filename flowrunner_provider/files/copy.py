@@ -1,16 +1,17 @@
 """The engine that copies between any two stores: in batches, verified, and resumed where a killed attempt was.
 
 The work is ordered by name. What is kept for the next attempt is how far the order is settled, and the files of
-the open batch with what became of each: the record has the same size for ten files and for a million. A retry
-settles the open batch first, then what failed, and then goes on behind it; files that appear meanwhile before that
-place are left to the next run.
+the open batches with what became of each: the record has the same size for ten files and for a million. A retry
+settles the open batches first, then what failed, and then goes on behind them; files that appear meanwhile before
+that place are left to the next run.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from flowrunner_provider.core.checkpoint import fingerprint
@@ -27,8 +28,8 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.files.books import SKIPPED, Batch, Books, batches, token_of
 from flowrunner_provider.files.content import write_once
-from flowrunner_provider.files.copy_plan import CopyPlan, Key
-from flowrunner_provider.files.each import each, each_file
+from flowrunner_provider.files.copy_plan import START, CopyPlan, Key
+from flowrunner_provider.files.each import each, each_in_batches
 from flowrunner_provider.files.failures import Failures
 from flowrunner_provider.files.leave import Leaving
 from flowrunner_provider.files.ledger import Announced, Ledger
@@ -103,10 +104,10 @@ class _Copy:
         }
 
     async def run(self, plan: CopyPlan, label: str, ledger: tuple[Store, str] | None) -> CopyResult:
-        options, batch = self._options, self._books.batch
+        options, open_before = self._options, [*self._books.batches]
         self._check()
         self._dest = await plan.make(lambda: Destination(*self._to, self._sources))
-        opened = {item.key for item in batch.items} if batch else set()
+        opened = {item.key for batch in open_before for item in batch.items}
         if options.only_new:
             await self._open_ledger(plan, ledger, opened)
         plan.refuse_empty(self._cursor, opened)
@@ -114,7 +115,7 @@ class _Copy:
             await self._refuse_existing(plan.ahead(self._cursor, opened))
         self._planned = plan.files
         failed = await self._failed_before(opened)
-        await self._all(batch, failed, plan, opened | {item.key for item in failed})
+        await self._all(open_before, failed, plan, opened | {item.key for item in failed})
         entries = [CopiedFile(path=str(path), size=int(str(size))) for path, size in self._preview]
         return CopyResult(
             files=self._files, bytes=self._bytes, skipped=self._skipped, dest=label, entries=entries,
@@ -128,25 +129,22 @@ class _Copy:
             raise ConfigError(f"{store.where} has no permission bits", field="chmod", remedy="leave chmod out")
         self._leaving.check()
 
-    async def _all(self, batch: Batch | None, failed: list[Item], plan: CopyPlan, begun: set[Key]) -> None:
+    async def _all(self, open_before: list[Batch], failed: list[Item], plan: CopyPlan, begun: set[Key]) -> None:
         books, rest = self._books, plan.files.sizes(self._cursor or (-1, ""))
         total = None if rest is None else self._bytes + rest
         books.progress = self._run.progress("copy", unit="bytes", total=total, start=self._bytes)
         finished = False
         try:
-            if batch:
+            for batch in open_before:
                 await self._take_up(batch)
-                await self._settle(batch)
-            for chosen in batches([*failed]):
-                await self._do(chosen)
-            for chosen in batches(plan.ahead(self._cursor, begun)):
-                await self._do(chosen)
+            ahead = self._begun(open_before, failed, plan, begun)
+            await each_in_batches(self._options.concurrency, ahead, lambda batch: batch.sizes, self._one, self._end)
             finished = True
         finally:
             if not finished:
                 with suppress(FlowRunnerError):
                     books.save(force=True)
-                    await self._write_ledger(books.batch)
+                    await self._write_ledger()
         books.save(force=True)
         if self._ledger:
             await self._ledger.close()
@@ -157,15 +155,24 @@ class _Copy:
             await self._write(self._dest.path_of(self._options.done_marker), b"")
         books.progress.finish()
 
-    async def _do(self, items: list[Item]) -> None:
-        batch = Batch(items=items, choices=await self._choices(items))
-        if self._options.done_marker and not self._files:
-            with suppress(NotFound):  # the one of an earlier run says nothing about these
-                await self._dest.store.delete(self._dest.path_of(self._options.done_marker))
-        if self._ledger:
-            await self._ledger.announce(zip(items, batch.choices, strict=True))
-        self._books.open(batch)
-        await self._settle(batch)
+    async def _begun(
+        self, before: list[Batch], failed: list[Item], plan: CopyPlan, begun: set[Key]
+    ) -> AsyncIterator[Batch]:
+        """The batches in turn, each announced to the next attempt."""
+        cursor = max((self._cursor or START, *(batch.items[-1].key for batch in before)))
+        for batch in before:
+            if self._books.progress:
+                self._books.progress.advance(sum(batch.done.values()))
+            yield batch
+        for items in chain(batches(failed), batches(plan.ahead(cursor, begun))):
+            batch = Batch(items=items, choices=await self._choices(items))
+            if self._options.done_marker and not self._files:
+                with suppress(NotFound):  # the one of an earlier run says nothing about these
+                    await self._dest.store.delete(self._dest.path_of(self._options.done_marker))
+            if self._ledger:
+                intended = (one.intended for one in (*self._books.batches, batch))
+                await self._ledger.announce(chain.from_iterable(intended))
+            yield await self._books.open(batch)
 
     # -- what was done before
 
@@ -187,12 +194,15 @@ class _Copy:
         if self._known is None:
             self._known = plan.known
 
-    async def _write_ledger(self, batch: Batch | None) -> None:
+    async def _write_ledger(self) -> None:
         """What is copied is known to the next run, even if no attempt of this one goes on."""
-        if self._ledger and batch:
-            for index in batch.done:
-                self._ledger.settle(batch.items[index])
-            await self._ledger.announce((batch.items[index], batch.choices[index]) for index in batch.open)
+        if self._ledger and self._books.batches:
+            for batch in self._books.batches:
+                for index in batch.done:
+                    self._ledger.settle(batch.items[index])
+            await self._ledger.announce(
+                (batch.items[index], batch.choices[index]) for batch in self._books.batches for index in batch.open
+            )
 
     async def _is_copied(self, item: Item, choice: int) -> bool:
         """Whether the target holds the bytes of the source."""
@@ -305,17 +315,9 @@ class _Copy:
         else:
             raise _taken(target)
 
-    async def _settle(self, batch: Batch) -> None:
-        """Copy what is left of the batch; then let go of its sources; then it is history."""
+    async def _end(self, batch: Batch) -> None:
+        """All of the batch is copied: let go of its sources; then it is history."""
         books, options = self._books, self._options
-        for size in batch.done.values():
-            if books.progress:
-                books.progress.advance(size)
-        await each_file(
-            options.concurrency,
-            lambda index: self._try(batch, index, self._one(batch, index)),
-            {index: batch.items[index].size for index in batch.open},
-        )
         if options.leaves != "none":
             books.save(force=True)
             copied = list(batch.done)
@@ -333,7 +335,7 @@ class _Copy:
             if len(self._preview) == _PREVIEW or len(json.dumps(self._preview)) >= _PREVIEW_CHARACTERS:
                 break
             self._preview.append([self._dest.target(batch.items[index], batch.choices[index]), batch.done[index]])
-        books.batch = None
+        books.close(batch)
 
     async def _try(self, batch: Batch, index: int, work: Coroutine[Any, Any, None]) -> None:
         """What cannot be done to one file is an error now, or is kept for the end.
@@ -351,6 +353,9 @@ class _Copy:
             self._failures.add(batch.items[index], error)
 
     async def _one(self, batch: Batch, index: int) -> None:
+        await self._try(batch, index, self._copy(batch, index))
+
+    async def _copy(self, batch: Batch, index: int) -> None:
         item, options = batch.items[index], self._options
         source = self._sources[item.source]
         path, target = source.path_of(item.relative), self._dest.target(item, batch.choices[index])

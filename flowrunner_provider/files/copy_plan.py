@@ -11,10 +11,11 @@ from flowrunner_provider.files.options import CopyOptions
 from flowrunner_provider.files.plan import Destination, Item, Source, too_many
 from flowrunner_provider.files.spool import Rows, Spellings, Spool
 
-__all__ = ["CopyPlan"]
+__all__ = ["START", "CopyPlan", "Key"]
 
 Key = tuple[int, str]
 START: Key = (-1, "")
+"""Before every file."""
 
 
 class CopyPlan:

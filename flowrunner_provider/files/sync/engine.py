@@ -1,13 +1,13 @@
 """The engine that makes one folder like another: compare, copy, and at the very end delete.
 
 The plan is kept on this disk, not in memory and not in the state store: a retry lists again, and what is done already
-is the same by then. What is kept for the next attempt is the open batch. It is settled before anything else, so that
-what a killed attempt did is counted once, a file is gone on with where it was, and no part is left over.
+is the same by then. What is kept for the next attempt are the open batches. They are settled before anything else, so
+that what a killed attempt did is counted once, a file is gone on with where it was, and no part is left over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 
 from flowrunner_provider.core.errors import FlowRunnerError, IntegrityError, Json, NotFound
@@ -15,7 +15,7 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.files.books import SKIPPED, Batch, Books, batches
-from flowrunner_provider.files.each import each, each_file
+from flowrunner_provider.files.each import each, each_in_batches
 from flowrunner_provider.files.options import SyncOptions
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.results import SyncResult
@@ -63,15 +63,14 @@ class _Sync:
         plan = self._plan = make_plan(self._source, self._dest, self._run, self._options, deleted_before=self._deleted)
         finished = False
         try:
-            if self._books.batch:
-                await self._take_up(self._books.batch)
+            for batch in [*self._books.batches]:
+                await self._take_up(batch)
             plan.start()
             if self._options.dry_run:
                 return await self._preview()
             self._books.progress = self._run.progress("sync", unit="bytes", start=self._bytes)
             await self._copy_all()
-            for chosen in batches(plan.to_delete()):
-                await self._settle(self._books.open(Batch.of(chosen, "delete")))
+            await self._settle(self._begun(batches(plan.to_delete()), "delete"))
             finished = True
         finally:
             await plan.close()
@@ -131,7 +130,7 @@ class _Sync:
         await each(self._options.concurrency, look, batch.open)
         if batch.kind == "delete":
             batch.choices = [0 if index in batch.done else SKIPPED for index in range(len(batch.items))]
-        await self._settle(batch)
+        await self._settle(_only(batch))
         self._books.save(force=True)
 
     async def _renew(self, batch: Batch, index: int, here: Item | None) -> bool:
@@ -157,27 +156,40 @@ class _Sync:
     async def _copy_all(self) -> None:
         if not self._plan.fixed:
             self._after = 0
+        await self._settle(self._copies())
+        await self._plan.complete()
+
+    async def _copies(self) -> AsyncIterator[Batch]:
         while rows := await self._plan.to_copy(self._after):
             chosen = next(batches(item for _, item in rows))
             self._after = rows[len(chosen) - 1][0]
             if self._books.progress:
                 self._books.progress.total = self._plan.bytes + (0 if self._plan.fixed else self._bytes)
-            await self._settle(self._books.open(Batch.of(chosen)))
-            self._plan.doubtful -= {item.relative for item in chosen}
-        await self._plan.complete()
+            yield await self._books.open(Batch.of(chosen))
 
-    async def _settle(self, batch: Batch) -> None:
-        act = self._copy if batch.kind == "copy" else self._delete
-        sizes = {index: batch.items[index].size if batch.kind == "copy" else 0 for index in batch.open}
-        await each_file(self._options.concurrency, lambda index: act(batch, index), sizes)
+    async def _begun(self, chosen: Iterable[list[Item]], kind: str) -> AsyncIterator[Batch]:
+        for items in chosen:
+            yield await self._books.open(Batch.of(items, kind))
+
+    async def _settle(self, chosen: AsyncIterator[Batch]) -> None:
+        await each_in_batches(self._options.concurrency, chosen, self._sizes, self._one, self._end)
+
+    def _sizes(self, batch: Batch) -> dict[int, int | None]:
+        return batch.sizes if batch.kind == "copy" else dict.fromkeys(batch.open, 0)
+
+    async def _one(self, batch: Batch, index: int) -> None:
+        await (self._copy(batch, index) if batch.kind == "copy" else self._delete(batch, index))
+
+    async def _end(self, batch: Batch) -> None:
         done = [batch.items[index] for index in sorted(batch.done)]
         if batch.kind == "copy":
             self._copied += len(done)
             self._bytes += sum(item.size or 0 for item in done)
+            self._plan.doubtful -= {item.relative for item in batch.items}
         else:
             self._deleted += len(done)
         self._show(batch.kind, iter(done))
-        self._books.batch = None
+        self._books.close(batch)
 
     async def _copy(self, batch: Batch, index: int) -> None:
         name, options = batch.items[index].relative, self._options
@@ -249,6 +261,10 @@ class _Sync:
                 await store.delete(path)
         batch.done[index] = 0
         failpoint("files.sync.after_delete")
+
+
+async def _only(batch: Batch) -> AsyncIterator[Batch]:
+    yield batch
 
 
 async def _item(tree: Tree, name: str) -> Item | None:
