@@ -76,7 +76,8 @@ class FileWriteOperator(FlowRunnerOperator):
     OutcomeUnknown if somebody else wrote while a killed attempt was away.
 
     :param path: the file; missing folders are made.
-    :param content: a text as it stands; anything else is written as JSON.
+    :param content: a text as it stands; anything else is written as JSON. A file with the text as a template is
+        ``{% include "report.md.j2" %}``, looked up beside the DAG and in its ``template_searchpath``.
     :param append: put it behind what the file holds; a file that is missing is made.
     :param encoding: of the text.
     :param newline: how lines end: as in ``content`` (where Airflow's templates write ``lf``), ``lf`` or ``crlf``.
