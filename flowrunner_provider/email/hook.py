@@ -61,7 +61,11 @@ class OutgoingHook(FlowRunnerHook[C]):
     @property
     def pacer(self) -> Pacer:
         """The connection's rate limit."""
-        return pacer_for(self.conn_id, self.config.rate_limit or None, self.config.burst)
+        return self.pace(None)
+
+    def pace(self, rate_limit: str | None) -> Pacer:
+        """The connection's rate limit, or the one that goes before it."""
+        return pacer_for(self.conn_id, rate_limit or self.config.rate_limit or None, self.config.burst)
 
     @property
     def seal(self) -> DkimSigner | None:

@@ -225,6 +225,17 @@ def test_a_server_that_ends_connections_after_some_mails(
     assert (len(smtp_sink.mails()), smtp_sink.sessions) == (10, 4)
 
 
+def test_a_rate_limit_of_its_own(scene: BatchScene, smtp_sink: SmtpSink, tmp_path: Path) -> None:
+    connect(smtp_sink, flowrunner={"rate_limit": "1/hour"})
+    assert send_batch(scene, rate_limit="1000/second")["sent"] == 10
+    connect(smtp_sink)
+    (tmp_path / "other").mkdir()
+    other = BatchScene(tmp_path / "other", scene.mailbox, scene.rows)
+    with pytest.raises(Throttled, match="rate limit"):
+        send_batch(other, rate_limit="1/hour")
+    assert len(other.mails()) == 1
+
+
 def test_other_content_is_refused(scene: BatchScene, smtp_sink: SmtpSink) -> None:
     smtp_sink.refuse = {"u3@example.com": "451 4.7.1 later"}
     with pytest.raises(PartialFailure):
@@ -265,6 +276,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"attachments": ["/nowhere/*.pdf"]}, NotFound, "matches"),
     ({"attachment_column": "name"}, ConfigError, "belong together"),
     ({"concurrency": 0}, ConfigError, "concurrency"),
+    ({"rate_limit": "often"}, ConfigError, "often"),
     ({"window": True}, ConfigError, "window"),
     ({"on_unknown": "guess"}, ConfigError, "on_unknown"),
     ({"on_item_error": "shrug"}, ConfigError, "on_item_error"),

@@ -39,8 +39,8 @@ class EmailBatchOperator(FlowRunnerOperator):
     undefined name is an error, no value (None) is no text, and HTML escapes the values.
 
     Cost: memory for one mail per connection; attachments for everybody are encoded once. ``concurrency``
-    connections are reused, a server that takes fewer gets fewer, and a 421 pauses all. The connection's rate limit
-    holds. Up to 110,000 rows. All mails carry the date at which the batch began.
+    connections are reused, a server that takes fewer gets fewer, and a 421 pauses all. The rate limit holds for all
+    of them. Up to 110,000 rows. All mails carry the date at which the batch began.
 
     :param recipients: a list of mappings, or a dataset as an upstream task returned it, or the path of a .jsonl,
         .csv or .parquet file on a disk that the workers share.
@@ -62,6 +62,7 @@ class EmailBatchOperator(FlowRunnerOperator):
     :param attachment_column: a column with a file name, or a list of them, for attachments of the row's own. They
         must stay as they are until the task has succeeded.
     :param attachment_folder: where those files are; a name that leads out of it is refused.
+    :param rate_limit: mails, such as ``100/minute``; by default the connection's own.
     :param concurrency: connections to the mail server.
     :param window: rows that are announced at a time. With fewer, less is in doubt when a machine is lost, and the
         state store is written to more often.
@@ -104,6 +105,7 @@ class EmailBatchOperator(FlowRunnerOperator):
         attachments: list[str] | None = None,
         attachment_column: str | None = None,
         attachment_folder: str | None = None,
+        rate_limit: str | None = None,
         concurrency: int = 4,
         window: int = 200,
         on_item_error: Literal["continue", "fail"] = "continue",
@@ -120,7 +122,7 @@ class EmailBatchOperator(FlowRunnerOperator):
         self.subject, self.html, self.text, self.template = subject, html, text, template
         self.template_folder, self.template_context = template_folder, template_context
         self.from_email, self.reply_to, self.headers = from_email, reply_to, headers
-        self.attachments, self.inline_css = attachments, inline_css
+        self.attachments, self.inline_css, self.rate_limit = attachments, inline_css, rate_limit
         self.attachment_column, self.attachment_folder = attachment_column, attachment_folder
         self.concurrency, self.window, self.max_total_size = concurrency, window, max_total_size
         self.on_item_error, self.max_failures, self.on_unknown = on_item_error, max_failures, on_unknown
@@ -155,7 +157,7 @@ class EmailBatchOperator(FlowRunnerOperator):
         content = await self._content(sender, limit, run)
         needs = tuple(name for name in (self.to, self.to_name, self.attachment_column) if name)
         source = RowSource(self.recipients, "recipients", needs)
-        run.pacer = hook.pacer
+        run.pacer = hook.pace(self.rate_limit)
         spec = BatchSpec(
             identity=content.identity,
             to=self.to,
