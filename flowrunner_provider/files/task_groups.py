@@ -37,7 +37,9 @@ def sync_task_group(
     Any of its tasks may be killed and retried alone. The tasks are ``plan``, which lists and deals out; ``shard``,
     mapped ``shards`` times, on whatever workers the executor has; and ``finish``, which compares the whole, deletes
     what is extra, and removes the plan. With ``dry_run`` there is only ``plan``, which tells what would be done.
-    One worker that is not busy is better served by ``files.sync``.
+    The shards begin when both folders are listed to their end, for only then are they even, and no task waits for
+    another one on a worker's slot. One worker that is not busy is better served by ``files.sync``, which begins to
+    copy when ``dest`` is listed and 10,000 files of ``source`` are.
 
     :param source: a folder; a path on the worker must be the same disk on all workers.
     :param dest: a folder in any store.
