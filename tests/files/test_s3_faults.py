@@ -7,9 +7,10 @@ import os
 import pytest
 
 from tests.files import test_faults as faults
-from tests.files.far import FAR_SIDES
-from tests.files.s3 import PART, side
+from tests.files.far import FAR_SIDES, Side
+from tests.files.s3 import PART, Bucket, connection_of, side
 from tests.support.kill import attempt, double_kill, kill_at, random_kills, sweep, trace
+from tests.support.memory_s3 import memory_s3
 
 pytestmark = [pytest.mark.faults, pytest.mark.backend, pytest.mark.timeout(600)]
 
@@ -42,6 +43,21 @@ def test_parts_killed_anywhere(request, tmp_path, big):
     passed = set(trace(faults.run_copy, make()))
     assert {"objects.after_start", "s3.after_create", "s3.after_upload_part", "s3.before_complete"} <= passed
     assert sweep(make, faults.run_copy, faults.everything_arrived, at=around_the_store).kills >= 15
+
+
+def test_parts_with_crcs_killed_anywhere(request, tmp_path, big, monkeypatch):
+    (tmp_path / "server").mkdir()
+    with memory_s3(tmp_path / "server") as server:
+        connection = connection_of(server, parts_at_once=1, request_checksum_calculation="when_supported")
+        monkeypatch.setitem(
+            FAR_SIDES,
+            "s3",
+            lambda request, folder: Side(Bucket(server), "s3://lake@", {"AIRFLOW_CONN_LAKE": connection}, False),
+        )
+        make = faults.scenes(request, tmp_path, "local", "s3")
+        assert (
+            sweep(make, faults.run_copy, faults.everything_arrived, at=lambda point: point.startswith("s3.")).kills >= 5
+        )
 
 
 def test_parts_that_arrived_are_not_sent_again(request, tmp_path, big):

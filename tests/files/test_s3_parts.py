@@ -6,6 +6,7 @@ import asyncio
 import os
 import zlib
 from base64 import b64encode
+from types import SimpleNamespace
 
 import pytest
 
@@ -111,12 +112,13 @@ def test_a_later_attempt_finds_parts_that_have_grown(bucket, monkeypatch):
     assert bucket.unfinished() == []
 
 
-def test_only_so_much_of_an_object_travels_at_once(monkeypatch):
+@pytest.mark.parametrize(("objects", "expected"), [(1, 2), (2, 3), (5, 6)])
+def test_only_so_much_travels_at_once(monkeypatch, objects, expected):
     monkeypatch.setattr(object_upload, "MEMORY", 25)
-    most = 0
+    store, most = SimpleNamespace(under_way=0), 0
 
     class Slow:
-        at_once, under_way = 64, 0
+        at_once = 64
 
         def length(self, number):
             return 10
@@ -126,19 +128,21 @@ def test_only_so_much_of_an_object_travels_at_once(monkeypatch):
 
         async def send(self, number, pieces):
             nonlocal most
-            self.under_way += 1
-            most = max(most, self.under_way)
-            await asyncio.sleep(0)
-            self.under_way -= 1
+            most = max(most, store.under_way)
+            for _ in range(3):
+                await asyncio.sleep(0)
 
     async def act():
-        upload = object_upload.ObjectUpload(None, "k", Slow())
+        upload = object_upload.ObjectUpload(store, "k", Slow())
         await upload.write(b"x" * 205)
         await upload.sync()
         assert upload.offset == 205
 
-    asyncio.run(act())
-    assert most == 2
+    async def all_of_them():
+        await asyncio.gather(*(act() for _ in range(objects)))
+
+    asyncio.run(all_of_them())
+    assert (most, store.under_way) == (10 * expected, 0)
 
 
 # -- checksums

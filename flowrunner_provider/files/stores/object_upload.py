@@ -9,7 +9,7 @@ are verified and not sent again, with no record but the far side's own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,7 +23,7 @@ __all__ = ["ObjectUpload", "Parts", "part_lengths"]
 _MIB = 1024 * 1024
 
 MEMORY = 96 * _MIB
-"""Bytes of one object that travel at the same time, unless one part alone is larger."""
+"""Bytes that travel to one store at the same time; beyond them every object may send one part."""
 
 LARGEST = 5 * 1024 * 1024 * _MIB
 """An object of unknown size may grow to so many bytes."""
@@ -113,12 +113,17 @@ class ObjectUpload:
         while self._pending and not self._fits():
             await self._reap(asyncio.FIRST_COMPLETED)
         self._number += 1
-        self._sent += self._buffered
+        self._sent += self._length
+        self._store.under_way += self._length
         self._pending[asyncio.create_task(self._one(self._number, self._take()))] = self._length
         self._length = self._parts.length(self._number + 1)
 
     def _fits(self) -> bool:
-        return len(self._pending) < self._parts.at_once and sum(self._pending.values()) + self._length <= MEMORY
+        return len(self._pending) < self._parts.at_once and self._store.under_way + self._length <= MEMORY
+
+    def _landed(self, tasks: Iterable[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            self._store.under_way -= self._pending.pop(task)
 
     def _take(self) -> list[bytes]:
         pieces = self._chunks
@@ -134,8 +139,7 @@ class ObjectUpload:
         """Wait for parts under way; the first failure is raised."""
         if self._pending:
             done, _ = await asyncio.wait(self._pending, return_when=until)
-            for task in done:
-                del self._pending[task]
+            self._landed(done)
             for task in done:
                 task.result()
 
@@ -167,7 +171,7 @@ class ObjectUpload:
         for task in self._pending:
             task.cancel()
         await asyncio.gather(*self._pending, return_exceptions=True)
-        self._pending.clear()
+        self._landed([*self._pending])
         self._chunks.clear()
 
     async def discard(self) -> None:

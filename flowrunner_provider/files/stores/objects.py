@@ -68,6 +68,7 @@ class ObjectStore(ABC):
     def __init__(self, where: str) -> None:
         self.where = where
         self.capabilities = CAPABILITIES
+        self.under_way = 0  # bytes of parts that are being sent
         self._stack: AsyncExitStack | None = None
         self._obstore: Obstore | None = None
 
