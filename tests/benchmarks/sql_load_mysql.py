@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +13,7 @@ from typing import Any
 
 from tests.benchmarks.harness import Workload
 from tests.benchmarks.http_download import scratch
+from tests.benchmarks.sql_load import loaded
 
 ROWS = 500_000
 TABLE = (
@@ -71,25 +71,9 @@ def load_data(scene: dict[str, Any]) -> Iterator[None]:
     whole(scene, "by_client")
 
 
-def ours(scene: dict[str, Any]) -> Iterator[None]:
-    from flowrunner_provider.database.operators import SqlLoadOperator
-    from tests.support.context import FileStateStore, execute, make_context
-
-    again(scene, "by_us")
-    os.environ["AIRFLOW_CONN_WAREHOUSE"] = scene["connection"]
-    state = Path(tempfile.mkdtemp())
-    operator = SqlLoadOperator(task_id="t", conn_id="warehouse", source=scene["source"], table="by_us")
-    context = make_context(operator, state=FileStateStore(state), run_id=state.name)
-    yield
-    execute(operator, context)
-    yield
-    whole(scene, "by_us")
-    shutil.rmtree(state)
-
-
 WORKLOAD = Workload(
     title=f"sql.load of {ROWS:,} rows x 8 columns of CSV into MariaDB",
-    contenders={"LOAD DATA": load_data, "sql.load": ours},
+    contenders={"LOAD DATA": load_data, "sql.load": loaded(again, whole)},
     reference="LOAD DATA",
     scene=scene,
 )

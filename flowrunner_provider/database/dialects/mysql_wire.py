@@ -47,7 +47,8 @@ def tls_context(config: MysqlConfig) -> ssl.SSLContext | None:
     try:
         context = ssl.create_default_context(cafile=config.ssl_ca or None, capath=config.ssl_capath or None)
         if config.ssl_cert:
-            context.load_cert_chain(config.ssl_cert, config.ssl_key or None, password=lambda: "")  # or OpenSSL asks at the terminal
+            # without an answer OpenSSL asks for the password at the terminal
+            context.load_cert_chain(config.ssl_cert, config.ssl_key or None, password=lambda: "")
         if config.ssl_cipher:
             context.set_ciphers(config.ssl_cipher)
     except (OSError, ssl.SSLError):
