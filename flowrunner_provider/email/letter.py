@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,7 +22,7 @@ from flowrunner_provider.email.message import POLICY
 
 __all__ = ["Letter", "LetterForm", "encoded", "recipient"]
 
-_ODD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\xff]")
+_ODD = bytes([*range(9), 11, 12, *range(14, 32), *range(127, 256)])
 _LONGEST_LINE = 990
 _ONE_LINE = 60
 
@@ -133,7 +132,7 @@ def _part(text: str, subtype: str) -> bytes:
         data += b"\n"
     short = len(data) < _LONGEST_LINE or max(map(len, data.split(b"\n"))) < _LONGEST_LINE
     data, coding = data.replace(b"\n", b"\r\n"), "7bit"
-    if not short or _ODD.search(data):
+    if not short or len(data.translate(None, _ODD)) < len(data):
         quoted, packed = binascii.b2a_qp(data), base64.encodebytes(data).replace(b"\n", b"\r\n")
         data, coding = (quoted, "quoted-printable") if len(quoted) <= len(packed) else (packed, "base64")
     head = f'Content-Type: text/{subtype}; charset="utf-8"\r\nContent-Transfer-Encoding: {coding}\r\n\r\n'
