@@ -25,8 +25,9 @@ from flowrunner_provider.core.errors import (
     Unavailable,
 )
 from tests.database.far_side import CONN_ID, FarSide, MysqlFarSide, PostgresFarSide, SqliteFarSide, load_rows
+from tests.database.stage import two_at_once, zombie_and_its_retry
 from tests.support.chaos_proxy import ChaosProxy, Toxics
-from tests.support.kill import Attempt, double_kill, random_kills, sweep
+from tests.support.kill import double_kill, random_kills, sweep
 
 pytestmark = pytest.mark.faults
 
@@ -113,51 +114,14 @@ def test_kills_at_random(make: Callable[[], FarSide]) -> None:
 
 
 def test_a_zombie_and_its_retry(make: Callable[[], FarSide]) -> None:
-    """The first attempt stops in its open transaction, the second one waits for it, the first one goes on."""
     scene = Scene(make(), "append").prepare()
-    gate = str(scene.far.folder.parent / f"{scene.far.folder.name}-gate")
-    zombie = Attempt(stopping, scene, gate)
-    wait_for(Path(f"{gate}.stopped"))
-    retry = Attempt(play, scene, try_number=2)
-    retry.started()
-    assert not retry.join(0.5)
-    zombie.thaw()
-    first, second = zombie.wait(), retry.wait()
-    assert second.ok, second.error
-    assert first.ok or first.error_type == "Fenced"
+    zombie_and_its_retry(play, scene, scene.far.folder, "flowrunner_provider.database.load", "sql.load.after_ledger")
     check(scene)
-
-
-def stopping(scene: Scene, gate: str) -> Any:
-    """``play``, frozen from inside (SIGSTOP) when it holds the ledger's row."""
-    import signal
-
-    from flowrunner_provider.database import load as module
-
-    def failpoint(name: str) -> None:
-        if name == "sql.load.after_ledger":
-            Path(f"{gate}.stopped").touch()
-            os.kill(os.getpid(), signal.SIGSTOP)
-
-    module.failpoint = failpoint
-    return play(scene)
-
-
-def wait_for(path: Path) -> None:
-    event = threading.Event()
-    for _ in range(3000):
-        if path.exists():
-            return
-        event.wait(0.01)
-    raise AssertionError(f"{path} did not appear")
 
 
 def test_two_at_once(make: Callable[[], FarSide]) -> None:
     scene = Scene(make(), "append").prepare()
-    both = [Attempt(play, scene, try_number=n) for n in (1, 2)]
-    outcomes = [attempt.wait() for attempt in both]
-    assert any(outcome.ok for outcome in outcomes)
-    assert all(outcome.ok or outcome.error_type == "Fenced" for outcome in outcomes)
+    two_at_once(play, scene)
     check(scene)
 
 
@@ -274,11 +238,11 @@ def test_a_backend_is_terminated_in_the_copy(
 def test_a_silent_server_ends_with_the_deadline(
     proxied: tuple[Scene, ChaosProxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flowrunner_provider.database.dialects import mysql, postgres
+    from flowrunner_provider.database.dialects import mysql, opening
 
     scene, proxy = proxied
-    monkeypatch.setattr(postgres, "_GRACE", 0.1)
-    monkeypatch.setattr(mysql, "_GRACE", 0.1)
+    monkeypatch.setattr(opening, "GRACE", 0.1)
+    monkeypatch.setattr(mysql, "GRACE", 0.1)
     away = through(scene, proxy)
     monkeypatch.setenv(ENVIRONMENT, away.far.connection)
 

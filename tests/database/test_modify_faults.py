@@ -2,60 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flowrunner_provider.core.errors import ConnectionLost, OutcomeUnknown
 from tests.database.far_side import FarSide
-from tests.database.test_faults import wait_for
+from tests.database.stage import two_at_once, zombie_and_its_retry
 from tests.database.test_modify import check, make, play, prepared
 from tests.support.chaos_proxy import ChaosProxy, Toxics
-from tests.support.kill import Attempt
 
 __all__ = ["make"]
 
 pytestmark = pytest.mark.faults
 
 
-def stopping(far: FarSide, gate: str) -> Any:
-    """``play``, frozen from inside (SIGSTOP) with its rows changed and nothing committed."""
-    from flowrunner_provider.database import modify as module
-
-    def failpoint(name: str) -> None:
-        if name == "sql.modify.after_change":
-            Path(f"{gate}.stopped").touch()
-            os.kill(os.getpid(), signal.SIGSTOP)
-
-    module.failpoint = failpoint
-    return play(far)
-
-
 def test_a_zombie_and_its_retry(make: Callable[[], FarSide]) -> None:
     far = make()
-    gate = str(far.folder.parent / f"{far.folder.name}-gate")
-    zombie = Attempt(stopping, far, gate)
-    wait_for(Path(f"{gate}.stopped"))
-    retry = Attempt(play, far, try_number=2)
-    retry.started()
-    assert not retry.join(0.5)
-    zombie.thaw()
-    first, second = zombie.wait(), retry.wait()
-    assert second.ok, second.error
-    assert first.ok or first.error_type == "Fenced"
+    zombie_and_its_retry(play, far, far.folder, "flowrunner_provider.database.modify", "sql.modify.after_change")
     check(far)
 
 
 def test_two_at_once(make: Callable[[], FarSide]) -> None:
     far = make()
-    outcomes = [attempt.wait() for attempt in [Attempt(play, far, try_number=n) for n in (1, 2)]]
-    assert any(outcome.ok for outcome in outcomes)
-    assert all(outcome.ok or outcome.error_type == "Fenced" for outcome in outcomes)
+    two_at_once(play, far)
     check(far)
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +13,11 @@ import pytest
 from flowrunner_provider.core.errors import ConnectionLost, OutcomeUnknown, Unavailable
 from tests.contracts.dialect_transaction import transact
 from tests.database.far_side import FarSide, PostgresFarSide
-from tests.database.test_faults import ENVIRONMENT, KILLS, through, wait_for
+from tests.database.stage import two_at_once, zombie_and_its_retry
+from tests.database.test_faults import ENVIRONMENT, KILLS, through
 from tests.database.test_faults import Scene as LoadScene
 from tests.support.chaos_proxy import ChaosProxy, Toxics
-from tests.support.kill import Attempt, random_kills, sweep
+from tests.support.kill import random_kills, sweep
 
 pytestmark = pytest.mark.faults
 
@@ -66,37 +65,15 @@ def test_kills_at_random(make: Callable[[], FarSide]) -> None:
 
 def test_a_zombie_and_its_retry(make: Callable[[], FarSide]) -> None:
     scene = Scene(make()).prepare()
-    gate = str(scene.far.folder.parent / f"{scene.far.folder.name}-gate")
-    zombie = Attempt(stopping, scene, gate)
-    wait_for(Path(f"{gate}.stopped"))
-    retry = Attempt(play, scene, try_number=2)
-    retry.started()
-    assert not retry.join(0.5)
-    zombie.thaw()
-    first, second = zombie.wait(), retry.wait()
-    assert second.ok, second.error
-    assert first.ok or first.error_type == "Fenced"
+    zombie_and_its_retry(
+        play, scene, scene.far.folder, "flowrunner_provider.database.transaction", "sql.transaction.after_statement"
+    )
     check(scene)
-
-
-def stopping(scene: Scene, gate: str) -> Any:
-    """``play``, frozen from inside (SIGSTOP) between its two statements."""
-    from flowrunner_provider.database import transaction as module
-
-    def failpoint(name: str) -> None:
-        if name == "sql.transaction.after_statement" and not Path(f"{gate}.stopped").exists():
-            Path(f"{gate}.stopped").touch()
-            os.kill(os.getpid(), signal.SIGSTOP)
-
-    module.failpoint = failpoint
-    return play(scene)
 
 
 def test_two_at_once(make: Callable[[], FarSide]) -> None:
     scene = Scene(make()).prepare()
-    outcomes = [attempt.wait() for attempt in [Attempt(play, scene, try_number=n) for n in (1, 2)]]
-    assert any(outcome.ok for outcome in outcomes)
-    assert all(outcome.ok or outcome.error_type == "Fenced" for outcome in outcomes)
+    two_at_once(play, scene)
     check(scene)
 
 

@@ -9,7 +9,6 @@ row undoes its statement alone (``XACT_ABORT OFF``); where the server ends the t
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
@@ -43,12 +42,12 @@ from flowrunner_provider.database.dialects.mssql_query import (
 )
 from flowrunner_provider.database.dialects.mssql_tables import UNIQUE, created, described_columns, find, object_text
 from flowrunner_provider.database.dialects.mssql_wire import connect, driver
+from flowrunner_provider.database.dialects.opening import GRACE, guarded, place_of
 from flowrunner_provider.database.dialects.values import unencodable
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
 __all__ = ["MssqlSession"]
 
-_GRACE = 5.0  # seconds after the deadline in which the server's own time-out may still answer
 _STAGE = TableName.of("#flowrunner_stage")
 _DESCRIBE = (
     "SELECT name, system_type_name, error_number FROM sys.dm_exec_describe_first_result_set(\x001\0, \x002\0, 0)"
@@ -78,10 +77,9 @@ class MssqlSession(Copying):
     def __init__(self, config: MssqlConfig, deadline: Deadline) -> None:
         self._driver = driver()
         self._deadline, self._config = deadline, config
-        self._where = f"{config.schema or config.login} at {config.host}:{config.port}"
+        self._where = place_of(config, deadline)
         self._begun = False
-        deadline.check(f"connecting to {self._where}")
-        silence = deadline.remaining() + 2 * _GRACE
+        silence = deadline.remaining() + 2 * GRACE
         if config.statement_timeout is not None:
             silence = min(silence, config.statement_timeout.total_seconds())
         wait = max(1.0, deadline.limit(config.connect_timeout.total_seconds()))
@@ -90,9 +88,7 @@ class MssqlSession(Copying):
         except (self._driver.Error, OSError) as error:
             number = getattr(error, "number", 0) or 0
             raise connect_failed(error, number, self._where, expired=deadline.expired) from None
-        self._guard = threading.Timer(deadline.remaining() + _GRACE, self.interrupt)
-        self._guard.daemon = True
-        self._guard.start()
+        self._guard = guarded(deadline, self.interrupt)
         try:
             for statement in SETTINGS:
                 self.run(statement)

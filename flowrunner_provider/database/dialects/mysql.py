@@ -9,7 +9,6 @@ for a replacement is told in :mod:`~flowrunner_provider.database.dialects.mysql_
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
@@ -72,12 +71,12 @@ from flowrunner_provider.database.dialects.mysql_wire import (
     reset,
     unbuffered,
 )
+from flowrunner_provider.database.dialects.opening import GRACE, guarded, place_of
 from flowrunner_provider.database.dialects.values import unencodable
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
 __all__ = ["MysqlSession"]
 
-_GRACE = 5.0  # seconds after the deadline in which the server's own time-out may still answer
 _IN_TRANSACTION = 1  # of the status that the server sends with every OK
 
 
@@ -101,10 +100,9 @@ class MysqlSession(MysqlStructure, Piped):
     def __init__(self, config: MysqlConfig, deadline: Deadline) -> None:
         self._driver = driver()
         self._deadline, self._config = deadline, config
-        self._where = f"{config.schema or config.login} at {config.host}:{config.port}"
+        self._where = place_of(config, deadline)
         self._begun: Isolation | None = None
-        deadline.check(f"connecting to {self._where}")
-        silence = deadline.remaining() + 2 * _GRACE
+        silence = deadline.remaining() + 2 * GRACE
         try:
             self._connection = connect(
                 config,
@@ -131,10 +129,8 @@ class MysqlSession(MysqlStructure, Piped):
 
     def resume(self, deadline: Deadline) -> None:
         self._deadline = deadline
-        self._guard = threading.Timer(deadline.remaining() + _GRACE, self._cut)
-        self._guard.daemon = True
-        self._guard.start()
-        limit_waits(self._connection, deadline.remaining() + 2 * _GRACE)
+        self._guard = guarded(deadline, self._cut)
+        limit_waits(self._connection, deadline.remaining() + 2 * GRACE)
         mariadb = "mariadb" in self._connection.server_version.lower()
         self.run(settings(self._config, deadline, mariadb=mariadb))
 

@@ -8,7 +8,6 @@ both sides of a value's text are defined by the same few rules.
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
@@ -31,6 +30,7 @@ from flowrunner_provider.database.dialects.base import (
     Type,
     duplicate_keys,
 )
+from flowrunner_provider.database.dialects.opening import guarded, place_of
 from flowrunner_provider.database.dialects.postgres_copy import CsvCopier
 from flowrunner_provider.database.dialects.postgres_csv import Unfit, blocks, count_rows, fits, options
 from flowrunner_provider.database.dialects.postgres_errors import classified, connect_failed
@@ -70,7 +70,6 @@ _PLACE = """
 SELECT n.nspname::text, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = to_regclass($1)
 """
-_GRACE = 5.0  # seconds after the deadline in which the server's own time-out may still answer
 
 
 class PostgresSession(PostgresStructure, Piped):
@@ -93,8 +92,7 @@ class PostgresSession(PostgresStructure, Piped):
     def __init__(self, config: PostgresConfig, deadline: Deadline) -> None:
         self._driver = load("psycopg", extra="postgres", needed_for="a connection to PostgreSQL")
         self._deadline = deadline
-        self._where = f"{config.schema or config.login} at {config.host}:{config.port}"
-        deadline.check(f"connecting to {self._where}")
+        self._where = place_of(config, deadline)
         try:
             self._connection: psycopg.Connection[Row] = self._driver.connect(
                 **_parameters(config, deadline),
@@ -114,9 +112,7 @@ class PostgresSession(PostgresStructure, Piped):
 
     def resume(self, deadline: Deadline) -> None:
         self._deadline = deadline
-        self._guard = threading.Timer(deadline.remaining() + _GRACE, self._cut)
-        self._guard.daemon = True
-        self._guard.start()
+        self._guard = guarded(deadline, self._cut)
         self.run("SET TimeZone = 'UTC'")  # what a pooler between us and the server carries over to another connection
 
     def park(self) -> bool:
