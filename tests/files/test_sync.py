@@ -331,6 +331,8 @@ def test_a_long_source_is_copied_while_it_is_listed_and_nothing_is_deleted_befor
 def test_both_sides_are_listed_at_once(local, monkeypatch, first):
     """Whichever side's listing ends first."""
     monkeypatch.setattr(sync_plan, "_CHUNK", 3)
+    monkeypatch.setattr(sync_plan, "AHEAD", 5)
+    monkeypatch.setattr(sync_plan, "_BREATH", 0.001)
     for number in range(10):
         local.put("one", f"{number:02}", "new")
         local.put("two", f"{number + 5:02}", "new")

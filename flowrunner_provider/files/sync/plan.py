@@ -21,12 +21,17 @@ from flowrunner_provider.files.spool import Rows, Spellings, Spool
 from flowrunner_provider.files.transfer import digest_of
 from flowrunner_provider.files.tree import Tree
 
-__all__ = ["EARLY", "Plan"]
+__all__ = ["AHEAD", "EARLY", "Plan"]
 
 EARLY = 10_000
 """Files of the source that are listed before the first is copied: a smaller tree is first listed to its end."""
 
+AHEAD = 100_000
+"""Files of the source that are listed at full speed while the destination is still being listed, which then has the
+way to itself: nothing can be copied before it is known. The source goes on slowly, for an idle server hangs up."""
+
 _CHUNK = 500
+_BREATH = 0.25
 _DOUBTFUL = 1
 
 
@@ -191,6 +196,8 @@ class Plan:
                 spellings.add(item.relative)
             if not dest.done():
                 waiting.add(item)
+                if waiting.count > AHEAD and waiting.count % _CHUNK == 0:
+                    await asyncio.wait({dest}, timeout=_BREATH)
                 continue
             dest.result()
             chunk.append(item)
