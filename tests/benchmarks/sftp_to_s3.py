@@ -82,6 +82,6 @@ def _workload(title: str, what: str, reference: str, **others: Contender) -> Wor
 
 
 WORKLOADS = {
-    "big": _workload("1 GiB from SFTP to S3", "big", "ssh | curl", **{"ssh | curl": partial(pipe, what="big")}),
+    "big": _workload("1 GiB from SFTP to S3", "big", "ssh to curl", **{"ssh to curl": partial(pipe, what="big")}),
     "tree": _workload("5,000 x 8 KiB from SFTP to S3", "tree", "rclone tuned"),
 }
