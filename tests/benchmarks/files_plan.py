@@ -34,6 +34,7 @@ class MadeUp(LocalStore):
     """A store that only lists: one folder per 1,000 files, ``changed`` of 1,000 other than on the other side."""
 
     def __init__(self, changed: int = 0) -> None:
+        super().__init__()
         self.changed, self.listed = changed, 0
 
     def join(self, folder: str, relative: str) -> str:

@@ -36,6 +36,7 @@ class Frail(LocalStore):
     """
 
     def __init__(self, steps: int, error: type[BaseException], state: FrailStore) -> None:
+        super().__init__()
         self.steps, self.error, self.state = steps, error, state
 
     def _step(self) -> None:
