@@ -17,6 +17,7 @@ from flowrunner_provider.core.errors import (
     PermanentError,
     TimedOut,
     TransientError,
+    Unavailable,
 )
 from flowrunner_provider.files.stores.sftp import SftpStore
 from flowrunner_provider.transport.sftp_wire import Attributes
@@ -209,6 +210,21 @@ def test_a_read_only_server(special_sshd):
                 assert await collect(store.read(f"{far.root}/f")) == b"x"
 
         asyncio.run(test())
+
+
+def test_a_login_that_prints_something_before_sftp(monkeypatch):
+    from tests.support import sshd as module
+
+    talks = "ForceCommand echo Welcome to the machine; cat > /dev/null"
+    monkeypatch.setattr(module, "CONFIG", module.CONFIG.replace("ForceCommand internal-sftp", talks))
+
+    async def test(server) -> None:
+        with pytest.raises(Unavailable, match="does not keep to the SFTP protocol"):
+            async with SftpStore(target_of(server)):
+                pass
+
+    with module.sshd() as server:
+        asyncio.run(test(server))
 
 
 def _proxied(sshd, proxy, **more):

@@ -1,0 +1,79 @@
+"""What makes a connection quicker changes nothing that passes through it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowrunner_provider.transport.ssh_quick import Gathering, Inbox, quicken
+
+
+@given(st.lists(st.tuples(st.binary(max_size=40), st.lists(st.integers(0, 50), max_size=4))))
+def test_an_inbox_is_like_bytes(steps):
+    plain, inbox = b"", Inbox(b"")
+    for data, cuts in steps:
+        plain, inbox = plain + data, inbox + data
+        for cut in cuts:
+            assert inbox[:cut] == plain[:cut]
+            assert inbox[cut : cut + 5] == plain[cut : cut + 5]
+            assert inbox[3:-2] == plain[3:-2]
+            assert inbox.find(b"\n", 0, cut) == plain.find(b"\n", 0, cut)
+            before = bytes(inbox)
+            plain, left = plain[cut:], inbox[cut:]
+            assert bytes(inbox) == before
+            inbox = left
+            assert (bytes(inbox), len(inbox), bool(inbox)) == (plain, len(plain), bool(plain))
+
+
+class Transport:
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_writes_of_one_turn_are_gathered_in_their_order():
+    async def body() -> None:
+        real = Transport()
+        transport: Any = Gathering(real)  # type: ignore[arg-type]
+        transport.write(b"a")
+        transport.write(b"b")
+        assert real.writes == []
+        await asyncio.sleep(0)
+        transport.write(b"c")
+        transport.write(b"x" * 70_000)
+        transport.write(b"d")
+        transport.close()
+        assert real.writes == [b"ab", b"c" + b"x" * 70_000, b"d"]
+        assert real.closed
+
+    asyncio.run(body())
+
+
+class Connection:
+    def __init__(self, cipher: str) -> None:
+        self.cipher, self.sent = cipher, []
+
+    def get_extra_info(self, name: str) -> str:
+        return self.cipher if name == "send_cipher" else ""
+
+    def send_packet(self, kind: int, *parts: bytes, handler: object = None) -> None:
+        if kind != 2:
+            self.send_packet(2)
+        self.sent.append(kind)
+
+
+def test_empty_messages_are_sent_only_where_they_are_of_use():
+    for cipher, expected in (("aes128-gcm@openssh.com", [94]), ("aes128-cbc", [2, 94])):
+        connection = Connection(cipher)
+        quicken(connection)
+        connection.send_packet(94, b"data", handler=None)
+        assert connection.sent == expected
