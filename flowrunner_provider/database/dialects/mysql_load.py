@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import TYPE_CHECKING
 
+from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.database.dialects.base import Copier, CsvFile, Session
 from flowrunner_provider.database.dialects.mysql_errors import refused_row
 from flowrunner_provider.database.dialects.mysql_rows import LOADED_AS, TextCopier, csv_blocks, csv_fits, line_end
@@ -14,6 +15,7 @@ from flowrunner_provider.database.dialects.mysql_tables import kinds_of
 from flowrunner_provider.database.dialects.mysql_wire import LoadStream, load_data
 from flowrunner_provider.database.dialects.postgres_csv import Unfit, count_rows
 from flowrunner_provider.database.identifiers import TableName
+from flowrunner_provider.database.pipe import Ahead
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
@@ -29,6 +31,7 @@ class Loading(Session):
     """The part of a session that stores rows in bulk."""
 
     _connection: Connection
+    _deadline: Deadline
 
     @abstractmethod
     def typed(self) -> AbstractContextManager[None]:
@@ -52,8 +55,12 @@ class Loading(Session):
         style, lines = _CSV.format(line_end(file)), 0
         self.savepoint()
         try:
-            with self._loading(table, columns, style, kinds) as stream:
-                for block, found in csv_blocks(file):
+            with (
+                self._loading(table, columns, style, kinds) as stream,
+                # looked through in a thread, while the server takes the blocks before
+                closing(Ahead(csv_blocks(file), lambda: None, self._deadline).read()) as read,
+            ):
+                for block, found in read:
                     stream.write(block)
                     lines += found
                     passed(found)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -130,7 +130,7 @@ def line_end(file: CsvFile) -> str:
         return "\\r\\n" if stream.readline(_LONGEST).endswith(b"\r\n") else "\\n"
 
 
-def csv_blocks(file: CsvFile) -> Iterator[tuple[bytes, int]]:
+def csv_blocks(file: CsvFile) -> Generator[tuple[bytes, int], None, None]:
     """The rows after the header, in blocks, and how many line breaks each has in the file.
 
     Where empty fields are NULL they become the bare word ``NULL``, as the server reads it; a file that has this
