@@ -129,7 +129,7 @@ class PartFile:
             raise ValueError("the part file is not open")
         return self._file
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         """Append ``data``."""
         with disk_errors(self._path):
             written = os.write(self._descriptor, data)

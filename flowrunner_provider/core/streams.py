@@ -24,7 +24,7 @@ from typing import Literal
 
 from flowrunner_provider.core.errors import BombDetected, ConfigError, IntegrityError
 
-__all__ = ["MAX_LINE", "Digest", "bounded", "collect", "decompressed", "exactly", "lines"]
+__all__ = ["MAX_LINE", "Count", "Crc32", "Digest", "bounded", "collect", "decompressed", "exactly", "lines"]
 
 MAX_LINE = 16 * 1024 * 1024
 """The longest line that :func:`lines` takes by default, in bytes."""
@@ -59,6 +59,38 @@ class Digest:
     def hexdigest(self) -> str:
         """The checksum of everything so far, in lower-case hexadecimal."""
         return self._hash.hexdigest()
+
+
+class Count(Digest):
+    """A byte count alone, for where nobody asks for the checksum."""
+
+    def __init__(self) -> None:
+        self.algorithm, self.size = "", 0
+
+    def update(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Count ``chunk`` in."""
+        self.size += memoryview(chunk).nbytes
+
+    def hexdigest(self) -> str:
+        """None: empty."""
+        return ""
+
+
+class Crc32(Digest):
+    """A checksum against accidents: whether bytes that were written are still there. A third of SHA-256's cost."""
+
+    def __init__(self) -> None:
+        self.algorithm, self.size = "crc32", 0
+        self._sum = 0
+
+    def update(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Count ``chunk`` in."""
+        self._sum = zlib.crc32(chunk, self._sum)
+        self.size += memoryview(chunk).nbytes
+
+    def hexdigest(self) -> str:
+        """Eight digits."""
+        return f"{self._sum:08x}"
 
 
 async def bounded(chunks: AsyncIterator[bytes], *, max_bytes: int | None, what: str) -> AsyncGenerator[bytes, None]:

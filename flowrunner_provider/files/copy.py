@@ -366,7 +366,7 @@ class _Copy:
                 batch, index, source=source.store, path=path, dest=self._dest.store, target=target,
                 verify=options.verify, replace=options.if_exists == "overwrite",
                 preserve_times=options.preserve_times, durable=options.leaves != "none",
-                algorithm=options.algorithm, expected=expected, mode=options.mode,
+                algorithm=options.algorithm, expected=expected, digested=options.write_sidecar, mode=options.mode,
                 within=not (expected or options.write_sidecar or options.mode is not None),
             )  # fmt: skip
         except AlreadyExists:

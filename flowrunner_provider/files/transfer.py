@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -17,13 +18,16 @@ from flowrunner_provider.core.errors import (
     PermanentError,
 )
 from flowrunner_provider.core.failpoints import failpoint
-from flowrunner_provider.core.streams import Digest
+from flowrunner_provider.core.streams import Count, Crc32, Digest
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.store import CopyingStore, ModeUpload, Store, Upload, WholeStore, identity
 
 __all__ = ["Transfer", "digest_of", "transfer"]
 
 _TAIL = 256 * 1024
+
+_LARGE = 512 * 1024
+"""Bytes from which a chunk is digested in a thread, while it is written."""
 
 
 @dataclass(kw_only=True)
@@ -37,6 +41,7 @@ class Transfer:
     :param guard: raises if this attempt must not act any more; called before the commit.
     :param algorithm: of the digest, the same in every attempt.
     :param expected: the checksum that the bytes must have, in hexadecimal; empty for any.
+    :param digested: the caller wants the digest; else there is one only where the transfer itself needs it.
     :param mode: the permission bits to give it, with ``sets_mode``.
     :param within: the store may copy it within itself.
     """
@@ -58,8 +63,21 @@ class Transfer:
     guard: Callable[[], None]
     algorithm: str = "sha256"
     expected: str = ""
+    digested: bool = False
     mode: int | None = None
     within: bool = False
+
+    @property
+    def at_one_moment(self) -> bool:
+        """Whether the file is so small that one request reads all of it."""
+        return 0 < (self.item.size or 0) <= self.source.capabilities.reads_whole
+
+    def digest(self) -> Digest:
+        """A new one: no better than what it is compared with, as it may cost as much as the network."""
+        if self.digested or self.expected or self.verify == "checksum":
+            return Digest(self.algorithm)
+        resumed = self.dest.capabilities.resumable_upload and not self.at_one_moment
+        return Crc32() if resumed else Count()
 
 
 async def transfer(job: Transfer) -> Digest:
@@ -124,14 +142,14 @@ async def _begin(job: Transfer) -> tuple[Upload, Digest]:
         upload = await job.dest.begin(job.target, job.token, resume_at=offset, size=job.item.size)
         kept = False
         try:
-            digest = await _taken_up(job, upload, offset) if upload.offset == offset else Digest(job.algorithm)
+            digest = await _taken_up(job, upload, offset) if upload.offset == offset else job.digest()
             if kept := digest.size == offset and digest.hexdigest() == expected:
                 job.advance(offset)
                 return upload, digest
         finally:
             if not kept:
                 await upload.close()
-    return await job.dest.begin(job.target, job.token, size=job.item.size), Digest(job.algorithm)
+    return await job.dest.begin(job.target, job.token, size=job.item.size), job.digest()
 
 
 async def _taken_up(job: Transfer, upload: Upload, offset: int) -> Digest:
@@ -140,21 +158,21 @@ async def _taken_up(job: Transfer, upload: Upload, offset: int) -> Digest:
     In the second case the end of the part is compared, too: what was acknowledged there is there.
     """
     if job.dest.capabilities.nearby:
-        return await digest_of(upload.read_back(0, offset), job.algorithm)
-    digest, tail = Digest(job.algorithm), b""
+        return await _through(job.digest(), upload.read_back(0, offset))
+    digest, tail = job.digest(), b""
     async for chunk in job.source.read(job.path, 0, offset):
         digest.update(chunk)
         tail = (tail + chunk)[-_TAIL:]
     if not job.dest.capabilities.readable_parts:
         return digest
     held = b"".join([chunk async for chunk in upload.read_back(offset - len(tail), len(tail))])
-    return digest if held == tail else Digest(job.algorithm)
+    return digest if held == tail else job.digest()
 
 
 async def _pump(job: Transfer, upload: Upload, digest: Digest) -> bool:
     """Send the bytes; whether they were read at one moment, so that the source cannot have changed meanwhile."""
     size = job.item.size
-    if size and not digest.size and size <= job.source.capabilities.reads_whole:
+    if size and job.at_one_moment and not digest.size:
         data = await cast("WholeStore", job.source).read_whole(job.path, size, job.item.version)
         if data is None:
             raise _changed(job)
@@ -168,9 +186,12 @@ async def _pump(job: Transfer, upload: Upload, digest: Digest) -> bool:
     resumable = job.dest.capabilities.resumable_upload
     chunks = job.source.read(job.path, digest.size, None if size is None else size - digest.size)
     async for chunk in chunks:
-        digest.update(chunk)
         failpoint("files.copy.before_write")
-        await upload.write(chunk)
+        if len(chunk) < _LARGE or isinstance(digest, (Count, Crc32)):
+            digest.update(chunk)
+            await upload.write(chunk)
+        else:
+            await asyncio.gather(upload.write(chunk), asyncio.to_thread(digest.update, chunk))
         job.advance(len(chunk))
         if resumable and job.due():
             await upload.sync()
@@ -235,7 +256,10 @@ def _differs(job: Transfer) -> IntegrityError:
 
 async def digest_of(chunks: AsyncIterator[bytes], algorithm: str = "sha256") -> Digest:
     """Count and digest a stream."""
-    digest = Digest(algorithm)
+    return await _through(Digest(algorithm), chunks)
+
+
+async def _through(digest: Digest, chunks: AsyncIterator[bytes]) -> Digest:
     async for chunk in chunks:
         digest.update(chunk)
     return digest

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from flowrunner_provider.core import streams
 from flowrunner_provider.core.errors import BombDetected, ConfigError, FlowRunnerError, IntegrityError
-from flowrunner_provider.core.streams import Digest, bounded, collect, decompressed, exactly, lines
+from flowrunner_provider.core.streams import Count, Crc32, Digest, bounded, collect, decompressed, exactly, lines
 
 MIB = 1024 * 1024
 
@@ -82,6 +82,15 @@ def test_a_digest_counts_and_sums_whatever_passes() -> None:
         digest.update(chunk)
     assert (digest.size, digest.hexdigest()) == (6, hashlib.sha256(b"abcdef").hexdigest())
     assert Digest("md5").hexdigest() == hashlib.md5(b"").hexdigest()
+
+
+def test_the_cheaper_kinds_count_too():
+    count, crc = Count(), Crc32()
+    for digest in (count, crc):
+        for chunk in (b"1234", bytearray(b"56"), memoryview(b"789")):
+            digest.update(chunk)
+    assert (count.size, count.hexdigest()) == (9, "")
+    assert (crc.size, crc.hexdigest()) == (9, "cbf43926"), "the check value of CRC-32"
 
 
 @pytest.mark.parametrize("algorithm", ["sha-0", "", "shake_128"])

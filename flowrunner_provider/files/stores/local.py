@@ -162,26 +162,32 @@ class LocalUpload:
         if not self._open:
             self.offset, self._open = self._part.open(resume_at), True
 
-    def _write(self) -> None:
+    def _write(self, data: bytes | bytearray) -> None:
         """Blocking."""
         if not self._open:
             self._part.open()
             self._open = True
-        self._part.write(bytes(self._waiting))
-        self._waiting.clear()
+        self._part.write(data)
+
+    def _taken(self) -> bytearray:
+        data, self._waiting = self._waiting, bytearray()
+        return data
 
     async def write(self, chunk: bytes) -> None:
-        self._waiting += chunk
         self.offset += len(chunk)
+        if len(chunk) >= CHUNK and not self._waiting:
+            await asyncio.to_thread(self._write, chunk)
+            return
+        self._waiting += chunk
         if len(self._waiting) >= CHUNK:
-            await asyncio.to_thread(self._write)
+            await asyncio.to_thread(self._write, self._taken())
 
     async def sync(self) -> None:
         """The bytes are the operating system's: they survive this process, and :meth:`commit` makes them durable."""
         if len(self._waiting) > _SMALL:
-            await asyncio.to_thread(self._write)
+            await asyncio.to_thread(self._write, self._taken())
         elif self._waiting or not self._open:
-            await self._near.call(self._write)
+            await self._near.call(self._write, self._taken())
 
     async def size(self) -> int:
         return self._part.size()
