@@ -13,8 +13,8 @@ from typing import Any
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError
 from flowrunner_provider.data.dataset import Format
+from flowrunner_provider.data.row_writer import CsvOptions, RowWriter
 from flowrunner_provider.data.values import text_of
-from flowrunner_provider.data.writers import CsvOptions, RowWriter
 
 __all__ = ["CsvWriter", "check_csv_options"]
 

@@ -10,8 +10,8 @@ from typing import Any
 from flowrunner_provider.core.errors import ConfigError, IntegrityError
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.data.dataset import Format
+from flowrunner_provider.data.row_writer import ParquetOptions, RowWriter
 from flowrunner_provider.data.values import PREVIEW_ROWS, Kinds, kind_of, kinds_of, text_of
-from flowrunner_provider.data.writers import ParquetOptions, RowWriter
 
 __all__ = ["ParquetWriter"]
 

@@ -19,8 +19,8 @@ from flowrunner_provider.core.errors import ConfigError, IntegrityError
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.core.part_file import disk_errors
 from flowrunner_provider.data.dataset import Format
+from flowrunner_provider.data.row_writer import RowWriter
 from flowrunner_provider.data.values import text_of
-from flowrunner_provider.data.writers import RowWriter
 
 __all__ = ["MOST_ROWS", "XlsxRowWriter"]
 

@@ -10,7 +10,7 @@ from airflow.sdk.configuration import conf
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.spec import parse_duration
-from flowrunner_provider.email.mailbox_results import MailWaitResult
+from flowrunner_provider.email.mailbox.results import MailWaitResult
 from flowrunner_provider.runtime.sensor import FlowRunnerSensor
 from flowrunner_provider.runtime.trigger import FlowRunnerTrigger
 
@@ -60,8 +60,8 @@ class MailMessageSensor(FlowRunnerSensor):
         self.attachment_pattern, self.imap_conn_id = attachment_pattern, imap_conn_id
 
     def trigger(self) -> FlowRunnerTrigger:
-        from flowrunner_provider.email.mailbox_watch import MailWatch
-        from flowrunner_provider.email.search import MailSearch
+        from flowrunner_provider.email.mailbox.search import MailSearch
+        from flowrunner_provider.email.mailbox.watch import MailWatch
         from flowrunner_provider.email.triggers import MailTrigger
 
         watch = MailWatch(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import Json
 from flowrunner_provider.core.spec import parse_duration
-from flowrunner_provider.email.mailbox_results import MailEvent
+from flowrunner_provider.email.mailbox.results import MailEvent
 from flowrunner_provider.runtime.trigger import FlowRunnerTrigger
 from flowrunner_provider.runtime.watcher import FlowRunnerWatcher, Seen
 
@@ -36,7 +36,7 @@ class MailTrigger(FlowRunnerTrigger):
 
     async def observe(self) -> Json:
         from flowrunner_provider.email.hooks.imap import FlowRunnerImapHook
-        from flowrunner_provider.email.mailbox_watch import MailWatch
+        from flowrunner_provider.email.mailbox.watch import MailWatch
 
         watch = MailWatch.from_json(self.watch)
         watch.check()
@@ -92,9 +92,9 @@ class MailMessageTrigger(FlowRunnerWatcher):
 
     async def look(self, cursor: Json) -> Seen:
         from flowrunner_provider.email.hooks.imap import FlowRunnerImapHook
-        from flowrunner_provider.email.mailbox_arrivals import arrivals
-        from flowrunner_provider.email.mailbox_watch import MailWatch
-        from flowrunner_provider.email.search import MailSearch
+        from flowrunner_provider.email.mailbox.arrivals import arrivals
+        from flowrunner_provider.email.mailbox.search import MailSearch
+        from flowrunner_provider.email.mailbox.watch import MailWatch
 
         search = MailSearch.of(self.search).to_json()
         watch = MailWatch(folder=self.folder, search=search, attachment_pattern=self.attachment_pattern)

@@ -14,9 +14,9 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import format_of
 from flowrunner_provider.data.writers import open_writer, part_token
-from flowrunner_provider.email.letter import recipient
+from flowrunner_provider.email.batch.letter import recipient
+from flowrunner_provider.email.batch.rows import Row, RowSource
 from flowrunner_provider.email.results import ValidateResult
-from flowrunner_provider.email.rows import Row, RowSource
 
 __all__ = ["REASON", "Validator", "validate"]
 

@@ -21,7 +21,7 @@ from flowrunner_provider.core.errors import (
     Throttled,
 )
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.email.batch_state import MAX_ROWS, Ledger
+from flowrunner_provider.email.batch.state import MAX_ROWS, Ledger
 from tests.email.support import PASSWORD, BatchScene, connect, people, report, send_batch
 from tests.support import smtp_sink as smtp_sink_module
 from tests.support.servers import free_port

@@ -27,8 +27,8 @@ from flowrunner_provider.core.errors import (
     Unavailable,
 )
 from flowrunner_provider.email.hooks.imap import FlowRunnerImapHook
-from flowrunner_provider.email.imap_config import ImapConfig, official_imap_values
-from flowrunner_provider.email.imap_errors import typed
+from flowrunner_provider.email.mailbox.imap_config import ImapConfig, official_imap_values
+from flowrunner_provider.email.mailbox.imap_errors import typed
 from flowrunner_provider.runtime.masking import redact
 from tests.email.mailboxes import mail, reading, run
 from tests.support.chaos_proxy import ChaosProxy, Toxics

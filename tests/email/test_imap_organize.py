@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flowrunner_provider.core.errors import ConfigError, ConnectionLost, NotFound
-from flowrunner_provider.email.imap import ImapSession
+from flowrunner_provider.email.mailbox.imap import ImapSession
 from tests.email.mailboxes import mail, organizing, run
 from tests.support.dovecot import Dovecot, Mailbox, dovecot
 from tests.support.tls import Tls

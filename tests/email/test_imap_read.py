@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from flowrunner_provider.core.errors import AlreadyExists, ConfigError, NotFound, PermanentError
-from flowrunner_provider.email import mailbox_files, mailbox_read
-from flowrunner_provider.email.imap import ImapSession
+from flowrunner_provider.email.mailbox import files as mailbox_files
+from flowrunner_provider.email.mailbox import read as mailbox_read
+from flowrunner_provider.email.mailbox.imap import ImapSession
 from tests.email.mailboxes import Scene, mail, read, reading, run
 from tests.support.dovecot import Dovecot, Mailbox
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.email.mailbox_files import file_name
-from flowrunner_provider.email.mailbox_plan import ranges, unpacked
-from flowrunner_provider.email.mailbox_text import addresses, decoded_text, decoder_for, header_text, parameter
-from flowrunner_provider.email.search import MailSearch
+from flowrunner_provider.email.mailbox.files import file_name
+from flowrunner_provider.email.mailbox.plan import ranges, unpacked
+from flowrunner_provider.email.mailbox.search import MailSearch
+from flowrunner_provider.email.mailbox.text import addresses, decoded_text, decoder_for, header_text, parameter
 from tests.email.mailboxes import mail, reading, run
 from tests.support.dovecot import Dovecot, Mailbox
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flowrunner_provider.core.errors import AccessDenied, ConfigError, ConnectionLost, FlowRunnerError, NotFound
-from flowrunner_provider.email import mailbox_arrivals
+from flowrunner_provider.email.mailbox import arrivals as mailbox_arrivals
 from flowrunner_provider.email.sensors import MailMessageSensor
 from flowrunner_provider.email.triggers import MailMessageTrigger
 from flowrunner_provider.runtime.sensor import FlowRunnerSensor

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.email.addresses import Mailbox, mailbox
 from flowrunner_provider.email.attachments import Attachment
-from flowrunner_provider.email.letter import Letter, LetterForm, encoded, recipient
+from flowrunner_provider.email.batch.letter import Letter, LetterForm, encoded, recipient
 
 SENDER = Mailbox(name="Röbot", local="robot", domain="example.com")
 FILE = Attachment(name="größe.csv", content_type="text/csv", data=bytes(range(256)) * 80)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import AccessDenied
-from flowrunner_provider.email.imap import ImapSession
-from flowrunner_provider.email.imap_config import ImapConfig, official_imap_values
+from flowrunner_provider.email.mailbox.imap import ImapSession
+from flowrunner_provider.email.mailbox.imap_config import ImapConfig, official_imap_values
 from flowrunner_provider.runtime.hook import FlowRunnerHook, extra_of
 from flowrunner_provider.runtime.masking import mask, mask_soon, masking_async
 from flowrunner_provider.runtime.operator import run_to_end

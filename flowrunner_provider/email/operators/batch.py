@@ -13,9 +13,9 @@ from flowrunner_provider.email.results import BatchResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 if TYPE_CHECKING:
-    from flowrunner_provider.email.batch_content import Content
+    from flowrunner_provider.email.batch.content import Content
+    from flowrunner_provider.email.batch.row_template import RowTemplate, Templates
     from flowrunner_provider.email.config import OutgoingConfig
-    from flowrunner_provider.email.row_template import RowTemplate, Templates
 
 __all__ = ["EmailBatchOperator"]
 
@@ -131,10 +131,10 @@ class EmailBatchOperator(FlowRunnerOperator):
     async def perform(self, run: Run) -> BatchResult:
         """Check everything, and send what no earlier attempt has sent."""
         from flowrunner_provider.email.addresses import mailbox
-        from flowrunner_provider.email.batch import send_batch
-        from flowrunner_provider.email.batch_spec import BatchSpec
+        from flowrunner_provider.email.batch.engine import send_batch
+        from flowrunner_provider.email.batch.rows import RowSource
+        from flowrunner_provider.email.batch.spec import BatchSpec
         from flowrunner_provider.email.hook import outgoing
-        from flowrunner_provider.email.rows import RowSource
         from flowrunner_provider.runtime.settings import state_path
 
         for field, value, choices in (
@@ -189,8 +189,8 @@ class EmailBatchOperator(FlowRunnerOperator):
     async def _content(self, sender: str, limit: int, run: Run) -> Content:
         from flowrunner_provider.email.addresses import mailbox, mailboxes
         from flowrunner_provider.email.attachment_stores import gather
-        from flowrunner_provider.email.batch_content import Content
-        from flowrunner_provider.email.row_template import Templates
+        from flowrunner_provider.email.batch.content import Content
+        from flowrunner_provider.email.batch.row_template import Templates
 
         for field in ("template_context", "headers"):
             if not isinstance(getattr(self, field) or {}, Mapping):

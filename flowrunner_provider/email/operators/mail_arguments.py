@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.email.mailbox_plan import LIMIT, Sieve, unpacked
-from flowrunner_provider.email.mailbox_watch import check_folder
-from flowrunner_provider.email.search import MailSearch
+from flowrunner_provider.email.mailbox.plan import LIMIT, Sieve, unpacked
+from flowrunner_provider.email.mailbox.search import MailSearch
+from flowrunner_provider.email.mailbox.watch import check_folder
 
 __all__ = ["sieve_of", "validity_of"]
 

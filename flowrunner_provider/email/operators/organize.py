@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.email.mailbox_results import MailOrganizeResult, Organize
+from flowrunner_provider.email.mailbox.results import MailOrganizeResult, Organize
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 if TYPE_CHECKING:
-    from flowrunner_provider.email.mailbox_acts import Act
+    from flowrunner_provider.email.mailbox.acts import Act
 
 __all__ = ["MailOrganizeOperator"]
 
@@ -68,7 +68,7 @@ class MailOrganizeOperator(FlowRunnerOperator):
     async def perform(self, run: Run) -> MailOrganizeResult:
         """Find, remember, do."""
         from flowrunner_provider.email.hooks.imap import FlowRunnerImapHook
-        from flowrunner_provider.email.mailbox_organize import OrganizeJob, organize
+        from flowrunner_provider.email.mailbox.organize import OrganizeJob, organize
         from flowrunner_provider.email.operators.mail_arguments import sieve_of, validity_of
 
         if self.operation not in get_args(Organize):
@@ -95,9 +95,9 @@ class MailOrganizeOperator(FlowRunnerOperator):
         return await organize(hook.connector(), run, job)
 
     def _act(self) -> Act:
-        from flowrunner_provider.email.mailbox_acts import Act
-        from flowrunner_provider.email.mailbox_organize import ARCHIVE
-        from flowrunner_provider.email.mailbox_watch import check_folder
+        from flowrunner_provider.email.mailbox.acts import Act
+        from flowrunner_provider.email.mailbox.organize import ARCHIVE
+        from flowrunner_provider.email.mailbox.watch import check_folder
 
         if self.target_folder is not None:
             if self.operation not in ("move", "copy", "archive"):

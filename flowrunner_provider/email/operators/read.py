@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.email.mailbox_results import AfterRead, Body, IfExists, Layout, MailReadResult
+from flowrunner_provider.email.mailbox.results import AfterRead, Body, IfExists, Layout, MailReadResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 if TYPE_CHECKING:
-    from flowrunner_provider.email.mailbox_acts import Act
-    from flowrunner_provider.email.mailbox_files import Shelf
-    from flowrunner_provider.email.mailbox_plan import Sieve
+    from flowrunner_provider.email.mailbox.acts import Act
+    from flowrunner_provider.email.mailbox.files import Shelf
+    from flowrunner_provider.email.mailbox.plan import Sieve
 
 __all__ = ["MailReadOperator"]
 
@@ -98,7 +98,7 @@ class MailReadOperator(FlowRunnerOperator):
     async def perform(self, run: Run) -> MailReadResult:
         """Read, save, then act."""
         from flowrunner_provider.email.hooks.imap import FlowRunnerImapHook
-        from flowrunner_provider.email.mailbox_read import ReadJob, read
+        from flowrunner_provider.email.mailbox.read import ReadJob, read
         from flowrunner_provider.email.operators.mail_arguments import sieve_of, validity_of
 
         self._check()
@@ -154,8 +154,8 @@ class MailReadOperator(FlowRunnerOperator):
             )
 
     def _act(self) -> Act:
-        from flowrunner_provider.email.mailbox_acts import Act, Kind
-        from flowrunner_provider.email.mailbox_watch import check_folder
+        from flowrunner_provider.email.mailbox.acts import Act, Kind
+        from flowrunner_provider.email.mailbox.watch import check_folder
 
         if (self.target_folder is not None) is not (self.after == "move"):
             raise ConfigError(
@@ -170,7 +170,7 @@ class MailReadOperator(FlowRunnerOperator):
     async def _shelf(self, run: Run, stack: AsyncExitStack, account: str) -> Shelf | None:
         if self.save_attachments_to is None:
             return None
-        from flowrunner_provider.email.mailbox_files import Shelf
+        from flowrunner_provider.email.mailbox.files import Shelf
         from flowrunner_provider.files.hook import opened
         from flowrunner_provider.files.uri import parse
 

@@ -53,7 +53,7 @@ class EmailValidateOperator(FlowRunnerOperator):
 
     def perform(self, run: Run) -> ValidateResult:
         """Judge every row."""
-        from flowrunner_provider.email.rows import RowSource
+        from flowrunner_provider.email.batch.rows import RowSource
         from flowrunner_provider.email.validate import Validator, validate
 
         valid, invalid = local_path(self.valid, "valid"), local_path(self.invalid, "invalid")

@@ -20,10 +20,10 @@ from flowrunner_provider.core.names import safe_component
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.data.writers import part_token
-from flowrunner_provider.email.mailbox import Message, Part, matches
-from flowrunner_provider.email.mailbox_results import IfExists, Layout
-from flowrunner_provider.email.mailbox_session import Mailbox
-from flowrunner_provider.email.mailbox_text import decoder_for
+from flowrunner_provider.email.mailbox.description import Message, Part, matches
+from flowrunner_provider.email.mailbox.results import IfExists, Layout
+from flowrunner_provider.email.mailbox.session import Mailbox
+from flowrunner_provider.email.mailbox.text import decoder_for
 from flowrunner_provider.files.store import Entry, Store
 from flowrunner_provider.files.transfer import digest_of
 

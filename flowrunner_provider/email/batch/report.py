@@ -10,8 +10,8 @@ from typing import Any
 from flowrunner_provider.core.errors import OutcomeUnknown, PartialFailure
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.part_file import PartFile
-from flowrunner_provider.email.batch_state import DOUBT, LATER, OPEN, REFUSED, SENT
-from flowrunner_provider.email.rows import Row, RowSource
+from flowrunner_provider.email.batch.rows import Row, RowSource
+from flowrunner_provider.email.batch.state import DOUBT, LATER, OPEN, REFUSED, SENT
 
 __all__ = ["in_doubt", "partial", "write_reports"]
 

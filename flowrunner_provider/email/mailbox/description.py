@@ -14,8 +14,8 @@ from typing import Any
 
 from flowrunner_provider.core.checkpoint import fingerprint
 from flowrunner_provider.core.errors import IntegrityError
-from flowrunner_provider.email.imap import ImapSession
-from flowrunner_provider.email.mailbox_text import addresses, header_text, parameter
+from flowrunner_provider.email.mailbox.imap import ImapSession
+from flowrunner_provider.email.mailbox.text import addresses, header_text, parameter
 
 __all__ = ["Message", "Part", "describe", "identity_of", "matches"]
 

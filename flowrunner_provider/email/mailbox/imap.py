@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, SecurityError, TimedOut
 from flowrunner_provider.core.extras import load
-from flowrunner_provider.email.imap_config import ImapConfig
-from flowrunner_provider.email.imap_errors import typed
+from flowrunner_provider.email.mailbox.imap_config import ImapConfig
+from flowrunner_provider.email.mailbox.imap_errors import typed
 
 if TYPE_CHECKING:
     from imapclient import IMAPClient
 
-    from flowrunner_provider.email.search import Criteria
+    from flowrunner_provider.email.mailbox.search import Criteria
 
 __all__ = ["ImapSession", "Selected"]
 

@@ -29,12 +29,12 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.retry import apause
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.email.attachments import too_large
-from flowrunner_provider.email.batch_report import in_doubt, partial, write_reports
-from flowrunner_provider.email.batch_spec import BatchSpec
-from flowrunner_provider.email.batch_state import DOUBT, LATER, NAME, OPEN, REFUSED, SENT, Journal, Ledger
-from flowrunner_provider.email.letter import Letter
+from flowrunner_provider.email.batch.letter import Letter
+from flowrunner_provider.email.batch.report import in_doubt, partial, write_reports
+from flowrunner_provider.email.batch.rows import Row, RowSource
+from flowrunner_provider.email.batch.spec import BatchSpec
+from flowrunner_provider.email.batch.state import DOUBT, LATER, NAME, OPEN, REFUSED, SENT, Journal, Ledger
 from flowrunner_provider.email.results import BatchResult
-from flowrunner_provider.email.rows import Row, RowSource
 from flowrunner_provider.email.transport import Session, Transport
 
 __all__ = ["send_batch"]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from flowrunner_provider.core.effects import OnUnknown
-from flowrunner_provider.email.letter import Letter, LetterForm
-from flowrunner_provider.email.rows import Row
+from flowrunner_provider.email.batch.letter import Letter, LetterForm
+from flowrunner_provider.email.batch.rows import Row
 from flowrunner_provider.email.send import Seal
 
 __all__ = ["BatchSpec"]

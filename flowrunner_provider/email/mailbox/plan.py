@@ -15,10 +15,10 @@ from typing import Any
 from flowrunner_provider.core.checkpoint import Checkpoint
 from flowrunner_provider.core.errors import ConfigError, Json, NotFound, PermanentError
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.email.imap import ImapSession
-from flowrunner_provider.email.mailbox import Message, describe
-from flowrunner_provider.email.mailbox_session import Mailbox
-from flowrunner_provider.email.search import MailSearch
+from flowrunner_provider.email.mailbox.description import Message, describe
+from flowrunner_provider.email.mailbox.imap import ImapSession
+from flowrunner_provider.email.mailbox.search import MailSearch
+from flowrunner_provider.email.mailbox.session import Mailbox
 
 __all__ = ["LIMIT", "Plan", "Sieve", "found_again", "planned", "ranges", "unpacked"]
 

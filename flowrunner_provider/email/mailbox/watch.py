@@ -8,11 +8,11 @@ from typing import Any
 
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.email.imap import ImapSession
-from flowrunner_provider.email.mailbox import Message, describe, matches
-from flowrunner_provider.email.mailbox_results import MailWaitResult
-from flowrunner_provider.email.mailbox_session import Connect
-from flowrunner_provider.email.search import MailSearch
+from flowrunner_provider.email.mailbox.description import Message, describe, matches
+from flowrunner_provider.email.mailbox.imap import ImapSession
+from flowrunner_provider.email.mailbox.results import MailWaitResult
+from flowrunner_provider.email.mailbox.search import MailSearch
+from flowrunner_provider.email.mailbox.session import Connect
 
 __all__ = ["MailWatch", "check_folder", "news"]
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import Json
-from flowrunner_provider.email.imap import ImapSession, Selected
-from flowrunner_provider.email.mailbox import Message, describe
-from flowrunner_provider.email.mailbox_session import Connect
-from flowrunner_provider.email.mailbox_watch import MailWatch, news
-from flowrunner_provider.email.search import MailSearch
+from flowrunner_provider.email.mailbox.description import Message, describe
+from flowrunner_provider.email.mailbox.imap import ImapSession, Selected
+from flowrunner_provider.email.mailbox.search import MailSearch
+from flowrunner_provider.email.mailbox.session import Connect
+from flowrunner_provider.email.mailbox.watch import MailWatch, news
 
 __all__ = ["arrivals"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.extras import load
-from flowrunner_provider.email.rows import Row
+from flowrunner_provider.email.batch.rows import Row
 from flowrunner_provider.email.template import is_html
 
 __all__ = ["RowTemplate", "Templates"]

@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import Rejected, TransientError, Unavailable
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.email.imap import ImapSession, Selected
+from flowrunner_provider.email.mailbox.imap import ImapSession, Selected
 
 __all__ = ["Connect", "Mailbox"]
 

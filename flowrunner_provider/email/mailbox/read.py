@@ -14,13 +14,13 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import Dataset
 from flowrunner_provider.data.writers import RowWriter, open_writer, part_token
-from flowrunner_provider.email.mailbox import Message, Part, describe
-from flowrunner_provider.email.mailbox_acts import Act, Worker, prepare
-from flowrunner_provider.email.mailbox_files import Gone, Shelf, places
-from flowrunner_provider.email.mailbox_plan import Plan, Sieve, planned, ranges, unpacked
-from flowrunner_provider.email.mailbox_results import Body, MailReadResult
-from flowrunner_provider.email.mailbox_session import Connect, Mailbox
-from flowrunner_provider.email.mailbox_text import decoded_text, decoder_for
+from flowrunner_provider.email.mailbox.acts import Act, Worker, prepare
+from flowrunner_provider.email.mailbox.description import Message, Part, describe
+from flowrunner_provider.email.mailbox.files import Gone, Shelf, places
+from flowrunner_provider.email.mailbox.plan import Plan, Sieve, planned, ranges, unpacked
+from flowrunner_provider.email.mailbox.results import Body, MailReadResult
+from flowrunner_provider.email.mailbox.session import Connect, Mailbox
+from flowrunner_provider.email.mailbox.text import decoded_text, decoder_for
 from flowrunner_provider.email.plain_text import plain_text
 
 __all__ = ["ROOM", "ReadJob", "read"]

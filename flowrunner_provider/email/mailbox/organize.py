@@ -9,10 +9,10 @@ from flowrunner_provider.core.checkpoint import fingerprint
 from flowrunner_provider.core.errors import NotFound
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.email.mailbox_acts import Act, Worker, prepare
-from flowrunner_provider.email.mailbox_plan import Sieve, planned
-from flowrunner_provider.email.mailbox_results import MailOrganizeResult
-from flowrunner_provider.email.mailbox_session import Connect, Mailbox
+from flowrunner_provider.email.mailbox.acts import Act, Worker, prepare
+from flowrunner_provider.email.mailbox.plan import Sieve, planned
+from flowrunner_provider.email.mailbox.results import MailOrganizeResult
+from flowrunner_provider.email.mailbox.session import Connect, Mailbox
 
 __all__ = ["ARCHIVE", "OrganizeJob", "organize"]
 

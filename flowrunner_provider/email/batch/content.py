@@ -12,12 +12,12 @@ from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.names import resolve_inside
 from flowrunner_provider.email.addresses import Mailbox, header_text
 from flowrunner_provider.email.attachments import Attachment, read_all
+from flowrunner_provider.email.batch.letter import Letter, LetterForm, encoded, recipient
+from flowrunner_provider.email.batch.row_template import RowTemplate, Templates
+from flowrunner_provider.email.batch.rows import Row
 from flowrunner_provider.email.css import inlined
-from flowrunner_provider.email.letter import Letter, LetterForm, encoded, recipient
 from flowrunner_provider.email.message import header_name
 from flowrunner_provider.email.plain_text import plain_text
-from flowrunner_provider.email.row_template import RowTemplate, Templates
-from flowrunner_provider.email.rows import Row
 
 __all__ = ["Content"]
 

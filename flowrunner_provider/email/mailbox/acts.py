@@ -13,9 +13,9 @@ from typing import Any, Literal
 from flowrunner_provider.core.errors import ConfigError, Json, NotFound
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.email.imap import ImapSession, Selected
-from flowrunner_provider.email.mailbox_plan import found_again
-from flowrunner_provider.email.mailbox_session import Mailbox
+from flowrunner_provider.email.mailbox.imap import ImapSession, Selected
+from flowrunner_provider.email.mailbox.plan import found_again
+from flowrunner_provider.email.mailbox.session import Mailbox
 
 __all__ = ["Act", "Kind", "Worker", "prepare"]
 

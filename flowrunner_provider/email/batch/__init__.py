@@ -1,0 +1,1 @@
+"""One personal mail for each row: ``email.send_batch``."""

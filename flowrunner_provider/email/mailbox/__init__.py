@@ -1,0 +1,1 @@
+"""Mail that came: mailboxes over IMAP, read, watched and put in order."""
