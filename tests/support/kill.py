@@ -59,20 +59,28 @@ Scene = TypeVar("Scene")
 Rule = Mapping[str, Any]
 
 TRY_NUMBER = "FLOWRUNNER_TRY_NUMBER"
+PACKAGE = Path(failpoints.__file__).parents[1]
 # Only what starts no thread when it is imported (pyarrow does): a fork copies locks, not threads.
 PRELOAD = [
     "pytest",
     "airflow.sdk.bases.operator",
     "airflow.sdk.execution_time.context",
     "aiohttp",
+    "aiosmtplib",
     "asyncssh",
     "imapclient",
     "azure.storage.blob.aio",
     "psycopg",
+    "pymysql",
     "sqlglot",
+    "trustme",
     "airflow.providers.amazon.aws.hooks.base_aws",
     "obstore.store",
-    "flowrunner_provider.core.failpoints",
+    *(
+        ".".join((PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts))
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.stem not in ("__init__", "__main__") and path.parent.name not in ("demo", "migrations")
+    ),
     "tests.support.context",
     "tests.support.kill",
 ]
