@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from flowrunner_provider.core.secrets import Redactor
+
 if TYPE_CHECKING:
     from tests.support.azurite import Azurite
     from tests.support.chaos_proxy import ChaosProxy
@@ -70,6 +72,14 @@ def clean_environment() -> Iterator[None]:
     if dict(os.environ) != before:
         os.environ.clear()
         os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def no_secret_is_known() -> None:
+    """What an earlier test has masked is a word as any other; thousands of secrets would also slow each test down."""
+    if (masking := sys.modules.get("flowrunner_provider.runtime.masking")) is not None:
+        masking._redactor = Redactor()  # type: ignore[attr-defined]
+        sys.modules["airflow.sdk.log"]._secrets_masker().reset_masker()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ import base64
 import hmac
 import json
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from os.path import commonprefix
 from typing import Any, NoReturn, final
@@ -45,6 +46,7 @@ _URL_ONLY = frozenset({"code", "key"})  # OAuth codes and Google keys; harmless 
 _USER_INFO = re.compile(r"(?<=://)[^/?#\s]*@")
 _QUERY_ITEM = re.compile(r"([?&;#])([^?&;#=]++)=([^&;#]++)")
 
+_GROUP, _GROUPS = 128, 16
 _SHORTEST = 4
 _SHORTEST_PREFIX = 8
 _SHORTEST_LINE = 16
@@ -90,25 +92,28 @@ def redact_mapping(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 class Redactor:
-    """Hides known secrets in any text, in plain and in the usual encodings, in one pass over the text.
+    """Hides known secrets in any text, in plain and in the usual encodings.
 
     Values shorter than 4 characters and everyday words are not hidden: that would wreck the text and protect
     nothing. For HTTP Basic credentials add the pair ``user:password`` too, since it is encoded as one.
+
+    At least the latest 1,000 values are hidden. What is used again counts as new; tokens that a triggerer has
+    renewed for weeks are let go of, as otherwise each new one would cost more than the one before.
     """
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        self._spellings: set[str] = set()
-        self._long: list[str] = []
-        self._pattern: re.Pattern[str] | None = None
+        self._groups = deque([_Group()], maxlen=_GROUPS)
         self.add_all(values)
 
     def add(self, value: str) -> None:
         """Hide ``value`` from now on; of a long text such as a key file, also each long line by itself."""
         body = [line for line in value.splitlines() if len(line) >= _SHORTEST_LINE and not line.startswith("-----")]
         for secret in {value, *body}:
-            if len(secret) >= _SHORTEST and secret.lower() not in _COMMON and len(set(secret)) > 1:
-                self._spellings.update(_spellings(secret))
-                self._pattern = None
+            hidden = len(secret) >= _SHORTEST and secret.lower() not in _COMMON and len(set(secret)) > 1
+            if hidden and not any(secret in group.values for group in [*self._groups][-_GROUPS // 2 :]):
+                if len(self._groups[-1].values) >= _GROUP:
+                    self._groups.append(_Group())
+                self._groups[-1].add(secret)
 
     def add_all(self, values: Iterable[str]) -> None:
         """Hide each of ``values`` from now on."""
@@ -122,21 +127,55 @@ class Redactor:
 
         :param text: any text; the time it takes grows with its length only.
         """
-        if not self._spellings:
-            return text
-        if self._pattern is None:
-            self._pattern = re.compile(_any_of(sorted(self._spellings)))
-            self._long = sorted(s for s in self._spellings if len(s) > _SHORTEST_PREFIX)
-        return self._without_cut_end(self._pattern.sub(MASK, text))
+        groups = [group for group in [*self._groups] if group.values]
+        spans = sorted(match.span() for group in groups for match in group.pattern.finditer(text))
+        pieces, end = [], 0
+        for start, stop in spans:
+            if start >= end:
+                pieces += [text[end:start], MASK]
+            end = max(end, stop)
+        return _without_cut_end("".join((*pieces, text[end:])), groups)
 
-    def _without_cut_end(self, text: str) -> str:
-        for ellipsis in ("", "...", "\u2026"):
-            if text.endswith(ellipsis):
-                body = text.removesuffix(ellipsis)
-                cut = min((_cut_start(body, spelling) for spelling in self._long), default=len(body))
-                if cut < len(body):
-                    return body[:cut] + MASK + ellipsis
-        return text
+
+class _Group:
+    """Some secrets, hidden in one pass over a text."""
+
+    def __init__(self) -> None:
+        self.values: set[str] = set()
+        self._spellings: set[str] = set()
+        self._compiled: tuple[re.Pattern[str], list[str]] | None = None
+        self._count = 0
+
+    def add(self, secret: str) -> None:
+        self._spellings.update(_spellings(secret))
+        self.values.add(secret)
+
+    def _ready(self) -> tuple[re.Pattern[str], list[str]]:
+        if (ready := self._compiled) is None or self._count != len(self._spellings):  # other threads may add some
+            spellings = sorted(self._spellings)
+            long = [spelling for spelling in spellings if len(spelling) > _SHORTEST_PREFIX]
+            self._compiled, self._count = ready, _ = (re.compile(_any_of(spellings)), long), len(spellings)
+        return ready
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """Matches the longest spelling."""
+        return self._ready()[0]
+
+    @property
+    def long(self) -> list[str]:
+        """The spellings of which the beginning alone is known again."""
+        return self._ready()[1]
+
+
+def _without_cut_end(text: str, groups: list[_Group]) -> str:
+    for ellipsis in ("", "...", "\u2026"):
+        if text.endswith(ellipsis):
+            body = text.removesuffix(ellipsis)
+            cut = min((_cut_start(body, spelling) for group in groups for spelling in group.long), default=len(body))
+            if cut < len(body):
+                return body[:cut] + MASK + ellipsis
+    return text
 
 
 @final

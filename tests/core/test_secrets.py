@@ -274,3 +274,34 @@ def test_many_secrets_cost_no_more_than_one_pass() -> None:
     began = time.process_time()
     assert redactor.redact(text) == text
     assert time.process_time() - began < 1
+
+
+# -- many secrets
+
+
+def secret(number: int) -> str:
+    return f"s3cr3t/{number:06}/{'x' * 20}"
+
+
+def test_many_secrets_are_all_hidden():
+    redactor = Redactor(map(secret, range(1_000)))
+    shown = redactor.redact(" ".join(map(secret, range(1_000))))
+    assert shown == " ".join(["***"] * 1_000)
+
+
+def test_a_secret_within_another_one_shows_none_of_its_ends():
+    redactor = Redactor(["abcdefgh"])
+    redactor.add_all(map(secret, range(500)))
+    redactor.add("1234abcdefgh5678")
+    assert redactor.redact("<1234abcdefgh5678>") == "<***>"
+
+
+def test_what_is_used_again_is_not_let_go_of():
+    redactor = Redactor(["the-password-of-years"])
+    for number in range(20_000):
+        if number % 500 == 0:
+            redactor.add("the-password-of-years")
+        redactor.add(secret(number))
+    assert redactor.redact("the-password-of-years") == "***"
+    assert redactor.redact(secret(19_000)) == "***"
+    assert redactor.redact(secret(0)) == secret(0), "a token of long ago, which would make each new one cost more"
