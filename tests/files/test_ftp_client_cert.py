@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from flowrunner_provider.core.errors import AccessDenied, ConfigError, SecurityError
+from flowrunner_provider.core.errors import AccessDenied, ConfigError, ConnectionLost, SecurityError
 from flowrunner_provider.files.hook import open_store
 from flowrunner_provider.files.hooks.ftp import FlowRunnerFtpHook
 from flowrunner_provider.files.stores.ftp import FtpStore
@@ -88,7 +88,7 @@ def test_without_the_right_one_no_login_is_sent(strict, tls, tmp_path, security)
     stranger = Tls.create(tmp_path)
     other = pem(tmp_path / "both.pem", stranger.ca.issue_cert("worker.test").private_key_and_cert_chain_pem.bytes())
     for options in ({}, {"cert_file": other}):
-        with pytest.raises((AccessDenied, SecurityError), match="connecting to") as caught:
+        with pytest.raises((AccessDenied, SecurityError, ConnectionLost), match="connecting to") as caught:
             within(proftpd_target(strict, tls, security, **options), lambda store: store.stat("."))
         assert "cert_file" in str(caught.value), "the remedy"
     assert "PASS" not in strict.commands

@@ -25,6 +25,8 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 _CUT = ssl.SSLEOFError | ssl.SSLZeroReturnError
 _WANTS_CERTIFICATE = re.compile(r"ALERT_(BAD_CERTIFICATE|UNKNOWN_CA|CERTIFICATE_\w+|ACCESS_DENIED)")
 _AGAIN = "retry; it goes on where it was"
+# With TLS 1.3 a server refuses a client after the handshake, and its alert may be lost with the connection.
+_NO_LOGIN = "check host, port and firewall; if the server asks for a client certificate, set cert_file in the extra"
 
 
 def code_of(error: BaseException) -> int:
@@ -62,9 +64,7 @@ def ftp_errors(what: str, *, logging_in: bool = False) -> Iterator[None]:
         ) from error
     except (OSError, EOFError, ftplib.Error) as error:
         why = getattr(error, "strerror", None) or said(error) or "the connection was closed"
-        raise ConnectionLost(
-            f"{what}: {why}", remedy="check host, port and firewall" if logging_in else _AGAIN
-        ) from error
+        raise ConnectionLost(f"{what}: {why}", remedy=_NO_LOGIN if logging_in else _AGAIN) from error
     except UnicodeEncodeError as error:
         raise PermanentError(
             f"{what}: the name cannot be written in {error.encoding}",
@@ -101,7 +101,8 @@ def _tls(what: str, error: ssl.SSLError, logging_in: bool) -> FlowRunnerError:
             remedy="set cert_file and key_file in the extra's 'flowrunner'; does the server know their authority?",
         )
     if isinstance(error, _CUT) or not logging_in:
-        return ConnectionLost(f"{what}: the TLS connection broke ({error.reason or said(error)})", remedy=_AGAIN)
+        remedy = _NO_LOGIN if logging_in else _AGAIN
+        return ConnectionLost(f"{what}: the TLS connection broke ({error.reason or said(error)})", remedy=remedy)
     return SecurityError(
         f"{what}: no TLS with this server: {error.reason or said(error)}",
         remedy="look at the port, and at `implicit` in the extra's 'flowrunner': port 21 starts with AUTH TLS, "
