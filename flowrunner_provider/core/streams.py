@@ -20,7 +20,7 @@ import hashlib
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Literal
+from typing import ClassVar, Literal
 
 from flowrunner_provider.core.errors import BombDetected, ConfigError, IntegrityError
 
@@ -40,6 +40,9 @@ class Digest:
 
     :param algorithm: a name that :mod:`hashlib` knows and that has a fixed length.
     """
+
+    quick: ClassVar[bool] = False
+    """Whether it costs less than a turn in a thread."""
 
     def __init__(self, algorithm: str = "sha256") -> None:
         try:
@@ -64,6 +67,8 @@ class Digest:
 class Count(Digest):
     """A byte count alone, for where nobody asks for the checksum."""
 
+    quick = True
+
     def __init__(self) -> None:
         self.algorithm, self.size = "", 0
 
@@ -78,6 +83,8 @@ class Count(Digest):
 
 class Crc32(Digest):
     """A checksum against accidents: whether bytes that were written are still there. A third of SHA-256's cost."""
+
+    quick = True
 
     def __init__(self) -> None:
         self.algorithm, self.size = "crc32", 0

@@ -187,7 +187,7 @@ async def _pump(job: Transfer, upload: Upload, digest: Digest) -> bool:
     chunks = job.source.read(job.path, digest.size, None if size is None else size - digest.size)
     async for chunk in chunks:
         failpoint("files.copy.before_write")
-        if len(chunk) < _LARGE or isinstance(digest, (Count, Crc32)):
+        if digest.quick or len(chunk) < _LARGE:
             digest.update(chunk)
             await upload.write(chunk)
         else:
