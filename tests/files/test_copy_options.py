@@ -136,6 +136,15 @@ def test_sidecars_are_verified_and_written(there, algorithm):
     assert there.disk.get(f"out/a.{algorithm}").decode() == f"{digest(b'in/a', algorithm)}  a\n"
 
 
+def test_a_large_file_is_digested_as_it_passes(there):
+    content = bytes(range(256)) * 12_345  # several chunks, the last one short
+    there.disk.put("in/a", content)
+    there.disk.put("in/a.sha256", f"{digest(content, 'sha256')}  a\n".encode())
+    copy(there, verify_sidecar=True, write_sidecar=True, verify="checksum", source="in/a")
+    assert there.disk.get("out/a") == content
+    assert there.disk.get("out/a.sha256").decode() == f"{digest(content, 'sha256')}  a\n"
+
+
 def test_a_file_that_is_not_what_its_sidecar_says_is_not_copied(there):
     there.put("in/a")
     there.disk.put("in/a.sha256", f"{digest(b'else')}  a\n".encode())
