@@ -205,6 +205,12 @@ REEXPORTS: tuple[Reexport, ...] = (
         kept=True,
     ),
     Reexport(
+        action="slack.post_query",
+        path="airflow.providers.slack.transfers.sql_to_slack_webhook.SqlToSlackWebhookOperator",
+        package="apache-airflow-providers-slack",
+        kept=True,
+    ),
+    Reexport(
         action="slack.send_query",
         path="airflow.providers.slack.transfers.sql_to_slack.SqlToSlackApiFileOperator",
         package="apache-airflow-providers-slack",
