@@ -15,6 +15,7 @@ standing; any other :class:`FlowRunnerError` says that nothing happened, and wit
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -191,7 +192,7 @@ class Effects:
     def _acting(self, effect: Effect, intent: Intent) -> Iterator[None]:
         try:
             yield
-        except OutcomeUnknown:
+        except (OutcomeUnknown, asyncio.CancelledError):
             self._lease.check()
             self._write(effect, intent, "intended", until=0.0)  # no longer in flight: the next attempt need not wait
             raise

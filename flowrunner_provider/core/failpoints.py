@@ -6,8 +6,8 @@ environment variable that costs one attribute look-up. The variable holds a JSON
     FLOWRUNNER_FAILPOINTS='[{"point": "files.copy.*", "action": "kill", "hit": 2, "once": "/tmp/mark"}]'
 
 ``point``   shell-style pattern of names.
-``action``  ``kill``: SIGKILL to this process · ``exit``: ``os._exit(70)`` · ``trace``: append the name
-            to the file ``to`` · ``error``: raise ``ConnectionLost``.
+``action``  ``kill``: SIGKILL to this process · ``term``: SIGTERM · ``exit``: ``os._exit(70)`` · ``trace``: append the
+            name to the file ``to`` · ``error``: raise ``ConnectionLost``.
 ``hit``     act at the n-th match only (from 1); absent: at every match.
 ``once``    a file; the rule acts only if it can create that file, so that it acts once over
             any number of processes. The name of the point and the time are written into it.
@@ -59,6 +59,8 @@ class _Rule:
             return
         if self.action == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif self.action == "term":
+            os.kill(os.getpid(), signal.SIGTERM)
         elif self.action == "exit":
             os._exit(70)
         elif self.action == "error":

@@ -19,6 +19,9 @@ from flowrunner_provider.core.retry import RetryPlan, apause
 
 __all__ = ["Run"]
 
+_AFTER_END = 30.0
+"""Seconds until the next attempt: longer than a wait in place."""
+
 
 @dataclass(kw_only=True)
 class Run:
@@ -49,6 +52,7 @@ class Run:
     sinks: Sequence[Sink] = ()
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("flowrunner"))
     _quiet_until: float = field(default=0.0, init=False)
+    _ending: bool = field(default=False, init=False)
 
     @classmethod
     def open(
@@ -103,8 +107,9 @@ class Run:
     async def paced(self) -> None:
         """Wait until the connection's rate limit lets one more request start, and nobody asks for silence.
 
-        :raises Throttled: when the wait is longer than is worth a worker slot.
+        :raises Throttled: when the wait is longer than is worth a worker slot, or this attempt is being ended.
         """
+        self._may_begin()
         if self._quiet_until:
             self._silence()
         longest = min(self.patience, self.deadline.remaining())
@@ -117,6 +122,19 @@ class Run:
             await apause(seconds)
         while self._quiet_until and (seconds := self._silence()) > 0:  # it may have begun while this one waited
             await apause(seconds)
+        self._may_begin()
+
+    def begin_no_more(self) -> None:
+        """This attempt is being ended: requests under way may finish, no other begins."""
+        self._ending = True
+
+    def _may_begin(self) -> None:
+        if self._ending:
+            raise Throttled(
+                "the task was told to end (SIGTERM) before its work was done",
+                retry_after=_AFTER_END,
+                remedy="nothing to do: the next attempt goes on with what this one has done",
+            )
 
     def _silence(self) -> float:
         """Seconds for which the far side still asks for silence."""

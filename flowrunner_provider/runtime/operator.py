@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any, ClassVar, TypeVar
 
@@ -19,6 +20,7 @@ from flowrunner_provider.core.spec import parse_duration
 from flowrunner_provider.runtime.boundary import NamedRendering, boundary
 from flowrunner_provider.runtime.checkpoint_store import scope_of, store_of
 from flowrunner_provider.runtime.compat import AIRFLOW_V_3_3_PLUS
+from flowrunner_provider.runtime.kill import Ending
 from flowrunner_provider.runtime.retry_policy import FlowRunnerRetryPolicy
 from flowrunner_provider.runtime.sinks import sinks_for
 
@@ -43,16 +45,18 @@ def open_run(context: Mapping[str, Any], *, timeout: float, resume: bool = True,
     )
 
 
-def run_to_end(work: Coroutine[Any, Any, T], deadline: Deadline) -> T:
+def run_to_end(work: Coroutine[Any, Any, T], deadline: Deadline, ending: Ending | None = None) -> T:
     """Run ``work`` in a new event loop (uvloop where it is installed) under the deadline.
 
+    :param ending: asked for when Airflow ends the task before.
     :raises TimedOut: when the deadline passes; the work is cancelled and cleans up first.
     """
 
     async def bounded() -> T:
         try:
             async with asyncio.timeout(deadline.remaining()) as scope:
-                return await work
+                with ending.cancelling() if ending else nullcontext():
+                    return await work
         except TimeoutError as error:
             if scope.expired():
                 raise deadline.exceeded("the task") from error
@@ -116,6 +120,13 @@ class FlowRunnerOperator(NamedRendering, BaseOperator):
         self.timeout = timeout
         self.resume = resume
 
+    _ending: Ending | None = None
+
+    def on_kill(self) -> None:
+        """Airflow ends the running task: its worker goes away, or a user said so. The work ends in order, in time."""
+        if self._ending is not None:
+            self._ending.ask()
+
     def perform(self, run: Run) -> Any:
         """Do the work: return a small result, or a coroutine that returns one."""
         raise ConfigError(f"{type(self).__name__} does nothing", field="perform", remedy="implement perform()")
@@ -134,9 +145,11 @@ class FlowRunnerOperator(NamedRendering, BaseOperator):
             if run.journal.finished and run.journal.result is not None:
                 self.log.info("An earlier attempt finished the work and was lost afterwards; its result stands.")
                 return run.journal.result
-            result = perform(run)
+            ending = self._ending = Ending(run)
+            with ending.interrupting():
+                result = perform(run)
             if inspect.iscoroutine(result):
-                result = run_to_end(result, run.deadline)
+                result = run_to_end(result, run.deadline, ending)
             answer = to_json(result)
             failpoint("run.before_finish")
             run.lease.check()

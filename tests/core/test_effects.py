@@ -95,6 +95,19 @@ def perform(effects: Effects, what: Effect, act: Any, reconcile: Any = None) -> 
 POINTS = ["before_intent", "after_intent", "after_act", "after_confirm"]
 
 
+def test_after_a_cancelled_act_the_next_attempt_asks_without_a_wait(scene: Scene) -> None:
+    """As at the deadline, or when a worker goes away: the act is in doubt, and no longer in flight."""
+
+    async def cancelled(intent: Intent) -> str:
+        await scene.send(intent)
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        perform(scene.attempt(), effect(), cancelled, scene.look)
+    assert perform(scene.attempt(), effect(), scene.send, scene.look) == "found"
+    assert len(scene.sent) == 1
+
+
 @pytest.mark.parametrize("point", POINTS)
 def test_with_reconcile_a_crash_anywhere_sends_exactly_once(scene: Scene, point: str) -> None:
     scene.crash_at = f"effect.send.{point}"

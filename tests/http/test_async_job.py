@@ -285,7 +285,7 @@ def test_a_users_kill_cancels_the_job_and_a_shutdown_does_not(jobs, tmp_path, mo
 
 
 def until_sigterm(scene: Scene) -> Any:
-    """As Airflow's task runner does it: the handler calls ``on_kill`` and the work goes on until SIGKILL."""
+    """As Airflow's task runner does it: the handler calls ``on_kill``."""
     os.environ["AIRFLOW_CONN_HTTP_DEFAULT"] = connection(scene.url)
     operator = job(scene.path)
     module.stopped_by_user = lambda _: True
@@ -304,7 +304,7 @@ def test_a_signal_in_the_middle_of_a_wait_cancels_the_job(stage, tmp_path):
     running.kill(signal.SIGTERM)
     outcome = running.wait(20)
     assert jobs.cancelled == ["/job%201"]
-    assert outcome.error_type == "Rejected", outcome.error
+    assert outcome.error_type == "TransientError", outcome.error
 
 
 def test_without_a_job_nothing_is_cancelled(jobs, tmp_path):

@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
+import threading
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -266,6 +269,8 @@ def _dates(logical_date: datetime) -> dict[str, Any]:
 def execute(operator: Any, context: dict[str, Any], method: str = "execute", **arguments: Any) -> Any:
     """Run an operator as the task runner does: render its templates, call ``execute``, push the result.
 
+    SIGTERM calls ``on_kill`` and the work goes on, as there.
+
     :param method: the method to call, e.g. ``execute_complete`` with ``event=...`` after a deferral.
     """
     from airflow.sdk.bases.operator import ExecutorSafeguard
@@ -275,8 +280,20 @@ def execute(operator: Any, context: dict[str, Any], method: str = "execute", **a
     function = getattr(operator, method)
     if method == "execute":
         arguments[f"{type(operator).__name__}__sentinel"] = ExecutorSafeguard.sentinel_value
-    with set_current_context(context):
+    with set_current_context(context), _on_term(operator):
         result = function(context, **arguments)
     if result is not None and operator.do_xcom_push:
         context["ti"].xcom_push(RETURN_VALUE, result)
     return result
+
+
+@contextmanager
+def _on_term(operator: Any) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -238,6 +238,7 @@ class HttpAsyncJobOperator(FlowRunnerOperator):
 
     def on_kill(self) -> None:
         """A user has ended the running task: end the job, too. A worker that shuts down leaves it alone."""
+        super().on_kill()
         ti, hook, job_id = self._ti, self._hook, self._job_id
         if self.cancel and hook and job_id:
             in_time(lambda: self._end(hook, job_id) if stopped_by_user(ti) else None)
