@@ -132,9 +132,10 @@ class Books:
         self.batches.remove(batch)
 
     def save(self, *, force: bool = False) -> None:
-        """Write the record, at most every few seconds unless it must be."""
+        """Write the record, at most every few seconds unless it must be; none as long as nothing was begun."""
         now = self._run.clock.monotonic()
-        if force or now - self._saved_at >= SAVE_EVERY:
+        begun = self._asked or self.state
+        if begun and (force or now - self._saved_at >= SAVE_EVERY):
             self._write(*self._record())
 
     def _record(self) -> tuple[int, dict[str, Json]]:

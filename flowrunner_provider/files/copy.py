@@ -28,13 +28,13 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.files.books import SKIPPED, Batch, Books, batches, token_of
 from flowrunner_provider.files.content import write_once
-from flowrunner_provider.files.copy_plan import START, CopyPlan, Key
+from flowrunner_provider.files.copy_plan import START, CopyPlan
 from flowrunner_provider.files.each import each, each_in_batches
 from flowrunner_provider.files.failures import Failures
 from flowrunner_provider.files.leave import Leaving
 from flowrunner_provider.files.ledger import Announced, Ledger
 from flowrunner_provider.files.options import CopyOptions
-from flowrunner_provider.files.plan import Destination, Item, Source
+from flowrunner_provider.files.plan import Destination, Item, Key, Source
 from flowrunner_provider.files.results import CopiedFile, CopyResult
 from flowrunner_provider.files.sidecar import sidecar_line, sidecar_of
 from flowrunner_provider.files.store import Entry, Store, identity

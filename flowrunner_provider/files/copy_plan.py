@@ -8,12 +8,11 @@ from flowrunner_provider.core.errors import ConfigError, NotFound
 from flowrunner_provider.core.retry import apause
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.options import CopyOptions
-from flowrunner_provider.files.plan import Destination, Item, Source, too_many
+from flowrunner_provider.files.plan import Destination, Item, Key, Source, too_many
 from flowrunner_provider.files.spool import Rows, Spellings, Spool
 
-__all__ = ["START", "CopyPlan", "Key"]
+__all__ = ["START", "CopyPlan"]
 
-Key = tuple[int, str]
 START: Key = (-1, "")
 """Before every file."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from flowrunner_provider.core.errors import ConfigError, Json, NotFound, Unavailable
 from flowrunner_provider.core.run import Run
@@ -12,14 +12,17 @@ from flowrunner_provider.files.listing import matcher, walk
 from flowrunner_provider.files.store import Entry, Store
 from flowrunner_provider.files.uri import split_glob
 
-__all__ = ["EPOCH", "Destination", "Item", "Source", "find", "too_many"]
+__all__ = ["EPOCH", "Destination", "Item", "Key", "Source", "find", "micros", "too_many"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Item:
-    """One file to copy; ``source`` and ``relative`` give the order of the work."""
+Key = tuple[int, str]
+"""Source and relative path: what names a file, and gives the order of the work."""
+
+
+class Item(NamedTuple):
+    """One file to copy; a tuple, as there are many of them."""
 
     source: int
     relative: str
@@ -30,11 +33,10 @@ class Item:
     @classmethod
     def of(cls, source: int, relative: str, entry: Entry) -> Item:
         """The file that a listing has shown."""
-        size, modified, version = entry.size, entry.modified, entry.version
-        return cls(source=source, relative=relative, size=size, modified=modified, version=version)
+        return cls(source, relative, entry.size, entry.modified, entry.version)
 
     @property
-    def key(self) -> tuple[int, str]:
+    def key(self) -> Key:
         return self.source, self.relative
 
     @property
@@ -43,19 +45,25 @@ class Item:
         return self.size, self.modified, self.version
 
     def to_json(self) -> list[Json]:
-        micros = None if self.modified is None else (self.modified - EPOCH) // timedelta(microseconds=1)
-        return [self.source, self.relative, self.size, micros, self.version]
+        when = None if self.modified is None else micros(self.modified)
+        return [self.source, self.relative, self.size, when, self.version]
 
     @classmethod
     def from_json(cls, row: Sequence[Json]) -> Item:
-        source, relative, size, micros, version = row
+        source, relative, size, when, version = row
         return cls(
             source=int(str(source)),
             relative=str(relative),
             size=None if size is None else int(str(size)),
-            modified=None if micros is None else EPOCH + timedelta(microseconds=int(str(micros))),
+            modified=None if when is None else EPOCH + timedelta(microseconds=int(str(when))),
             version=str(version),
         )
+
+
+def micros(when: datetime) -> int:
+    """Microseconds since 1970."""
+    since = when - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 class Source:

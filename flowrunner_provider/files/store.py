@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 __all__ = [
     "Capabilities", "CopyingStore", "Entry", "FolderStore", "ModeUpload", "SigningStore", "Store", "Upload",
@@ -26,9 +26,8 @@ __all__ = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
-    """One thing in a store.
+class Entry(NamedTuple):
+    """One thing in a store; a tuple, as a listing makes very many of them.
 
     :param path: its path in the store, as the store takes it back.
     :param name: the last component.

@@ -14,6 +14,8 @@ __all__ = ["OWN_FOLDER", "Tree", "chooser", "side_by_side"]
 OWN_FOLDER = ".flowrunner"
 """A folder of this name at the top of a tree is ours, and no part of the tree."""
 
+_OURS = f"{OWN_FOLDER}/"
+
 
 def chooser(include: list[str], exclude: list[str]) -> Callable[[str], bool]:
     """Tells whether a relative path is chosen: by one of ``include`` (none: all), and by none of ``exclude``.
@@ -29,12 +31,13 @@ def chooser(include: list[str], exclude: list[str]) -> Callable[[str], bool]:
     wanted = [one(pattern, "include") for pattern in include]
     unwanted = [one(pattern, "exclude") for pattern in exclude]
 
-    def choose(path: str) -> bool:
-        if path.startswith(f"{OWN_FOLDER}/"):
-            return False
-        return (not wanted or any(w(path) for w in wanted)) and not any(u(path) for u in unwanted)
+    def not_ours(path: str) -> bool:
+        return not path.startswith(_OURS)
 
-    return choose
+    def choose(path: str) -> bool:
+        return not_ours(path) and (not wanted or any(w(path) for w in wanted)) and not any(u(path) for u in unwanted)
+
+    return choose if wanted or unwanted else not_ours
 
 
 class Tree:

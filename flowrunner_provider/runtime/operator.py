@@ -20,6 +20,7 @@ from flowrunner_provider.core.spec import parse_duration
 from flowrunner_provider.runtime.boundary import NamedRendering, boundary
 from flowrunner_provider.runtime.checkpoint_store import scope_of, store_of
 from flowrunner_provider.runtime.compat import AIRFLOW_V_3_3_PLUS
+from flowrunner_provider.runtime.heap import settled
 from flowrunner_provider.runtime.kill import Ending
 from flowrunner_provider.runtime.retry_policy import FlowRunnerRetryPolicy
 from flowrunner_provider.runtime.sinks import sinks_for
@@ -146,10 +147,11 @@ class FlowRunnerOperator(NamedRendering, BaseOperator):
                 self.log.info("An earlier attempt finished the work and was lost afterwards; its result stands.")
                 return run.journal.result
             ending = self._ending = Ending(run)
-            with ending.interrupting():
-                result = perform(run)
-            if inspect.iscoroutine(result):
-                result = run_to_end(result, run.deadline, ending)
+            with settled():
+                with ending.interrupting():
+                    result = perform(run)
+                if inspect.iscoroutine(result):
+                    result = run_to_end(result, run.deadline, ending)
             answer = to_json(result)
             failpoint("run.before_finish")
             run.lease.check()

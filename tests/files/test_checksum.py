@@ -73,7 +73,7 @@ def test_sidecars_are_those_of_coreutils(there):
 
 
 def test_two_trees(here, there, monkeypatch):
-    monkeypatch.setattr(spool, "_BUFFER", 3)
+    monkeypatch.setattr(spool, "HELD", 0)
     names = [f"d{number % 3}/f{number}" for number in range(10)]
     for name in names:
         here.put(f"one/{name}")

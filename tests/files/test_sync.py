@@ -77,7 +77,7 @@ def local(tmp_path) -> Pair:
 
 
 def test_made_like_the_source_and_then_left_alone(both, monkeypatch):
-    monkeypatch.setattr(spool, "_BUFFER", 2)
+    monkeypatch.setattr(spool, "HELD", 0)
     for name in ("a", "b c", "d/e", "d/f/g", "ü", ".h"):
         both.put("one", name, name)
     both.put("two", "extra", "x")

@@ -13,7 +13,6 @@ import socket
 import ssl
 import tempfile
 from contextlib import suppress
-from dataclasses import replace
 from typing import IO, Self
 
 from flowrunner_provider.core.errors import AccessDenied, SecurityError, TargetForbidden
@@ -256,7 +255,7 @@ class Control(ftplib.FTP):
     def modified(self, entry: Entry) -> Entry:
         """The entry with its time, which LIST does not tell to the second."""
         with suppress(ftplib.error_perm):
-            return replace(entry, modified=moment(self.sendcmd(f"MDTM {self.absolute(entry.path)}")[4:]))
+            return entry._replace(modified=moment(self.sendcmd(f"MDTM {self.absolute(entry.path)}")[4:]))
         return entry
 
     def lacks_file(self, path: str) -> bool:
@@ -334,7 +333,7 @@ class Control(ftplib.FTP):
         if entry is not None and "unix.mode=0777" in line.lower() and not entry.is_dir:
             size = self.length(where)  # what has this mode may be a link, and SIZE goes through it
             if size is not None and size != entry.size:
-                entry = replace(entry, is_link=True)
+                entry = entry._replace(is_link=True)
         return entry
 
     def spool(self, folder: str, into: IO[bytes]) -> bool:

@@ -120,7 +120,9 @@ class Plan:
             return True
         if here.modified is None or there.modified is None:
             return False
-        return abs((here.modified - there.modified).total_seconds()) < self._precision
+        return (
+            here.modified == there.modified or abs((here.modified - there.modified).total_seconds()) < self._precision
+        )
 
     async def same(self, here: Item, there: Item) -> bool:
         """Whether two files are the same; with checksums they are read."""
@@ -212,7 +214,6 @@ class Plan:
         names = [item.relative for item in chunk]
         found = self._there.named(names) if self._there.count else {}
         for item in chunk:
-            self._dest.store.join(self._dest.folder, item.relative)  # a name that leads elsewhere is refused now
             there = found.get(item.relative)
             if there is None or not self.alike(item, there):
                 self._add(item)
@@ -224,7 +225,8 @@ class Plan:
         await apause(0)
 
     def _add(self, item: Item, *, doubtful: bool = False) -> None:
-        """A file to copy; ``doubtful``: if its bytes differ."""
+        """A file to copy; ``doubtful``: if its bytes differ. A name that leads elsewhere is refused now."""
+        self._dest.store.join(self._dest.folder, item.relative)
         self._copies.add(item, _DOUBTFUL if doubtful else None)
         if not doubtful:
             self.bytes += item.size or 0
