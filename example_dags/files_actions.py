@@ -22,6 +22,14 @@ with DAG(
         sort="oldest",
         limit=100,
     )
+    rehearsal = FileCopyOperator(
+        task_id="what_would_be_fetched",
+        source="sftp://partner@/out/*.csv",
+        dest="/data/incoming/{{ run_id }}/",
+        min_age="5m",
+        missing_ok=True,
+        dry_run=True,
+    )
     fetch = FileCopyOperator(
         task_id="fetch",
         source="sftp://partner@/out/*.csv",
@@ -46,4 +54,4 @@ with DAG(
         source="/data/reports/report.pdf",
         dest="sftp://partner@/in/report.pdf",
     )
-    waiting >> [fetch, prices] >> deliver
+    waiting >> rehearsal >> [fetch, prices] >> deliver

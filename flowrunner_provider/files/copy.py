@@ -9,7 +9,7 @@ that place are left to the next run.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,8 @@ from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.files.books import SKIPPED, Batch, Books, batches, token_of
 from flowrunner_provider.files.content import write_once
 from flowrunner_provider.files.copy_plan import START, CopyPlan
+from flowrunner_provider.files.copy_preview import preview
+from flowrunner_provider.files.copy_targets import Targets, taken
 from flowrunner_provider.files.each import each, each_in_batches
 from flowrunner_provider.files.failures import Failures
 from flowrunner_provider.files.leave import Leaving
@@ -37,7 +39,7 @@ from flowrunner_provider.files.options import CopyOptions
 from flowrunner_provider.files.plan import Destination, Item, Key, Source
 from flowrunner_provider.files.results import CopiedFile, CopyResult
 from flowrunner_provider.files.sidecar import sidecar_line, sidecar_of
-from flowrunner_provider.files.store import Entry, Store, identity
+from flowrunner_provider.files.store import Store, identity
 from flowrunner_provider.files.transfer import digest_of
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ async def copy(
 ) -> CopyResult:
     """Copy all files that ``sources`` name; on return each is whole and verified under its final name.
 
+    With ``dry_run`` nothing is written on either side, nor for the next attempt.
+
     :param sources: open stores, each with a path: a file, a folder, or a glob.
     :param dest: an open store and a path; see :class:`~flowrunner_provider.files.plan.Destination`.
     :param identity_of_work: what must be the same for a retry to go on (JSON).
@@ -67,7 +71,8 @@ async def copy(
     :param ledger: with ``only_new`` the ledger's place, if that is not the destination.
     """
     found = [Source(store, path) for store, path in sources]
-    work = _Copy(found, dest, run, options, [identity_of_work, options.algorithm])
+    identity = [identity_of_work, options.algorithm, *(["dry run"] if options.dry_run else [])]
+    work = _Copy(found, dest, run, options, identity)
     plan = CopyPlan(found, run, options, resumed=work.resumed)
     try:
         return await work.run(plan, label or dest[1], ledger)
@@ -107,13 +112,15 @@ class _Copy:
         options, open_before = self._options, [*self._books.batches]
         self._check()
         self._dest = await plan.make(lambda: Destination(*self._to, self._sources))
+        self._targets = Targets(self._sources, self._dest, options, plan.files)
         opened = {item.key for batch in open_before for item in batch.items}
         if options.only_new:
             await self._open_ledger(plan, ledger, opened)
         plan.refuse_empty(self._cursor, opened)
         if options.if_exists == "fail" and not self.resumed:
-            await self._refuse_existing(plan.ahead(self._cursor, opened))
-        self._planned = plan.files
+            await self._targets.refuse_existing(plan.ahead(self._cursor, opened))
+        if options.dry_run:
+            return await preview(plan, self._targets, label)
         failed = await self._failed_before(opened)
         await self._all(open_before, failed, plan, opened | {item.key for item in failed})
         entries = [CopiedFile(path=str(path), size=int(str(size))) for path, size in self._preview]
@@ -165,7 +172,7 @@ class _Copy:
                 self._books.progress.advance(sum(batch.done.values()))
             yield batch
         for items in chain(batches(failed), batches(plan.ahead(cursor, begun))):
-            batch = Batch(items=items, choices=await self._choices(items))
+            batch = Batch(items=items, choices=await self._targets.choose(items))
             if self._options.done_marker and not self._files:
                 with suppress(NotFound):  # the one of an earlier run says nothing about these
                     await self._dest.store.delete(self._dest.path_of(self._options.done_marker))
@@ -187,7 +194,7 @@ class _Copy:
             announced.extend(await ledger.read(known))
             ledger.prune(plan.files)
             for item, choice in announced:
-                if item.key not in opened and choice != SKIPPED and await self._is_copied(item, choice):
+                if item.key not in opened and choice != SKIPPED and await self._targets.hold(item, choice):
                     ledger.settle(item)
 
         await plan.leave_out(fill)
@@ -204,20 +211,6 @@ class _Copy:
                 (batch.items[index], batch.choices[index]) for batch in self._books.batches for index in batch.open
             )
 
-    async def _is_copied(self, item: Item, choice: int) -> bool:
-        """Whether the target holds the bytes of the source."""
-        source, target = self._sources[item.source], self._dest.target(item, choice)
-        try:
-            here = await source.store.stat(source.path_of(item.relative))
-        except NotFound:
-            return False
-        present = await self._exists(target)
-        if present is None or identity(here) != item.identity or item.size not in (None, present.size):
-            return False
-        mine = await digest_of(source.store.read(source.path_of(item.relative)))
-        theirs = await digest_of(self._dest.store.read(target))
-        return mine.hexdigest() == theirs.hexdigest()
-
     async def _failed_before(self, opened: set[Key]) -> list[Item]:
         """What an earlier attempt could not copy, as it is now."""
         items: list[Item] = []
@@ -233,41 +226,6 @@ class _Copy:
                 gone.add(key)
         self._failures.settle(gone)
         return items
-
-    # -- what to do with names that are taken
-
-    async def _exists(self, path: str) -> Entry | None:
-        try:
-            return await self._dest.store.stat(path)
-        except NotFound:
-            return None
-
-    async def _refuse_existing(self, items: Iterable[Item]) -> None:
-        async def check(item: Item) -> None:
-            if await self._exists(self._dest.target(item)):
-                raise _taken(self._dest.target(item))
-
-        await each(self._options.concurrency * 4, check, items)
-
-    async def _choices(self, items: Sequence[Item]) -> list[int]:
-        """For each file 0 for its own name, a number for another one, or that it is skipped."""
-        choices = dict.fromkeys(range(len(items)), 0)
-
-        async def choose(index: int) -> None:
-            item = items[index]
-            while await self._is_taken(item, choices[index]):
-                if self._options.if_exists == "skip":
-                    choices[index] = SKIPPED
-                    return
-                choices[index] += 1
-
-        if self._options.if_exists in ("skip", "rename"):
-            await each(self._options.concurrency * 4, choose, choices)
-        return list(choices.values())
-
-    async def _is_taken(self, item: Item, number: int) -> bool:
-        planned = number and self._dest.is_folder and self._planned.named([self._dest.name(item, number)])
-        return bool(planned) or await self._exists(self._dest.target(item, number)) is not None
 
     # -- one batch
 
@@ -300,11 +258,11 @@ class _Copy:
 
     async def _ours(self, batch: Batch, index: int, target: str) -> None:
         """A target that is there with the source's bytes is what this task has made before it was killed."""
-        present = await self._exists(target)
+        present = await self._targets.find(target)
         if present is None:
             return
         item = batch.items[index]
-        if await self._is_copied(item, batch.choices[index]):
+        if await self._targets.hold(item, batch.choices[index]):
             await self._dest.store.forget(target, self._books.token)
             if self._options.write_sidecar:
                 digest = await digest_of(self._dest.store.read(target), self._options.algorithm)
@@ -313,7 +271,7 @@ class _Copy:
         elif self._options.if_exists == "skip":
             batch.choices[index] = SKIPPED
         else:
-            raise _taken(target)
+            raise taken(target)
 
     async def _end(self, batch: Batch) -> None:
         """All of the batch is copied: let go of its sources; then it is history."""
@@ -390,9 +348,3 @@ class _Copy:
 
     async def _write(self, path: str, data: bytes) -> None:
         await write_once(self._dest.store, path, data, "overwrite", self._run, path)
-
-
-def _taken(target: str) -> AlreadyExists:
-    return AlreadyExists(
-        f"{target} is there already", remedy="remove it, or set if_exists to 'overwrite', 'skip' or 'rename'"
-    )

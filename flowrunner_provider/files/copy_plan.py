@@ -9,12 +9,36 @@ from flowrunner_provider.core.retry import apause
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.options import CopyOptions
 from flowrunner_provider.files.plan import Destination, Item, Key, Source, too_many
+from flowrunner_provider.files.results import LeftBecause, LeftFile
 from flowrunner_provider.files.spool import Rows, Spellings, Spool
 
-__all__ = ["START", "CopyPlan"]
+__all__ = ["SHOWN", "START", "CopyPlan", "Left"]
 
 START: Key = (-1, "")
 """Before every file."""
+
+SHOWN, _CHARACTERS = 20, 6_000
+
+
+class Left:
+    """Files that match and are left alone: how many for each reason, and the first of them."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.first: list[LeftFile] = []
+
+    def add(self, because: LeftBecause, path: str) -> None:
+        """One of them."""
+        self.add_all(because, [path], 1)
+
+    def add_all(self, because: LeftBecause, paths: Sequence[str], count: int) -> None:
+        """So many of them, of which the first have these paths."""
+        if count:
+            self.counts[because] = self.counts.get(because, 0) + count
+        room = SHOWN - len(self.first)
+        for path in paths[:room]:
+            if sum(len(file.path) for file in self.first) < _CHARACTERS:
+                self.first.append(LeftFile(path=path, because=because))
 
 
 class CopyPlan:
@@ -28,6 +52,7 @@ class CopyPlan:
         self._spool = Spool()
         self.files: Rows = self._spool.rows()
         self.known = 0
+        self.left = Left()
 
     def close(self) -> None:
         """Remove it from the disk."""
@@ -50,8 +75,9 @@ class CopyPlan:
         """Forget what ``fill`` puts into the rows that it is given."""
         known, before = self._spool.rows(), self.files.count
         await fill(known)
-        self.files.drop(known)
+        first = self.files.drop(known, SHOWN)
         self.known = before - self.files.count
+        self.left.add_all("known", self._paths(first), self.known)
 
     def ahead(self, cursor: Key | None, opened: set[Key]) -> Iterator[Item]:
         """What is still to be begun, in the order of the work."""
@@ -71,6 +97,8 @@ class CopyPlan:
         for index, source in enumerate(self._sources):
             async for item in source.matches(index, options.recursive, self._run, missing_ok=missing_ok):
                 if young is not None and (item.modified is None or item.modified > young):
+                    if rows is self.files:  # and not when they are listed again
+                        self.left.add("young", source.path_of(item.relative))
                     continue
                 if options.verify_sidecar and item.relative.endswith(f".{options.algorithm}"):
                     continue
@@ -92,9 +120,13 @@ class CopyPlan:
         again = self._spool.rows()
         await self._list(again)
         before = self.files.count
-        self.files.keep(again)
+        first = self.files.keep(again, SHOWN)
+        self.left.add_all("changing", self._paths(first), before - self.files.count)
         if before != self.files.count:
             self._run.log.info("%d files are still changing and are left for later.", before - self.files.count)
+
+    def _paths(self, items: Sequence[Item]) -> list[str]:
+        return [self._sources[item.source].path_of(item.relative) for item in items]
 
     def _check(self) -> None:
         """Refuse names that lead elsewhere, names that would become one file, and a copy of a file onto itself.

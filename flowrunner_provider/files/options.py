@@ -41,6 +41,7 @@ class CopyOptions:
     max_bytes: int | None = None
     missing_ok: bool = False
     remove_empty_folders: bool = False
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         _one_of(self, "if_exists", get_args(IfExists))

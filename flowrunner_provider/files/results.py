@@ -16,6 +16,8 @@ __all__ = [
     "DeleteResult",
     "FolderResult",
     "IfExists",
+    "LeftBecause",
+    "LeftFile",
     "ListResult",
     "ListedFile",
     "ReadResult",
@@ -29,6 +31,7 @@ __all__ = [
 
 Algorithm = Literal["sha256", "sha512", "sha1", "md5", "blake2b"]
 IfExists = Literal["overwrite", "skip", "rename", "fail"]
+LeftBecause = Literal["exists", "known", "young", "changing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +43,20 @@ class CopiedFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeftFile:
+    """One file that is not copied.
+
+    :param because: its target ``exists``; it was copied before and is ``known``; it is too ``young``, or still
+        ``changing``.
+    """
+
+    path: str
+    because: LeftBecause
+
+
+@dataclass(frozen=True, kw_only=True)
 class CopyResult:
-    """What was copied, over all attempts.
+    """What was copied, over all attempts; of a dry run what would be.
 
     :param files: how many files were copied (or moved).
     :param bytes: their size together.
@@ -49,6 +64,9 @@ class CopyResult:
     :param dest: where they are.
     :param entries: the first of them, at most 20.
     :param known: with ``only_new``: how many were left alone because they were copied before.
+    :param dry_run: nothing was done.
+    :param reasons: in a dry run: how many match and would be left alone, by reason; see ``left``.
+    :param left: in a dry run: the first of these, at most 20.
     """
 
     files: int
@@ -57,6 +75,9 @@ class CopyResult:
     dest: str
     entries: list[CopiedFile]
     known: int = 0
+    dry_run: bool = False
+    reasons: dict[str, int] = field(default_factory=dict)
+    left: list[LeftFile] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,13 +106,13 @@ class Rows:
         """The files by size, then by name, each with its mark; those of unknown size at the end."""
         return self._table().largest_first()
 
-    def keep(self, other: Rows) -> None:
-        """Forget the files that ``other`` does not have, or has as something else."""
-        self._table().keep(other._table())
+    def keep(self, other: Rows, most: int = 0) -> list[Item]:
+        """Forget the files that ``other`` does not have, or has as something else; returns the first ``most``."""
+        return self._table().keep(other._table(), most)
 
-    def drop(self, other: Rows) -> None:
-        """Forget the files that ``other`` has, too."""
-        self._table().drop(other._table())
+    def drop(self, other: Rows, most: int = 0) -> list[Item]:
+        """Forget the files that ``other`` has, too; returns the first ``most``."""
+        return self._table().drop(other._table(), most)
 
 
 class Spellings:

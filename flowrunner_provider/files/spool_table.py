@@ -112,21 +112,21 @@ class Table:
             return _text(row[0])
         return None
 
-    def keep(self, other: Table) -> None:
-        self._compare(other, "NOT EXISTS")
+    def keep(self, other: Table, most: int) -> list[Item]:
+        return self._forget(other, "NOT EXISTS", most)
 
-    def drop(self, other: Table) -> None:
-        self._compare(other, "EXISTS")
+    def drop(self, other: Table, most: int) -> list[Item]:
+        return self._forget(other, "EXISTS", most)
 
-    def _compare(self, other: Table, condition: str) -> None:
+    def _forget(self, other: Table, condition: str, most: int) -> list[Item]:
         other._index("source, name")
         self.flush()
         same = " AND ".join(f"o.{column} IS t.{column}" for column in _COLUMNS.split(", "))
+        which = f"FROM {self._table} AS t WHERE {condition} (SELECT 1 FROM {other._table} AS o WHERE {same})"  # noqa: S608
+        first = [_item(row) for row in self._select(f"{_COLUMNS} {which} ORDER BY id LIMIT ?", (most,))] if most else []
         with _disk():
-            gone = self._database.execute(
-                f"DELETE FROM {self._table} AS t WHERE {condition} (SELECT 1 FROM {other._table} AS o WHERE {same})"  # noqa: S608
-            )
-        self.count -= gone.rowcount
+            self.count -= self._database.execute(f"DELETE {which}").rowcount
+        return first
 
     def _index(self, columns: str) -> None:
         self.flush()

@@ -56,6 +56,7 @@ def test_a_file_to_a_file(here):
     assert result == {
         "files": 1, "bytes": 3, "skipped": 0, "dest": f"{here.root}/out/b",
         "entries": [{"path": f"{here.root}/out/b", "size": 3}], "known": 0,
+        "dry_run": False, "reasons": {}, "left": [],
     }  # fmt: skip
 
 

@@ -58,11 +58,13 @@ class FileCopyOperator(FlowRunnerOperator):
         like end the attempt in any case.
     :param max_failures: with ``continue``, more failures than this end the attempt.
     :param concurrency: files at a time, at most 64; of files below 1 MiB sixteen times as many, at most
-        64, too; 1 is one in any case.
+        64, too, and of those below 64 KiB 256; 1 is one in any case.
     :param preserve_times: give the copies the modification times of their sources.
     :param max_files: more matches than this are an error before anything is written.
     :param max_bytes: so is a larger sum of their sizes.
     :param missing_ok: nothing to copy is fine; otherwise it is an error.
+    :param dry_run: only list, choose and judge, as a copy would, and tell the counts, the first names, and what would
+        be left alone and why; nothing is written on either side, and no ledger.
     """
 
     action: ClassVar[str] = "files.copy"
@@ -94,6 +96,7 @@ class FileCopyOperator(FlowRunnerOperator):
         max_files: int = 100_000,
         max_bytes: int | None = None,
         missing_ok: bool = False,
+        dry_run: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -106,6 +109,7 @@ class FileCopyOperator(FlowRunnerOperator):
         self.on_item_error, self.max_failures = on_item_error, max_failures
         self.concurrency, self.preserve_times = concurrency, preserve_times
         self.max_files, self.max_bytes, self.missing_ok = max_files, max_bytes, missing_ok
+        self.only_plan = dry_run  # BaseOperator has a method of the other name
 
     async def perform(self, run: Run) -> CopyResult:
         """Open the stores and copy."""
@@ -154,4 +158,5 @@ class FileCopyOperator(FlowRunnerOperator):
             max_files=self.max_files,
             max_bytes=self.max_bytes,
             missing_ok=self.missing_ok,
+            dry_run=self.only_plan,
         )

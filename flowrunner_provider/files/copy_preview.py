@@ -1,0 +1,35 @@
+"""What a copy would do: everything is listed and chosen as for the copy itself, and nothing is written anywhere."""
+
+from __future__ import annotations
+
+from flowrunner_provider.files.books import SKIPPED, batches
+from flowrunner_provider.files.copy_plan import SHOWN, CopyPlan
+from flowrunner_provider.files.copy_targets import Targets
+from flowrunner_provider.files.results import CopiedFile, CopyResult
+
+__all__ = ["preview"]
+
+_CHARACTERS = 6_000
+
+
+async def preview(plan: CopyPlan, targets: Targets, label: str) -> CopyResult:
+    """The result that the copy would have.
+
+    :param plan: made and checked.
+    :param label: how the result calls the destination.
+    """
+    files = size = used = 0
+    entries: list[CopiedFile] = []
+    for items in batches(plan.ahead(None, set())):
+        for item, choice in zip(items, await targets.choose(items), strict=True):
+            if choice == SKIPPED:
+                plan.left.add("exists", targets.source_of(item))
+                continue
+            files, size = files + 1, size + (item.size or 0)
+            if len(entries) < SHOWN and used < _CHARACTERS:
+                entries.append(CopiedFile(path=targets.path_of(item, choice), size=item.size or 0))
+                used += len(entries[-1].path)
+    return CopyResult(
+        files=files, bytes=size, skipped=plan.left.counts.get("exists", 0), dest=label, entries=entries,
+        known=plan.known, dry_run=True, left=plan.left.first, reasons=plan.left.counts,
+    )  # fmt: skip

@@ -1,0 +1,92 @@
+"""The names that copies get: which of them are taken, and what is done then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from flowrunner_provider.core.errors import AlreadyExists, NotFound
+from flowrunner_provider.files.books import SKIPPED
+from flowrunner_provider.files.each import each
+from flowrunner_provider.files.options import CopyOptions
+from flowrunner_provider.files.plan import Destination, Item, Source
+from flowrunner_provider.files.spool import Rows
+from flowrunner_provider.files.store import Entry, identity
+from flowrunner_provider.files.transfer import digest_of
+
+__all__ = ["Targets", "taken"]
+
+
+class Targets:
+    """What is in the destination under the names of the copies.
+
+    :param planned: everything that is going to be copied.
+    """
+
+    def __init__(self, sources: Sequence[Source], dest: Destination, options: CopyOptions, planned: Rows) -> None:
+        self._sources, self._dest, self._planned = sources, dest, planned
+        self._if_exists, self._at_once = options.if_exists, options.concurrency * 4
+
+    async def find(self, path: str) -> Entry | None:
+        """What is at ``path``; None only if it is known that nothing is."""
+        try:
+            return await self._dest.store.stat(path)
+        except NotFound:
+            return None
+
+    async def hold(self, item: Item, choice: int) -> bool:
+        """Whether a target holds the bytes of its source."""
+        store, path = self._sources[item.source].store, self.source_of(item)
+        target = self.path_of(item, choice)
+        try:
+            here = await store.stat(path)
+        except NotFound:
+            return False
+        present = await self.find(target)
+        if present is None or identity(here) != item.identity or item.size not in (None, present.size):
+            return False
+        mine = await digest_of(store.read(path))
+        theirs = await digest_of(self._dest.store.read(target))
+        return mine.hexdigest() == theirs.hexdigest()
+
+    async def refuse_existing(self, items: Iterable[Item]) -> None:
+        """Raise ``AlreadyExists`` if one of the targets is there."""
+
+        async def check(item: Item) -> None:
+            if await self.find(self._dest.target(item)):
+                raise taken(self._dest.target(item))
+
+        await each(self._at_once, check, items)
+
+    async def choose(self, items: Sequence[Item]) -> list[int]:
+        """For each file 0 for its own name, a number for another one, or that it is skipped."""
+        choices = [0] * len(items)
+
+        async def choose(index: int) -> None:
+            while await self._is_taken(items[index], choices[index]):
+                if self._if_exists == "skip":
+                    choices[index] = SKIPPED
+                    return
+                choices[index] += 1
+
+        if self._if_exists in ("skip", "rename"):
+            await each(self._at_once, choose, range(len(items)))
+        return choices
+
+    async def _is_taken(self, item: Item, number: int) -> bool:
+        planned = number and self._dest.is_folder and self._planned.named([self._dest.name(item, number)])
+        return bool(planned) or await self.find(self._dest.target(item, number)) is not None
+
+    def source_of(self, item: Item) -> str:
+        """Where a file comes from."""
+        return self._sources[item.source].path_of(item.relative)
+
+    def path_of(self, item: Item, choice: int) -> str:
+        """Where it goes."""
+        return self._dest.target(item, choice)
+
+
+def taken(target: str) -> AlreadyExists:
+    """The error for a name that is taken."""
+    return AlreadyExists(
+        f"{target} is there already", remedy="remove it, or set if_exists to 'overwrite', 'skip' or 'rename'"
+    )
