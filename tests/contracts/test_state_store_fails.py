@@ -19,12 +19,12 @@ import pytest
 from flowrunner_provider.core import errors
 from tests.email.support import connect
 from tests.support.context import FileStateStore, execute, make_context
-from tests.support.kill import attempt
+from tests.support.kill import attempt, kill_at, trace
 from tests.support.smtp_sink import SmtpSink
 
 pytestmark = pytest.mark.faults
-STEP = 1 if int(os.environ.get("FLOWRUNNER_KILLS", "3")) > 3 else 6
-"""Nightly every call, otherwise every sixth, the first and the last."""
+STEP = 1 if int(os.environ.get("FLOWRUNNER_KILLS", "3")) > 3 else 8
+"""Nightly every call, otherwise every eighth, the first and the last."""
 
 
 @dataclass(frozen=True)
@@ -258,18 +258,25 @@ def at_any_call(
     :param may_stop: nobody may be able to tell what became of it: then ``OutcomeUnknown`` is an end, too.
     """
     clean = make("clean")
-    first = attempt(run, clean, {})
-    assert first.ok, first.error
+    points = trace(run, clean, {})
     check(clean, True)
     calls = FileStateStore(clean.folder / "state").calls
     assert calls["set"], "it remembers nothing"
-    for method, applied in (("get", False), ("set", False), ("set", True)):
+    middle = kill_at(points[len(points) // 2], points[: len(points) // 2 + 1].count(points[len(points) // 2]))
+    for method, applied, killed in (
+        ("get", False, False),
+        ("set", False, False),
+        ("set", True, False),
+        ("get", False, True),  # what a killed attempt has left is not taken for absent
+    ):
         for number in sorted({1, *range(2, calls[method], STEP), calls[method]}):
-            made = make(f"{method}-{number}-{applied}")
-            outcome = attempt(run, made, {"fail": {method: {number}}, "apply_failed": applied})
+            made = make(f"{method}-{number}-{applied}-{killed}")
+            if killed:
+                assert attempt(run, made, {}, rules=[middle]).killed
+            outcome = attempt(run, made, {"fail": {method: {number}}, "apply_failed": applied}, try_number=2)
             if not outcome.ok:
                 assert isinstance(getattr(errors, outcome.error_type or "", None), type), outcome.error
-                outcome = attempt(run, made, {}, try_number=2)
+                outcome = attempt(run, made, {}, try_number=3)
                 assert outcome.ok or (may_stop and outcome.error_type == "OutcomeUnknown"), outcome.error
             check(made, outcome.ok)
 
