@@ -9,13 +9,13 @@ from typing import Any, Generic, TypeVar
 
 __all__ = ["each", "each_in_batches"]
 
-SMALL = 1024 * 1024
-"""Bytes; of files below this size more are copied at a time: what they cost is waiting, not memory."""
+SMALL, TINY = 1024 * 1024, 64 * 1024
+"""Bytes; of files below these sizes more are copied at a time: what they cost is waiting, not memory."""
 
 OPEN = 2
 """Batches that may be open at a time."""
 
-_MOST = 64
+_MOST_SMALL, _MOST_TINY = 64, 256
 
 B = TypeVar("B")
 
@@ -38,8 +38,8 @@ async def each_in_batches(
     act: Callable[[B, int], Coroutine[Any, Any, None]],
     end: Callable[[B], Coroutine[Any, Any, None]],
 ) -> None:
-    """Act on the files of all batches: in each first on the small ones, sixteen times as many at a time (but one is
-    one), then on the others; the first failure cancels the rest and is raised.
+    """Act on the files of all batches: in each first on the small ones, sixteen times as many at a time, of tiny ones
+    four times as many again (but one is one), then on the others; the first failure cancels the rest and is raised.
 
     A batch is begun when there is no file of the one before left to begin, not when the last of them is done.
 
@@ -48,7 +48,7 @@ async def each_in_batches(
     :param end: called for one batch after the other when all its files are done.
     """
     flow = _Flow(concurrency, batches, files, act, end)
-    await _all(flow.small, flow.worker)
+    await _all(flow.most, flow.worker)
 
 
 async def _all(count: int, worker: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -82,9 +82,10 @@ class _Flow(Generic[B]):
         end: Callable[[B], Coroutine[Any, Any, None]],
     ) -> None:
         self._batches, self._files, self._act, self._end = batches, files, act, end
-        self.small = min(_MOST, concurrency * 16) if concurrency > 1 else 1
-        self._cost_of_small, self._cost_of_large = concurrency, self.small
-        self._room = _Room(concurrency * self.small)
+        small = min(_MOST_SMALL, concurrency * 16) if concurrency > 1 else 1
+        self.most = min(_MOST_TINY, small * 4) if concurrency > 1 else 1
+        self._costs = (small * concurrency, self.most * concurrency, self.most * small)
+        self._room = _Room(self.most * small * concurrency)
         self._waiting: deque[tuple[_Open[B], int, int]] = deque()
         self._open: deque[_Open[B]] = deque()
         self._begun, self._ending, self._ended = asyncio.Event(), asyncio.Lock(), asyncio.Event()
@@ -126,13 +127,20 @@ class _Flow(Generic[B]):
             self._over = True
             return
         sizes = self._files(batch)
-        small = {file: size is not None and size < SMALL for file, size in sizes.items()}
         opened = _Open(batch, len(sizes))
         self._open.append(opened)
-        self._waiting.extend((opened, file, self._cost_of_small) for file in sizes if small[file])
-        self._waiting.extend((opened, file, self._cost_of_large) for file in sizes if not small[file])
+        small = {file: size is not None and size < SMALL for file, size in sizes.items()}
+        for wanted in (True, False):
+            self._waiting.extend((opened, file, self._cost(sizes[file])) for file in sizes if small[file] is wanted)
         if not sizes:
             await self._close()
+
+    def _cost(self, size: int | None) -> int:
+        """So much of the room that as many as may be of one kind fill it; an empty file is read like a larger one."""
+        tiny, small, large = self._costs
+        if size is None or size >= SMALL:
+            return large
+        return tiny if 0 < size < TINY else small
 
     async def _close(self) -> None:
         async with self._ending:

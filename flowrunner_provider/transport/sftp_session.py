@@ -4,7 +4,11 @@ Small files are little else than requests, so a request costs one future and no 
 event loop are one write to the channel. Every method that asks returns a future at once, so that several requests can
 be under way; a server works on the requests about one file in their order (section 6.1 of the draft).
 
-A server that is silent, breaks off or does not keep to the protocol ends the session: every request fails then.
+A server that is silent, breaks off or does not keep to the protocol ends the session: every request fails then, also
+if only one of many was left without an answer. SFTP can neither take a request back nor ask what became of it; a write
+that comes late would go into a file that somebody has begun to write again, and a handle that comes late would stay
+open. When the session has ended the server closes its files, and none of its requests can come any more. So the error
+is one that a retry mends: the next attempt has a session of its own, and goes on with all files that were under way.
 """
 
 from __future__ import annotations
@@ -48,6 +52,9 @@ _MOST = 255 * 1024
 _FOLDERS, _MOST_FOLDERS = 16, 64
 """Folders that are listed at a time; the second number where the server says that it has twice as many handles."""
 
+_FILES, _MOST_FILES = 64, 256
+"""Files that are read, and as many that are written, at a time; the second number where there are handles for it."""
+
 _BATCH = 128 * 1024
 """Bytes of requests from which on nobody waits for more of them."""
 
@@ -75,7 +82,7 @@ class SftpSession:
     def __init__(self, timeout: float) -> None:
         self.extensions: dict[bytes, bytes] = {}
         self.most_read = self.most_write = _PLAIN
-        self.most_folders = _FOLDERS
+        self.most_folders, self.most_files = _FOLDERS, _FILES
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._greeting: asyncio.Future[tuple[int, bytes]] = self._loop.create_future()
@@ -102,6 +109,7 @@ class SftpSession:
             self.most_write = min(write or _PLAIN, _MOST)
             if handles:
                 self.most_folders = max(1, min(handles // 2, _MOST_FOLDERS))
+                self.most_files = max(1, min(handles // 4, _MOST_FILES))
 
     def supports(self, name: bytes, version: bytes) -> bool:
         """Whether the server has announced an extension."""
@@ -138,6 +146,13 @@ class SftpSession:
         """Rename and replace in one step (``posix-rename@openssh.com``)."""
         return self._extended(b"posix-rename@openssh.com", pack_name(path) + pack_name(target), _done)
 
+    def setstat(self, path: str, attributes: Attributes) -> asyncio.Future[None]:
+        return self._ask(Kind.SETSTAT, pack_name(path) + pack_attributes(attributes), _done)
+
+    def free(self, path: str) -> asyncio.Future[tuple[int, ...]]:
+        """The numbers of ``statvfs(3)`` in its order (``statvfs@openssh.com``)."""
+        return self._extended(b"statvfs@openssh.com", pack_name(path), partial(_numbers, 11))
+
     # -- requests about open files and folders
 
     def open(self, path: str, flags: int) -> asyncio.Future[bytes]:
@@ -169,10 +184,6 @@ class SftpSession:
     def fsync(self, handle: bytes) -> asyncio.Future[None]:
         """What was written survives a crash of the server (``fsync@openssh.com``)."""
         return self._extended(b"fsync@openssh.com", pack_string(handle), _done)
-
-    def free(self, handle: bytes) -> asyncio.Future[tuple[int, ...]]:
-        """The numbers of ``statvfs(3)`` in its order (``fstatvfs@openssh.com``)."""
-        return self._extended(b"fstatvfs@openssh.com", pack_string(handle), partial(_numbers, 11))
 
     def close(self, handle: bytes) -> asyncio.Future[None]:
         return self._ask(Kind.CLOSE, pack_string(handle), _done)

@@ -361,6 +361,30 @@ class StoreContract:
 
         run(test)
 
+    @pytest.mark.parametrize("size", [0, 1, CHUNK + 1])
+    def test_an_upload_that_is_finished_lacks_only_its_name(self, run, far, size):
+        moment, data = datetime(2020, 2, 29, 12, 0, 1, tzinfo=UTC), os.urandom(size)
+
+        async def test(store):
+            if not store.capabilities.finishes:
+                pytest.skip("declared: finishes=False")
+            far.put("f", b"old")
+            upload = await store.begin(f"{far.root}/f", "t", size=size)
+            await upload.write(data)
+            await upload.finish(modified=moment, durable=True)
+            assert await upload.size() == size == upload.offset
+            assert far.get("f") == b"old"
+            await upload.commit(modified=moment, durable=True)
+            await upload.close()
+            assert (await store.stat(f"{far.root}/f")).modified == moment
+            given_up = await store.begin(f"{far.root}/f", "t", size=size)
+            await given_up.finish()
+            await given_up.discard()
+
+        run(test)
+        assert far.get("f") == data
+        assert far.names() == ["f"]
+
     def test_modified_of_a_new_file_is_now(self, run, far):
         async def test(store):
             await write(store, f"{far.root}/f", b"x", durable=True)

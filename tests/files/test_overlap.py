@@ -13,7 +13,7 @@ from unittest.mock import patch
 import pytest
 
 from flowrunner_provider.files import books
-from flowrunner_provider.files.each import SMALL, each_in_batches
+from flowrunner_provider.files.each import SMALL, TINY, each_in_batches
 from flowrunner_provider.files.operators import FileCopyOperator, FileSyncOperator
 from flowrunner_provider.files.stores.local import LocalStore
 from tests.files.stage import KILLS, LONG_AGO, Stage, stage
@@ -28,7 +28,7 @@ class Play:
 
     def __init__(self, batches: list[Batch], *, slow: tuple[int, int] | None = None) -> None:
         self.batches, self.slow, self.go = batches, slow, asyncio.Event()
-        self.open, self.ended, self.now, self.most = 0, list[int](), Counter[bool](), Counter[bool]()
+        self.open, self.ended, self.now, self.most = 0, list[int](), Counter[str](), Counter[str]()
         self.done: list[tuple[int, int]] = []
 
     async def begun(self) -> Any:
@@ -39,16 +39,16 @@ class Play:
 
     async def act(self, batch: int, index: int) -> None:
         size = self.batches[batch][index]
-        small = size is not None and size < SMALL
-        self.now[small] += 1
-        self.most[small] = max(self.most[small], self.now[small])
+        kind = "large" if size is None or size >= SMALL else "tiny" if 0 < size < TINY else "small"
+        self.now[kind] += 1
+        self.most[kind] = max(self.most[kind], self.now[kind])
         if (batch, index) == self.slow:
             await self.go.wait()
         for _ in range(3):
             await asyncio.sleep(0)
         if self.slow and (batch, index) == (self.slow[0] + 1, 0):
             self.go.set()
-        self.now[small] -= 1
+        self.now[kind] -= 1
         self.done.append((batch, index))
 
     async def end(self, batch: int) -> None:
@@ -75,12 +75,13 @@ def play(batches: list[Batch], concurrency: int, **how: Any) -> Play:
 
 @pytest.mark.parametrize("concurrency", [1, 2, 3, 4, 5, 40, 64])
 def test_so_many_at_a_time_and_each_once(concurrency):
-    batches: list[Batch] = [[1] * 150, [], [SMALL] * 300 + [None] * 3 + [0] * 70, [None], [], [5] * 3]
+    rest = [SMALL] * 300 + [None] * 3 + [0] * 70 + [TINY] * 70
+    batches: list[Batch] = [[1] * 150, [TINY - 1] * 150, [], rest, [None], [], [5] * 3]
     made = play(batches, concurrency)
     assert sorted(made.done) == [(number, index) for number, sizes in enumerate(batches) for index in range(len(sizes))]
     assert made.ended == list(range(len(batches)))
-    assert made.most[False] == concurrency
-    assert made.most[True] == (1 if concurrency == 1 else min(64, concurrency * 16))
+    small = 1 if concurrency == 1 else min(64, concurrency * 16)
+    assert made.most == {"large": concurrency, "small": small, "tiny": 1 if concurrency == 1 else small * 4}
 
 
 def test_a_slow_file_holds_up_its_own_batch_and_not_the_next():

@@ -27,8 +27,8 @@ from flowrunner_provider.core.errors import (
     TimedOut,
 )
 from flowrunner_provider.core.failpoints import failpoint
-from flowrunner_provider.core.names import join_inside, part_name
 from flowrunner_provider.files.store import Capabilities, Entry
+from flowrunner_provider.files.stores.folders import FolderPaths, part_of
 from flowrunner_provider.files.stores.fsspec_errors import FilesystemErrors
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ _CAPABILITIES = Capabilities(
 )
 
 
-class FsspecStore:
+class FsspecStore(FolderPaths):
     """The files of one fsspec filesystem.
 
     :param open_filesystem: makes the filesystem; called in a thread when the store is entered.
@@ -111,9 +111,6 @@ class FsspecStore:
         """``path`` as the filesystem wants it."""
         return f"{self._base}{path}"
 
-    def join(self, folder: str, relative: str) -> str:
-        return join_inside(folder, relative) if folder != "/" else f"/{join_inside('', relative)}"
-
     async def stat(self, path: str) -> Entry:
         return _entry(path, await self._info(path))
 
@@ -170,12 +167,12 @@ class FsspecStore:
                 await self.call(what, file.close)
 
     async def begin(self, path: str, token: str, *, resume_at: int = 0, size: int | None = None) -> FsspecUpload:
-        upload = FsspecUpload(self, path, _part_of(path, token))
+        upload = FsspecUpload(self, path, part_of(path, token))
         await upload.open()
         return upload
 
     async def forget(self, path: str, token: str) -> None:
-        await self.remove_if_there(_part_of(path, token))
+        await self.remove_if_there(part_of(path, token))
 
     async def remove_if_there(self, path: str) -> None:
         """Remove a file; none is fine."""
@@ -310,11 +307,6 @@ def _has_mv(filesystem: AbstractFileSystem) -> bool:
     if isinstance(filesystem, DirFileSystem):
         return _has_mv(filesystem.fs)
     return type(filesystem).mv is not AbstractFileSystem.mv
-
-
-def _part_of(path: str, token: str) -> str:
-    folder, slash, name = path.rpartition("/")
-    return f"{folder}{slash}{part_name(name, token)}"
 
 
 def _entry(path: str, info: Mapping[str, Any]) -> Entry:

@@ -28,8 +28,8 @@ from flowrunner_provider.core.errors import (
     Rejected,
 )
 from flowrunner_provider.core.failpoints import failpoint
-from flowrunner_provider.core.names import join_inside, part_name
 from flowrunner_provider.files.store import Capabilities, Entry
+from flowrunner_provider.files.stores.folders import FolderPaths, part_of
 from flowrunner_provider.files.stores.ftp_control import Control
 from flowrunner_provider.files.stores.ftp_errors import ftp_errors
 from flowrunner_provider.files.stores.ftp_listing import fact_entry, list_entry
@@ -54,7 +54,7 @@ _CAPABILITIES = Capabilities(
 )
 
 
-class FtpStore:
+class FtpStore(FolderPaths):
     """Files on an FTP server, by absolute path, or relative to the login's home folder.
 
     :param target: the server and the credentials.
@@ -102,19 +102,12 @@ class FtpStore:
             raise ValueError("the store is not open")
         return self._pool
 
-    def label(self, path: str) -> str:
-        """How messages call ``path``."""
-        return f"{self.where}{path if path.startswith('/') else f'/~/{path}'}"
-
     async def command(self, what: str, work: Callable[[Control], T]) -> T:
         """One short piece of work on a session of its own, not longer than a few silences of the server."""
         async with self.pool.lease("command") as lease:
             with ftp_errors(what):
                 async with asyncio.timeout(4 * self._target.timeout):
                     return await lease.call(what, work, lease.control)
-
-    def join(self, folder: str, relative: str) -> str:
-        return join_inside(folder, relative) if folder != "/" else f"/{join_inside('', relative)}"
 
     async def stat(self, path: str) -> Entry:
         entry = await self.look(path)
@@ -221,7 +214,7 @@ class FtpStore:
         return self.denied(error)
 
     async def begin(self, path: str, token: str, *, resume_at: int = 0, size: int | None = None) -> FtpUpload:
-        upload = FtpUpload(self, path, _part_of(path, token), size)
+        upload = FtpUpload(self, path, part_of(path, token), size)
         await upload.open(resume_at)
         return upload
 
@@ -245,7 +238,7 @@ class FtpStore:
         return self._appends
 
     async def forget(self, path: str, token: str) -> None:
-        await self.remove_if_there(_part_of(path, token))
+        await self.remove_if_there(part_of(path, token))
 
     async def remove_if_there(self, path: str) -> None:
         """Remove a file; none is fine, and that there is none is seen from its size."""
@@ -369,8 +362,3 @@ def _timed(entries: list[Entry], control: Control) -> list[Entry]:
     """With times: one question for each file, as LIST has neither seconds nor a zone."""
     plain = [entry.is_dir or entry.is_link for entry in entries]
     return [entry if is_no_file else control.modified(entry) for entry, is_no_file in zip(entries, plain, strict=True)]
-
-
-def _part_of(path: str, token: str) -> str:
-    folder, slash, name = path.rpartition("/")
-    return f"{folder}{slash}{part_name(name, token)}"

@@ -18,8 +18,8 @@ from typing import Self
 
 from flowrunner_provider.core.errors import AlreadyExists, NotFound, PermanentError, Rejected
 from flowrunner_provider.core.failpoints import failpoint
-from flowrunner_provider.core.names import join_inside, part_name
 from flowrunner_provider.files.store import Capabilities, Entry
+from flowrunner_provider.files.stores.folders import FolderPaths, part_of
 from flowrunner_provider.files.stores.sftp_listing import Listing, entry_of
 from flowrunner_provider.files.stores.sftp_upload import SftpUpload
 from flowrunner_provider.transport.sftp_session import READ, SftpSession, let_go
@@ -36,10 +36,11 @@ _CAPABILITIES = Capabilities(
     modified_precision=1.0,
     sets_mode=True,
     removes_folders=True,
+    finishes=True,
 )
 
 
-class SftpStore:
+class SftpStore(FolderPaths):
     """Files on an SSH server, by absolute path, or relative to the login's home folder.
 
     :param target: the server and the credentials.
@@ -52,7 +53,8 @@ class SftpStore:
         self.capabilities = _CAPABILITIES
         self._stack: AsyncExitStack | None = None
         self._session: SftpSession | None = None
-        self.streams = 0
+        self.streams, self.in_order = 0, True
+        self.writing, self._reading = asyncio.Semaphore(), asyncio.Semaphore()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -60,6 +62,8 @@ class SftpStore:
             self._session = await start_sftp(connection, self._target.timeout)
             stack.callback(self._session.end)
             self._stack = stack.pop_all()
+        most = self._session.most_files
+        self.writing, self._reading = asyncio.Semaphore(most), asyncio.Semaphore(most)
         self.capabilities = changed(
             _CAPABILITIES,
             atomic_replace=self._session.supports(b"posix-rename@openssh.com", b"1"),
@@ -79,13 +83,6 @@ class SftpStore:
         if self._session is None:
             raise ValueError("the store is not open")
         return self._session
-
-    def label(self, path: str) -> str:
-        """How messages call ``path``."""
-        return f"{self.where}{path if path.startswith('/') else f'/~/{path}'}"
-
-    def join(self, folder: str, relative: str) -> str:
-        return join_inside(folder, relative) if folder != "/" else f"/{join_inside('', relative)}"
 
     async def stat(self, path: str) -> Entry:
         with ssh_errors(self.label(path)):
@@ -114,14 +111,15 @@ class SftpStore:
     async def read_whole(self, path: str, size: int, version: str) -> bytes | None:
         """One request, unless the server answers with less; one byte more than there should be shows that it grew."""
         session = self.session
-        with ssh_errors(f"reading {self.label(path)}"):
-            handle = await session.open(path, READ)
-            try:
-                data = await session.read(handle, 0, size + 1)
-                if 0 < len(data) < size:
-                    data = await self._rest(handle, data, 0, size + 1)
-            finally:
-                session.drop(handle)
+        async with self._reading:
+            with ssh_errors(f"reading {self.label(path)}"):
+                handle = await session.open(path, READ)
+                try:
+                    data = await session.read(handle, 0, size + 1)
+                    if 0 < len(data) < size:
+                        data = await self._rest(handle, data, 0, size + 1)
+                finally:
+                    session.drop(handle)
         return data if len(data) == size else None
 
     async def blocks(self, handle: bytes, what: str, offset: int, length: int | None) -> AsyncIterator[bytes]:
@@ -176,12 +174,12 @@ class SftpStore:
         return block
 
     async def begin(self, path: str, token: str, *, resume_at: int = 0, size: int | None = None) -> SftpUpload:
-        upload = SftpUpload(self, path, _part_of(path, token))
+        upload = SftpUpload(self, path, part_of(path, token))
         await upload.open(resume_at)
         return upload
 
     async def forget(self, path: str, token: str) -> None:
-        await self.remove_if_there(_part_of(path, token))
+        await self.remove_if_there(part_of(path, token))
 
     async def remove_if_there(self, path: str) -> None:
         """Remove a file; none is fine."""
@@ -259,8 +257,3 @@ class SftpStore:
             raise AlreadyExists(
                 f"{self.label(path)} is there already", remedy="choose another name, or if_exists='overwrite'"
             )
-
-
-def _part_of(path: str, token: str) -> str:
-    folder, slash, name = path.rpartition("/")
-    return f"{folder}{slash}{part_name(name, token)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,7 @@ class SftpUpload:
         self._buffer = bytearray()
         self._sent = 0
         self._whole = False
+        self._told: int | None = None
 
     @property
     def offset(self) -> int:
@@ -54,16 +55,20 @@ class SftpUpload:
         flags = READ | WRITE | CREATE
         if resume_at == 0:
             flags |= EXCLUSIVE
-        try:
-            with ssh_errors(self._what):
-                handle = await self._session.open(self._part, flags)
-        except (Rejected, AlreadyExists):
-            if resume_at:
-                raise
-            await self._store.remove_if_there(self._part)
-            with ssh_errors(self._what):
-                handle = await self._session.open(self._part, flags)
-        self._file = handle
+        await self._store.writing.acquire()
+        with ExitStack() as failed:
+            failed.callback(self._store.writing.release)
+            try:
+                with ssh_errors(self._what):
+                    handle = await self._session.open(self._part, flags)
+            except (Rejected, AlreadyExists):
+                if resume_at:
+                    raise
+                await self._store.remove_if_there(self._part)
+                with ssh_errors(self._what):
+                    handle = await self._session.open(self._part, flags)
+            failed.pop_all()
+        self._file, self._sent = handle, 0
         self._store.streams += 1
         if resume_at:
             self._sent = min(resume_at, await self.size())
@@ -105,11 +110,11 @@ class SftpUpload:
             raise await self._why(error) from error
 
     async def _why(self, error: Rejected) -> FlowRunnerError:
-        if not self._session.supports(b"fstatvfs@openssh.com", b"2"):
+        if not self._session.supports(b"statvfs@openssh.com", b"2"):
             return error
         try:
             with ssh_errors(self._what):
-                _, unit, _, _, available, *_ = await self._session.free(self._handle)
+                _, unit, _, _, available, *_ = await self._session.free(self._part)
         except FlowRunnerError:
             return error
         free = available * unit
@@ -122,6 +127,9 @@ class SftpUpload:
 
     async def _flush(self) -> None:
         await self._send_buffer()
+        await self._all_arrived()
+
+    async def _all_arrived(self) -> None:
         while self._pending:
             await self._arrived()
 
@@ -133,6 +141,8 @@ class SftpUpload:
         await self._flush()
 
     async def size(self) -> int:
+        if self._told is not None:
+            return self._told
         answer, self._held = self._held, None
         with ssh_errors(self._what):
             if answer is not None and (await answer).size == self._sent:
@@ -156,30 +166,67 @@ class SftpUpload:
 
     async def commit(self, *, replace: bool = True, modified: datetime | None = None, durable: bool = False) -> None:
         if not self._whole:
-            await self._finish(modified, durable)
+            await self.finish(modified=modified, durable=durable)
         failpoint("sftp.before_rename")
         await self._store.rename(self._part, self._path, replace=replace)
         failpoint("sftp.after_rename")
 
-    async def _finish(self, modified: datetime | None, durable: bool) -> None:
-        """The part is whole and closed: one round trip, and nothing is renamed unless all of it went well."""
-        await self._flush()
+    async def finish(self, *, modified: datetime | None = None, durable: bool = False) -> None:
+        """The last block, the time, the size and the end of the file go together: one round trip.
+
+        The rename does not: OpenSSH does it no matter whether what it was asked for before has failed. A server that
+        closes the file before it has written gets one request after the other from then on.
+        """
+        await self._all_arrived()
+        if not self._store.in_order:
+            await self._flush()
+        block, at = self._buffer, self._sent
+        try:
+            await self._finish(None if modified is None else _times(modified), durable)
+        except Rejected:
+            if not block or not self._store.in_order:
+                raise
+            self._store.in_order = False
+            await self.open(at)
+            if self._sent != at:
+                raise
+            self._buffer = block
+            await self.finish(modified=modified, durable=durable)
+
+    async def _finish(self, times: tuple[int, int] | None, durable: bool) -> None:
         session, handle = self._session, self._handle
-        under_way = []
-        if modified is not None:
-            seconds = min(max(int(modified.timestamp()), 0), _LAST)
-            under_way.append(session.fsetstat(handle, Attributes(times=(seconds, seconds))))
+        self._forget_size()
+        await self._send_buffer()
+        under_way: list[asyncio.Future[None]] = []
+        if times:
+            under_way.append(session.fsetstat(handle, Attributes(times=times)))
         if durable and session.supports(b"fsync@openssh.com", b"1"):
             under_way.append(session.fsync(handle))
+        told = session.fstat(handle)
         self._let_go()  # closed once: a server gives the same handle to another file
         under_way.append(session.close(handle))
         try:
+            await self._all_arrived()
             with ssh_errors(self._what):
                 for answer in under_way:
                     await answer
+                self._told = await self._checked(await told, times)
         finally:
-            let_go(under_way)
+            let_go([*self._pending, *under_way, told])
+            self._pending.clear()
         self._whole = True
+
+    async def _checked(self, told: Attributes, times: tuple[int, int] | None) -> int:
+        """The size of the part, which has its time.
+
+        A server that works on several requests at a time may have been too early with one of them. If it tells the
+        right size together with the right time, it has written before it has set the time.
+        """
+        if told.size == self._sent and (times is None or (told.times and told.times[1] == times[1])):
+            return told.size
+        if times:
+            await self._session.setstat(self._part, Attributes(times=times))
+        return (await self._session.lstat(self._part)).size or 0
 
     async def close(self) -> None:
         let_go(self._pending)
@@ -193,8 +240,14 @@ class SftpUpload:
         handle, self._file = self._file, None
         if handle is not None:
             self._store.streams -= 1
+            self._store.writing.release()
         return handle
 
     async def discard(self) -> None:
         await self.close()
         await self._store.remove_if_there(self._part)
+
+
+def _times(modified: datetime) -> tuple[int, int]:
+    seconds = min(max(int(modified.timestamp()), 0), _LAST)
+    return seconds, seconds
