@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowrunner_provider.files.stores.sftp import SftpStore
+from flowrunner_provider.transport import ssh
 from flowrunner_provider.transport.ssh_quick import Gathering, Inbox, quicken
+from tests.contracts.store_contract import collect, write
+from tests.files.conftest import target_of
 
 
 @given(st.lists(st.tuples(st.binary(max_size=40), st.lists(st.integers(0, 50), max_size=4))))
@@ -36,6 +42,9 @@ class Transport:
     def write(self, data: bytes) -> None:
         self.writes.append(data)
 
+    def write_eof(self) -> None:
+        self.writes.append(b"")
+
     def close(self) -> None:
         self.closed = True
 
@@ -51,8 +60,12 @@ def test_writes_of_one_turn_are_gathered_in_their_order():
         transport.write(b"c")
         transport.write(b"x" * 70_000)
         transport.write(b"d")
+        transport.writelines([b"e", b"f"])
+        transport.write_eof()
+        assert real.writes == [b"ab", b"c" + b"x" * 70_000, b"def", b""]
+        transport.write(b"g")
         transport.close()
-        assert real.writes == [b"ab", b"c" + b"x" * 70_000, b"d"]
+        assert real.writes[4:] == [b"g"]
         assert real.closed
 
     asyncio.run(body())
@@ -77,3 +90,42 @@ def test_empty_messages_are_sent_only_where_they_are_of_use():
         quicken(connection)
         connection.send_packet(94, b"data", handler=None)
         assert connection.sent == expected
+
+
+INNER = ("_transport", "_inpbuf", "send_packet")
+
+
+class Renamed:
+    """A connection of a release of asyncssh that calls some things otherwise."""
+
+    def __init__(self, real: Any, missing: tuple[str, ...]) -> None:
+        object.__setattr__(self, "of", (real, missing))
+
+    def __getattr__(self, name: str) -> Any:
+        real, missing = self.of
+        if name in missing:
+            raise AttributeError(name)
+        return getattr(real, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        real, missing = self.of
+        assert name not in missing
+        setattr(real, name, value)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(
+    "missing", [(), *((name,) for name in INNER), INNER], ids=lambda names: " ".join(names) or "none"
+)
+def test_files_come_and_go_whatever_asyncssh_calls_its_inner_things(sshd, monkeypatch, missing):
+    root, data = str(sshd.root()), os.urandom(3_000_000)
+    monkeypatch.setattr(ssh, "quicken", lambda connection: quicken(Renamed(connection, missing)))
+
+    async def body() -> None:
+        async with asyncio.timeout(30), SftpStore(target_of(sshd)) as store:
+            await write(store, f"{root}/large", data)
+            await asyncio.gather(*(write(store, f"{root}/{number}", b"small") for number in range(50)))
+            assert await collect(store.read(f"{root}/large")) == data
+            assert len([entry async for entry in store.list(root)]) == 51
+
+    asyncio.run(body())
