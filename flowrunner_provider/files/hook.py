@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +18,10 @@ from flowrunner_provider.registry import STORES
 if TYPE_CHECKING:
     from flowrunner_provider.files.hooks.base import StoreHook
 
-__all__ = ["aopen_store", "open_store", "opened"]
+__all__ = ["Place", "aopen_store", "open_store", "opened", "places"]
+
+Place = tuple[Store, str]
+"""An open store, and a path in it."""
 
 
 def open_store(where: str | Location, *, field: str = "path") -> Store:
@@ -74,3 +77,14 @@ async def opened(run: Run, stack: AsyncExitStack, **locations: Sequence[Location
 
         await run.retry.acall(enter, run.deadline)
     return stores
+
+
+@asynccontextmanager
+async def places(run: Run, **locations: Sequence[Location]) -> AsyncIterator[dict[str, list[Place]]]:
+    """:func:`opened` for the length of a block, each location as its store and the path there.
+
+    :param locations: by the parameter that they were given as; so are the places.
+    """
+    async with AsyncExitStack() as stack:
+        stores = await opened(run, stack, **locations)
+        yield {field: [(stores[one.root], one.path) for one in several] for field, several in locations.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from typing import Any, ClassVar, Literal
 
 from flowrunner_provider.core.run import Run
@@ -69,7 +68,7 @@ class FileArchiveOperator(FlowRunnerOperator):
     async def perform(self, run: Run) -> ArchiveResult:
         """Open the stores and pack."""
         from flowrunner_provider.files.archives.archive import ArchiveOptions, archive
-        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.hook import places
         from flowrunner_provider.files.hooks.keys import zip_password
         from flowrunner_provider.files.uri import one_file, several
 
@@ -85,11 +84,10 @@ class FileArchiveOperator(FlowRunnerOperator):
             if_exists=self.if_exists,
             max_files=self.max_files,
         )
-        async with AsyncExitStack() as stack:
-            stores = await opened(run, stack, source=sources, dest=[dest])
+        async with places(run, source=sources, dest=[dest]) as found:
             return await archive(
-                [(stores[location.root], location.path) for location in sources],
-                (stores[dest.root], dest.path),
+                found["source"],
+                found["dest"][0],
                 run,
                 options,
                 identity_of_work=[*uris, self.dest, self.format, self.arcname, self.if_exists],
@@ -153,7 +151,7 @@ class FileExtractOperator(FlowRunnerOperator):
         """Open the stores, look, then unpack."""
         from flowrunner_provider.files.archives.extract import ExtractOptions, extract
         from flowrunner_provider.files.archives.members import Limits
-        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.hook import places
         from flowrunner_provider.files.hooks.keys import zip_password
         from flowrunner_provider.files.uri import no_pattern, one_file
 
@@ -167,11 +165,10 @@ class FileExtractOperator(FlowRunnerOperator):
             preserve_times=self.preserve_times,
             limits=Limits(max_ratio=self.max_ratio, max_size=self.max_size, max_entries=self.max_entries),
         )
-        async with AsyncExitStack() as stack:
-            stores = await opened(run, stack, archive=[source], dest=[dest])
+        async with places(run, archive=[source], dest=[dest]) as found:
             return await extract(
-                (stores[source.root], source.path),
-                (stores[dest.root], dest.path),
+                found["archive"][0],
+                found["dest"][0],
                 run,
                 options,
                 identity_of_work=[self.archive, self.dest, list(members), self.strip_prefix, self.if_exists],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -80,7 +79,7 @@ class FileCryptoOperator(FlowRunnerOperator):
     async def perform(self, run: Run) -> CryptResult:
         """Read the keys, open the stores, and do it."""
         from flowrunner_provider.files.crypt.engine import CryptOptions, crypt
-        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.hook import places
         from flowrunner_provider.files.hooks.keys import keys_for
         from flowrunner_provider.files.uri import no_pattern, several
 
@@ -101,11 +100,10 @@ class FileCryptoOperator(FlowRunnerOperator):
         sources = several(uris, "source")
         dests = [no_pattern(self.dest, "dest")] if self.dest else []
         options = replace(options, keys=keys_for(self.keys_conn_id, self.scheme, self.operation, signed))
-        async with AsyncExitStack() as stack:
-            stores = await opened(run, stack, source=sources, dest=dests)
+        async with places(run, source=sources, dest=dests) as found:
             return await crypt(
-                [(stores[location.root], location.path) for location in sources],
-                (stores[dests[0].root], dests[0].path) if dests else None,
+                found["source"],
+                found["dest"][0] if dests else None,
                 run,
                 options,
                 identity_of_work=[self.operation, self.scheme, *uris, self.dest, self.if_exists, signed, self.armor],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from typing import Any, ClassVar, Literal
 
 from flowrunner_provider.core.run import Run
@@ -69,7 +68,7 @@ class FileSplitOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> SplitResult:
         """Open the stores and split."""
-        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.hook import places
         from flowrunner_provider.files.split import SplitOptions, split
         from flowrunner_provider.files.uri import no_pattern, one_file
 
@@ -85,11 +84,10 @@ class FileSplitOperator(FlowRunnerOperator):
             max_parts=self.max_parts,
         )
         rules = [self.by, self.size, self.keep_header, self.whole_lines, self.quoted, self.names, self.if_exists]
-        async with AsyncExitStack() as stack:
-            stores = await opened(run, stack, source=[source], dest=[dest])
+        async with places(run, source=[source], dest=[dest]) as found:
             return await split(
-                (stores[source.root], source.path),
-                (stores[dest.root], dest.path),
+                found["source"][0],
+                found["dest"][0],
                 run,
                 options,
                 identity_of_work=[self.source, self.dest, *rules],
@@ -138,7 +136,7 @@ class FileConcatOperator(FlowRunnerOperator):
     async def perform(self, run: Run) -> ConcatResult:
         """Open the stores and join."""
         from flowrunner_provider.files.concat import ConcatOptions, concat
-        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.hook import places
         from flowrunner_provider.files.uri import one_file, several
 
         uris = [self.source] if isinstance(self.source, str) else list(self.source)
@@ -150,11 +148,10 @@ class FileConcatOperator(FlowRunnerOperator):
             max_files=self.max_files,
         )
         rules = [self.skip_header_after_first, self.as_text, self.if_exists]
-        async with AsyncExitStack() as stack:
-            stores = await opened(run, stack, source=sources, dest=[dest])
+        async with places(run, source=sources, dest=[dest]) as found:
             return await concat(
-                [(stores[location.root], location.path) for location in sources],
-                (stores[dest.root], dest.path),
+                found["source"],
+                found["dest"][0],
                 run,
                 options,
                 identity_of_work=[*uris, self.dest, *rules],
@@ -218,7 +215,7 @@ class FileEncodingOperator(FlowRunnerOperator):
     async def perform(self, run: Run) -> EncodingResult:
         """Open the stores and convert."""
         from flowrunner_provider.files.encoding.engine import EncodingOptions, convert
-        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.hook import places
         from flowrunner_provider.files.uri import no_pattern, several
 
         uris = [self.source] if isinstance(self.source, str) else list(self.source)
@@ -235,11 +232,10 @@ class FileEncodingOperator(FlowRunnerOperator):
         )
         encodings = [self.from_encoding, self.to_encoding, self.fallback_encoding]
         rules = [self.newline, self.bom, self.on_error, self.if_exists]
-        async with AsyncExitStack() as stack:
-            stores = await opened(run, stack, source=sources, dest=[dest])
+        async with places(run, source=sources, dest=[dest]) as found:
             return await convert(
-                [(stores[location.root], location.path) for location in sources],
-                (stores[dest.root], dest.path),
+                found["source"],
+                found["dest"][0],
                 run,
                 options,
                 identity_of_work=[*uris, self.dest, *encodings, *rules],
