@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
 __all__ = [
-    "Capabilities", "CopyingStore", "Entry", "FolderStore", "ModeUpload", "SigningStore", "Store", "Upload",
-    "WholeStore", "identity",
+    "Capabilities", "CopyingStore", "Entry", "FinishingUpload", "FolderStore", "ModeUpload", "SigningStore", "Store",
+    "Upload", "WholeStore", "identity",
 ]  # fmt: skip
 
 
@@ -73,6 +73,7 @@ class Capabilities:
     :param posix_names: any name but ``.`` and ``..`` without ``/`` and NUL is possible.
     :param folders: a folder is a thing of its own; otherwise a prefix.
     :param reads_whole: files of up to so many bytes are read at one moment, in one go.
+    :param finishes: the end of an upload and its check are one wait: each is a :class:`FinishingUpload`.
     :param nearby: reading is cheap (this machine): a resumed digest is taken from here.
     """
 
@@ -93,6 +94,7 @@ class Capabilities:
     posix_names: bool = True
     folders: bool = True
     reads_whole: int = 0
+    finishes: bool = False
     nearby: bool = False
 
 
@@ -135,6 +137,16 @@ class ModeUpload(Upload, Protocol):
 
     async def chmod(self, mode: int) -> None:
         """Nobody ever sees the file with other bits: it gets its final name with these."""
+
+
+class FinishingUpload(Upload, Protocol):
+    """An upload that does in one go what comes between its last byte and its name (``finishes``)."""
+
+    async def finish(self, *, modified: datetime | None = None, durable: bool = False) -> None:
+        """:meth:`sync`, and what :meth:`commit` does with the time and for durability; then commit only names it.
+
+        Afterwards nothing can be written, read back, or given bits, and :meth:`size` is what the far side says.
+        """
 
 
 class Store(Protocol):

@@ -36,7 +36,7 @@ class FileSyncOperator(FlowRunnerOperator):
     :param include: only files that match one of these globs; one without ``/`` is for the name in any folder.
     :param exclude: and none of these.
     :param concurrency: files at a time, at most 64; of files below 1 MiB sixteen times as many, at most
-        64, too; 1 is one in any case.
+        64, too, and of those below 64 KiB 256; 1 is one in any case.
     :param dry_run: only plan, and tell the counts and the first names.
     """
 
