@@ -50,6 +50,11 @@ def _named(error: OSError, what: str) -> PermanentError:
     if isinstance(error, PermissionError):
         return AccessDenied(f"{what} may not be used by this worker", remedy="check owner and mode")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if _no_more_files(what):
+            return PermanentError(
+                f"the disk of {what} takes no further file: it has no inode left ({_free(what)} bytes are free)",
+                remedy="delete files that nobody needs, then retry",
+            )
         return PermanentError(
             f"the disk of {what} is full ({_free(what)} bytes are free)", remedy="free some space, then retry"
         )
@@ -62,6 +67,18 @@ def _free(path: str) -> int | str:
         return shutil.disk_usage(Path(path).parent).free
     except OSError:
         return "unknown"
+
+
+def _no_more_files(path: str) -> bool:
+    """Whether it is not bytes that are short; some file systems do not count inodes and say 0 of 0."""
+    folder = Path(path).parent
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False
+    return disk.f_files > 0 and disk.f_favail == 0 and disk.f_bavail > 0
 
 
 class PartFile:
