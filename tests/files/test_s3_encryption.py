@@ -9,6 +9,7 @@ import pytest
 from flowrunner_provider.core.errors import ConfigError, IntegrityError
 from flowrunner_provider.files.config import S3Config
 from flowrunner_provider.files.stores import s3_copy
+from flowrunner_provider.files.stores.s3_objects import Stored
 from tests.contracts.store_contract import collect, write
 from tests.files.s3 import PART, Bucket, store_of
 
@@ -60,12 +61,12 @@ def test_a_copy_is_encrypted_with_the_key(moto, monkeypatch, in_parts):
 @pytest.mark.parametrize("kind", ["", "AES256", "aws:kms", "aws:kms:dsse"])
 def test_only_without_kms_an_etag_is_a_checksum(kind):
     store = store_of("http://127.0.0.1:1", server_side_encryption=kind)
-    answer = {"e_tag": f'"{"0" * 32}"', "version": None}
+    proof, stored = store.proof(b"data"), Stored(etag=f'"{"0" * 32}"', crc32="")
     if kind.startswith("aws:kms"):
-        store.checked(b"data", answer)
+        store.check(proof, stored)
         return
     with pytest.raises(IntegrityError, match="arrived otherwise") as caught:
-        store.checked(b"data", answer)
+        store.check(proof, stored)
     assert "KMS" in caught.value.remedy
 
 

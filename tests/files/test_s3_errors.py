@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 
 import pytest
 
@@ -24,7 +25,7 @@ from flowrunner_provider.core.errors import (
     Unavailable,
 )
 from flowrunner_provider.files.hooks.s3 import FlowRunnerS3Hook
-from flowrunner_provider.files.stores import s3, s3_copy
+from flowrunner_provider.files.stores import s3, s3_copy, s3_wire_objects
 from flowrunner_provider.files.uri import parse
 from tests.contracts.store_contract import collect, write
 from tests.files.s3 import PART, Bucket, connection_of, store_of
@@ -90,10 +91,12 @@ def test_keys_that_are_no_plain_names(rgw):
         deep = {entry.path.removeprefix(far.root) async for entry in store.list(far.root, True) if not entry.is_dir}
         assert deep == {"/d/f", "/a//b", "/n\nl", "/w/../x"}
         assert (await store.stat(f"{far.root}/d/sub")).is_dir
-        for odd in ("a//b", "n\nl", "w/../x", "/d/f"):  # never taken for another key
-            with pytest.raises(PermanentError):
-                await store.stat(f"{far.root}/{odd}")
-                await collect(store.read(f"{far.root}/{odd}"))
+        far.put("b", b"another")
+        for odd in ("a//b", "n\nl", "w/../x"):  # never taken for another key
+            assert (await store.stat(f"{far.root}/{odd}")).size == 1
+            assert await collect(store.read(f"{far.root}/{odd}")) == b"x"
+        with pytest.raises(NotFound):
+            await store.stat(f"{far.root}//d/f")
 
     with_store(store_of(rgw.endpoint), act)
 
@@ -352,16 +355,30 @@ def test_an_address_without_a_bucket(rgw, monkeypatch):
 
 def test_credentials_come_from_the_official_hook_and_are_renewed(rgw, monkeypatch):
     """What the official hook's session has, goes out; when it changes, the next requests follow."""
-    far = Bucket(rgw)
+    far, asked = Bucket(rgw), []
     hook = hook_of(monkeypatch, connection_of(rgw))
-    store = hook.store()
-    provide = store._provider(hook._official.get_session().get_credentials())
-    given = provide()
-    assert (given["access_key_id"], given["secret_access_key"]) == ("AKTEST", "SKTEST")
-    assert given["expires_at"] is not None
+    hook.check()
+    session = hook._official.get_session()
+    monkeypatch.setattr(hook._official, "get_session", lambda: session)
+    frozen = session.get_credentials().get_frozen_credentials
 
-    async def act(opened):
-        await write(opened, f"{far.root}/f", b"x")
+    class Renewing:
+        def get_frozen_credentials(self):
+            asked.append(threading.current_thread())
+            return frozen() if len(asked) != 2 else frozen()._replace(secret_key="wrong")
 
-    with_store(store, act)
-    assert far.names() == ["f"]
+    monkeypatch.setattr(session, "get_credentials", Renewing)
+
+    async def act(store):
+        await write(store, f"{far.root}/f", b"x")
+        await write(store, f"{far.root}/g", b"x")
+        assert len(asked) == 1  # and not for every request
+        monkeypatch.setattr(s3_wire_objects, "_ASKED_EVERY", 0.0)
+        store.objects._credentials._until = 0.0
+        with pytest.raises(AccessDenied):
+            await write(store, f"{far.root}/h", b"x")
+        await asyncio.gather(*(write(store, f"{far.root}/{name}", b"x") for name in "ij"))
+
+    with_store(hook.store(), act)
+    assert threading.main_thread() not in asked
+    assert far.names() == ["f", "g", "i", "j"]

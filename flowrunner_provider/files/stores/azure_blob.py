@@ -26,12 +26,12 @@ from flowrunner_provider.files.config import AzureBlobConfig
 from flowrunner_provider.files.store import Entry
 from flowrunner_provider.files.stores.azure_blob_client import AzureBlobClients, azure_errors, connect
 from flowrunner_provider.files.stores.azure_blob_parts import MOST_BLOCKS, AzureBlobParts
+from flowrunner_provider.files.stores.object_errors import obstore_errors
 from flowrunner_provider.files.stores.object_upload import part_lengths
 from flowrunner_provider.files.stores.objects import CAPABILITIES, ObjectStore
 
 if TYPE_CHECKING:
     from azure.storage.blob.aio import ContainerClient
-    from obstore.store import ObjectStore as Obstore
 
 __all__ = ["AzureBlobStore"]
 
@@ -54,13 +54,18 @@ class AzureBlobStore(ObjectStore):
         self._clients: AzureBlobClients | None = None
 
     @property
-    def client(self) -> ContainerClient:
-        """Microsoft's; only while the store is open."""
+    def clients(self) -> AzureBlobClients:
+        """Only while the store is open."""
         if self._clients is None:
             raise ValueError("the store is not open")
-        return self._clients.container
+        return self._clients
 
-    async def connect(self, stack: AsyncExitStack) -> Obstore:
+    @property
+    def client(self) -> ContainerClient:
+        """Microsoft's; only while the store is open."""
+        return self.clients.container
+
+    async def connect(self, stack: AsyncExitStack) -> None:
         self._clients = clients = await connect(self._config, self.container, stack)
         try:
             with azure_errors(f"connecting to {self.where}"):
@@ -75,7 +80,6 @@ class AzureBlobStore(ObjectStore):
             if "AuthenticationFailed" in error.message:
                 raise
             # else the credential is good and may not look at the container itself: each call tells what it may
-        return clients.obstore
 
     async def presign(self, path: str, method: str, expires: timedelta) -> str:
         """A URL with a shared access signature; see :class:`~flowrunner_provider.files.store.SigningStore`."""
@@ -124,6 +128,24 @@ class AzureBlobStore(ObjectStore):
             files = [blob for blob in blobs if not _is_folder(blob.metadata)]
             yield folders + markers + [self.entry(b.name, b.size, b.last_modified, b.etag) for b in files]
 
+    async def fetch(
+        self, key: str, what: str, offset: int, wanted: int, version: str | None = None
+    ) -> tuple[int, str | None, bytes] | None:
+        import obstore
+
+        options: dict[str, Any] = {"range": (offset, offset + wanted)}
+        if version:
+            options["if_match"] = version
+        try:
+            with obstore_errors(what):
+                result = await obstore.get_async(self.clients.obstore, key, options=options)  # type: ignore[arg-type]
+                data = (await result.bytes_async()).to_bytes()
+        except Rejected as error:
+            if error.status == 416:
+                return None
+            raise
+        return result.meta["size"], result.meta["e_tag"], data
+
     async def remove(self, key: str) -> None:
         """One request for the blob itself: obstore would send a batch to the account, which fewer credentials may."""
         with azure_errors(f"deleting {self.label(key)}"):
@@ -138,7 +160,7 @@ class AzureBlobStore(ObjectStore):
         from azure.core import MatchConditions
 
         what = f"copying {self.label(key)}"
-        sas = self._clients.sas if self._clients else ""
+        sas = self.clients.sas
         url = self.client.get_blob_client(key).url
         blob = self.client.get_blob_client(target)
         conditions: dict[str, Any] = {} if replace else {"match_condition": MatchConditions.IfMissing}

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace as changed
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from flowrunner_provider.core.errors import (
@@ -24,9 +23,6 @@ from flowrunner_provider.files.store import Entry
 from flowrunner_provider.files.stores.gcs_client import GcsClient, Resource, crc32c
 from flowrunner_provider.files.stores.gcs_parts import GcsParts
 from flowrunner_provider.files.stores.objects import CAPABILITIES, ObjectStore
-
-if TYPE_CHECKING:
-    from obstore.store import ObjectStore as Obstore
 
 __all__ = ["GcsStore", "buckets"]
 
@@ -55,7 +51,7 @@ class GcsStore(ObjectStore):
             raise ValueError("the store is not open")
         return self._client
 
-    async def connect(self, stack: AsyncExitStack) -> Obstore | None:
+    async def connect(self, stack: AsyncExitStack) -> None:
         self._client = GcsClient(self._config)
         await self._client.open(stack)
         with suppress(AccessDenied):  # who may only write may not look; each call tells what it may
@@ -69,7 +65,6 @@ class GcsStore(ObjectStore):
                     field="bucket",
                     remedy="correct the address; buckets are not made",
                 ) from None
-        return None
 
     async def presign(self, path: str, method: str, expires: timedelta) -> str:
         """A signed URL, version 4; see :class:`~flowrunner_provider.files.store.SigningStore`."""

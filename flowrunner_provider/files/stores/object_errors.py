@@ -22,32 +22,43 @@ from flowrunner_provider.core.errors import (
     Unavailable,
 )
 
-__all__ = ["obstore_errors", "refusal", "status_of"]
+__all__ = ["code_in", "obstore_errors", "refusal", "status_of"]
 
 # obstore has one class for all that is not one of its few named errors; its text is the only place with the status.
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9]{1,60})</Code>")
+_REQUEST = re.compile(r"[A-Za-z0-9+/=_.-]{1,100}")
 
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"})
 _SLOW = frozenset({"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "ServerBusy"})
 _LATER = frozenset({"RequestTimeout", "InternalError", "OperationAborted", "ConditionalRequestConflict"})
+_DAMAGED = frozenset({"BadDigest", "IncompleteBody", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"})
 _ABSENT = frozenset({"NoSuchKey", "NotFound", "BlobNotFound"})
 
 
-def refusal(what: str, status: int, code: str = "", *, retry_after: float | None = None) -> FlowRunnerError:
+def refusal(
+    what: str, status: int, code: str = "", *, retry_after: float | None = None, request: str = ""
+) -> FlowRunnerError:
     """The error for an answer that is no success.
 
     :param what: what was being done, on what.
     :param status: the HTTP status; 0 when there was no answer.
     :param code: the far side's own code, e.g. ``SlowDown``.
+    :param request: what the far side calls the request; its support will ask for it.
     """
     said = f"{what}: the store answered {status}{f' {code}' if code else ''}"
+    if _REQUEST.fullmatch(request):
+        said += f" (request {request})"
     if code in _EXPIRED:
         return CredentialExpired(said, remedy="nothing to do: the retry takes fresh credentials")
     if status == 429 or code in _SLOW:
         return Throttled(said, retry_after=retry_after, remedy="lower concurrency if it happens often")
     if status in (408, 500, 502, 503, 504) or code in _LATER:
         return Unavailable(said, retry_after=retry_after, remedy="nothing to do: it is tried again")
+    if code in _DAMAGED:
+        return Unavailable(f"{said}: it was damaged on its way", remedy="nothing to do: it is tried again")
+    if code == "RequestTimeTooSkewed":
+        return AccessDenied(said, remedy="set the clock of this machine")
     if status in (401, 403):
         return AccessDenied(said, remedy="check the credentials, and what they may do in this bucket")
     if status == 404 and code in ("", *_ABSENT):
@@ -85,6 +96,12 @@ def obstore_errors(what: str) -> Iterator[None]:
         raise _generic(what, str(error)) from None
     except OSError as error:
         raise ConnectionLost(f"{what}: {type(error).__name__}", remedy="nothing to do: it is tried again") from None
+
+
+def code_in(body: bytes) -> str:
+    """The code in the body of an error; found as text, so that no XML of a stranger is parsed."""
+    code = _CODE.search(body.decode("utf-8", "replace"))
+    return code[1] if code else ""
 
 
 def _generic(what: str, text: str) -> FlowRunnerError:

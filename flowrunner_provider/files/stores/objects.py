@@ -1,15 +1,6 @@
 """What all object stores share. A vendor's file is a subclass of :class:`ObjectStore` of a page or two.
 
-It supplies ``capabilities`` (:data:`CAPABILITIES` with what differs) and five methods:
-
-* ``connect(stack)``: loads the packages of its extra; the obstore store of the bucket, and whatever else the vendor
-  needs until ``stack`` is closed. Raises ``ConfigError`` when the bucket is known not to be there.
-* ``pages(prefix, delimited, most)``: the listing, as the vendor's own client tells it, made of
-  :meth:`ObjectStore.entry` and :meth:`ObjectStore.folder`. obstore's listing is not used: it shows the marker ``d/``
-  as a file ``d``, drops a leading slash, and fails as a whole on one key such as ``a//b``.
-* ``parts(key, token, size)``: an unfinished upload of one key; see :class:`~.object_upload.Parts`.
-* ``copy_key(key, target, replace, source)``: a copy on the server; by default obstore's.
-* ``checked(data, result)``: whether the answer to a put shows that the bytes arrived; by default it is believed.
+It supplies ``capabilities`` (:data:`CAPABILITIES` with what differs) and the methods that are abstract there.
 
 Paths are ``/key``. There are no folders: ``/d`` is one when there are keys that start with ``d/``. The bucket itself
 belongs to the address.
@@ -24,20 +15,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 
-from flowrunner_provider.core.errors import AlreadyExists, IntegrityError, NotFound, PermanentError, Rejected
+from flowrunner_provider.core.errors import AlreadyExists, IntegrityError, NotFound, PermanentError
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.names import join_inside
 from flowrunner_provider.files.store import Capabilities, Entry
-from flowrunner_provider.files.stores.object_errors import obstore_errors
 from flowrunner_provider.files.stores.object_upload import ObjectUpload, Parts
 
-if TYPE_CHECKING:
-    from obstore import PutResult
-    from obstore.store import ObjectStore as Obstore
-
-__all__ = ["CAPABILITIES", "ObjectStore"]
+__all__ = ["CAPABILITIES", "ObjectStore", "refuse_odd"]
 
 BLOCK = 4 * 1024 * 1024
 """Bytes per ranged read."""
@@ -70,15 +56,14 @@ class ObjectStore(ABC):
         self.capabilities = CAPABILITIES
         self.under_way = 0  # bytes of parts that are being sent
         self._stack: AsyncExitStack | None = None
-        self._obstore: Obstore | None = None
 
     # -- what a vendor supplies
 
     @abstractmethod
-    async def connect(self, stack: AsyncExitStack) -> Obstore | None:
-        """The obstore store of the bucket; what is entered into ``stack`` is left with it.
+    async def connect(self, stack: AsyncExitStack) -> None:
+        """Load the packages of the extra, and be ready; what is entered into ``stack`` is left with the store.
 
-        None from a vendor who supplies ``head``, ``put``, ``remove``, ``fetch`` and ``copy_key``, too.
+        :raises ConfigError: when the bucket is known not to be there.
         """
 
     @abstractmethod
@@ -93,19 +78,38 @@ class ObjectStore(ABC):
     def parts(self, key: str, token: str, size: int | None) -> Parts:
         """The upload of ``key`` in parts; no request is made."""
 
+    @abstractmethod
+    async def head(self, key: str) -> Entry:
+        """What is known of an object; ``NotFound`` for a folder, too."""
+
+    @abstractmethod
+    async def fetch(
+        self, key: str, what: str, offset: int, wanted: int, version: str | None = None
+    ) -> tuple[int, str | None, bytes] | None:
+        """Size and version of an object, and ``wanted`` bytes from ``offset``, fewer only at its end; None behind it.
+
+        :param what: what is being done, on what; for messages.
+        :param version: another one raises ``IntegrityError``.
+        """
+
+    @abstractmethod
+    async def put(self, key: str, data: bytes, *, replace: bool) -> None:
+        """Put a small object in one request, and see that it arrived.
+
+        :param replace: False to raise ``AlreadyExists`` when the key is taken.
+        """
+
+    @abstractmethod
+    async def remove(self, key: str) -> None:
+        """Delete an object that is known to be there."""
+
+    @abstractmethod
     async def copy_key(self, key: str, target: str, *, replace: bool, source: Entry) -> None:
         """Copy on the server.
 
         :param replace: False to raise ``AlreadyExists`` when ``target`` is taken.
         :param source: as :meth:`stat` saw it; another version raises ``IntegrityError`` where the far side can tell.
         """
-        import obstore
-
-        with obstore_errors(f"copying {self.label(key)}"):
-            await obstore.copy_async(self.obstore, key, target, overwrite=replace)
-
-    def checked(self, data: bytes, result: PutResult) -> None:  # noqa: B027 - nothing to see is fine
-        """See by the answer to a put that the bytes arrived; ``IntegrityError`` if they did not."""
 
     # -- what a vendor uses
 
@@ -126,18 +130,11 @@ class ObjectStore(ABC):
         """How messages call a key."""
         return f"{self.where}/{key}"
 
-    @property
-    def obstore(self) -> Obstore:
-        """The library's store; only while this one is open."""
-        if self._obstore is None:
-            raise ValueError("the store is not open")
-        return self._obstore
-
     # -- the store
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            self._obstore = await self.connect(stack)
+            await self.connect(stack)
             self._stack = stack.pop_all()
         return self
 
@@ -162,16 +159,6 @@ class ObjectStore(ABC):
                 return self.folder(f"{key}/")
         raise NotFound(f"{self.label(key)} is not there", remedy="check the path")
 
-    async def head(self, key: str) -> Entry:
-        """What is known of an object; ``NotFound`` for a folder, too."""
-        import obstore
-
-        what = f"looking at {self.label(key)}"
-        _addressable(key, what)
-        with obstore_errors(what):
-            meta = await obstore.head_async(self.obstore, key)
-        return self.entry(key, meta["size"], meta["last_modified"], meta["e_tag"] or meta["version"] or "")
-
     async def list(self, path: str, recursive: bool = False) -> AsyncIterator[Entry]:
         key = _folder_key(path)
         prefix, there = f"{key}/" if key else "", not key
@@ -194,7 +181,7 @@ class ObjectStore(ABC):
     async def read(self, path: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         key = path.removeprefix("/")
         what = f"reading {self.label(key)}"
-        _addressable(key, what)
+        refuse_odd(key, what)
         if length == 0:
             await self.head(key)
             return
@@ -211,7 +198,7 @@ class ObjectStore(ABC):
     async def read_whole(self, path: str, size: int, version: str) -> bytes | None:
         key = path.removeprefix("/")
         what = f"reading {self.label(key)}"
-        _addressable(key, what)
+        refuse_odd(key, what)
         found = await self.fetch(key, what, 0, size + 1)
         if found is None or (version and (found[1] or "").strip('"') != version.strip('"')):
             return None
@@ -235,40 +222,10 @@ class ObjectStore(ABC):
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
 
-    async def fetch(
-        self, key: str, what: str, offset: int, wanted: int, version: str | None = None
-    ) -> tuple[int, str | None, bytes] | None:
-        """Size and version of the object and some of its bytes; None behind its end."""
-        import obstore
-
-        options: dict[str, Any] = {"range": (offset, offset + wanted)}
-        if version:
-            options["if_match"] = version
-        try:
-            with obstore_errors(what):
-                result = await obstore.get_async(self.obstore, key, options=options)  # type: ignore[arg-type]
-                data = (await result.bytes_async()).to_bytes()
-        except Rejected as error:
-            if error.status == 416:
-                return None
-            raise
-        return result.meta["size"], result.meta["e_tag"], data
-
     async def begin(self, path: str, token: str, *, resume_at: int = 0, size: int | None = None) -> ObjectUpload:
         key = path.removeprefix("/")
-        _addressable(key, f"writing {self.label(key)}")
+        refuse_odd(key, f"writing {self.label(key)}")
         return ObjectUpload(self, key, self.parts(key, token, size))
-
-    async def put(self, key: str, data: bytes, *, replace: bool) -> None:
-        """Put a small object in one request."""
-        import obstore
-
-        if not replace and not self.capabilities.atomic_create:
-            await self.refuse_existing(key)
-        mode = "overwrite" if replace or not self.capabilities.atomic_create else "create"
-        with obstore_errors(f"writing {self.label(key)}"):
-            result = await obstore.put_async(self.obstore, key, data, mode=mode, use_multipart=False)  # type: ignore[arg-type]
-        self.checked(data, result)
 
     async def forget(self, path: str, token: str) -> None:
         await self.parts(path.removeprefix("/"), token, None).abort()
@@ -281,20 +238,13 @@ class ObjectStore(ABC):
         await self.remove(key)
         failpoint("objects.after_delete")
 
-    async def remove(self, key: str) -> None:
-        """Delete an object that is known to be there."""
-        import obstore
-
-        with obstore_errors(f"deleting {self.label(key)}"):
-            await obstore.delete_async(self.obstore, key)
-
     async def mkdir(self, path: str, parents: bool = False) -> None:  # noqa: B027 - a promise kept by doing nothing
         """There are no folders to make."""
 
     async def copy_within(self, path: str, target: str, *, replace: bool = True, version: str = "") -> Entry:
         source = await self.stat(path)
         key, other = path.removeprefix("/"), target.removeprefix("/")
-        _addressable(other, f"copying {self.label(key)}")
+        refuse_odd(other, f"copying {self.label(key)}")
         if source.is_dir:
             raise PermanentError(f"{self.label(key)} is a folder", remedy="name a file")
         if version and source.version != version:
@@ -327,7 +277,7 @@ def _folder_key(path: str) -> str:
     return path.removeprefix("/").rstrip("/")
 
 
-def _addressable(key: str, what: str) -> None:
-    """obstore would take ``/key`` for ``key``; what it refuses itself is told by :func:`obstore_errors`."""
+def refuse_odd(key: str, what: str) -> None:
+    """Raise ``PermanentError`` for a key that a store, or what stands before it, would take for another one."""
     if not key or key.startswith("/") or key.endswith("/"):
         raise PermanentError(f"{what}: this is no name of a file here", remedy="rename it")

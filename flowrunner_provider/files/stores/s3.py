@@ -1,57 +1,41 @@
 """S3 and what speaks its language: AWS, Ceph, MinIO, R2 and others.
 
-Listings, parts and copies go through boto3's low-level client in threads; what is small and many (reads, puts,
-looks, deletions) through obstore.
+What is small and many (reads, puts, looks, listings) goes by connections of our own; parts, large ranges and copies
+through boto3's low-level client in threads.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from dataclasses import replace as changed
 from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from hashlib import md5
+from typing import Any
+from zlib import crc32
 
-from flowrunner_provider.core.deadline import SYSTEM_CLOCK
 from flowrunner_provider.core.errors import AccessDenied, ConfigError, IntegrityError, MissingCredential, NotFound
 from flowrunner_provider.core.extras import load
+from flowrunner_provider.core.retry import Backoff, RetryPlan
 from flowrunner_provider.files.config import S3Config
 from flowrunner_provider.files.store import Entry
 from flowrunner_provider.files.stores.object_upload import part_lengths
-from flowrunner_provider.files.stores.objects import CAPABILITIES, ObjectStore
-from flowrunner_provider.files.stores.s3_answers import attach
-from flowrunner_provider.files.stores.s3_client import S3Client, client_errors
+from flowrunner_provider.files.stores.objects import CAPABILITIES, ObjectStore, refuse_odd
+from flowrunner_provider.files.stores.s3_client import THREADS, S3Client, S3Target, client_errors
 from flowrunner_provider.files.stores.s3_copy import copy_object
+from flowrunner_provider.files.stores.s3_objects import ClientObjects, Proof, S3Objects, Stored
 from flowrunner_provider.files.stores.s3_parts import MOST_PARTS, S3Parts, is_md5
-
-if TYPE_CHECKING:
-    from obstore import PutResult
-    from obstore.store import ObjectStore as Obstore
+from flowrunner_provider.files.stores.s3_wire_objects import LARGE, Renewed, WireObjects
+from flowrunner_provider.files.stores.s3_wire_place import Place, place_of, trust
+from flowrunner_provider.files.stores.s3_wire_pool import Pool, Server
 
 __all__ = ["S3Store", "S3Target"]
 
 _MIB = 1024 * 1024
-_THREADS = 16
 _TRIES = 5
-_CREDENTIALS_FOR = timedelta(minutes=10)  # botocore renews its own at the latest ten minutes before they expire
-
-
-@dataclass(frozen=True, kw_only=True)
-class S3Target:
-    """A bucket and how to reach it.
-
-    :param session: gives a boto3 session; called in a thread, as it may ask for a role's credentials.
-    :param client_config: arguments of ``botocore.config.Config`` that the connection asks for.
-    """
-
-    bucket: str
-    config: S3Config
-    session: Callable[[], Any]
-    client_config: Any = None
 
 
 class S3Store(ObjectStore):
@@ -64,6 +48,7 @@ class S3Store(ObjectStore):
         super().__init__(where or f"s3://{target.bucket}")
         self._target, self.bucket = target, target.bucket
         self._client: S3Client | None = None
+        self._objects: S3Objects | None = None
         config = target.config
         self.settings = _encryption(config)
         self.etag_is_md5 = not config.encrypts_with_kms
@@ -80,24 +65,82 @@ class S3Store(ObjectStore):
             raise ValueError("the store is not open")
         return self._client
 
-    async def connect(self, stack: AsyncExitStack) -> Obstore:
-        needed = "files in S3"
-        library = load("obstore.store", extra="s3", needed_for=needed)
-        load("boto3", extra="s3", needed_for=needed)
-        session, client = await self._log_in(stack)
-        region = await self._region() or client.meta.region_name or "us-east-1"
-        credentials = await asyncio.to_thread(session.get_credentials)
-        return library.S3Store(self.bucket, **self._options(credentials, region))  # type: ignore[no-any-return]
+    @property
+    def objects(self) -> S3Objects:
+        """What is small and many; only while the store is open."""
+        if self._objects is None:
+            raise ValueError("the store is not open")
+        return self._objects
 
-    async def _log_in(self, stack: AsyncExitStack) -> tuple[Any, Any]:
-        """A boto3 session and its S3 client, in threads that end with ``stack``."""
-        threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="s3")
+    async def connect(self, stack: AsyncExitStack) -> None:
+        load("boto3", extra="s3", needed_for="files in S3")
+        what = f"connecting to {self.where}"
+        session = await self._log_in(stack)
+        with client_errors(what):
+            place = place_of(self._target, session, self._target.style)
+        if place is None:
+            self._objects = self._by_client()
+            await self._region(self._objects)
+            return
+        credentials = await self._credentials(what, session)
+        wire = self._objects = await self._by_wire(stack, place, credentials)
+        if (moved := place.moved(await self._region(wire))) != place:
+            wire.close()
+            self._objects = await self._by_wire(stack, moved, credentials)
+
+    async def _log_in(self, stack: AsyncExitStack) -> Any:
+        """A boto3 session; its client works in threads that end with ``stack``."""
+        threads = ThreadPoolExecutor(THREADS, thread_name_prefix="s3")
         stack.callback(threads.shutdown, wait=False, cancel_futures=True)
         with client_errors(f"connecting to {self.where}"):
             session = await asyncio.to_thread(self._target.session)
-            client = await asyncio.to_thread(self._low_level, session)
-        self._client = S3Client(client, threads)
-        return session, client
+        self._client = S3Client(self._target, session, threads)
+        return session
+
+    async def _credentials(self, what: str, session: Any) -> Renewed | None:
+        if self._target.anonymous:
+            return None
+        with client_errors(what):
+            found = await asyncio.to_thread(session.get_credentials)
+        if found is None:
+            raise MissingCredential(
+                f"{self.where}: there are no credentials",
+                field="login",
+                remedy="put an access key into login and password, or a role_arn or profile_name into the extra",
+            )
+        return Renewed(found)
+
+    @property
+    def _plan(self) -> RetryPlan:
+        return RetryPlan(attempts=_TRIES, backoff=Backoff(base=0.1))
+
+    def _by_client(self) -> ClientObjects:
+        return ClientObjects(self.client, self.bucket, self.settings, self._plan, self._target.config.timeout)
+
+    async def _by_wire(self, stack: AsyncExitStack, place: Place, credentials: Renewed | None) -> WireObjects:
+        config = self._target.config
+        context = await asyncio.to_thread(trust, config) if place.secure or config.ca_bundle else None
+        server = Server(
+            host=place.host, port=place.port, tls=context if place.secure else None,
+            connect_timeout=config.conn_timeout, timeout=config.timeout,
+        )  # fmt: skip
+        signs = not (place.secure or config.unsigned_payload)
+        wire = WireObjects(place, Pool(server), credentials, self._plan, settings=self.settings, sign_bodies=signs)
+        stack.callback(wire.close)
+        return wire
+
+    async def _region(self, objects: S3Objects) -> str:
+        """Where the bucket is, if that is said; its absence is an error of the address."""
+        try:
+            return await objects.region(f"connecting to {self.where}")
+        except NotFound:
+            raise ConfigError(
+                f"{self.where}: there is no bucket {self.bucket!r}",
+                field="bucket",
+                remedy="correct the address, or the endpoint_url of the connection; buckets are not made",
+            ) from None
+        except AccessDenied:  # the right to look at the bucket is not needed to use it
+            return ""
 
     async def buckets(self) -> list[str]:
         """The names of all buckets that the credentials may see; the store need not be open."""
@@ -109,7 +152,7 @@ class S3Store(ObjectStore):
     async def presign(self, path: str, method: str, expires: timedelta) -> str:
         """A URL that is signed with version 4; see :class:`~flowrunner_provider.files.store.SigningStore`."""
         load("boto3", extra="s3", needed_for="files in S3")
-        if self._anonymous:
+        if self._target.anonymous:
             raise ConfigError(
                 f"{self.where}: an anonymous connection cannot sign",
                 field="signature_version",
@@ -118,142 +161,74 @@ class S3Store(ObjectStore):
         operation = {"GET": "get_object", "PUT": "put_object"}[method]
         where = {"Bucket": self.bucket, "Key": path.removeprefix("/")}
         async with AsyncExitStack() as stack:
-            session, client = await self._log_in(stack)
+            session = await self._log_in(stack)
             known = self._target.config.region_name or self._target.config.endpoint_url
-            region = "" if known else await self._region()
-            client = self._low_level(session, region=region, signature_version="s3v4")
+            region = "" if known else await self._region(self._by_client())
             with client_errors(f"signing for {self.where}{path}"):
+                client = await asyncio.to_thread(self._target.client, session, region=region, signature_version="s3v4")
                 url = await asyncio.to_thread(
                     client.generate_presigned_url, operation, where, int(expires.total_seconds())
                 )
         return str(url)
 
-    def _low_level(self, session: Any, *, region: str = "", **more: Any) -> Any:
-        from botocore.config import Config
+    async def head(self, key: str) -> Entry:
+        what = f"looking at {self.label(key)}"
+        refuse_odd(key, what)
+        found = await self.objects.head(what, key)
+        return self.entry(key, found.size, found.modified, found.etag)
 
-        config = self._target.config
-        settings = Config(
-            s3={
-                "addressing_style": self._style(),
-                **({"payload_signing_enabled": False} if config.unsigned_payload else {}),
-            },
-            request_checksum_calculation="when_required",  # what needs a checksum, is given one by us
-            response_checksum_validation="when_required",
-            connect_timeout=config.conn_timeout,
-            read_timeout=config.timeout,
-            retries={"mode": "standard", "total_max_attempts": _TRIES},
-            max_pool_connections=_THREADS,
-            **more,
-        )
-        base = self._target.client_config
-        client = session.client(
-            "s3",
-            region_name=config.region_name or region or None,
-            endpoint_url=config.endpoint_url,
-            verify=config.ca_bundle or config.verify,
-            config=base.merge(settings) if base else settings,
-        )
-        attach(client)
-        return client
+    async def fetch(
+        self, key: str, what: str, offset: int, wanted: int, version: str | None = None
+    ) -> tuple[int, str | None, bytes] | None:
+        return await self.objects.get(what, key, offset, wanted, version or "")
 
-    def _style(self) -> str:
-        style = self._target.config.addressing_style
-        return style if style != "auto" or not self._target.config.endpoint_url else "path"
+    async def put(self, key: str, data: bytes, *, replace: bool) -> None:
+        if not replace and not self.capabilities.atomic_create:
+            await self.refuse_existing(key)
+        create = not replace and self.capabilities.atomic_create
+        proof = self.proof(data) if len(data) < LARGE else await asyncio.to_thread(self.proof, data)
+        stored = await self.objects.put(f"writing {self.label(key)}", key, data, proof, create=create)
+        self.check(proof, stored)
 
-    async def _region(self) -> str:
-        """Where the bucket is; its absence is an error of the address."""
-        try:
-            answer = await self.client.call(f"connecting to {self.where}", "head_bucket", Bucket=self.bucket)
-        except NotFound:
-            raise ConfigError(
-                f"{self.where}: there is no bucket {self.bucket!r}",
-                field="bucket",
-                remedy="correct the address, or the endpoint_url of the connection; buckets are not made",
-            ) from None
-        except AccessDenied:  # the right to look at the bucket is not needed to use it
-            return ""
-        return str(answer.get("BucketRegion") or "")
+    def proof(self, data: bytes) -> Proof:
+        """The checksum to send with an object: the quickest that the far side knows."""
+        if self.wants_crc:
+            return Proof(crc32=b64encode(crc32(data).to_bytes(4, "big")).decode())
+        return Proof(md5=b64encode(md5(data, usedforsecurity=False).digest()).decode())
 
-    def _options(self, credentials: Any, region: str) -> dict[str, Any]:
-        config = self._target.config
-        secure = not (config.endpoint_url or "").startswith("http://")
-        virtual = self._style() == "virtual" or not (config.endpoint_url or self._style() == "path")
-        http: dict[str, Any] = {
-            "allow_http": not secure,
-            "connect_timeout": timedelta(seconds=config.conn_timeout),
-            "read_timeout": timedelta(seconds=config.timeout),
-            "timeout": timedelta(seconds=5 * config.timeout),
-        }
-        if not config.verify:
-            http["allow_invalid_certificates"] = True
-        if config.ca_bundle:
-            http["root_certificate"] = _pem(config.ca_bundle)
-        options: dict[str, Any] = {
-            "region": region,
-            "virtual_hosted_style_request": virtual,
-            "disable_bulk_delete": True,
-            "unsigned_payload": config.unsigned_payload,
-            "client_options": http,
-            "retry_config": {"max_retries": _TRIES - 1, "retry_timeout": timedelta(seconds=2 * config.timeout)},
-        }
-        if config.endpoint_url:
-            scheme, _, host = config.endpoint_url.rstrip("/").partition("://")
-            options["endpoint"] = f"{scheme}://{self.bucket}.{host}" if virtual else f"{scheme}://{host}"
-        if config.server_side_encryption:
-            options["server_side_encryption"] = config.server_side_encryption
-        if config.kms_key_id:
-            options["sse_kms_key_id"] = config.kms_key_id
-        if config.request_checksum_calculation == "when_supported":
-            options["checksum_algorithm"] = "SHA256"
-        if self._anonymous:
-            options["skip_signature"] = True
+    def check(self, proof: Proof, stored: Stored) -> None:
+        """See by the answer that the bytes arrived, where the far side can tell."""
+        if stored.crc32:
+            wrong = stored.crc32 != proof.crc32
         else:
-            options["credential_provider"] = self._provider(credentials)
-        return options
-
-    @property
-    def _anonymous(self) -> bool:
-        from botocore import UNSIGNED
-
-        return getattr(self._target.client_config, "signature_version", None) is UNSIGNED
-
-    def _provider(self, credentials: Any) -> Callable[[], dict[str, Any]]:
-        """botocore's credentials for obstore, which asks again before they run out; botocore renews them."""
-        if credentials is None:
-            raise MissingCredential(
-                f"{self.where}: there are no credentials",
-                field="login",
-                remedy="put an access key into login and password, or a role_arn or profile_name into the extra",
+            etag = stored.etag.strip('"')
+            wrong = self.etag_is_md5 and is_md5(etag) and bool(proof.md5) and b64decode(proof.md5).hex() != etag
+        if wrong:
+            raise IntegrityError(
+                f"{self.where}: an object arrived otherwise than it was sent",
+                remedy="retry; if the bucket encrypts with KMS, set server_side_encryption in the connection",
             )
 
-        def provide() -> dict[str, Any]:
-            frozen = credentials.get_frozen_credentials()
-            return {
-                "access_key_id": frozen.access_key,
-                "secret_access_key": frozen.secret_key,
-                "token": frozen.token,
-                "expires_at": SYSTEM_CLOCK.now() + _CREDENTIALS_FOR,
-            }
-
-        return provide
+    async def remove(self, key: str) -> None:
+        await self.objects.delete(f"deleting {self.label(key)}", key)
 
     async def pages(self, prefix: str, *, delimited: bool, most: int = 0) -> AsyncIterator[Sequence[Entry]]:
         what, token = f"listing {self.label(prefix)}", ""
-        arguments: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
+        arguments: dict[str, Any] = {"Prefix": prefix}
         if delimited:
             arguments["Delimiter"] = "/"
         if most:
             arguments["MaxKeys"] = most
-        ahead = asyncio.ensure_future(self.client.call(what, "list_objects_v2", **arguments))
+        ahead = asyncio.ensure_future(self.objects.page(what, arguments))
         try:
             while True:
                 answer = await ahead
-                following = "" if most or not answer.get("IsTruncated") else str(answer["NextContinuationToken"])
-                if following and following == token:
-                    raise IntegrityError(f"{what}: the server repeats a page", remedy="look at the server")
+                more = not most and answer.get("IsTruncated")
+                following = str(answer.get("NextContinuationToken") or "") if more else ""
+                if more and following in ("", token):
+                    raise IntegrityError(f"{what}: the server does not give the next page", remedy="look at the server")
                 if token := following:  # on its way while this page is worked with
-                    more = {"ContinuationToken": token}
-                    ahead = asyncio.ensure_future(self.client.call(what, "list_objects_v2", **arguments, **more))
+                    ahead = asyncio.ensure_future(self.objects.page(what, {**arguments, "ContinuationToken": token}))
                 page = [self.folder(row["Prefix"]) for row in answer.get("CommonPrefixes", [])]
                 page += [
                     self.entry(row["Key"], row["Size"], row["LastModified"], row["ETag"])
@@ -273,27 +248,8 @@ class S3Store(ObjectStore):
     async def copy_key(self, key: str, target: str, *, replace: bool, source: Entry) -> None:
         await copy_object(self, key, target, replace=replace, source=source)
 
-    def checked(self, data: bytes, result: PutResult) -> None:
-        from hashlib import md5
-
-        etag = (result["e_tag"] or "").strip('"')
-        if self.etag_is_md5 and is_md5(etag) and etag != md5(data, usedforsecurity=False).hexdigest():
-            raise IntegrityError(
-                f"{self.where}: an object arrived otherwise than it was sent",
-                remedy="retry; if the bucket encrypts with KMS, set server_side_encryption in the connection",
-            )
-
 
 def _encryption(config: S3Config) -> dict[str, str]:
     """What is sent with everything that is written, as boto3 calls it."""
     given = {"ServerSideEncryption": config.server_side_encryption, "SSEKMSKeyId": config.kms_key_id}
     return {name: value for name, value in given.items() if value}
-
-
-def _pem(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError as error:
-        raise ConfigError(
-            f"the CA bundle {path} cannot be read ({error.strerror})", field="ca_bundle", remedy="name a PEM file"
-        ) from None

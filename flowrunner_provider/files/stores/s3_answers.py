@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-__all__ = ["attach"]
+__all__ = ["attach", "page_of"]
 
 _CRC32 = "x-amz-checksum-crc32"
 _OK = 200
@@ -34,16 +34,31 @@ def _read_page(response_dict: dict[str, Any], customized_response_dict: dict[str
     if response_dict["status_code"] != _OK:
         return
     try:
-        found = _page(response_dict["body"])
-    except (ElementTree.ParseError, KeyError, ValueError):
+        found = page_of(response_dict["body"])
+    except ValueError:
         return  # botocore tells it better
     customized_response_dict.update(found)
     response_dict["body"] = b"<ListBucketResult/>"
 
 
-def _page(body: bytes) -> dict[str, Any]:
-    root = ElementTree.fromstring(body)  # noqa: S314 - botocore reads it with the same parser
+def page_of(body: bytes) -> dict[str, Any]:
+    """A page of a listing, as botocore gives it, but for the fields that nobody asks for.
+
+    :raises ValueError: if it is none.
+    """
+    if b"<!DOCTYPE" in body or b"\0" in body:  # in which entities are; NUL: or in another encoding than ASCII's heirs
+        raise ValueError("a listing with a document type")
+    try:
+        root = ElementTree.fromstring(body)  # noqa: S314 - without a document type there is nothing to expand
+        return _page(root)
+    except (ElementTree.ParseError, KeyError, ValueError):
+        raise ValueError("a listing that cannot be read") from None
+
+
+def _page(root: ElementTree.Element) -> dict[str, Any]:
     space = root.tag.removesuffix("ListBucketResult")
+    if space == root.tag:
+        raise ValueError(root.tag)
     plain = {child.tag.removeprefix(space): child.text or "" for child in root if not len(child)}
     decoded: Callable[[str], str] = unquote if plain.get("EncodingType") == "url" else str
     rows = [{item.tag.removeprefix(space): item.text or "" for item in row} for row in root.iter(f"{space}Contents")]

@@ -1,13 +1,14 @@
-"""The low-level S3 client of boto3, called in threads; its errors typed."""
+"""How to reach a bucket, and the low-level S3 client of boto3, called in threads; its errors typed."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flowrunner_provider.core.errors import (
     ConfigError,
@@ -17,28 +18,122 @@ from flowrunner_provider.core.errors import (
     TimedOut,
 )
 from flowrunner_provider.files.stores.object_errors import refusal, status_of
+from flowrunner_provider.files.stores.s3_answers import attach
 
-__all__ = ["S3Client", "client_errors"]
+if TYPE_CHECKING:
+    from flowrunner_provider.files.config import S3Config
+
+__all__ = ["THREADS", "S3Client", "S3Target", "client_errors"]
+
+THREADS = 16
+_TRIES = 5
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Target:
+    """A bucket and how to reach it.
+
+    :param session: gives a boto3 session; called in a thread, as it may ask for a role's credentials.
+    :param client_config: arguments of ``botocore.config.Config`` that the connection asks for.
+    """
+
+    bucket: str
+    config: S3Config
+    session: Callable[[], Any]
+    client_config: Any = None
+
+    @property
+    def style(self) -> str:
+        """Where the bucket's name stands: ``path``, ``virtual`` or ``auto``."""
+        style = self.config.addressing_style
+        return style if style != "auto" or not self.config.endpoint_url else "path"
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether requests are not signed."""
+        from botocore import UNSIGNED
+
+        return getattr(self.client_config, "signature_version", None) is UNSIGNED
+
+    def client(self, session: Any, *, region: str = "", **more: Any) -> Any:
+        """boto3's low-level client; blocking.
+
+        :param region: where the connection names none.
+        """
+        from botocore.config import Config
+
+        config = self.config
+        settings = Config(
+            s3={
+                "addressing_style": self.style,
+                **({"payload_signing_enabled": False} if config.unsigned_payload else {}),
+            },
+            request_checksum_calculation="when_required",  # what needs a checksum, is given one by us
+            response_checksum_validation="when_required",
+            connect_timeout=config.conn_timeout,
+            read_timeout=config.timeout,
+            retries={"mode": "standard", "total_max_attempts": _TRIES},
+            max_pool_connections=THREADS,
+            **more,
+        )
+        client = session.client(
+            "s3",
+            region_name=config.region_name or region or None,
+            endpoint_url=config.endpoint_url,
+            verify=config.ca_bundle or config.verify,
+            config=self.client_config.merge(settings) if self.client_config else settings,
+        )
+        attach(client)
+        return client
 
 
 class S3Client:
-    """A boto3 client and the threads that it is called in.
+    """A boto3 client that is made when it is needed, which takes longer than many a task, and its threads.
 
-    :param client: ``session.client("s3")``; boto3's clients may be used by several threads.
+    :param session: boto3's; its clients may be used by several threads.
     """
 
-    def __init__(self, client: Any, threads: ThreadPoolExecutor) -> None:
-        self._client, self._threads = client, threads
+    def __init__(self, target: S3Target, session: Any, threads: ThreadPoolExecutor) -> None:
+        self._target, self._session, self._threads = target, session, threads
+        self._made: Any = None
+        self._making = Lock()
+
+    def _client(self) -> Any:
+        with self._making:
+            if self._made is None:
+                self._made = self._target.client(self._session)
+            return self._made
+
+    async def run(self, what: str, work: Callable[[Any], T]) -> T:
+        """What a thread does with the client.
+
+        :param what: what is being done, on what; for messages.
+        """
+        with client_errors(what):
+            return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(self._client()))
 
     async def call(self, what: str, operation: str, **arguments: Any) -> dict[str, Any]:
         """One request, with the library's own repetitions.
 
-        :param what: what is being done, on what; for messages.
         :param operation: a method of the client, e.g. ``head_bucket``.
         """
-        step: Callable[[], dict[str, Any]] = partial(getattr(self._client, operation), **arguments)
-        with client_errors(what):
-            return await asyncio.get_running_loop().run_in_executor(self._threads, step)
+        answer: dict[str, Any] = await self.run(what, lambda client: getattr(client, operation)(**arguments))
+        return answer
+
+    async def read(self, what: str, most: int, **arguments: Any) -> tuple[dict[str, Any], bytes]:
+        """``get_object`` with the bytes, which are not asked for again when the connection breaks.
+
+        :param most: bytes that are asked for.
+        """
+
+        def work(client: Any) -> tuple[dict[str, Any], bytes]:
+            answer: dict[str, Any] = client.get_object(**arguments)
+            with closing(answer["Body"]) as body:
+                return answer, body.read(most + 1)
+
+        return await self.run(what, work)
 
 
 @contextmanager
@@ -65,7 +160,7 @@ def client_errors(what: str) -> Iterator[None]:
         ) from None
     except (exceptions.ConnectTimeoutError, exceptions.ReadTimeoutError):
         raise TimedOut(f"{what}: no answer in time", remedy="raise timeout, or look at the network") from None
-    except (exceptions.HTTPClientError, exceptions.ConnectionError):
+    except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError):
         raise ConnectionLost(f"{what}: the connection failed", remedy="check host, port and network") from None
     except exceptions.BotoCoreError as error:
         raise PermanentError(f"{what}: {type(error).__name__}", remedy="check the connection's settings") from None
