@@ -17,6 +17,7 @@ from flowrunner_provider.files.plan import EPOCH, Item, Key, micros
 __all__ = ["Table", "opened"]
 
 _BUFFER = 1_000
+_VALUES = 500  # in one statement: older versions take 999
 _CACHE_KB = 16_384
 _COLUMNS = "source, name, size, modified, version"
 
@@ -75,15 +76,17 @@ class Table:
 
     def named(self, names: list[str]) -> dict[str, Item]:
         self._index("name")
-        places = ", ".join("?" * len(names))
-        rows = self._select(f"{_COLUMNS} FROM {self._table} WHERE name IN ({places})", tuple(map(_bytes, names)))
-        return {item.relative: item for item in map(_item, rows)}
+        found: dict[str, Item] = {}
+        for where, values in _among(names):
+            for item in map(_item, self._select(f"{_COLUMNS} FROM {self._table} WHERE {where}", values)):
+                found[item.relative] = item
+        return found
 
     def mark(self, names: list[str]) -> None:
         self._index("name")
-        update = f"UPDATE {self._table} SET mark = 1 WHERE name = ?"  # noqa: S608
         with _disk():
-            self._database.executemany(update, ((_bytes(name),) for name in names))
+            for where, values in _among(names):
+                self._database.execute(f"UPDATE {self._table} SET mark = 1 WHERE {where}", values)  # noqa: S608
 
     def largest_first(self) -> Iterator[tuple[Item, int | None]]:
         self.flush()
@@ -149,6 +152,13 @@ def _disk() -> Iterator[None]:
             f"the listing could not be kept in the folder for temporary files: {error}",
             remedy="free some space there, or point TMPDIR elsewhere; 1,000,000 files take about 300 MB",
         ) from error
+
+
+def _among(names: list[str]) -> Iterator[tuple[str, tuple[bytes, ...]]]:
+    """Conditions for these names, with their values: few enough of these for one statement."""
+    for start in range(0, len(names), _VALUES):
+        values = tuple(map(_bytes, names[start : start + _VALUES]))
+        yield f"name IN ({', '.join('?' * len(values))})", values
 
 
 def _bytes(name: str) -> bytes:

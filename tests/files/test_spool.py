@@ -62,6 +62,7 @@ def test_in_memory_and_on_the_disk(files, marked, after):
     with pytest.MonkeyPatch.context() as patch:
         in_memory = seen(rows_of(files, held), marked, after)
         patch.setattr(spool, "HELD", 0)
+        patch.setattr(spool_table, "_VALUES", 2)
         on_disk = seen(rows_of(files, kept), marked, after)
         patch.setattr(spool, "HELD", 1_000)
         half = seen(rows_of(files, moved), marked, after)
