@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CONNECTORS", "REEXPORTS", "STORES", "Connector", "Reexport"]
+__all__ = ["ALIASES", "CONNECTORS", "REEXPORTS", "STORES", "Alias", "Connector", "Reexport"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,20 @@ class Reexport:
     path: str
     package: str
     kept: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alias:
+    """Another id of an action.
+
+    :param alias: the id that people look for.
+    :param action: the action that it is.
+    :param given: parameters that it sets, with their values.
+    """
+
+    alias: str
+    action: str
+    given: tuple[tuple[str, bool | int | str], ...] = ()
 
 
 _ROOT = "flowrunner_provider"
@@ -178,6 +192,12 @@ STORES: dict[str, str] = {
     "fsspec": f"{_ROOT}.files.hooks.fsspec.FlowRunnerFsspecHook",
 }
 """Scheme of an address -> the hook of its connection. The local disk has none."""
+
+ALIASES: tuple[Alias, ...] = (
+    Alias(alias="files.move", action="files.copy", given=(("move", True),)),
+    Alias(alias="transfer.download", action="files.copy"),
+    Alias(alias="transfer.upload", action="files.copy"),
+)
 
 REEXPORTS: tuple[Reexport, ...] = (
     Reexport(

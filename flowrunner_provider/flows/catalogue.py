@@ -12,7 +12,7 @@ import importlib.metadata
 import inspect
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +20,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.spec import param_docs, schema_of_signature, schema_of_type
-from flowrunner_provider.registry import CONNECTORS, REEXPORTS, Connector, Reexport
+from flowrunner_provider.registry import ALIASES, CONNECTORS, REEXPORTS, Alias, Connector, Reexport
 
 __all__ = ["ActionSpec", "derive", "find", "kept", "load", "missing_packages", "read_again"]
 
@@ -69,18 +69,26 @@ def load() -> list[ActionSpec]:
 
 
 def find(action: str) -> ActionSpec:
-    """The action ``action``.
+    """The action ``action``; of an alias the action that it is, with what it sets as defaults.
 
     :raises ConfigError: with the nearest ids when there is none.
     """
     import difflib
 
     specs = {spec.id: spec for spec in load()}
+    specs |= {entry.alias: _spec_of_alias(entry, specs[entry.action]) for entry in ALIASES}
     if action not in specs:
         close = difflib.get_close_matches(action, specs, 3, 0.5)
         remedy = f"did you mean {', '.join(close)}?" if close else "see `flowrunner actions`"
         raise ConfigError(f"there is no action {action!r}", field="action", remedy=remedy)
     return specs[action]
+
+
+def _spec_of_alias(entry: Alias, spec: ActionSpec) -> ActionSpec:
+    properties = dict(spec.params["properties"])
+    for name, value in entry.given:
+        properties[name] = {**properties[name], "default": value}
+    return replace(spec, id=entry.alias, params={**spec.params, "properties": properties})
 
 
 def missing_packages(spec: ActionSpec) -> list[str]:

@@ -16,7 +16,7 @@ from airflow.sdk import DAG, BaseOperator
 from flowrunner_provider.core.errors import ConfigError, FlowRunnerError
 from flowrunner_provider.core.spec import param_docs
 from flowrunner_provider.flows.catalogue import ActionSpec, derive, find, kept, load, missing_packages, read_again
-from flowrunner_provider.registry import REEXPORTS
+from flowrunner_provider.registry import ALIASES, REEXPORTS, Alias
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 from flowrunner_provider.runtime.retry_policy import FlowRunnerRetryPolicy, retrying_helps
 from tests.architecture.source import ROOT
@@ -212,6 +212,17 @@ class TestCatalogue:
     def test_a_wrong_id_gets_the_nearest_ones(self) -> None:
         with pytest.raises(ConfigError, match=r"did you mean files\.copy"):
             find("file.copy")
+
+    @pytest.mark.parametrize("entry", ALIASES, ids=lambda entry: entry.alias)
+    def test_an_alias_is_its_action_with_other_defaults(self, entry: Alias) -> None:
+        action, alias = find(entry.action), find(entry.alias)
+        given = dict(entry.given)
+        assert entry.alias not in {spec.id for spec in SPECS}
+        assert (alias.id, alias.path, alias.params["required"]) == (entry.alias, action.path, action.params["required"])
+        for name, schema in action.params["properties"].items():
+            told = alias.params["properties"][name]
+            assert told == ({**schema, "default": given.pop(name)} if name in given else schema)
+        assert not given, "no such parameters"
 
     def test_what_is_missing_is_named(self) -> None:
         import dataclasses
