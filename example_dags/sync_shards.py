@@ -18,7 +18,8 @@ with DAG(
     max_active_runs=1,
     tags=["flowrunner", "files"],
 ):
-    # plan -> shard[0..7] -> finish, on whatever workers the executor has
+    # plan beside shard[0..7], which copy while it still lists; then finish: on whatever workers the executor has.
+    # A shard that has to wait for the plan does so in the triggerer.
     sync_task_group(
         source="sftp://partner@/measurements/",
         dest="s3://lake@raw/measurements/",
@@ -26,6 +27,8 @@ with DAG(
         compare="checksum",
         delete_extra=True,
         max_deletes=500,
+        wave_size=5_000,
+        deferrable=True,
         pool="partner_sftp",
     )
 
@@ -36,7 +39,7 @@ with DAG(
     catchup=False,
     tags=["flowrunner", "files"],
 ):
-    # The same tasks one by one, with the shards in different queues.
+    # The same tasks one by one, with the shards in different queues; here they begin when the plan is complete.
     plan = FileSyncPlanOperator(task_id="plan", shards=2, **IMAGES)
     near = FileSyncShardOperator(task_id="near", shard=0, queue="near", **IMAGES)
     far = FileSyncShardOperator(task_id="far", shard=1, queue="far", **IMAGES)

@@ -112,6 +112,7 @@ class SyncPlanResult:
 
     :param plan: the folder that it lies in; empty after a dry run.
     :param shards: into how many parts it was cut.
+    :param waves: in how many steps it was published.
     :param listed: how many files the source has.
     :param files: how many of them are to be copied, or compared by their bytes; in a dry run: to be copied.
     :param bytes: their size together.
@@ -123,6 +124,7 @@ class SyncPlanResult:
 
     plan: str
     shards: int
+    waves: int
     listed: int
     files: int
     bytes: int
@@ -137,6 +139,7 @@ class SyncPlanResult:
 class ShardResult:
     """What became of one shard, over all attempts; ``files`` = ``copied`` + ``unchanged``.
 
+    :param waves: how many waves the plan had.
     :param files: how many files were planned for it.
     :param copied: how many of them were copied.
     :param unchanged: how many turned out to be the same, or are gone from the source since.
@@ -144,6 +147,7 @@ class ShardResult:
     """
 
     shard: int
+    waves: int
     files: int
     copied: int
     unchanged: int

@@ -180,10 +180,8 @@ def is_synced(scene: Scene, finished: bool) -> None:
 def is_planned(scene: Scene, finished: bool) -> None:
     assert finished
     assert names(scene.folder / "out") == {"gone": b"old"}, "a plan changes nothing"
-    assert [path.name for path in sorted((scene.folder / "the-plan").rglob("shard-*"))] == [
-        "shard-0000.jsonl",
-        "shard-0001.jsonl",
-    ]
+    (plan,) = (scene.folder / "the-plan").iterdir()
+    assert sorted(path.name.rpartition("-")[2] for path in plan.iterdir()) == ["000001.jsonl", "plan.json"]
 
 
 def is_sharded(scene: Scene, finished: bool) -> None:

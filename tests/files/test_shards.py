@@ -12,10 +12,10 @@ from unittest.mock import patch
 import pytest
 from airflow.sdk import DAG
 
-from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, IntegrityError, NotFound, PathEscape
+from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, IntegrityError, NotFound
 from flowrunner_provider.files import books
 from flowrunner_provider.files.operators import FileSyncFinishOperator, FileSyncPlanOperator, FileSyncShardOperator
-from flowrunner_provider.files.shards import plan as shards_plan
+from flowrunner_provider.files.shards import deal
 from flowrunner_provider.files.stores.local import LocalStore
 from flowrunner_provider.files.task_groups import sync_task_group
 from tests.files.stage import KILLS, LONG_AGO, stage
@@ -103,20 +103,21 @@ def test_made_like_the_source_and_then_left_alone(both):
 
 
 def test_the_shards_are_even_and_hold_each_file_once(local, monkeypatch):
-    monkeypatch.setattr(shards_plan, "FILE_COST", 10)
+    monkeypatch.setattr(deal, "FILE_COST", 10)
     sizes = [1000, 700, 300, 300, *[1] * 200]
     for number, size in enumerate(sizes):
         local.put("one", f"{number:03}", "x" * size)
     result = local.plan(3)
-    folder = Path(result["plan"])
-    rows = [[json.loads(line) for line in (folder / f"shard-{n:04}.jsonl").read_text().splitlines()] for n in range(3)]
+    (wave,) = Path(result["plan"]).glob("*-000001.jsonl")
+    head, *lines = map(json.loads, wave.read_text().splitlines())
+    counts = [part[0] for part in head["parts"]]
+    rows = [lines[sum(counts[:n]) : sum(counts[: n + 1])] for n in range(3)]
     costs = [sum(row[2] + 10 for row in shard) for shard in rows]
     assert max(costs) - min(costs) <= 11
     assert sorted(row[1] for shard in rows for row in shard) == sorted(f"{n:03}" for n in range(len(sizes)))
-    summary = json.loads((folder / "plan.json").read_text())
-    assert [shard["files"] for shard in summary["shards"]] == list(map(len, rows))
-    assert (result["files"], result["bytes"]) == (len(sizes), sum(sizes))
-    assert result["largest"] == max(shard["bytes"] for shard in summary["shards"])
+    assert sum(counts) == len(lines)
+    assert (result["waves"], result["files"], result["bytes"]) == (1, len(sizes), sum(sizes))
+    assert result["largest"] == max(part[1] for part in head["parts"])
 
 
 def test_more_shards_than_files(local):
@@ -181,8 +182,10 @@ def test_the_group(local):
         sync_task_group(source="/a/b", dest="/a/c", shards=3, delete_extra=True, pool="slow")
         sync_task_group(group_id="look", source="/a/b", dest="/a/c", dry_run=True)
     assert sorted(dag.task_ids) == ["look.plan", "sync.finish", "sync.plan", "sync.shard"]
-    assert dag.get_task("sync.shard").upstream_task_ids == {"sync.plan"}
-    assert dag.get_task("sync.finish").upstream_task_ids == {"sync.shard"}
+    assert dag.get_task("sync.shard").upstream_task_ids == set()
+    assert dag.get_task("sync.shard").partial_kwargs["plan_task"] == "sync.plan"
+    assert dag.get_task("sync.finish").upstream_task_ids == {"sync.plan", "sync.shard"}
+    assert dag.get_task("sync.plan").priority_weight > dag.get_task("sync.shard").priority_weight
     assert {dag.get_task(task).pool for task in ("sync.plan", "sync.finish")} == {"slow"}
     assert dag.get_task("sync.shard").expand_input.value == {"shard": [0, 1, 2]}
 
@@ -225,11 +228,33 @@ class TestRefused:
         with pytest.raises(ConfigError, match="another source"):
             local.shard(0, include=["*.csv"])
 
-    @pytest.mark.parametrize("options", [{"shards": 0}, {"shards": 257}, {"shards": True}, {"shards": "4"}])
-    def test_shards_that_are_none(self, local, options):
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [("shards", 0), ("shards", 257), ("shards", True), ("shards", "4"), ("wave_size", 0), ("wave_size", 100_001)],
+    )
+    def test_shards_that_are_none(self, local, field, value):
         with pytest.raises(ConfigError) as caught:
-            local.act(FileSyncPlanOperator, **options)
-        assert caught.value.field == "shards"
+            local.act(FileSyncPlanOperator, **{"shards": 2, field: value})
+        assert caught.value.field == field
+
+    @pytest.mark.parametrize(
+        ("field", "value"), [("poll_interval", "1s"), ("poll_interval", "soon"), ("plan_timeout", "never")]
+    )
+    def test_waits_that_are_none(self, local, field, value):
+        with pytest.raises(ConfigError) as caught:
+            local.act(FileSyncShardOperator, shard=0, **{field: value})
+        assert caught.value.field == field
+
+    def test_an_end_before_every_shard_is_done(self, local):
+        local.put("one", "a", "a")
+        local.put("two", "extra", "x")
+        local.plan()
+        local.shard(1)
+        with pytest.raises(IntegrityError, match=r"1 of 2 shards .* the first are 0"):
+            local.finish(delete_extra=True)
+        local.shard(0)
+        assert local.finish(delete_extra=True)["deleted"] == 1
+        assert local.trees()[0] == local.trees()[1]
 
     @pytest.mark.parametrize("number", [2, -1])
     def test_a_shard_that_is_none(self, local, number):
@@ -258,17 +283,25 @@ class TestRefused:
     def test_a_plan_that_was_tampered_with(self, local):
         local.put("one", "a", "a")
         folder = Path(local.plan(1)["plan"])
-        shard = folder / "shard-0000.jsonl"
-        good = shard.read_text()
+        (wave,) = folder.glob("*-000001.jsonl")
+        good = wave.read_text()
+        head, line = good.splitlines(keepends=True)
         for bad, error in (
-            (good * 2, IntegrityError),
-            ("", IntegrityError),
-            ("{]\n", IntegrityError),
-            (good.replace('"a"', '"../a"'), PathEscape),
+            (good + line, None),
+            (head, IntegrityError),
+            (head + "{]\n", IntegrityError),
+            (line, IntegrityError),
+            ("{}\n", IntegrityError),
+            (good.replace('"wave":1', '"wave":2'), IntegrityError),
+            (good.replace('"a"', '"../a"'), IntegrityError),
         ):
-            shard.write_text(bad)
-            with pytest.raises(error):
-                local.shard(0)
+            wave.write_text(bad)
+            if error:
+                with pytest.raises(error):
+                    local.shard(0)
+        wave.unlink()
+        with pytest.raises(NotFound, match="is gone"):
+            local.shard(0)
         (folder / "plan.json").write_text("[]")
         with pytest.raises(IntegrityError, match="no plan of ours"):
             local.shard(0)
@@ -279,7 +312,7 @@ def test_an_ordinary_sync_leaves_the_plan_of_another_one_alone(local):
     local.put("one", "a", "a")
     local.plan()
     plan = {name for name in local.trees()[1] if name[0] == "."}
-    assert len(plan) == SHARDS + 1
+    assert len(plan) == 2
     local.sync(delete_extra=True)
     assert set(local.trees()[1]) == plan | {"a"}
 
@@ -304,6 +337,7 @@ def test_a_retry_of_one_shard_does_only_that_shard(local, monkeypatch):
     with pytest.raises(IntegrityError):
         local.shard(0, concurrency=1)
     assert local.shard(0)["copied"] == 6
+    begun = [path for path in begun if ".flowrunner" not in path]
     assert len(begun) <= 6 + 2  # what failed, and what was copied beside it
     assert len(set(begun)) == 6
     assert local.finish()["late"] == 0
@@ -402,6 +436,8 @@ def test_a_plan_that_a_killed_attempt_is_still_removing(local, monkeypatch):
     """What is gone, or comes, between a look and the next step is no reason to leave the folder."""
     local.put("one", "a", "a")
     local.plan()
+    for number in range(SHARDS):
+        local.shard(number)
     real, late = LocalStore.rmdir, ["late"]
 
     async def rmdir(self, path):
@@ -417,6 +453,6 @@ def test_a_plan_that_a_killed_attempt_is_still_removing(local, monkeypatch):
 @pytest.mark.faults
 def test_a_plan_that_was_killed_is_none(tmp_path):
     scene = scenes("local", tmp_path, None, -1)()
-    assert attempt(do_plan, scene, rules=[kill_at("files.sync_plan.before_commit", SHARDS + 1)]).killed
+    assert attempt(do_plan, scene, rules=[kill_at("files.sync_plan.before_tell", 2)]).killed
     with pytest.raises(FlowRunnerError, match="no plan"):
         scene.shard(0)

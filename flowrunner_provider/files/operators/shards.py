@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowRescheduleException, TaskDeferralTimeout
+
 from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
+from flowrunner_provider.core.spec import parse_duration
 from flowrunner_provider.files.results import ShardResult, SyncFinishResult, SyncPlanResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 if TYPE_CHECKING:
     from flowrunner_provider.files.options import SyncOptions
-    from flowrunner_provider.files.shards.engine import Folder
+    from flowrunner_provider.files.shards.book import Book
+    from flowrunner_provider.files.shards.look import Place
+    from flowrunner_provider.files.shards.patience import Patience
     from flowrunner_provider.files.store import Store
     from flowrunner_provider.files.uri import Location
 
@@ -90,7 +99,7 @@ class _Scene:
             apart(self.source, self.plans, "plan_path")
             apart(self.dest, self.plans, "plan_path")
         self.name = fingerprint("plan", *run.scope[:2], task.plan_name)[:16]
-        self.label = f"{where.rstrip('/')}/{self.name}"
+        self.where, self.label = where, f"{where.rstrip('/')}/{self.name}"
         self.options: SyncOptions = SyncOptions(
             compare=task.compare, delete_extra=task.delete_extra, max_deletes=task.max_deletes,
             backup_dir="" if backup is None else backup.path.rstrip("/") or "/",
@@ -103,10 +112,10 @@ class _Scene:
         )  # fmt: skip
         self._run = run
 
-    async def open(self, stack: AsyncExitStack) -> tuple[tuple[Store, str], tuple[Store, str], Folder]:
+    async def open(self, stack: AsyncExitStack) -> tuple[tuple[Store, str], tuple[Store, str], Book]:
         """Source and destination, each with its path, and the folder of the plan."""
         from flowrunner_provider.files.hook import opened
-        from flowrunner_provider.files.shards.engine import Folder
+        from flowrunner_provider.files.shards.book import Book
 
         stores = await opened(self._run, stack, source=[self.source], dest=[self.dest], plan_path=[self.plans])
 
@@ -114,44 +123,50 @@ class _Scene:
             return stores[location.root], location.path
 
         store = stores[self.plans.root]
-        return at(self.source), at(self.dest), Folder(store, store.join(self.plans.path, self.name))
+        return at(self.source), at(self.dest), Book(store, store.join(self.plans.path, self.name))
 
 
 class FileSyncPlanOperator(_ShardedSync):
     """What has to be copied from the folder ``source`` to the folder ``dest`` is written down, dealt to ``shards``.
 
-    Killed or retried, it lists again and replaces what it had written; nothing else is changed. Both listings are
-    complete when it succeeds, too many deletions are refused here, and the shards differ by no more than one file:
-    the largest are dealt first, each to the shard with the least to do, where a file counts 256 KiB besides its size.
-    The listings are on the worker's disk (some 300 bytes per file), so memory does not grow with them; the plan has
-    about 80 bytes per file and a name. See ``sync_task_group()`` for the tasks that follow.
+    Killed or retried, it goes on: what it has published stays as it is, what its new listing shows besides is
+    published behind that, and no file is dealt twice. Both listings are complete when it succeeds, and not too many
+    deletions are ahead; a plan of less than one wave is not published before.
+
+    The plan is published in waves while the listings go on: the first when ``dest`` is listed and 10,000 files of
+    ``source`` are, each when it has ``wave_size`` files, or after a minute. A wave is one file, with about 80 bytes
+    per file to copy and its name. The shards get equal shares, counted over all waves: the largest files of a wave
+    are dealt first, each to the shard with the least to do, where a file counts 256 KiB besides its size. Long
+    listings are on the worker's disk (some 300 bytes per file), so memory does not grow with them. See
+    ``sync_task_group()`` for the tasks that follow.
 
     :param shards: how many tasks will copy, from 1 to 256.
+    :param wave_size: how many files are published at a time, at most 100,000.
     :param dry_run: only tell the counts and the first names, and write nothing.
     """
 
     action: ClassVar[str] = "files.sync_plan"
 
-    def __init__(self, *, shards: int, dry_run: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, shards: int, wave_size: int = 10_000, dry_run: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.shards = shards
+        self.shards, self.wave_size = shards, wave_size
         self.only_plan = dry_run  # BaseOperator has a method of the other name
 
     async def perform(self, run: Run) -> SyncPlanResult:
         """List, compare, deal."""
-        from flowrunner_provider.files.shards.engine import MOST_SHARDS
-        from flowrunner_provider.files.shards.plan import plan_shards
+        from flowrunner_provider.files.shards.book import MOST_SHARDS
+        from flowrunner_provider.files.shards.plan import MOST_FILES, plan_shards
 
-        if isinstance(self.shards, bool) or not isinstance(self.shards, int) or not 1 <= self.shards <= MOST_SHARDS:
-            raise ConfigError(
-                f"shards is {self.shards!r}", field="shards", remedy=f"write a whole number from 1 to {MOST_SHARDS}"
-            )
+        for field, value, most in (("shards", self.shards, MOST_SHARDS), ("wave_size", self.wave_size, MOST_FILES)):
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise ConfigError(f"{field} is {value!r}", field=field, remedy=f"write a whole number from 1 to {most}")
         scene = _Scene(self, run, dry_run=self.only_plan)
         async with AsyncExitStack() as stack:
-            source, dest, folder = await scene.open(stack)
+            source, dest, book = await scene.open(stack)
             return await plan_shards(
-                source, dest, run, scene.options, shards=self.shards, work=scene.work, folder=folder, label=scene.label
-            )
+                source, dest, run, scene.options, shards=self.shards, wave_size=self.wave_size, work=scene.work,
+                book=book, label=scene.label,
+            )  # fmt: skip
 
 
 class FileSyncShardOperator(_ShardedSync):
@@ -162,31 +177,118 @@ class FileSyncShardOperator(_ShardedSync):
     as it is now, one that is gone is left out. Nothing is listed and nothing deleted. Cleared after a success, it
     copies its shard once more.
 
+    With ``plan_task`` it begins while the plan is being made, and works off wave after wave. For the next one it
+    waits on the worker for up to 20 seconds while the plan's task runs, then without a slot: in the triggerer where
+    that may look at ``plan_path``, else by being started again. If the plan fails, so does the shard.
+
     :param shard: which one, from 0.
+    :param plan_task: the task that makes the plan, if this one may start beside it; else the plan must be complete.
+    :param plan_timeout: how long to wait for the next wave.
+    :param poll_interval: the time between two looks without a slot, at least 5 seconds.
+    :param deferrable: wait in the triggerer, if the plan is in a store and not on the worker's disk.
     """
 
     action: ClassVar[str] = "files.sync_shard"
 
-    def __init__(self, *, shard: int, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        shard: int,
+        plan_task: str | None = None,
+        plan_timeout: str | float | timedelta = "12h",
+        poll_interval: str | float | timedelta = "20s",
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.shard = shard
+        self.shard, self.plan_task, self.plan_timeout = shard, plan_task, plan_timeout
+        self.poll_interval, self.deferrable = poll_interval, deferrable
+
+    def execute(self, context: Any) -> Any:
+        self._resume_after(bool(context.get("task_reschedule_count")))
+        return super().execute(context)
+
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+        """The triggerer saw something new: look from here, and go on."""
+        from flowrunner_provider.runtime.trigger import outcome
+
+        self._resume_after(True)
+
+        def go_on(run: Run) -> Any:
+            outcome(event)
+            return self.perform(run)
+
+        return self.attempt(context, go_on)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Any) -> Any:
+        """A wait in the triggerer that took too long ends as one on the worker does."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except TaskDeferralTimeout:
+            return self.execute_complete(context, {"status": "done"})
+
+    def _resume_after(self, waited: bool) -> None:
+        """Going on after a wait is no new attempt, so that ``resume=False`` was heeded before."""
+        self.resume = self.resume or waited
 
     async def perform(self, run: Run) -> ShardResult:
         """Copy."""
-        from flowrunner_provider.files.shards.run import run_shard
+        from flowrunner_provider.files.shards.patience import Patience
+        from flowrunner_provider.files.shards.run import planned_before, run_shard
+        from flowrunner_provider.runtime.task_state import task_state
 
         if isinstance(self.shard, bool) or not isinstance(self.shard, int):
             raise ConfigError(f"shard is {self.shard!r}", field="shard", remedy="write a whole number from 0")
+        interval = self._interval()
+        patience = Patience(run, parse_duration(self.plan_timeout, "plan_timeout"))
         scene = _Scene(self, run)
+
+        async def wait(place: Place, state: str) -> None:
+            if not await patience.in_place(place, state):
+                self._give_up_slot(scene, run, place, state, patience, interval)
+
+        task = self.plan_task
         async with AsyncExitStack() as stack:
-            source, dest, folder = await scene.open(stack)
-            return await run_shard(source, dest, run, scene.options, number=self.shard, work=scene.work, folder=folder)
+            source, dest, book = await scene.open(stack)
+            return await run_shard(
+                source, dest, run, scene.options, shard=self.shard, work=scene.work, book=book, wait=wait,
+                state_of=partial(task_state, run.scope[0], run.scope[1], task) if task else planned_before,
+            )  # fmt: skip
+
+    def _interval(self) -> timedelta:
+        interval = parse_duration(self.poll_interval, "poll_interval")
+        if interval < timedelta(seconds=5):
+            raise ConfigError(
+                f"poll_interval is {self.poll_interval!r}", field="poll_interval", remedy="write at least '5s'"
+            )
+        return interval
+
+    def _give_up_slot(
+        self, scene: _Scene, run: Run, place: Place, state: str, patience: Patience, interval: timedelta
+    ) -> None:
+        """Wait elsewhere. In the triggerer only while the plan runs: what is deferred may keep a pool's slot, and a
+        plan that is to begin may need that one."""
+        from flowrunner_provider.files.shards.look import RUNNING
+        from flowrunner_provider.files.shards.triggers import WaveTrigger
+        from flowrunner_provider.runtime.trigger import sealed
+
+        left = patience.left(place)
+        failpoint("files.sync_shard.before_wait")
+        if not self.deferrable or state != RUNNING or scene.plans.scheme == "file":
+            raise AirflowRescheduleException(run.clock.now() + min(interval, left))  # type: ignore[no-untyped-call]
+        dag_id, run_id = run.scope[:2]
+        trigger = WaveTrigger(
+            plans=scene.where, name=scene.name, work=scene.work, generation=place.generation, wave=place.wave,
+            dag_id=dag_id, run_id=run_id, plan_task=str(self.plan_task), poll_interval=interval.total_seconds(),
+        )  # fmt: skip
+        self.defer(trigger=sealed(trigger), method_name="execute_complete", timeout=left)
 
 
 class FileSyncFinishOperator(_ShardedSync):
     """The folder ``dest`` holds every chosen file of ``source``, and with ``delete_extra`` no others; the plan is gone.
 
-    Killed or retried, it lists again and goes on. It compares both complete listings, copies what has changed since
+    Killed or retried, it lists again and goes on. It begins only if every shard has worked off every wave of the plan.
+    It compares both complete listings, copies what has changed since
     the plan was made, and only then deletes what is extra: never if a listing fails or if it were more than
     ``max_deletes`` over all attempts. With ``compare="checksum"`` the shards have compared the bytes, so that sizes
     are compared here. It costs the two listings; the listings are on the worker's disk.
@@ -200,7 +302,5 @@ class FileSyncFinishOperator(_ShardedSync):
 
         scene = _Scene(self, run)
         async with AsyncExitStack() as stack:
-            source, dest, folder = await scene.open(stack)
-            return await finish(
-                source, dest, run, scene.options, work=scene.work, folder=folder, parent=scene.plans.path
-            )
+            source, dest, book = await scene.open(stack)
+            return await finish(source, dest, run, scene.options, work=scene.work, book=book, parent=scene.plans.path)

@@ -1,0 +1,60 @@
+"""How long a shard waits for its next wave: in place for a moment, then off the worker's slot, and not for ever."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from flowrunner_provider.core.errors import PermanentError
+from flowrunner_provider.core.retry import apause
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.files.shards.look import RUNNING, Place
+
+__all__ = ["IN_PLACE", "Patience"]
+
+IN_PLACE = 20.0
+"""Seconds for which a wave that is being made is waited for on the worker: a new start costs as much."""
+
+_POKE = 1.0
+
+
+class Patience:
+    """The patience of one attempt; over all attempts it has one end.
+
+    :param longest: for one wave.
+    """
+
+    def __init__(self, run: Run, longest: timedelta) -> None:
+        self._run, self._longest = run, longest
+        self._checkpoint = run.checkpoint("wait")
+        self._place = Place(wave=-1)
+        self._until = 0.0
+
+    async def in_place(self, place: Place, state: str) -> bool:
+        """Wait a moment; False if the slot is to be given up.
+
+        :param state: of the task of the plan. One that does not run may be waiting for this very slot.
+        """
+        now = self._run.clock.monotonic()
+        if place != self._place:
+            self._place, self._until = place, now + IN_PLACE
+        if state != RUNNING or now >= self._until or self._run.deadline.remaining() < IN_PLACE:
+            return False
+        await apause(_POKE)
+        return True
+
+    def left(self, place: Place) -> timedelta:
+        """For how long the wave behind ``place`` may still be waited for.
+
+        :raises PermanentError: if that is over; clearing the task begins anew.
+        """
+        now = self._run.clock.now().timestamp()
+        where = [place.generation, place.wave, self._run.journal.max_tries]
+        if self._checkpoint.state is None or self._checkpoint.state["where"] != where:
+            self._checkpoint.save({"where": where, "since": now}, force=True)
+        left = timedelta(seconds=self._checkpoint.state["since"] - now) + self._longest
+        if left <= timedelta(0):
+            raise PermanentError(
+                f"the plan has given no further files for {self._longest}",
+                remedy="look at the task of the plan; raise plan_timeout if it has so much to list, and clear this one",
+            )
+        return left
