@@ -364,6 +364,19 @@ def test_a_request_that_is_given_up_leaves_no_connection_behind():
     run(script, act)
 
 
+def test_an_idle_connection_is_given_up():
+    script = Script([OK, OK], [OK])
+
+    async def act(objects):
+        await get(objects)
+        while objects._pool._all:
+            await asyncio.sleep(0.01)
+        await get(objects)
+
+    run(script, act, timeout=0.1)
+    assert script.connections == 2
+
+
 # -- what the answers mean
 
 

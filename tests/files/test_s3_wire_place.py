@@ -13,12 +13,21 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
+from botocore.exceptions import CredentialRetrievalError, EndpointConnectionError
 
-from flowrunner_provider.core.errors import AlreadyExists, ConfigError, NotFound, PermanentError
+from flowrunner_provider.core.errors import (
+    AlreadyExists,
+    ConfigError,
+    ConnectionLost,
+    CredentialExpired,
+    MissingCredential,
+    NotFound,
+    PermanentError,
+)
 from flowrunner_provider.files.config import S3Config
 from flowrunner_provider.files.stores.s3 import S3Store, S3Target
 from flowrunner_provider.files.stores.s3_objects import ClientObjects
-from flowrunner_provider.files.stores.s3_wire_objects import WireObjects
+from flowrunner_provider.files.stores.s3_wire_objects import Renewed, WireObjects
 from flowrunner_provider.files.stores.s3_wire_place import place_of, trust
 from flowrunner_provider.files.stores.s3_wire_sign import UNSIGNED, Keys, encoded, payload_of, query_of, signed, written
 from tests.contracts.store_contract import ODD_NAMES, collect, write
@@ -207,6 +216,24 @@ def test_through_a_proxy_boto3_does_it(moto: S3Server, monkeypatch):
     assert far.names() == ["large"]
     with pytest.raises(ConfigError, match="no bucket 'nowhere'"):
         opened(store_of("http://127.0.0.2:9", bucket="nowhere"), act)
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (CredentialRetrievalError(provider="sts", error_msg="secret"), MissingCredential),
+        (EndpointConnectionError(endpoint_url="https://sts"), ConnectionLost),
+        (RuntimeError("refreshed, but still expired"), CredentialExpired),
+    ],
+)
+def test_credentials_that_cannot_be_renewed(failure, expected):
+    class Failing:
+        def get_frozen_credentials(self) -> None:
+            raise failure
+
+    with pytest.raises(expected, match=r"^reading f: ") as caught:
+        asyncio.run(Renewed(Failing()).keys("reading f"))
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.backend

@@ -20,7 +20,7 @@ TICKS = 4
 _PATIENCE = 5 * TICKS
 """Ticks that an answer may take altogether, however busily it trickles."""
 
-_IDLE = 4 * TICKS
+_IDLE = TICKS
 """Ticks after which a connection that nobody needs is given up."""
 
 _HEAD = 64 * 1024

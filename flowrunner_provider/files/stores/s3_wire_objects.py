@@ -27,6 +27,7 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.core.retry import RetryPlan, parse_retry_after
 from flowrunner_provider.files.stores.object_errors import code_in, refusal
 from flowrunner_provider.files.stores.s3_answers import page_of
+from flowrunner_provider.files.stores.s3_client import client_errors
 from flowrunner_provider.files.stores.s3_objects import Found, Proof, Stored, taken
 from flowrunner_provider.files.stores.s3_wire import Answer, Violation, length_in
 from flowrunner_provider.files.stores.s3_wire_place import Place
@@ -71,13 +72,17 @@ class Renewed:
         self._until = 0.0
         self._asking = asyncio.Lock()
 
-    async def keys(self) -> Keys:
+    async def keys(self, what: str) -> Keys:
         """Those of now."""
         if self._keys is not None and SYSTEM_CLOCK.monotonic() < self._until:
             return self._keys
         async with self._asking:
             if self._keys is None or SYSTEM_CLOCK.monotonic() >= self._until:
-                frozen = await asyncio.to_thread(self._credentials.get_frozen_credentials)
+                try:
+                    with client_errors(what):
+                        frozen = await asyncio.to_thread(self._credentials.get_frozen_credentials)
+                except RuntimeError:  # botocore's word for credentials that have expired as they came
+                    raise CredentialExpired(f"{what}: the credentials have expired", remedy="renew them") from None
                 self._keys = Keys(frozen.access_key, frozen.secret_key, frozen.token)
                 self._until = SYSTEM_CLOCK.monotonic() + _ASKED_EVERY
             return self._keys
@@ -223,7 +228,7 @@ class WireObjects:
         path = self.place.path(key)
         every = {"host": self.place.netloc, **headers}
         if self._credentials is not None:
-            keys, now = await self._credentials.keys(), SYSTEM_CLOCK.now()
+            keys, now = await self._credentials.keys(what), SYSTEM_CLOCK.now()
             payload = await self._payload(data)
             every = signed(method, path, query, every, keys=keys, region=self.place.region, now=now, payload=payload)
         if method == "PUT":

@@ -94,6 +94,7 @@ class Pool:
     def _tick(self) -> None:
         for wire in self._all:
             wire.tick()
+        self._all = {wire for wire in self._all if wire.good or wire.busy}
         self._watch = asyncio.get_running_loop().call_later(self.server.timeout / TICKS, self._tick)
 
     def _forget(self) -> None:
