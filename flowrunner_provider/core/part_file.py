@@ -157,6 +157,11 @@ class PartFile:
         """How many bytes the part has."""
         return os.lseek(self._descriptor, 0, os.SEEK_CUR)
 
+    def duplicate(self) -> int:
+        """Another descriptor of the part, which whoever gets it closes."""
+        with disk_errors(self._path):
+            return os.dup(self._descriptor)
+
     def sync(self) -> None:
         """Make what was written durable: before a checkpoint that refers to it."""
         with disk_errors(self._path):

@@ -22,6 +22,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import ClassVar, Literal
 
+from flowrunner_provider.core.crc32 import crc32_joined
 from flowrunner_provider.core.errors import BombDetected, ConfigError, IntegrityError
 
 __all__ = ["MAX_LINE", "Count", "Crc32", "Digest", "bounded", "collect", "decompressed", "exactly", "lines"]
@@ -94,6 +95,11 @@ class Crc32(Digest):
         """Count ``chunk`` in."""
         self._sum = zlib.crc32(chunk, self._sum)
         self.size += memoryview(chunk).nbytes
+
+    def append(self, checksum: int, size: int) -> None:
+        """Count ``size`` bytes in that somebody else has seen, by their CRC-32."""
+        self._sum = crc32_joined(self._sum, checksum, size)
+        self.size += size
 
     def hexdigest(self) -> str:
         """Eight digits."""

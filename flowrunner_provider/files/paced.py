@@ -6,7 +6,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Self, cast
 
-from flowrunner_provider.files.store import Capabilities, CopyingStore, Entry, FolderStore, Store, Upload, WholeStore
+from flowrunner_provider.core.open_file import OpenFile
+from flowrunner_provider.files.store import (
+    Capabilities,
+    CopyingStore,
+    Entry,
+    FolderStore,
+    RangeStore,
+    Store,
+    Upload,
+    WholeStore,
+)
 
 __all__ = ["PacedStore"]
 
@@ -78,6 +88,14 @@ class PacedStore:
     async def read_whole(self, path: str, size: int, version: str) -> bytes | None:
         await self._turn()
         return await cast("WholeStore", self._store).read_whole(path, size, version)
+
+    @property
+    def ranges_at_once(self) -> int:
+        return cast("RangeStore", self._store).ranges_at_once
+
+    async def read_into(self, file: OpenFile, path: str, offset: int, length: int, version: str) -> int:
+        await self._turn()
+        return await cast("RangeStore", self._store).read_into(file, path, offset, length, version)
 
     async def rmdir(self, path: str) -> bool:
         await self._turn()

@@ -14,15 +14,17 @@ written before lies under a hidden name (or in an upload that the store keeps) w
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
+from flowrunner_provider.core.open_file import OpenFile
+
 __all__ = [
-    "Capabilities", "CopyingStore", "Entry", "FinishingUpload", "FolderStore", "ModeUpload", "SigningStore", "Store",
-    "Upload", "WholeStore", "identity",
+    "Capabilities", "CopyingStore", "DiskStore", "DiskUpload", "Entry", "FinishingUpload", "FolderStore", "ModeUpload",
+    "RangeStore", "RangeUpload", "SigningStore", "Store", "Upload", "WholeStore", "identity",
 ]  # fmt: skip
 
 
@@ -75,6 +77,11 @@ class Capabilities:
     :param reads_whole: files of up to so many bytes are read at one moment, in one go.
     :param finishes: the end of an upload and its check are one wait: each is a :class:`FinishingUpload`.
     :param nearby: reading is cheap (this machine): a resumed digest is taken from here.
+    :param opens_files: its files are open files of this machine: it is a :class:`DiskStore`, its uploads are each a
+        :class:`DiskUpload`.
+    :param moves_ranges: what is larger than so many bytes it moves to and from an open file of this machine by
+        itself, in ranges of so many: it is a :class:`RangeStore`, its uploads are each a :class:`RangeUpload`. 0 if
+        it does not.
     """
 
     atomic_replace: bool
@@ -96,6 +103,8 @@ class Capabilities:
     reads_whole: int = 0
     finishes: bool = False
     nearby: bool = False
+    opens_files: bool = False
+    moves_ranges: int = 0
 
 
 class Upload(Protocol):
@@ -146,6 +155,27 @@ class FinishingUpload(Upload, Protocol):
         """:meth:`sync`, and what :meth:`commit` does with the time and for durability; then commit only names it.
 
         Afterwards nothing can be written, read back, or given bits, and :meth:`size` is what the far side says.
+        """
+
+
+class DiskUpload(Upload, Protocol):
+    """An upload whose part is a file of this machine (``opens_files``)."""
+
+    async def open_file(self) -> OpenFile:
+        """The part, for those who write what lies behind :attr:`offset` by themselves, in any order."""
+
+    def filled(self, offset: int) -> None:
+        """All before ``offset`` is written."""
+
+
+class RangeUpload(Upload, Protocol):
+    """An upload that reads an open file by itself (``moves_ranges``)."""
+
+    async def write_file(self, file: OpenFile, size: int, advance: Callable[[int], None]) -> None:
+        """Take all ``size`` bytes of a file for this upload, which is empty; on return they have arrived.
+
+        :param size: more than ``moves_ranges``.
+        :param advance: told how many bytes have arrived since it was told last.
         """
 
 
@@ -218,6 +248,27 @@ class WholeStore(Store, Protocol):
 
         :param size: up to ``reads_whole``, and not 0.
         :param version: ``Entry.version``; empty for any.
+        """
+
+
+class DiskStore(Store, Protocol):
+    """A store whose files are open files of this machine (``opens_files``)."""
+
+    async def open_file(self, path: str) -> OpenFile:
+        """A file to read from anywhere."""
+
+
+class RangeStore(Store, Protocol):
+    """A store that writes into an open file by itself (``moves_ranges``)."""
+
+    @property
+    def ranges_at_once(self) -> int:
+        """How many ranges of one file it should be asked for at a time."""
+
+    async def read_into(self, file: OpenFile, path: str, offset: int, length: int, version: str) -> int:
+        """Write a range of a file to the same place in an open one; returns the CRC-32 of its bytes.
+
+        :param version: ``Entry.version``; ``IntegrityError`` if it is another one by now, or too short.
         """
 
 

@@ -17,9 +17,11 @@ from flowrunner_provider.core.errors import (
     IntegrityError,
     NotFound,
     PermanentError,
+    TransientError,
 )
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.streams import Count, Crc32, Digest
+from flowrunner_provider.files import ranges
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.store import (
     CopyingStore,
@@ -183,20 +185,42 @@ async def _taken_up(job: Transfer, upload: Upload, offset: int) -> Digest:
 
 
 async def _pump(job: Transfer, upload: Upload, digest: Digest) -> bool:
-    """Send the bytes; whether they were read at one moment, so that the source cannot have changed meanwhile."""
-    size = job.item.size
-    if size and job.at_one_moment and not digest.size:
-        data = await cast("WholeStore", job.source).read_whole(job.path, size, job.item.version)
-        if data is None:
-            raise _changed(job)
-        digest.update(data)
-        failpoint("files.copy.before_write")
-        await upload.write(data)
-        job.advance(size)
-        failpoint("files.copy.after_write")
-        await _arrive(job, upload)
-        return True
-    resumable = job.dest.capabilities.resumable_upload
+    """Send the bytes; whether all are of one version, so that the source cannot have changed meanwhile."""
+    if unchanged := job.at_one_moment and not digest.size:
+        await _whole(job, upload, digest)
+    elif unchanged := isinstance(digest, Crc32) and ranges.fetches(job, digest):
+        await ranges.fetch(job, upload, digest)
+    elif ranges.sends(job, digest):
+        await _ranges(job, upload, digest)
+    else:
+        await _stream(job, upload, digest)
+    await _arrive(job, upload)
+    return unchanged
+
+
+async def _whole(job: Transfer, upload: Upload, digest: Digest) -> None:
+    size = job.item.size or 0
+    data = await cast("WholeStore", job.source).read_whole(job.path, size, job.item.version)
+    if data is None:
+        raise _changed(job)
+    digest.update(data)
+    failpoint("files.copy.before_write")
+    await upload.write(data)
+    job.advance(size)
+    failpoint("files.copy.after_write")
+
+
+async def _ranges(job: Transfer, upload: Upload, digest: Digest) -> None:
+    try:
+        await ranges.send(job, upload, digest)
+    except TransientError:  # such as a part that does not have its checksum
+        if await _has_changed(job):
+            raise _changed(job) from None
+        raise
+
+
+async def _stream(job: Transfer, upload: Upload, digest: Digest) -> None:
+    resumable, size = job.dest.capabilities.resumable_upload, job.item.size
     chunks = job.source.read(job.path, digest.size, None if size is None else size - digest.size)
     async for chunk in chunks:
         failpoint("files.copy.before_write")
@@ -210,8 +234,6 @@ async def _pump(job: Transfer, upload: Upload, digest: Digest) -> bool:
             await upload.sync()
             job.remember(digest.size, digest.hexdigest())
         failpoint("files.copy.after_write")
-    await _arrive(job, upload)
-    return False
 
 
 async def _arrive(job: Transfer, upload: Upload) -> None:

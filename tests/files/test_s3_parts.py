@@ -15,7 +15,7 @@ from flowrunner_provider.files.config import S3Config
 from flowrunner_provider.files.stores import object_upload, s3, s3_parts
 from flowrunner_provider.files.stores.object_upload import part_lengths
 from flowrunner_provider.files.stores.s3 import S3Store, S3Target
-from flowrunner_provider.files.stores.s3_body import Body
+from flowrunner_provider.files.stores.s3_body import Body, PiecesBody
 from tests.files.s3 import PART, Bucket, session, store_of
 from tests.support.memory_s3 import memory_s3
 
@@ -228,9 +228,7 @@ def test_parts_are_taken_up_if_they_have_checksums_of_our_kind(bucket, monkeypat
 
 def test_a_part_with_a_crc_is_not_signed_too_over_tls():
     signed = []
-    client = s3.S3Store(S3Target(bucket="b", config=S3Config(region_name="us-east-1"), session=session))._low_level(
-        session(), region="us-east-1"
-    )
+    client = S3Target(bucket="b", config=S3Config(region_name="us-east-1"), session=session).client(session())
 
     def stop(request, **_):
         signed.append(request.headers["X-Amz-Content-SHA256"])
@@ -239,7 +237,7 @@ def test_a_part_with_a_crc_is_not_signed_too_over_tls():
     client.meta.events.register("before-send.s3", stop)
     for proof in ({"ChecksumCRC32": "AAAAAA=="}, {"ContentMD5": "1B2M2Y8AsgTpgAmY7PhCfg=="}, {}):
         with pytest.raises(KeyboardInterrupt):
-            client.upload_part(Bucket="b", Key="k", PartNumber=1, UploadId="u", Body=Body([b"abc"]), **proof)
+            client.upload_part(Bucket="b", Key="k", PartNumber=1, UploadId="u", Body=PiecesBody([b"abc"]), **proof)
     assert [text.decode() if isinstance(text, bytes) else text for text in signed[:2]] == ["UNSIGNED-PAYLOAD"] * 2
     assert len(signed[2]) == 64
 
@@ -255,7 +253,7 @@ def test_a_page_is_read_as_botocore_reads_it(bucket, monkeypatch):
         bucket.put(name, name.encode())
     store = store_of(bucket.endpoint)
     plain = session().client("s3", endpoint_url=bucket.endpoint, region_name="us-east-1")
-    ours = store._low_level(session(), region="us-east-1")
+    ours = store._target.client(session(), region="us-east-1")
     for more in ({}, {"Delimiter": "/"}, {"MaxKeys": 2}, {"Prefix": "nothing"}):
         question = {"Bucket": bucket.name, "Prefix": f"{bucket.prefix}/", **more}
         expected, found = plain.list_objects_v2(**question), ours.list_objects_v2(**question)

@@ -18,6 +18,7 @@ from flowrunner_provider.core.errors import AlreadyExists, PermanentError
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.names import Insides, part_name
 from flowrunner_provider.core.nearby import Nearby
+from flowrunner_provider.core.open_file import OpenFile
 from flowrunner_provider.core.part_file import PartFile, disk_errors
 from flowrunner_provider.files.store import Capabilities, Entry
 
@@ -42,6 +43,7 @@ _CAPABILITIES = Capabilities(
     removes_folders=True,
     reads_whole=_SMALL,
     nearby=True,
+    opens_files=True,
 )
 
 
@@ -80,22 +82,18 @@ class LocalStore:
                     yield entry
 
     async def read(self, path: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
-        with disk_errors(path):
-            file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise PermanentError(f"{path} is not a file", remedy="name a regular file")
-            end = None if length is None else offset + length
-            while end is None or offset < end:
-                wanted = CHUNK if end is None else min(CHUNK, end - offset)
-                with disk_errors(path):
-                    chunk = await asyncio.to_thread(os.pread, file, wanted, offset)
-                if not chunk:
-                    return
-                offset += len(chunk)
-                yield chunk
-        finally:
-            os.close(file)
+        file = OpenFile.to_read(path)
+        end = None if length is None else offset + length
+        while end is None or offset < end:
+            wanted = CHUNK if end is None else min(CHUNK, end - offset)
+            chunk = await asyncio.to_thread(file.read, wanted, offset)
+            if not chunk:
+                return
+            offset += len(chunk)
+            yield chunk
+
+    async def open_file(self, path: str) -> OpenFile:
+        return OpenFile.to_read(path)
 
     async def read_whole(self, path: str, size: int, version: str) -> bytes | None:
         return await self._near.call(_read_whole, path, size, version)
@@ -188,6 +186,13 @@ class LocalUpload:
             await asyncio.to_thread(self._write, self._taken())
         elif self._waiting or not self._open:
             await self._near.call(self._write, self._taken())
+
+    async def open_file(self) -> OpenFile:
+        await self.sync()
+        return OpenFile(str(self._part.path), self._part.duplicate())
+
+    def filled(self, offset: int) -> None:
+        self.offset = offset
 
     async def size(self) -> int:
         return self._part.size()

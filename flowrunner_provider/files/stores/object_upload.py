@@ -9,21 +9,25 @@ are verified and not sent again, with no record but the far side's own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.open_file import OpenFile
 
 if TYPE_CHECKING:
     from flowrunner_provider.files.stores.objects import ObjectStore
 
-__all__ = ["ObjectUpload", "Parts", "part_lengths"]
+__all__ = ["FileParts", "ObjectUpload", "Parts", "part_lengths"]
 
 _MIB = 1024 * 1024
 
 MEMORY = 96 * _MIB
 """Bytes that travel to one store at the same time; beyond them every object may send one part."""
+
+HELD = _MIB
+"""Bytes in memory of a part that is sent from an open file."""
 
 LARGEST = 5 * 1024 * 1024 * _MIB
 """An object of unknown size may grow to so many bytes."""
@@ -69,11 +73,19 @@ class Parts(Protocol):
     async def complete(self, number: int, tail: Sequence[bytes], *, replace: bool) -> None:
         """Send the last part and make the object visible, in one step where the far side can.
 
+        :param tail: none of a vendor with :class:`FileParts` if the last part was sent from a file.
         :param replace: False to raise ``AlreadyExists`` when the key is taken; the upload stays.
         """
 
     async def abort(self) -> None:
         """Remove what is unfinished of this key and ours; nothing is fine."""
+
+
+class FileParts(Parts, Protocol):
+    """Of a vendor whose store ``moves_ranges``."""
+
+    async def send_file(self, number: int, file: OpenFile, offset: int, length: int) -> None:
+        """:meth:`send` for a range of an open file."""
 
 
 class ObjectUpload:
@@ -104,22 +116,43 @@ class ObjectUpload:
             self._buffered += len(self._chunks[-1])
             chunk = chunk[room:]
 
+    async def write_file(self, file: OpenFile, size: int, advance: Callable[[int], None]) -> None:
+        """See :class:`~flowrunner_provider.files.store.RangeUpload`."""
+        parts = cast("FileParts", self._parts)
+
+        async def send(number: int, offset: int, length: int) -> None:
+            await parts.send_file(number, file, offset, length)
+            advance(length)
+
+        while self._sent < size:
+            await self._room(HELD)
+            length = min(self._length, size - self._sent)
+            self._begin(length, HELD, send(self._number + 1, self._sent, length))
+        await self.sync()
+
     async def _send(self) -> None:
+        await self._room(self._length)
+        self._begin(self._length, self._length, self._parts.send(self._number + 1, self._take()))
+
+    async def _room(self, held: int) -> None:
+        """Wait until one more part may travel, with so many bytes in memory."""
         if not self._started:
             failpoint("objects.before_start")
             await self._parts.start()
             failpoint("objects.after_start")
             self._started = True
-        while self._pending and not self._fits():
+        while self._pending and not self._fits(held):
             await self._reap(asyncio.FIRST_COMPLETED)
-        self._number += 1
-        self._sent += self._length
-        self._store.under_way += self._length
-        self._pending[asyncio.create_task(self._one(self._number, self._take()))] = self._length
-        self._length = self._parts.length(self._number + 1)
 
-    def _fits(self) -> bool:
-        return len(self._pending) < self._parts.at_once and self._store.under_way + self._length <= MEMORY
+    def _fits(self, held: int) -> bool:
+        return len(self._pending) < self._parts.at_once and self._store.under_way + held <= MEMORY
+
+    def _begin(self, length: int, held: int, sending: Coroutine[Any, Any, None]) -> None:
+        self._number += 1
+        self._sent += length
+        self._store.under_way += held
+        self._pending[asyncio.create_task(self._one(sending))] = held
+        self._length = self._parts.length(self._number + 1)
 
     def _landed(self, tasks: Iterable[asyncio.Task[None]]) -> None:
         for task in tasks:
@@ -130,9 +163,9 @@ class ObjectUpload:
         self._chunks, self._buffered = [], 0
         return pieces
 
-    async def _one(self, number: int, pieces: Sequence[bytes]) -> None:
+    async def _one(self, sending: Coroutine[Any, Any, None]) -> None:
         failpoint("objects.before_part")
-        await self._parts.send(number, pieces)
+        await sending
         failpoint("objects.after_part")
 
     async def _reap(self, until: str) -> None:

@@ -19,6 +19,7 @@ from zlib import crc32
 
 from flowrunner_provider.core.errors import AccessDenied, ConfigError, IntegrityError, MissingCredential, NotFound
 from flowrunner_provider.core.extras import load
+from flowrunner_provider.core.open_file import OpenFile
 from flowrunner_provider.core.retry import Backoff, RetryPlan
 from flowrunner_provider.files.config import S3Config
 from flowrunner_provider.files.store import Entry
@@ -28,6 +29,7 @@ from flowrunner_provider.files.stores.s3_client import THREADS, S3Client, S3Targ
 from flowrunner_provider.files.stores.s3_copy import copy_object
 from flowrunner_provider.files.stores.s3_objects import ClientObjects, Proof, S3Objects, Stored
 from flowrunner_provider.files.stores.s3_parts import MOST_PARTS, S3Parts, is_md5
+from flowrunner_provider.files.stores.s3_ranges import read_into
 from flowrunner_provider.files.stores.s3_wire_objects import LARGE, Renewed, WireObjects
 from flowrunner_provider.files.stores.s3_wire_place import Place, place_of, trust
 from flowrunner_provider.files.stores.s3_wire_pool import Pool, Server
@@ -56,7 +58,9 @@ class S3Store(ObjectStore):
         self.wants_crc = checksums == "when_supported" or (checksums == "auto" and config.endpoint_url is None)
         conditional = config.conditional_writes
         atomic = config.endpoint_url is None if conditional is None else conditional
-        self.capabilities = changed(CAPABILITIES, atomic_create=atomic, presigns=True)
+        self.capabilities = changed(
+            CAPABILITIES, atomic_create=atomic, presigns=True, moves_ranges=config.part_size * _MIB
+        )
 
     @property
     def client(self) -> S3Client:
@@ -244,6 +248,13 @@ class S3Store(ObjectStore):
     def parts(self, key: str, token: str, size: int | None) -> S3Parts:
         config = self._target.config
         return S3Parts(self, key, part_lengths(config.part_size * _MIB, MOST_PARTS, size), config.parts_at_once)
+
+    @property
+    def ranges_at_once(self) -> int:
+        return self._target.config.parts_at_once
+
+    async def read_into(self, file: OpenFile, path: str, offset: int, length: int, version: str) -> int:
+        return await read_into(self, file, path.removeprefix("/"), offset, length, version)
 
     async def copy_key(self, key: str, target: str, *, replace: bool, source: Entry) -> None:
         await copy_object(self, key, target, replace=replace, source=source)

@@ -33,7 +33,8 @@ from flowrunner_provider.core.errors import (
     Unavailable,
 )
 from flowrunner_provider.core.failpoints import failpoint
-from flowrunner_provider.files.stores.s3_body import Body
+from flowrunner_provider.core.open_file import OpenFile
+from flowrunner_provider.files.stores.s3_body import Body, FileBody, PiecesBody
 
 if TYPE_CHECKING:
     from flowrunner_provider.files.stores.s3 import S3Store
@@ -157,7 +158,12 @@ class S3Parts:
         )
 
     async def send(self, number: int, pieces: Sequence[bytes]) -> None:
-        data = Body(pieces)
+        await self._send(number, PiecesBody(pieces))
+
+    async def send_file(self, number: int, file: OpenFile, offset: int, length: int) -> None:
+        await self._send(number, FileBody(file, offset, length))
+
+    async def _send(self, number: int, data: Body) -> None:
         if number > MOST_PARTS:
             raise PermanentError(
                 f"{self._what}: more than {MOST_PARTS} parts",
@@ -200,7 +206,8 @@ class S3Parts:
         return sum(part.size for number, part in (await self._list(self._upload)).items() if number in self._sent)
 
     async def complete(self, number: int, tail: Sequence[bytes], *, replace: bool) -> None:
-        await self.send(number, tail)
+        if tail:
+            await self.send(number, tail)
         failpoint("s3.before_complete")
         more: dict[str, str] = {}
         if not replace:
