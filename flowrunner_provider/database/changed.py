@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,8 @@ class Growth:
                 raise ConfigError(
                     f"there is no column {name!r} to watch", field=field, remedy=f"there are {', '.join(known)}"
                 )
-        last = self._place(session, None, None, last=True)
+        rows = _Rows(session, self.origin, {name: known[name] for name in self._columns}, self.batch)
+        last = rows.place(None, None, last=True)
         if cursor is None and not self.existing:
             return [], {"at": _kept(last), "seen": _kept(last)}
         record: dict[str, Any] = cursor if isinstance(cursor, dict) else {"at": None, "seen": None}
@@ -66,48 +67,16 @@ class Growth:
         limit = _place(record["seen"]) if self.hold_back else last
         events: list[dict[str, Json]] = []
         while limit is not None and len(events) < _MOST:
-            end = self._place(session, at, limit, last=False) or self._place(session, at, limit, last=True)
+            end = rows.place(at, limit, last=False) or rows.place(at, limit, last=True)
             if end is None:
                 break
-            rows = self._count(session, at, end)
-            events.append(self._event(at, end, rows))
+            events.append(self._event(at, end, rows.count(at, end)))
             at = end
         return events, {"at": _kept(at), "seen": _kept(last)}
 
     @property
     def _columns(self) -> list[str]:
         return [self.watermark] if self.tie_break is None else [self.watermark, self.tie_break]
-
-    def _place(self, session: Session, after: Any, until: Any, *, last: bool) -> list[Any] | None:
-        """The last row, or the one that ends a batch, between two places; None if there is none."""
-        text = Text(session, self.origin, binds=after is not None or until is not None)
-        names = [f"q.{text.name(column)}" for column in self._columns]
-        order = ", ".join(f"{name} DESC" if last else name for name in names)
-        window = "LIMIT 1" if last else f"LIMIT 1 OFFSET {self.batch - 1}"
-        where = self._between(text, names, after, until)
-        found = text.first(f"SELECT {', '.join(names)} FROM {text.source} WHERE {where} ORDER BY {order} {window}")
-        return None if found is None else list(found)
-
-    def _count(self, session: Session, after: Any, until: Any) -> int:
-        text = Text(session, self.origin, binds=True)
-        names = [f"q.{text.name(column)}" for column in self._columns]
-        found = text.first(f"SELECT count(*) FROM {text.source} WHERE {self._between(text, names, after, until)}")
-        return int(found[0]) if found else 0
-
-    @staticmethod
-    def _between(text: Text, names: Sequence[str], after: Any, until: Any) -> str:
-        """Behind one place and up to another, written so that an index on the watermark serves."""
-        parts = [f"{name} IS NOT NULL" for name in names]
-        for place, sign, equal in ((after, ">", ""), (until, "<", "=")):
-            if place is None:
-                continue
-            name, *key = names
-            if not key:
-                parts.append(f"{name} {sign}{equal} {text.value(place[0])}")
-                continue
-            parts.append(f"{name} {sign}= {text.value(place[0])}")
-            parts.append(f"({name} {sign} {text.value(place[0])} OR {key[0]} {sign}{equal} {text.value(place[1])})")
-        return " AND ".join(parts)
 
     def _event(self, after: Any, until: Any, rows: int) -> dict[str, Json]:
         bounds: list[Json] = [_kept(after), _kept(until)]
@@ -118,6 +87,48 @@ class Growth:
             return None if place is None else dict(zip(self._columns, map(shown, place), strict=True))
 
         return {"id": digest, "table": self.origin.table, "rows": rows, "after": told(after), "until": told(until)}
+
+
+class _Rows:
+    """The rows to look at, in the order of the watermark."""
+
+    def __init__(self, session: Session, origin: Origin, kinds: Mapping[str, str], batch: int) -> None:
+        self._session, self._origin, self._kinds, self._batch = session, origin, kinds, batch
+
+    def place(self, after: Any, until: Any, *, last: bool) -> list[Any] | None:
+        """The last row, or the one that ends a batch, between two places; None if there is none."""
+        text = Text(self._session, self._origin, binds=after is not None or until is not None)
+        places = [self._session.exact(kind, f"q.{text.name(column)}") for column, kind in self._kinds.items()]
+        where = self._between(text, after, until)
+        order = ", ".join(f"{place} DESC" if last else place for place in places)
+        chosen = ", ".join(f"{place} AS place_{number}" for number, place in enumerate(places))
+        query = f"SELECT {chosen} FROM {text.source} WHERE {where}"
+        found = text.first(self._session.nth(query, order, 0 if last else self._batch - 1))
+        return None if found is None else list(found)
+
+    def count(self, after: Any, until: Any) -> int:
+        text = Text(self._session, self._origin, binds=True)
+        where = self._between(text, after, until)
+        found = text.first(f"SELECT {self._session.counts} AS counted FROM {text.source} WHERE {where}")
+        return int(found[0]) if found else 0
+
+    def _between(self, text: Text, after: Any, until: Any) -> str:
+        """Behind one place and up to another, written so that an index on the watermark serves."""
+        columns = [(kind, f"q.{text.name(column)}") for column, kind in self._kinds.items()]
+        parts = [f"{name} IS NOT NULL" for _, name in columns]
+
+        def bounded(number: int, sign: str, place: Any) -> str:
+            return self._session.bounded(*columns[number], sign, lambda: text.value(place[number]))
+
+        for place, sign, equal in ((after, ">", ""), (until, "<", "=")):
+            if place is None:
+                continue
+            if len(columns) == 1:
+                parts.append(bounded(0, sign + equal, place))
+                continue
+            parts.append(bounded(0, f"{sign}=", place))
+            parts.append(f"({bounded(0, sign, place)} OR {bounded(1, sign + equal, place)})")
+        return " AND ".join(parts)
 
 
 def _kept(place: Any) -> Json:

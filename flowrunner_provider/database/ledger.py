@@ -117,7 +117,7 @@ class Ledger:
 
     def complete(self, key: str) -> None:
         """The work is done; the time is the database's."""
-        self._update(key, {}, f"{self._session.sql('loaded_at')} = CURRENT_TIMESTAMP")
+        self._update(key, {}, f"{self._session.sql('loaded_at')} = {self._session.moment}")
 
     def _update(self, key: str, values: Mapping[str, Any], *more: str) -> None:
         sql = self._session

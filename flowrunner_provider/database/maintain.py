@@ -179,8 +179,8 @@ class _Work:
         session.seclude(table)
         if self.plan.max_rows is None:
             return
-        limited = f"SELECT 1 FROM {session.sql(table)} LIMIT {self.plan.max_rows + 1}"
-        if int(session.run(f"SELECT count(*) FROM ({limited}) AS q")[0][0]) > self.plan.max_rows:
+        limited = session.limited(f"SELECT 1 AS one FROM {session.sql(table)}", self.plan.max_rows + 1)
+        if int(session.run(f"SELECT {session.counts} FROM ({limited}) AS q")[0][0]) > self.plan.max_rows:
             raise self._too_many(table)
 
     def _too_many(self, table: TableName) -> IntegrityError:

@@ -49,9 +49,9 @@ class SqlRowTrigger(FlowRunnerWatcher):
     what is behind ``after`` up to ``until``. A backlog comes in ranges of ``batch`` rows, at most 20 in one look.
     Rows without a watermark are not seen, nor are deletes. Put an index on the column.
 
-    :param conn_id: a connection of type ``postgres``, ``mysql`` or ``sqlite``.
+    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``.
     :param table: the table or view, ``table`` or ``schema.table``, taken literally.
-    :param sql: in place of it: one query.
+    :param sql: in place of it: one query, which can stand in parentheses (SQL Server: no ``WITH``, no ``ORDER BY``).
     :param watermark: a column that grows with every change, e.g. ``updated_at`` or a serial number.
     :param tie_break: a unique column that orders rows with the same watermark; without one such rows stay together,
         and a range may have more than ``batch`` rows.

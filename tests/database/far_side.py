@@ -10,16 +10,19 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
+
+import pytest
 
 from flowrunner_provider.database.operators import SqlLoadOperator
 from tests.support.context import execute, make_context
 from tests.support.mariadb import MariaDatabase
 from tests.support.postgres import Database
 
-__all__ = ["FarSide", "MysqlFarSide", "PostgresFarSide", "SqliteFarSide", "act", "load_rows", "with_login"]
+__all__ = ["FarSide", "MysqlFarSide", "PostgresFarSide", "SqliteFarSide", "act", "connected", "load_rows", "with_login"]
 
 CONN_ID = "warehouse"
+F = TypeVar("F", bound="FarSide")
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,12 @@ class MysqlFarSide(FarSide):
 
     def waits(self) -> bool:
         return bool(self.run("SELECT 1 FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT'"))
+
+
+def connected(far: F, monkeypatch: pytest.MonkeyPatch) -> F:
+    """The far side that the tests' connection leads to."""
+    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", far.connection)
+    return far
 
 
 def load_rows(far: FarSide, source: Any, table: str = "orders", **more: Any) -> Any:

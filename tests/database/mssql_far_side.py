@@ -17,7 +17,17 @@ from tests.support.tds_fake import PASSWORD, USER
 
 __all__ = ["FakeFarSide", "LiveFarSide"]
 
+_WORDS = {
+    r"\bboolean\b": "bit", r"\btimestamp(\(6\))?( NULL)?": "datetime2(6)", r"\bdouble precision\b": "float",
+}  # fmt: skip
 _INDEX = re.compile(r"(?i)(CREATE (?:UNIQUE )?INDEX )(\w+)( ON )dbo\.")
+
+
+def _types(sql: str) -> str:
+    """The types of a test in the words of the server."""
+    for pattern, word in _WORDS.items():
+        sql = re.sub(f"(?i){pattern}", word, sql)
+    return sql
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,8 @@ class FakeFarSide(FarSide):
     def run(self, sql: str) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
             connection.execute("ATTACH ? AS dbo", (str(self.file),))
-            return connection.execute(_INDEX.sub(r"\1dbo.\2\3", sql)).fetchall()
+            sql = re.sub(r"(?i)(REFERENCES )dbo\.", r"\1", _INDEX.sub(r"\1dbo.\2\3", _types(sql)))
+            return connection.execute(sql).fetchall()
 
     def name(self, table: str) -> str:
         return f"dbo.{table}"
@@ -78,23 +89,24 @@ class LiveFarSide(FarSide):
     def connection(self) -> str:
         return json.dumps({"conn_type": "mssql", **self.address})
 
-    def run(self, sql: str) -> list[tuple[Any, ...]]:
+    def connect(self) -> Any:
+        """A connection that commits by itself."""
         import pytds
 
-        sql = re.sub(r"(?i)\btext\b", "nvarchar(400)", sql)
         options = self.address.get("extra", {}).get("flowrunner", {})
-        with (
-            pytds.connect(
-                self.address["host"],
-                self.address["schema"],
-                self.address["login"],
-                self.address["password"],
-                port=self.address.get("port", 1433),
-                autocommit=True,
-                cafile=options.get("ca_file"),
-            ) as connection,
-            connection.cursor() as cursor,
-        ):
+        return pytds.connect(
+            self.address["host"],
+            self.address["schema"],
+            self.address["login"],
+            self.address["password"],
+            port=self.address.get("port", 1433),
+            autocommit=True,
+            cafile=options.get("ca_file"),
+        )
+
+    def run(self, sql: str) -> list[tuple[Any, ...]]:
+        sql = re.sub(r"(?i)\btext\b", "nvarchar(400)", _types(sql)).replace("ADD COLUMN", "ADD")
+        with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute(sql)
             return list(cursor.fetchall()) if cursor.description else []
 

@@ -12,7 +12,7 @@ from flowrunner_provider.database.triggers import SqlRowTrigger
 from tests.database.far_side import CONN_ID, FarSide
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mysql"])
+@pytest.fixture(params=["sqlite", "postgres", "mysql", "mssql"])
 def far(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FarSide:
     made: FarSide = request.getfixturevalue(f"make_{request.param}")()
     monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", made.connection)

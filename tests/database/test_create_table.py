@@ -30,7 +30,7 @@ INDEXES = [{"columns": ["name"], "unique": True}, {"columns": ["day", "open"], "
 ALL: dict[str, Any] = {"columns": COLUMNS, "keys": ["id"], "indexes": INDEXES}
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mysql"])
+@pytest.fixture(params=["sqlite", "postgres", "mysql", "mssql"])
 def make(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
     made: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
     return made

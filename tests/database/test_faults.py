@@ -25,6 +25,7 @@ from flowrunner_provider.core.errors import (
     Unavailable,
 )
 from tests.database.far_side import CONN_ID, FarSide, MysqlFarSide, PostgresFarSide, SqliteFarSide, load_rows
+from tests.database.mssql_far_side import FakeFarSide, LiveFarSide
 from tests.database.stage import two_at_once, zombie_and_its_retry
 from tests.support.chaos_proxy import ChaosProxy, Toxics
 from tests.support.kill import double_kill, random_kills, sweep
@@ -92,7 +93,7 @@ def check(scene: Scene) -> None:
         assert len((scene.far.folder / "rejected.jsonl").read_text().splitlines()) == 1
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mysql"])
+@pytest.fixture(params=["sqlite", "postgres", "mysql", "mssql"])
 def make(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
     """A factory of far sides, for each dialect."""
     found: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
@@ -269,16 +270,22 @@ def test_a_lock_of_somebody_else(make: Callable[[], FarSide], monkeypatch: pytes
     import sqlite3
 
     extra = json.loads(busy if scene.far.kind == "sqlite" else options)
+    if scene.far.kind == "mssql":
+        extra["flowrunner"] |= json.loads(scene.far.connection)["extra"]["flowrunner"]
     monkeypatch.setenv(ENVIRONMENT, json.dumps({**json.loads(scene.far.connection), "extra": extra}))
-    if isinstance(scene.far, SqliteFarSide):
+    if isinstance(scene.far, SqliteFarSide | FakeFarSide):
         other: Any = sqlite3.connect(scene.far.file, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
+    elif isinstance(scene.far, LiveFarSide):
+        other = scene.far.connect().cursor()
+        other.execute("BEGIN TRANSACTION")
+        other.execute(f"SELECT * FROM {scene.far.name('orders')} WITH (UPDLOCK, HOLDLOCK)")
     else:
         assert isinstance(scene.far, PostgresFarSide | MysqlFarSide)
         other = scene.far.database.connect().cursor()
         other.execute("BEGIN")
         other.execute(f"SELECT * FROM {scene.far.name('orders')} FOR UPDATE")
-    with pytest.raises(Unavailable, match=r"55P03|SQLITE_BUSY|1205"):
+    with pytest.raises(Unavailable, match=r"55P03|SQLITE_BUSY|1205|1222"):
         load_rows(
             scene.far,
             str(scene.far.folder / "source.csv"),

@@ -30,7 +30,7 @@ V2 = "/* two; */ INSERT INTO {a} VALUES (2, 'it''s'); -- the end;\n"
 R = "UPDATE {a} SET note = 'again' WHERE id = 1;"
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mysql"])
+@pytest.fixture(params=["sqlite", "postgres", "mysql", "mssql"])
 def far(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FarSide:
     made: FarSide = request.getfixturevalue(f"make_{request.param}")()
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", made.connection)
@@ -213,8 +213,8 @@ def test_bad_scripts(far: FarSide, name: str, text: str, why: str) -> None:
     assert far.tables() == set()
 
 
-@pytest.mark.parametrize("text", ["COMMIT", "/* ; */ Rollback; SELECT 1", "SELECT 1;\nBEGIN;\nSELECT 2"])
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+@pytest.mark.parametrize("text", ["COMMIT", "/* ; */ Rollback; SELECT 1", "SELECT 1;\nBEGIN TRANSACTION;\nSELECT 2"])
+@pytest.mark.parametrize("kind", ["sqlite", "postgres", "mssql"])
 def test_the_transaction_is_ours(make_far: Callable[[str], FarSide], kind: str, text: str) -> None:
     far = make_far(kind)
     write(far, {"V1__a.sql": V1, "V2__b.sql": text})
@@ -224,18 +224,55 @@ def test_the_transaction_is_ours(make_far: Callable[[str], FarSide], kind: str, 
 
 
 @pytest.mark.backend
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("postgres", "CREATE TABLE {a} (id integer); COMMIT; BEGIN; SELECT 1"),
+        ("mssql", "CREATE TABLE {a} (id integer); COMMIT TRANSACTION; BEGIN TRANSACTION; SELECT 1 AS one"),
+    ],
+)
 def test_a_transaction_that_ends_unseen_is_a_half_state(
-    make_far: Callable[[str], FarSide], monkeypatch: pytest.MonkeyPatch
+    make_far: Callable[[str], FarSide], monkeypatch: pytest.MonkeyPatch, kind: str, text: str
 ) -> None:
-    from flowrunner_provider.database.dialects.scripts import Scripts
+    from flowrunner_provider.database.migrate.servers import _KNOWN
 
-    far = make_far("postgres")
-    monkeypatch.setattr(Scripts, "check", lambda script, file: None)
-    write(far, {"V1__a.sql": "CREATE TABLE {a} (id integer); COMMIT; BEGIN; SELECT 1"})
-    with pytest.raises(IntegrityError, match="ended the transaction"):
+    far = make_far(kind)
+    monkeypatch.setattr(_KNOWN[kind], "check", lambda script, file: None)
+    write(far, {"V1__a.sql": text})
+    with pytest.raises(IntegrityError, match="ended"):
         migrate(far)
     with pytest.raises(IntegrityError, match="may have stopped half way"):
         migrate(far, run_id="r2")
+
+
+def test_batches_of_sql_server(make_far: Callable[[str], FarSide]) -> None:
+    far = make_far("mssql")
+    text = "INSERT INTO {a} VALUES (7, 'a\nGO\nb') -- GO\n/*\nGO\n*/\nGO -- next\n"
+    text += "UPDATE {a} SET id = id + 1 WHERE id > 6\n  go 3"
+    write(far, {"V1__a.sql": V1, "V2__b.sql": text, "V3__c.sql": "GO\n\nGO\n" + V2})
+    assert migrate(far)["done"] == ["V1__a.sql", "V2__b.sql", "V3__c.sql"]
+    assert far.rows("a") == [(1, "x;y"), (2, "it's"), (10, "a\nGO\nb")]
+    write(far, {"V4__d.sql": "DELETE FROM {a}\nGO\nSELECT 1 AS one\nGO\n\nINSERT INTO {a} VALUES (1, 'x'), (1, 'x')"})
+    with pytest.raises(Rejected, match=r"V4__d.sql: batch in line 6"):
+        migrate(far, run_id="r2")
+    assert len(far.rows("a")) == 3
+    failing = "INSERT INTO {a} VALUES (1, 'twice'); DELETE FROM {a}; SELECT 1 AS one;"
+    write(far, {"V4__d.sql": failing})
+    with pytest.raises(Rejected, match="2627"):
+        migrate(far, run_id="r3")
+    assert len(far.rows("a")) == 3
+    for bad in ("SELECT 1\nGO 0", "SELECT 1\nGO now", "SELECT 'a", "USE other", "SET NOEXEC ON", "SAVE TRAN x"):
+        write(far, {"V4__d.sql": bad})
+        with pytest.raises(ConfigError) as caught:
+            migrate(far, run_id="r4")
+        assert caught.value.remedy
+    assert far.tables() == {"a", "history"}
+    write(far, {"V4__d.sql": "DELETE FROM {a}; INSERT INTO {a} VALUES (4, ${x:text})"})
+    migrate(far, run_id="r6", vars={"x": "a line\\\n'goes' on\\\r\nhere\\"})
+    assert far.rows("a") == [(4, "a line\\\n'goes' on\\\r\nhere\\")]
+    with pytest.raises(ConfigError) as caught:
+        migrate(far, run_id="r5", engine="alembic", location=str(far.folder))
+    assert caught.value.remedy
 
 
 @pytest.mark.backend
@@ -286,6 +323,7 @@ def test_statements_that_run_alone(far: FarSide) -> None:
         "postgres": "CREATE INDEX CONCURRENTLY by_note ON {a} (note);",
         "sqlite": "VACUUM;",
         "mysql": "CREATE INDEX by_note ON {a} (note)",
+        "mssql": "CREATE INDEX by_note ON {a} (note);",
     }[far.kind]
     write(far, {"V1__a.sql": V1, "V2__i.sql": f"-- a note\n-- flowrunner:no-transaction\n{alone}", "V3__b.sql": V2})
     assert migrate(far)["done"] == ["V1__a.sql", "V2__i.sql", "V3__b.sql"]
@@ -356,10 +394,11 @@ def test_bad_input(far: FarSide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             migrate(far, **{"command": "apply", **arguments})
         assert caught.value.field == field or field == "conn_id", arguments
         assert caught.value.remedy
-    with monkeypatch.context() as patched:
-        patched.setitem(sys.modules, "sqlglot", None)
-        with pytest.raises(MissingExtra, match="migrate"):
-            migrate(far)
+    if far.kind != "mssql":  # whose scripts are divided by words of their own
+        with monkeypatch.context() as patched:
+            patched.setitem(sys.modules, "sqlglot", None)
+            with pytest.raises(MissingExtra, match="migrate"):
+                migrate(far)
     (tmp_path / "empty").mkdir()
     with pytest.raises(NotFound):
         migrate(far, location=str(tmp_path / "empty"))

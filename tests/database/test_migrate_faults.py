@@ -49,7 +49,7 @@ def check(scene: Scene) -> None:
     ]  # fmt: skip
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres", "mssql"])
 def make(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
     found: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
     return found
@@ -97,7 +97,7 @@ def test_every_kill_of_a_statement_that_runs_alone(make_postgres: Callable[[], F
     )
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgres", "mysql"])
+@pytest.mark.parametrize("kind", ["sqlite", "postgres", "mysql", "mssql"])
 def test_two_runs_at_once(request: pytest.FixtureRequest, kind: str) -> None:
     more = {f"V{n}__n.sql": f"INSERT INTO {{b}} VALUES ({n})" for n in range(10, 18)}
     scene = Scene(request.getfixturevalue(f"make_{kind}")()).prepare({**SCRIPTS, **more})

@@ -16,7 +16,7 @@ from tests.database.test_faults import ENVIRONMENT
 from tests.support.kill import sweep
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mysql"])
+@pytest.fixture(params=["sqlite", "postgres", "mysql", "mssql"])
 def make(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
     made: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
     return lambda: prepared(made())

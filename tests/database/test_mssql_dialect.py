@@ -18,6 +18,7 @@ import pytest
 import sqlglot
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlglot import exp
 
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import (
@@ -37,12 +38,20 @@ from flowrunner_provider.database.dialects.mssql_rows import encoded, encoder
 from flowrunner_provider.database.dialects.mssql_swap import _LOST
 from flowrunner_provider.database.dialects.mssql_tables import Described
 from flowrunner_provider.database.hook import hook_for
-from flowrunner_provider.database.identifiers import TableName
-from flowrunner_provider.database.operators import SqlLoadOperator
+from flowrunner_provider.database.identifiers import Identifier, TableName
+from flowrunner_provider.database.operators import (
+    SqlCreateTableOperator,
+    SqlLoadOperator,
+    SqlMaintainOperator,
+    SqlReconcileOperator,
+    SqlSchemaCheckOperator,
+    SqlSyncOperator,
+)
 from tests.contracts.dialect_contract import CANARY
 from tests.database.far_side import CONN_ID, act, load_rows
 from tests.database.mssql_far_side import FakeFarSide
 from tests.database.payloads import PAYLOADS
+from tests.support.context import execute, make_context
 from tests.support.tds_fake import PASSWORD, USER, TdsFake, tds_fake
 from tests.support.tds_values import Reader
 from tests.support.tls import Tls
@@ -66,37 +75,82 @@ def far(tmp_path: Path, server: TdsFake, tls: Tls, monkeypatch: pytest.MonkeyPat
 
 # -- the SQL ---------------------------------------------------------------------------------------------------
 
-UNKNOWN_TO_THE_PARSER = (*SETTINGS, "SAVE TRANSACTION", "INSERT BULK", "SET TRANSACTION", "ROLLBACK TRANSACTION [")
+UNKNOWN_TO_THE_PARSER = (
+    *SETTINGS, "SAVE TRANSACTION", "INSERT BULK", "SET TRANSACTION", "ROLLBACK TRANSACTION [", "UPDATE STATISTICS [",
+    "ALTER INDEX ALL ON [", "EXEC sp_rename @P1, @P2, @P3",
+)  # fmt: skip
 """What sqlglot has no grammar for; written as the vendor's reference says."""
 
 
-def test_every_statement_is_one(far: FakeFarSide, server: TdsFake) -> None:
-    """All texts of all kinds of loads, with a name that tries to be SQL, parse as a single statement."""
+def test_every_statement_is_one(far: FakeFarSide, server: TdsFake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All texts of all kinds of work, with a name that tries to be SQL, parse as a single statement."""
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", far.connection)
     name = 'odd]; DROP TABLE "x" --'
-    quoted = '"' + name.replace('"', '""') + '"'
-    rows = [{"id": 1, name: "a"}, {"id": 2, name: "b"}]
-    modes: list[dict[str, Any]] = [
+    quoted = 'dbo."' + name.replace('"', '""') + '"'
+    runs = (f"r{number}" for number in range(99))
+    loads: list[dict[str, Any]] = [
         {"mode": "append"}, {"mode": "truncate"}, {"mode": "replace", "create_table": True},
-        {"mode": "upsert", "keys": ["id"], "keep": "last"},
+        {"mode": "upsert", "keys": ["id"], "keep": "last", "table": "dbo.keyed"},
     ]  # fmt: skip
-    for number, mode in enumerate(modes):
-        table = f"dbo.{quoted}" if number < 3 else "dbo.keyed"
-        arguments = {"create_table": True, **mode, "context": {"run_id": f"r{number}"}}
-        operator = dict(arguments, source=far.jsonl(rows, f"{number}.jsonl"))
-        act(far, SqlLoadOperator, table=table, **operator)
+    source = far.jsonl([{"id": 1, name: "a"}, {"id": 2, name: "b"}])
+    for more in loads:
+        given = {"table": quoted, "create_table": True, "source": source, **more}
+        act(far, SqlLoadOperator, **given, context={"run_id": next(runs)})
+    columns = {
+        "id": "integer",
+        name: {"type": "string", "default": "it's"},
+        "at": {"type": "timestamp", "default": "now"},
+    }
+    index = [{"columns": [name], "name": name}]
+    for if_exists in ("replace", "skip"):
+        given = {"columns": columns, "keys": ["id"], "indexes": index, "if_exists": if_exists, "table": quoted}
+        act(far, SqlCreateTableOperator, **given, context={"run_id": next(runs)})
+    act(far, SqlSchemaCheckOperator, tables=[quoted], snapshot=str(far.folder / "s.json"))
+    far.run("CREATE TABLE dbo.shop (id bigint NOT NULL PRIMARY KEY, at datetime2)")
+    far.run("CREATE TABLE dbo.target (id bigint NOT NULL PRIMARY KEY, at datetime2, gone bit)")
+    far.run("INSERT INTO dbo.shop VALUES (1, '2026-01-01 10:00:00')")
+    merge = {"mode": "merge", "keys": ["id"], "detect_deletes": True, "soft_delete_column": "gone"}
+    grown = {**merge, "mode": "incremental", "watermark": "at", "lookback": "1s"}
+    for more in ({"replace_by": "swap"}, {"replace_by": "delete"}, merge, grown, grown):
+        given = {"source_conn_id": "shop", "source_table": "dbo.shop", "table": "dbo.target", **more}
+        act(far, SqlSyncOperator, **given, context={"run_id": next(runs)})
+    for compare in ({}, {"compare": "sums", "columns": ["id"]}, {"compare": "rows", "keys": ["id", name]}):
+        sides = {"left_conn_id": "shop", "right_conn_id": "shop", "left_table": quoted, "right_table": quoted}
+        operator = SqlReconcileOperator(task_id="compare", **sides, **compare, allow_empty=True)
+        execute(operator, make_context(operator, state=far.state))
+    for operation in ("analyze", "vacuum", "reindex", "truncate", "drop"):
+        guard = {"confirm": [quoted]} if operation in ("truncate", "drop") else {}
+        given = {"operation": operation, "tables": [quoted], **guard, "context": {"run_id": next(runs)}}
+        act(far, SqlMaintainOperator, **given)
+    check_texts(server.texts)
+
+
+def check_texts(texts: list[str]) -> None:
+    """Each is one statement, and none drops what the odd name speaks of."""
     kinds = set()
-    for text in server.texts:
-        if text.startswith(UNKNOWN_TO_THE_PARSER) or text.startswith("EXEC sp_rename @P1, @P2, @P3"):
+    for text in dict.fromkeys(texts):
+        if text.startswith(UNKNOWN_TO_THE_PARSER):
             continue
         trees = sqlglot.parse(text, read="tsql")
         assert len(trees) == 1, text
         kinds.add(type(trees[0]).__name__)
-        dropped = [
-            table.name for drop in trees[0].find_all(sqlglot.exp.Drop) for table in drop.find_all(sqlglot.exp.Table)
-        ]
+        dropped = [table.name for drop in trees[0].find_all(exp.Drop) for table in drop.find_all(exp.Table)]
         assert "x" not in dropped
-    assert kinds <= {"Select", "Insert", "Update", "Delete", "Create", "Drop", "Transaction", "Commit", "Set", "Union"}
-    assert {"Select", "Insert", "Update", "Delete", "Create", "Drop"} <= kinds
+    assert kinds <= {
+        "Select", "Insert", "Update", "Delete", "Create", "Drop", "Transaction", "Commit", "Set", "Union", "Alter",
+        "TruncateTable", "Rollback",
+    }  # fmt: skip
+    assert {"Select", "Insert", "Update", "Delete", "Create", "Drop", "TruncateTable"} <= kinds
+
+
+@pytest.mark.parametrize("payload", PAYLOADS[::3])
+def test_a_name_is_quoted_as_sqlalchemy_does(payload: str) -> None:
+    from sqlalchemy.dialects import mssql
+
+    with suppress(ConfigError):
+        assert Identifier(payload).quoted(MssqlSession.quoting) == mssql.dialect().identifier_preparer.quote_identifier(
+            payload
+        )
 
 
 @pytest.mark.parametrize("payload", PAYLOADS[::3])
@@ -122,7 +176,8 @@ def test_what_a_replacement_would_lose_is_asked_in_one_statement() -> None:
         "MERGE t USING s ON t.id = s.id WHEN MATCHED THEN UPDATE SET a = 1 WHEN NOT MATCHED THEN INSERT (a) VALUES (1)"
         " WHEN NOT MATCHED BY SOURCE THEN DELETE;",
         "EXEC dbo.fill @day = '2024-01-01'", "DELETE FROM t -- COMMIT\nWHERE id = 1", "TRUNCATE TABLE t",
-        "INSERT INTO t EXEC dbo.rows", "SELECT CASE WHEN a = 1 THEN 'x' ELSE N'''' END FROM \"t\"",
+        "SELECT a FROM t ORDER BY a OFFSET @n ROWS FETCH NEXT 5 ROWS ONLY", "INSERT INTO t EXEC dbo.rows",
+        "SELECT CASE WHEN a = 1 THEN 'x' ELSE N'''' END FROM \"t\"",
     ],
 )  # fmt: skip
 def test_statements_that_are_one(text: str) -> None:
@@ -137,6 +192,7 @@ def test_statements_that_are_one(text: str) -> None:
         "SELECT 1 --\rCOMMIT", "SELECT [a", 'SELECT "a', "EXEC p EXEC q", "UPDATE t SET a = 1 SET NOCOUNT ON",
         "SELECT 1 SET NOCOUNT ON", "INSERT INTO t VALUES (1) SELECT 1 SELECT 2", "BEGIN TRAN", "IF 1 = 1 SELECT 1",
         "DECLARE @a int", "SELECT (1", "", ";", "USE master", "SELECT 1 WAITFOR DELAY '1'", "SELECT 1 SELECT 2",
+        "SELECT a FROM t ORDER BY a OFFSET 1 ROWS FETCH NEXT FROM c", "FETCH NEXT FROM c",
         "SELECT 1\u2028DELETE FROM t", "SELECT 1 -- a\u2028DELETE FROM t", "BULK INSERT t FROM 'x'",
     ],
 )  # fmt: skip

@@ -35,7 +35,7 @@ from flowrunner_provider.database.identifiers import TableName
 from tests.contracts.dialect_contract import CANARY, DialectContract
 from tests.contracts.dialect_export import export, read
 from tests.contracts.dialect_transaction import transact
-from tests.database.far_side import CONN_ID, MysqlFarSide, load_rows
+from tests.database.far_side import CONN_ID, MysqlFarSide, connected, load_rows
 from tests.support.tls import Tls
 
 pytestmark = pytest.mark.backend
@@ -43,15 +43,11 @@ pytestmark = pytest.mark.backend
 
 @pytest.fixture
 def far(make_mysql: Callable[[], MysqlFarSide], monkeypatch: pytest.MonkeyPatch) -> MysqlFarSide:
-    made = make_mysql()
-    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", made.connection)
-    return made
+    return connected(make_mysql(), monkeypatch)
 
 
 class TestMysql(DialectContract):
-    @pytest.fixture
-    def far(self, make_mysql: Callable[[], MysqlFarSide]) -> MysqlFarSide:
-        return make_mysql()
+    """The contract, on a real server."""
 
 
 # -- rows ----------------------------------------------------------------------------------------------------

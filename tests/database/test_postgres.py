@@ -19,22 +19,18 @@ from flowrunner_provider.database.dialects.base import CsvFile
 from flowrunner_provider.database.hook import hook_for
 from flowrunner_provider.database.identifiers import TableName
 from tests.contracts.dialect_contract import CANARY, DialectContract
-from tests.database.far_side import CONN_ID, PostgresFarSide, load_rows
+from tests.database.far_side import CONN_ID, PostgresFarSide, connected, load_rows
 
 pytestmark = pytest.mark.backend
 
 
 @pytest.fixture
 def far(make_postgres: Callable[[], PostgresFarSide], monkeypatch: pytest.MonkeyPatch) -> PostgresFarSide:
-    made = make_postgres()
-    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", made.connection)
-    return made
+    return connected(make_postgres(), monkeypatch)
 
 
 class TestPostgres(DialectContract):
-    @pytest.fixture
-    def far(self, make_postgres: Callable[[], PostgresFarSide]) -> PostgresFarSide:
-        return make_postgres()
+    """The contract, on a real server."""
 
 
 def test_a_file_that_is_copied_is_read_as_the_parser_reads_it(far: PostgresFarSide) -> None:

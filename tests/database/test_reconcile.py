@@ -16,7 +16,7 @@ from tests.database.far_side import CONN_ID, FarSide
 from tests.support.context import execute, make_context
 from tests.support.kill import sweep
 
-KINDS = ["sqlite", "postgres", "mysql"]
+KINDS = ["sqlite", "postgres", "mysql", "mssql"]
 ROWS = ["(1, 'a', 1.5)", "(2, 'B', NULL)", "(10, 'é€', -3)", "(11, NULL, 0.1)"]
 
 

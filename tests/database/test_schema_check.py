@@ -18,7 +18,7 @@ from tests.database.test_faults import ENVIRONMENT
 from tests.support.kill import sweep
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mysql"])
+@pytest.fixture(params=["sqlite", "postgres", "mysql", "mssql"])
 def make(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
     made: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
     return lambda: prepared(made())
@@ -91,7 +91,7 @@ def changes(far: FarSide) -> tuple[list[str], set[tuple[str, str, str]]]:
             f"ALTER TABLE {far.name('u')} ADD PRIMARY KEY (id), DROP FOREIGN KEY u_ibfk_1, DROP COLUMN t_id",
         ]
         made.add(("removed", "index", "t_id"))
-    if far.kind != "sqlite":
+    if far.kind in ("postgres", "mysql"):
         reference = {"postgres": f"FOREIGN KEY (t_id) REFERENCES {t}(id)", "mysql": "t_id -> t.id"}[far.kind]
         made |= {
             ("changed", "type", "name"), ("changed", "nullability", "name"), ("changed", "default", "n"),

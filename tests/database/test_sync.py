@@ -56,7 +56,7 @@ def pair_of(request: pytest.FixtureRequest, source: str, dest: str) -> Pair:
     return pair
 
 
-KINDS = ["sqlite", "postgres", "mysql"]
+KINDS = ["sqlite", "postgres", "mysql", "mssql"]
 
 
 @pytest.fixture(params=itertools.product(KINDS, KINDS), ids="-".join)

@@ -75,7 +75,7 @@ def check(scene: Scene) -> None:
     assert scene.source.tables() == {"orders"}
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mysql"])
+@pytest.fixture(params=["sqlite", "postgres", "mysql", "mssql"])
 def make(request: pytest.FixtureRequest) -> Callable[[str], Scene]:
     """Makes scenes into each dialect."""
     dest, source = request.getfixturevalue(f"make_{request.param}"), request.getfixturevalue("make_postgres")

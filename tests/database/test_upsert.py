@@ -20,7 +20,7 @@ SECRET = "canary-51c0de"
 ROWS = [{"id": 1, "name": "one", "n": 10}, {"id": 3, "name": "three", "n": 30}]
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mysql"])
+@pytest.fixture(params=["sqlite", "postgres", "mysql", "mssql"])
 def make(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
     made: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
     return lambda: prepared(made())

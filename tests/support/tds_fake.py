@@ -17,18 +17,25 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import sqlglot.errors
 
-from tests.support.tds_sql import Catalogue, translated
+from tests.support.tds_rules import Refused
+from tests.support.tds_sql import Catalogue, translated, type_of
 from tests.support.tds_values import COLLATION, INFO, Reader, Unsupported, column_info, stored, value_bytes
 
 __all__ = ["PASSWORD", "USER", "TdsFake", "tds_fake"]
 
 USER, PASSWORD = "sa", "Passw0rd!"
 _PROCEDURES = {10: "sp_executesql", 11: "sp_prepare", 12: "sp_execute", 13: "sp_prepexec", 15: "sp_unprepare"}
+_MOST_PARAMETERS = 2100
+_NAME = r"((?:\[(?:[^\]]|\]\])*\]\.?)+)"
+_UPKEEP = re.compile(
+    rf"(?is)UPDATE STATISTICS {_NAME}|ALTER INDEX ALL ON {_NAME} (?:REBUILD|REORGANIZE)|ALTER TABLE {_NAME} REBUILD"
+)
 _QUOTED = re.compile(r"\[((?:[^\]]|\]\])*)\]")
 
 
@@ -123,7 +130,7 @@ class _Connection(socketserver.BaseRequestHandler):
         self.bulk: tuple[str, list[str]] | None = None
         self.prepared: dict[int, tuple[str, list[str]]] = {}
         self.held: list[threading.Lock] = []
-        self.level = ""
+        self.level, self.depth, self.number, self.truncates = "", 0, 0, False
         self.server.open.add(self.request)
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, timeout=20)
@@ -131,6 +138,7 @@ class _Connection(socketserver.BaseRequestHandler):
         self.db.execute("PRAGMA dbo.journal_mode = WAL")
         self.db.execute("PRAGMA dbo.synchronous = OFF")
         self.catalogue = Catalogue(self.db)
+        self.db.create_function("SYSUTCDATETIME", 0, lambda: stored(datetime.now(UTC).replace(tzinfo=None)))
         for name, count, function in (
             ("OBJECT_ID", 1, self._object_id),
             ("TYPE_NAME", 1, lambda kind: kind),
@@ -139,6 +147,9 @@ class _Connection(socketserver.BaseRequestHandler):
             ("DB_NAME", 0, lambda: "fake"),
             ("SCHEMA_NAME", 0, lambda: "dbo"),
             ("HAS_PERMS_BY_NAME", 3, lambda *_: 1),
+            ("tsql_moment", 1, _moment),
+            ("tsql_add", 2, lambda value, seconds: _moment(value, seconds)),
+            ("tsql_text", 1, lambda value: None if value is None else str(value)),
         ):
             self.db.create_function(name, count, function, deterministic=True)
 
@@ -330,7 +341,7 @@ class _Connection(socketserver.BaseRequestHandler):
             if self.server.planned:
                 raise ServerError(self.server.planned.pop(0), "planned for canary")
             answer = self._performed(text.strip(), values, token)
-        except (ServerError, sqlite3.Error, sqlglot.errors.SqlglotError) as error:
+        except (ServerError, Refused, sqlite3.Error, sqlglot.errors.SqlglotError) as error:
             found = error if isinstance(error, ServerError) else _as_server(error, values)
             return _error(found) + _done(token=token, more=inside, error=True)
         if self.server.silent_at is not None and self.server.silent_at in text:
@@ -342,6 +353,9 @@ class _Connection(socketserver.BaseRequestHandler):
     def _performed(self, text: str, values: dict[str, Any], token: int) -> bytes:
         inside = token == 0xFF
         upper = text.upper()
+        if len(values) > _MOST_PARAMETERS:
+            raise ServerError(8003, "The incoming request has too many parameters.")
+        self.truncates = upper.startswith("TRUNCATE TABLE")
         if not text or upper.startswith(("SET ", "USE ", "IF @@TRANCOUNT", "DECLARE ")):
             if upper.startswith("SET TRANSACTION ISOLATION LEVEL"):
                 self.level = upper.rpartition("LEVEL ")[2]
@@ -360,16 +374,50 @@ class _Connection(socketserver.BaseRequestHandler):
         if upper.startswith("SELECT @@VERSION"):
             row = ("Microsoft SQL Server 2022 (fake)\n\tmore", "sa", "fake", 1)
             return self._table(["v", "u", "d", "may"], [row], token)
+        if upper.startswith("SELECT @@TRANCOUNT"):
+            return self._table(["count", "number"], [(self.depth, self.number)], token)
+        if found := _UPKEEP.fullmatch(text):
+            return self._kept_up(found[1] or found[2] or found[3], upper) + _done(token=token, more=inside)
+        return self._batch(translated(text), values, token)
+
+    def _batch(self, statements: list[str], values: dict[str, Any], token: int) -> bytes:
+        """One after the other: an error ends its statement, and the batch only if that could not even begin."""
         answer = b""
-        for statement in translated(text):
-            answer += self._ran(statement, values, token)
+        for number, statement in enumerate(statements, 1):
+            more = token == 0xFF or number < len(statements)
+            try:
+                answer += self._ran(statement, values, token, more=more)
+            except sqlite3.IntegrityError as error:
+                if number == len(statements):
+                    return answer + _error(_as_server(error, values)) + _done(token=token, more=more, error=True)
+                answer += _error(_as_server(error, values)) + _done(token=token, more=True, error=True)
         return answer
 
-    def _ran(self, statement: str, values: dict[str, Any], token: int) -> bytes:
+    def _kept_up(self, name: str, upper: str) -> bytes:
+        """Nothing to do for a file, if the table is there."""
+        self.catalogue.look()
+        if self._object_id(name) is None:
+            raise ServerError(1088 if upper.startswith("ALTER INDEX") else 4902, f"Cannot find the object {name}.")
+        return b""
+
+    def _check_references(self, statement: str) -> None:
+        found = re.match(r'(DROP TABLE(?: IF EXISTS)?|DELETE FROM) "dbo"\."((?:[^"]|"")*)"\Z', statement)
+        if found is None or (found[1] == "DELETE FROM" and not self.truncates):
+            return
+        self.catalogue.look()
+        query = 'SELECT 1 FROM temp."sys.foreign_keys" WHERE referenced_object_id = ? AND parent_object_id <> ?'
+        number = self.catalogue.number(found[2].replace('""', '"'))
+        if self.db.execute(query, (number, number)).fetchone():
+            raise ServerError(4712 if self.truncates else 3726, "it is referenced by a FOREIGN KEY constraint")
+
+    def _ran(self, statement: str, values: dict[str, Any], token: int, *, more: bool) -> bytes:
+        if found := re.match(r"(BEGIN|COMMIT|ROLLBACK)\b", statement):
+            return self._transaction(found[1], "") + _done(token=token, more=more)
+        self._check_references(statement)
         into, _, query = statement.rpartition("\0")
         if into:
             self._select_into(into, query)
-            return _done(0, token=token, more=token == 0xFF)
+            return _done(0, token=token, more=more)
         if "sys." in statement:
             self.catalogue.look()
         cursor = self.db.execute(statement, {name[1:]: stored(value) for name, value in values.items()})
@@ -377,17 +425,39 @@ class _Connection(socketserver.BaseRequestHandler):
             count = cursor.rowcount
             if statement.startswith("WITH"):  # of which the driver does not tell the count
                 count = self.db.execute("SELECT changes()").fetchone()[0]
-            return _done(max(0, count), token=token, more=token == 0xFF)
-        return self._table([column[0] for column in cursor.description], cursor.fetchall(), token)
+            return _done(max(0, count), token=token, more=more)
+        names = [column[0] for column in cursor.description]
+        return self._table(names, cursor.fetchall(), token, self._declared(statement), more=more)
 
-    def _table(self, names: list[str], rows: list[tuple[Any, ...]], token: int) -> bytes:
+    def _declared(self, query: str) -> dict[str, str]:
+        """The types of the columns of the tables that a query names."""
+        types: dict[str, str] = {}
+        for schema, table in re.findall(r'"?(dbo|temp)"?\."((?:[^"]|"")*)"', query):
+            for row in self.db.execute(f'PRAGMA {schema}.table_info("{table}")'):
+                types.setdefault(row[1], row[2])
+        return types
+
+    def _table(
+        self,
+        names: list[str],
+        rows: list[tuple[Any, ...]],
+        token: int,
+        types: dict[str, str] | None = None,
+        *,
+        more: bool | None = None,
+    ) -> bytes:
         columns = list(zip(*rows, strict=True)) or [()] * len(names)
-        kinds = [column_info(list(column)) for column in columns]
+        known = {name: type_of(kind)[0] for name, kind in (types or {}).items()}
+        times = any("date" in kind for kind in known.values())
+        kinds = [
+            column_info(list(column), known.get(name, ""), times=times)
+            for name, column in zip(names, columns, strict=True)
+        ]
         parts = [b"\x81" + struct.pack("<H", len(names))]
         parts += [struct.pack("<IH", 0, 9) + INFO[kind] + _b(name) for kind, name in zip(kinds, names, strict=True)]
         for row in rows:
             parts.append(b"\xd1" + b"".join(map(value_bytes, kinds, row)))
-        return b"".join(parts) + _done(len(rows), token=token, more=token == 0xFF)
+        return b"".join(parts) + _done(len(rows), token=token, more=token == 0xFF if more is None else more)
 
     def _transaction(self, verb: str, name: str) -> bytes:
         found = _QUOTED.findall(name)
@@ -400,13 +470,17 @@ class _Connection(socketserver.BaseRequestHandler):
             self.db.execute(f"ROLLBACK TO {name}")
             return b""
         if verb == "BEGIN":
+            self.depth += 1
             if not self.db.in_transaction:
+                self.number += 1
                 self.db.execute("BEGIN" if self.level == "SNAPSHOT" else "BEGIN IMMEDIATE")
             return _env(8, number, b"\0")
-        if self.db.in_transaction:
-            self.db.execute(verb)
-        elif verb == "COMMIT":
-            raise ServerError(3902, "no corresponding BEGIN TRANSACTION")
+        if not self.db.in_transaction:
+            raise ServerError(3902 if verb == "COMMIT" else 3903, "no corresponding BEGIN TRANSACTION")
+        self.depth = self.depth - 1 if verb == "COMMIT" else 0
+        if self.depth:
+            return b""
+        self.db.execute(verb)
         return _env(9 if verb == "COMMIT" else 10, b"\0", number)
 
     def _select_into(self, into: str, query: str) -> None:
@@ -449,13 +523,10 @@ class _Connection(socketserver.BaseRequestHandler):
             if more:
                 raise ServerError(102, "more than one")
             cursor = self.db.execute(query, {name[1:]: None for name in given})
-        except (sqlite3.Error, sqlglot.errors.SqlglotError, ServerError) as error:
+        except (sqlite3.Error, sqlglot.errors.SqlglotError, ServerError, Refused) as error:
             found = error if isinstance(error, ServerError) else _as_server(error, {})
             return self._table(names, [(None, None, found.number)], token)
-        types: dict[str, str] = {}
-        for schema, table in re.findall(r'"?(dbo|temp)"?\."((?:[^"]|"")*)"', query):
-            for row in self.db.execute(f'PRAGMA {schema}.table_info("{table}")'):
-                types.setdefault(row[1], row[2])
+        types = self._declared(query)
         rows = [(column[0], _type_name(types.get(column[0], "")), None) for column in cursor.description or ()]
         cursor.close()
         return self._table(names, rows, token)
@@ -515,7 +586,14 @@ def _type_name(declared: str) -> str:
     return {"integer": "int", "text": "nvarchar(max)"}.get(declared.lower(), declared.lower())
 
 
+def _moment(value: Any, seconds: int = 0) -> str | None:
+    """A time in the form that the fake keeps, so that texts compare as times do."""
+    return None if value is None else str(stored(datetime.fromisoformat(str(value)) + timedelta(seconds=seconds)))
+
+
 def _as_server(error: Exception, values: dict[str, Any]) -> ServerError:
+    if isinstance(error, Refused):
+        return ServerError(error.number, error.text)
     text = f"{error} The value is ({list(values.values())!r})."
     name = getattr(error, "sqlite_errorname", "")
     numbers = {

@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 import sqlite3
 import zlib
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 import sqlglot
 from sqlglot import exp
+
+from tests.support.tds_rules import check_text, check_tree
 
 __all__ = ["Catalogue", "translated"]
 
@@ -21,11 +24,11 @@ CATALOGUE = {
     "sys.objects": ("object_id", "schema_id", "name", "type"),
     "sys.columns": (
         "object_id", "column_id", "name", "system_type_id", "max_length", "precision", "scale", "is_identity",
-        "is_computed", "collation_name",
+        "is_computed", "collation_name", "is_nullable", "default_object_id", "is_masked",
     ),
     "sys.indexes": (
         "object_id", "index_id", "name", "type", "is_unique", "is_primary_key", "is_unique_constraint", "is_disabled",
-        "has_filter",
+        "has_filter", "type_desc", "filter_definition", "is_hypothetical",
     ),
     "sys.index_columns": (
         "object_id", "index_id", "column_id", "key_ordinal", "index_column_id", "is_descending_key",
@@ -33,10 +36,21 @@ CATALOGUE = {
     ),
     "sys.databases": ("database_id", "snapshot_isolation_state"),
     "sys.triggers": ("parent_id",),
-    "sys.foreign_keys": ("parent_object_id", "referenced_object_id"),
+    "sys.foreign_keys": (
+        "object_id", "parent_object_id", "referenced_object_id", "delete_referential_action_desc",
+        "update_referential_action_desc", "is_disabled",
+    ),
+    "sys.foreign_key_columns": (
+        "constraint_object_id", "constraint_column_id", "parent_object_id", "parent_column_id",
+        "referenced_object_id", "referenced_column_id",
+    ),
     "sys.check_constraints": ("parent_object_id",),
-    "sys.default_constraints": ("parent_object_id",),
-    "sys.partitions": ("object_id", "partition_number"),
+    "sys.default_constraints": ("object_id", "parent_object_id", "definition"),
+    "sys.computed_columns": ("object_id", "column_id", "definition"),
+    "sys.partitions": ("object_id", "partition_number", "data_compression"),
+    "sys.extended_properties": ("class", "major_id"),
+    "sys.security_predicates": ("target_object_id",),
+    "sys.fulltext_indexes": ("object_id",),
     "sys.database_permissions": ("class", "major_id"),
     "sys.sql_expression_dependencies": ("referenced_id", "is_schema_bound_reference"),
     "sys.tables": ("object_id", "temporal_type", "is_memory_optimized", "is_tracked_by_cdc", "is_published"),
@@ -45,6 +59,8 @@ CATALOGUE = {
 _SIZES = {"tinyint": 1, "smallint": 2, "int": 4, "bigint": 8, "bit": 1, "float": 8, "real": 4, "date": 3}
 _NAMES = {"integer": "int", "text": "nvarchar", "numeric": "decimal", "": "nvarchar"}
 
+_CONTINUED = re.compile(r"\\\r?\n")
+"""A long text constant goes on in the next line, without either."""
 _CLUSTERED = re.compile(r"(?i)\A(CREATE (?:UNIQUE )?)(?:NON)?CLUSTERED (?=INDEX )")
 
 
@@ -106,13 +122,15 @@ class Catalogue:
     def _forget(self, name: str) -> None:
         for table in ("sys.objects", "sys.tables", "sys.columns", "sys.indexes", "sys.index_columns"):
             self._db.execute(f'DELETE FROM temp."{table}" WHERE object_id = ?', (id_of(name),))
+        for table in ("sys.default_constraints", "sys.foreign_keys", "sys.foreign_key_columns"):
+            self._db.execute(f'DELETE FROM temp."{table}" WHERE parent_object_id = ?', (id_of(name),))
 
     def _learn(self, schema: str, name: str, kind: str) -> None:
         number = id_of(name)
         self._put("sys.objects", number, 1, name, kind)
         self._put("sys.tables", number, 0, 0, 0, 0)
         places = {}
-        for place, column, declared, _, _, _, hidden in self._db.execute(
+        for place, column, declared, needed, default, key, hidden in self._db.execute(
             f"PRAGMA {schema}.table_xinfo({_quoted(name)})"
         ).fetchall():
             kind_name, size, precision, scale = type_of(declared)
@@ -120,9 +138,28 @@ class Catalogue:
             collation = "Latin1_General_100_BIN2" if "char" in kind_name else None
             self._put(
                 "sys.columns", number, place + 1, column, kind_name, size, precision, scale,
-                int(column == "flowrunner_row"), int(hidden != 0), collation,
+                int(column == "flowrunner_row"), int(hidden != 0), collation, int(not (needed or key)),
+                0 if default is None else id_of(f"DF {name} {column}"), 0,
             )  # fmt: skip
+            if default is not None:
+                self._put("sys.default_constraints", id_of(f"DF {name} {column}"), number, f"({default})")
+        for found, parents, at, *_ in _foreign(self._db, schema, _quoted(name)):
+            key_number = id_of(f"FK {name} {found}")
+            if at == 0:
+                actions = ("NO_ACTION", "NO_ACTION", 0)
+                self._put("sys.foreign_keys", key_number, number, id_of(parents[0]), *actions)
+            self._put(
+                "sys.foreign_key_columns", key_number, at + 1, number, places[parents[1]], id_of(parents[0]), parents[2]
+            )
         _indexes(self._db, self._put, schema, _quoted(name), number, places)
+
+
+def _foreign(db: sqlite3.Connection, schema: str, quoted: str) -> Iterator[tuple[int, tuple[str, str, int], int]]:
+    """Of each column of a foreign key: its key, the parent's name, itself, the parent's column, and its place."""
+    for found, at, parent, column, referred, *_ in db.execute(f"PRAGMA {schema}.foreign_key_list({quoted})").fetchall():
+        there = db.execute(f"PRAGMA {schema}.table_info({_quoted(parent)})").fetchall()
+        place = next((row[0] + 1 for row in there if row[1] == referred or (referred is None and row[5])), 0)
+        yield found, (parent, column, place), at
 
 
 def _indexes(db: sqlite3.Connection, put: Any, schema: str, quoted: str, number: int, places: dict[str, int]) -> None:
@@ -131,9 +168,10 @@ def _indexes(db: sqlite3.Connection, put: Any, schema: str, quoted: str, number:
     if keys and not any(row[3] == "pk" for row in listed):
         listed.append((99, "", 1, "pk", 0))
     for place, (_, name, unique, origin, partial) in enumerate(listed, 1):
+        kind = 1 if origin == "pk" else 2
         put(
-            "sys.indexes", number, place, name or "PK", 1 if origin == "pk" else 2, unique, int(origin == "pk"),
-            int(origin == "u"), 0, partial,
+            "sys.indexes", number, place, name.rpartition("/")[0] or name or "PK", kind, unique, int(origin == "pk"),
+            int(origin == "u"), 0, partial, ("CLUSTERED", "NONCLUSTERED")[kind - 1], None, 0,
         )  # fmt: skip
         if name:
             sql = '"' + name.replace('"', '""') + '"'
@@ -147,8 +185,13 @@ def _indexes(db: sqlite3.Connection, put: Any, schema: str, quoted: str, number:
 @lru_cache(4096)
 def translated(text: str) -> list[str]:
     """Each statement of a text for SQLite; one that makes a table of a query is two parts with NUL between."""
+    text = _CONTINUED.sub("", text)
+    check_text(text)
     text = _CLUSTERED.sub(r"\1", text)
-    return [_sqlite(tree) for tree in sqlglot.parse(text, read="tsql") if tree is not None]
+    trees = [tree for tree in sqlglot.parse(text, read="tsql") if tree is not None]
+    for tree in trees:
+        check_tree(tree)
+    return [_sqlite(tree) for tree in trees]
 
 
 def _sqlite(tree: exp.Expression) -> str:
@@ -156,7 +199,7 @@ def _sqlite(tree: exp.Expression) -> str:
     target = into.this.copy() if into is not None else None
     if into is not None:
         into.pop()
-    tree = tree.transform(_changed)
+    tree = _without_alias(tree).transform(_changed)
     if target is not None:
         return f"{_table(target).sql('sqlite')}\0{tree.sql('sqlite')}"
     if isinstance(tree, exp.Alter):
@@ -166,11 +209,65 @@ def _sqlite(tree: exp.Expression) -> str:
     return str(tree.sql("sqlite"))
 
 
+def _without_alias(tree: exp.Expression) -> exp.Expression:
+    """``UPDATE t ... FROM x AS t`` and ``DELETE t FROM x AS t`` name the table itself there."""
+    if isinstance(tree, exp.Delete) and tree.args.get("tables"):
+        if [table.name for table in tree.args["tables"]] == [tree.this.alias]:
+            tree.set("tables", None)
+    elif isinstance(tree, exp.Update) and isinstance(tree.args.get("from_"), exp.From) and not tree.this.db:
+        source = tree.args["from_"].this
+        if isinstance(source, exp.Table) and source.alias == tree.this.name:
+            tree.set("this", source)
+            tree.set("from_", None)
+    return tree
+
+
+def _default(node: exp.DefaultColumnConstraint) -> exp.Expression:
+    """SQLite's own clock: who looks into the file knows no other."""
+    value = node.this
+    if "SYSUTCDATETIME" in value.sql("tsql").upper():
+        to = value.this.this if isinstance(value, exp.Convert) else None
+        node.set("this", exp.Var(this=_CLOCKS.get(to, "CURRENT_TIMESTAMP")))
+    else:
+        node.set("this", value.transform(_changed))
+    return node
+
+
+_CLOCKS = {exp.DType.DATE: "CURRENT_DATE", exp.DType.TIME: "CURRENT_TIME"}
+_MOMENTS = (exp.DType.DATETIME2, exp.DType.DATETIME, exp.DType.SMALLDATETIME)
+_TEXTS = (exp.DType.NVARCHAR, exp.DType.VARCHAR, exp.DType.NCHAR, exp.DType.CHAR)
+
+
+def _converted(node: exp.Expression) -> exp.Expression:
+    """A conversion, by functions of the fake."""
+    to, value = (node.this, node.expression) if isinstance(node, exp.Convert) else (node.to, node.this)
+    value = value.transform(_changed)
+    if to.this in _MOMENTS:
+        return exp.Anonymous(this="tsql_moment", expressions=[value])
+    if to.this == exp.DType.DATE:
+        return exp.Anonymous(this="substr", expressions=[value, exp.Literal.number(1), exp.Literal.number(10)])
+    if to.this in _TEXTS:
+        return exp.Anonymous(this="tsql_text", expressions=[value])
+    if to.this in (exp.DType.DECIMAL, exp.DType.TIMESTAMPTZ):
+        return value
+    return node
+
+
 def _changed(node: exp.Expression) -> exp.Expression:
+    if isinstance(node, exp.DefaultColumnConstraint):
+        return _default(node)
+    if isinstance(node, exp.Convert | exp.Cast):
+        return _converted(node)
+    if isinstance(node, exp.DateAdd):
+        return exp.Anonymous(this="tsql_add", expressions=[node.this.transform(_changed), node.expression])
+    if isinstance(node, exp.TruncateTable):
+        return exp.Delete(this=_table(node.expressions[0]))
+    if isinstance(node, exp.Add) and isinstance(node.expression, exp.National):
+        return exp.DPipe(this=node.this.transform(_changed), expression=_changed(node.expression))
     if isinstance(node, exp.National):
         return exp.Literal.string(node.this)
     if isinstance(node, exp.Collate):
-        return node.this
+        return _changed(node.this)
     if isinstance(node, exp.CurrentUser | exp.CurrentSchema):
         return exp.Literal.string("sa" if isinstance(node, exp.CurrentUser) else "dbo")
     if isinstance(node, exp.ColumnDef) and node.kind is not None:
@@ -224,11 +321,11 @@ def _alter(tree: exp.Expression) -> str:
 def _index(tree: exp.Create) -> str:
     table = tree.find(exp.Table)
     assert table is not None
-    name = tree.this.this.name
+    name, schema = tree.this.this.name, "temp" if table.name.startswith("#") else "dbo"
     columns = ", ".join(one.sql("sqlite") for one in tree.this.args["params"].args["columns"])
     unique = "UNIQUE " if tree.args.get("unique") else ""
     # an index's name is unique in its table there, and in the whole schema here
-    return f"CREATE {unique}INDEX dbo.{_quoted(f'{name}/{table.name}')} ON {_quoted(table.name)} ({columns})"
+    return f"CREATE {unique}INDEX {schema}.{_quoted(f'{name}/{table.name}')} ON {_quoted(table.name)} ({columns})"
 
 
 def _quoted(name: str) -> str:

@@ -3,6 +3,7 @@
 # ruff: noqa: DTZ001 - the types have no zone
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
@@ -140,14 +141,22 @@ def stored(value: Any) -> Any:
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, datetime):
-        return value.isoformat(" ")
+        return value.isoformat(" ", "microseconds")
     if isinstance(value, date | time):
         return value.isoformat()
     return str(value) if isinstance(value, Decimal | UUID) else value
 
 
-def column_info(values: list[Any]) -> str:
-    """Which of the types below holds all of them."""
+def column_info(values: list[Any], declared: str = "", *, times: bool = False) -> str:
+    """Which of the types below holds all of them.
+
+    :param declared: the type of the column, if it is one.
+    :param times: a text that reads like a time is one.
+    """
+    if declared in ("date", "datetime", "datetime2", "smalldatetime"):
+        return "date" if declared == "date" else "moment"
+    if times and not declared and any(values) and all(v is None or _MOMENT.fullmatch(str(v)) for v in values):
+        return "moment"
     kinds = {type(value) for value in values if value is not None}
     if kinds and kinds <= {int}:
         return "int"
@@ -156,7 +165,20 @@ def column_info(values: list[Any]) -> str:
     return "bytes" if kinds == {bytes} else "text"
 
 
-INFO = {"int": b"\x26\x08", "float": b"\x6d\x08", "bytes": b"\xa5\xff\xff", "text": b"\xe7\xff\xff" + COLLATION}
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d{1,6})?")
+INFO = {
+    "date": b"\x28", "moment": b"\x2a\x06", "int": b"\x26\x08", "float": b"\x6d\x08", "bytes": b"\xa5\xff\xff",
+    "text": b"\xe7\xff\xff" + COLLATION,
+}  # fmt: skip
+
+
+def _moment_bytes(kind: str, text: str) -> bytes:
+    moment = datetime.fromisoformat(text)
+    day = (moment.toordinal() - 1).to_bytes(3, "little")
+    if kind == "date":
+        return b"\x03" + day
+    clock = ((moment.hour * 60 + moment.minute) * 60 + moment.second) * 1_000_000 + moment.microsecond
+    return b"\x08" + clock.to_bytes(5, "little") + day
 
 
 def value_bytes(kind: str, value: Any) -> bytes:
@@ -165,6 +187,8 @@ def value_bytes(kind: str, value: Any) -> bytes:
         return b"\0" if value is None else b"\x08" + struct.pack("<q", value)
     if kind == "float":
         return b"\0" if value is None else b"\x08" + struct.pack("<d", value)
+    if kind in ("date", "moment"):
+        return b"\0" if value is None else _moment_bytes(kind, str(value))
     if value is None:
         return b"\xff" * 8
     data = value if kind == "bytes" else str(value).encode("utf-16-le", "surrogatepass")

@@ -114,6 +114,10 @@ class Session(Structured, Syncing, ABC):
     """One by name."""
     home: Callable[[Session], None] | None = None
     """Who takes the connection back when it is closed."""
+    counts: ClassVar[str] = "count(*)"
+    """The number of rows, however large."""
+    moment: ClassVar[str] = "CURRENT_TIMESTAMP"
+    """Now, in UTC."""
     row_errors: ClassVar[tuple[str, ...]]
     """How the codes begin of errors that are about a single row."""
 
@@ -312,7 +316,7 @@ class Session(Structured, Syncing, ABC):
 
     def count(self, table: TableName) -> int:
         """How many rows the table has."""
-        return int(self.run(f"SELECT count(*) FROM {self.sql(table)}")[0][0])
+        return int(self.run(f"SELECT {self.counts} FROM {self.sql(table)}")[0][0])
 
     def empty(self, table: TableName) -> None:
         """Delete every row; others see the old ones until the commit."""
@@ -335,10 +339,14 @@ class Session(Structured, Syncing, ABC):
         """A query that begins with SELECT, of which no more than so many rows come."""
         return f"{query} LIMIT {rows}"
 
+    def nth(self, query: str, order: str, skipped: int) -> str:
+        """A query of which one row comes, in that order behind so many others."""
+        return f"{query} ORDER BY {order} LIMIT 1 OFFSET {skipped}"
+
     def has_null(self, table: TableName, keys: Sequence[str]) -> bool:
         """Whether a row has no value in one of ``keys``."""
         condition = " OR ".join(f"{self.sql(key)} IS NULL" for key in keys)
-        return bool(self.run(f"SELECT 1 FROM {self.sql(table)} WHERE {condition} LIMIT 1"))
+        return bool(self.run(self.limited(f"SELECT 1 AS one FROM {self.sql(table)} WHERE {condition}", 1)))
 
     def duplicates(self, table: TableName, keys: Sequence[str]) -> int:
         """How many rows share their keys with an earlier one."""

@@ -42,7 +42,7 @@ from flowrunner_provider.database.dialects.mssql_query import (
 )
 from flowrunner_provider.database.dialects.mssql_tables import UNIQUE, created, described_columns, find, object_text
 from flowrunner_provider.database.dialects.mssql_wire import connect, driver
-from flowrunner_provider.database.dialects.opening import GRACE, guarded, place_of
+from flowrunner_provider.database.dialects.opening import GRACE, Remote
 from flowrunner_provider.database.dialects.values import unencodable
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
@@ -57,7 +57,7 @@ _DESCRIBE_BARE = _DESCRIBE.replace("\x002\0", "NULL")
 _SAVEPOINT = 32  # characters of a name
 
 
-class MssqlSession(Copying):
+class MssqlSession(Remote[MssqlConfig], Copying):
     """A connection to a database; READ COMMITTED."""
 
     kind = "mssql"
@@ -74,10 +74,8 @@ class MssqlSession(Copying):
         }
     )  # fmt: skip
 
-    def __init__(self, config: MssqlConfig, deadline: Deadline) -> None:
+    def _connect(self, config: MssqlConfig, deadline: Deadline) -> None:
         self._driver = driver()
-        self._deadline, self._config = deadline, config
-        self._where = place_of(config, deadline)
         self._begun = False
         silence = deadline.remaining() + 2 * GRACE
         if config.statement_timeout is not None:
@@ -88,15 +86,18 @@ class MssqlSession(Copying):
         except (self._driver.Error, OSError) as error:
             number = getattr(error, "number", 0) or 0
             raise connect_failed(error, number, self._where, expired=deadline.expired) from None
-        self._guard = guarded(deadline, self.interrupt)
-        try:
-            for statement in SETTINGS:
-                self.run(statement)
-            wait = deadline.limit(config.lock_timeout.total_seconds())
-            self.run(f"SET LOCK_TIMEOUT {max(1, int(wait * 1000))}")
-        except BaseException:
-            self.end()
-            raise
+
+    def resume(self, deadline: Deadline) -> None:
+        super().resume(deadline)
+        for statement in SETTINGS:
+            self.run(statement)
+        wait = deadline.limit(self._config.lock_timeout.total_seconds())
+        self.run(f"SET LOCK_TIMEOUT {max(1, int(wait * 1000))}")
+
+    @property
+    def where(self) -> str:
+        """What messages call the database."""
+        return self._where
 
     @property
     def _tds(self) -> Any:
@@ -104,7 +105,9 @@ class MssqlSession(Copying):
         return self._connection._tds_socket
 
     def interrupt(self) -> None:
-        """End the connection below the driver."""
+        self._channel.shutdown()
+
+    def _cut(self) -> None:
         self._channel.shutdown()
 
     @contextmanager
@@ -192,6 +195,14 @@ class MssqlSession(Copying):
                 f"{self._where}: another attempt of this task is still at work", remedy="the retry waits again"
             )
 
+    def run_batch(self, text: str) -> None:
+        """Run the statements of a batch; the first that fails is told, whatever the server made of the others."""
+        with self.typed():
+            cursor = self.asked(text, {})
+            while cursor.nextset():
+                pass
+        self._check_open()
+
     def execute(self, statement: str, params: Params = None) -> int:
         check_statement(statement)
         text, values = bound(statement, params)
@@ -228,14 +239,8 @@ class MssqlSession(Copying):
             batches = iter(lambda: cursor.fetchmany(batch_rows), [])
             yield (_as_text(batch, texts) for batch in batches) if texts else batches
 
-    def sort_key(self, kind: str, name: str) -> str:
-        return f"{name} COLLATE Latin1_General_100_BIN2" if kind == "string" else name
-
     def user_text(self, text: str) -> str:
         return text.replace("%", "%%")
-
-    def limited(self, query: str, rows: int) -> str:
-        return query.replace("SELECT ", f"SELECT TOP ({rows}) ", 1)
 
     def commit(self) -> None:
         if not self._tds.tds72_transaction:
@@ -318,7 +323,7 @@ class MssqlSession(Copying):
         return True
 
     def lock(self, name: TableName) -> None:
-        self.run(f"SELECT TOP (0) 1 FROM {self.sql(name)} WITH (UPDLOCK, TABLOCK, HOLDLOCK)")
+        self.run(f"SELECT TOP (1) 1 AS one FROM {self.sql(name)} WITH (UPDLOCK, TABLOCK, HOLDLOCK)")
 
     def stage(self, table: TableName, columns: Sequence[str]) -> TableName:
         self.run(f"DROP TABLE IF EXISTS {self.sql(_STAGE)}")
@@ -335,13 +340,6 @@ class MssqlSession(Copying):
     def check_constraints(self) -> None:
         """Nothing: each is checked with its row."""
 
-    def count(self, table: TableName) -> int:
-        return int(self.run(f"SELECT COUNT_BIG(*) FROM {self.sql(table)}")[0][0])
-
-    def has_null(self, table: TableName, keys: Sequence[str]) -> bool:
-        condition = " OR ".join(f"{self.sql(key)} IS NULL" for key in keys)
-        return bool(self.run(f"SELECT TOP (1) 1 FROM {self.sql(table)} WHERE {condition}"))
-
     def keep_last(self, stage: TableName, keys: Sequence[str]) -> int:
         row, staged = self.sql(mssql_swap.ROW), self.sql(stage)
         last = f"SELECT max({row}) FROM {staged} GROUP BY {self.names(keys)}"
@@ -355,8 +353,7 @@ class MssqlSession(Copying):
         keys: Sequence[str],
         updates: Sequence[str] | None = None,
     ) -> Merged:
-        identity = any(one.identity and one.name in columns for one in described_columns(self, table))
-        return mssql_swap.merged(self, stage, table, columns, keys, updates, identity=identity)
+        return mssql_swap.merged(self, stage, table, columns, keys, updates)
 
     def describe(self) -> str:
         asked = "SELECT @@VERSION, SUSER_SNAME(), DB_NAME(), HAS_PERMS_BY_NAME(DB_NAME(), 'DATABASE', 'CREATE TABLE')"

@@ -10,7 +10,7 @@ from typing import Any
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.database.dialects.base import Copier, Row
 from flowrunner_provider.database.dialects.mssql_rows import encoded, encoder, metadata
-from flowrunner_provider.database.dialects.mssql_sync import Synced
+from flowrunner_provider.database.dialects.mssql_structure import Structures
 from flowrunner_provider.database.dialects.mssql_tables import Described, described_columns
 from flowrunner_provider.database.dialects.mssql_wire import driver
 from flowrunner_provider.database.identifiers import TableName
@@ -18,7 +18,7 @@ from flowrunner_provider.database.identifiers import TableName
 __all__ = ["Copying"]
 
 
-class Copying(Synced):
+class Copying(Structures):
     """The part of a session that takes rows."""
 
     @abstractmethod

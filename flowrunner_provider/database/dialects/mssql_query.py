@@ -20,7 +20,7 @@ from flowrunner_provider.database.choices import Isolation
 from flowrunner_provider.database.dialects.base import Params
 from flowrunner_provider.database.dialects.values import as_json
 
-__all__ = ["LEVELS", "SETTINGS", "bound", "check_query", "check_statement", "declared", "kind_of"]
+__all__ = ["LEVELS", "SETTINGS", "bound", "check_query", "check_statement", "declared", "kind_of", "tokens"]
 
 LEVELS: Mapping[Isolation, str] = MappingProxyType(
     {
@@ -78,13 +78,24 @@ def kind_of(declaration: str) -> str:
     return _KINDS.get(declaration.partition("(")[0].lower(), "")
 
 
+def tokens(text: str, field: str) -> Iterator[tuple[str, str, int]]:
+    """The parts of a text as the server cuts it: each with its kind, and the line that it begins in.
+
+    :raises ConfigError: if one does not end.
+    """
+    line = 1
+    for found in _TOKEN.finditer(text):
+        kind, word = str(found.lastgroup), found[0]
+        if kind == "mark" and word in ("'", '"', "[", "/*", "--"):
+            raise _refused(field, "has a quotation or comment that does not end, or a comment in a comment")
+        yield word, kind, line
+        line += word.count("\n")
+
+
 def _words(text: str, field: str) -> Iterator[tuple[str, int]]:
     """The words and marks of a text outside of quotes and comments, with the depth of parentheses."""
     depth = 0
-    for found in _TOKEN.finditer(text):
-        kind, word = found.lastgroup, found[0]
-        if kind == "mark" and word in ("'", '"', "[", "/*", "--"):
-            raise _refused(field, "has a quotation or comment that does not end, or a comment in a comment")
+    for word, kind, _ in tokens(text, field):
         depth -= word == ")"
         if depth < 0:
             raise _refused(field, "closes a parenthesis that it has not opened")
@@ -107,14 +118,22 @@ def _one(text: str, field: str) -> list[tuple[str, int]]:
         raise _refused(field, "is empty")
     if any(word == ";" for word, _ in words):
         raise Rejected("the SQL has more than one statement", remedy="write a single statement")
-    for word, _ in words:
-        if word in _OTHER:
+    for place, (word, _) in enumerate(words):
+        if word in _OTHER and not _is_a_window([word for word, _ in words[max(0, place - 1) : place + 3]]):
             raise _refused(
                 field,
                 f"has the word {word}, which may act on the transaction or be a statement of its own",
                 "leave it away; a name of that kind stands in brackets: [open]",
             )
     return words
+
+
+def _is_a_window(words: list[str]) -> bool:
+    """Whether it is ``OFFSET ... ROWS FETCH NEXT 5 ROWS ONLY``, and no cursor."""
+    before, word, *after = [*words, "", "", ""][:4]
+    return (
+        before in ("ROW", "ROWS") and word == "FETCH" and after[0] in ("NEXT", "FIRST") and after[1] not in ("FROM", "")
+    )
 
 
 def check_query(text: str) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from flowrunner_provider.core.errors import IntegrityError
 from flowrunner_provider.database.dialects.base import Column, Merged, Session, Table, duplicate_keys, unsuitable
-from flowrunner_provider.database.dialects.mssql_tables import object_text
+from flowrunner_provider.database.dialects.mssql_tables import object_text, own_numbers
 from flowrunner_provider.database.identifiers import Identifier, TableName
 
-__all__ = ["ROW", "indexes_of", "merged", "put_in_place", "stage_statement", "stand_in"]
+__all__ = ["BOUND", "ROW", "belongings_lost", "indexes_of", "merged", "put_in_place", "stage_statement", "stand_in"]
 
 ROW = "flowrunner_row"
 """The column of a stage that numbers its rows."""
@@ -18,19 +18,32 @@ ROW = "flowrunner_row"
 _HOLD = "WITH (UPDLOCK, HOLDLOCK)"
 """The keys that are looked for stay as they are, also those that are not there, until the transaction ends."""
 
+BOUND = (
+    "SELECT 1 FROM sys.sql_expression_dependencies"
+    " WHERE referenced_id = OBJECT_ID(\x001\0) AND is_schema_bound_reference = 1"
+)
+"""Views and functions that are bound to a table."""
+
 _OWN = "object_id = OBJECT_ID(\x001\0)"
+_OF_COLUMNS = " UNION ".join(
+    [
+        "SELECT 'checks' AS what FROM sys.check_constraints WHERE parent_object_id = OBJECT_ID(\x001\0)",
+        "SELECT 'defaults' FROM sys.default_constraints WHERE parent_object_id = OBJECT_ID(\x001\0)",
+        f"SELECT 'computed columns' FROM sys.columns WHERE {_OWN} AND is_computed = 1",
+        f"SELECT 'an identity column' FROM sys.columns WHERE {_OWN} AND is_identity = 1",
+        f"SELECT 'a version column' FROM sys.columns WHERE {_OWN} AND system_type_id = 189",
+        f"SELECT 'masked columns' FROM sys.columns WHERE {_OWN} AND is_masked = 1",
+        f"SELECT 'filtered, disabled or special indexes' FROM sys.indexes WHERE {_OWN}"
+        " AND (type NOT IN (0, 1, 2) OR has_filter = 1 OR is_disabled = 1)",
+        f"SELECT 'compression' FROM sys.partitions WHERE {_OWN} AND data_compression <> 0",
+    ]
+)
+"""What a copy of the columns lacks."""
 _LOST = " UNION ".join(
     [
         "SELECT 'triggers' AS what FROM sys.triggers WHERE parent_id = OBJECT_ID(\x001\0)",
         "SELECT 'foreign keys' FROM sys.foreign_keys"
         " WHERE parent_object_id = OBJECT_ID(\x001\0) OR referenced_object_id = OBJECT_ID(\x001\0)",
-        "SELECT 'checks' FROM sys.check_constraints WHERE parent_object_id = OBJECT_ID(\x001\0)",
-        "SELECT 'defaults' FROM sys.default_constraints WHERE parent_object_id = OBJECT_ID(\x001\0)",
-        f"SELECT 'computed columns' FROM sys.columns WHERE {_OWN} AND is_computed = 1",
-        f"SELECT 'an identity column' FROM sys.columns WHERE {_OWN} AND is_identity = 1",
-        f"SELECT 'a version column' FROM sys.columns WHERE {_OWN} AND system_type_id = 189",
-        f"SELECT 'filtered, disabled or special indexes' FROM sys.indexes WHERE {_OWN}"
-        " AND (type NOT IN (0, 1, 2) OR has_filter = 1 OR is_disabled = 1)",
         f"SELECT 'partitions' FROM sys.partitions WHERE {_OWN} AND partition_number > 1",
         "SELECT 'privileges' FROM sys.database_permissions WHERE class = 1 AND major_id = OBJECT_ID(\x001\0)",
         "SELECT 'views or functions bound to it' FROM sys.sql_expression_dependencies"
@@ -39,8 +52,12 @@ _LOST = " UNION ".join(
         " AND (temporal_type <> 0 OR is_memory_optimized = 1)",
         f"SELECT 'change tracking' FROM sys.change_tracking_tables WHERE {_OWN}",
         f"SELECT 'replication' FROM sys.tables WHERE {_OWN} AND (is_tracked_by_cdc = 1 OR is_published = 1)",
+        "SELECT 'descriptions' FROM sys.extended_properties WHERE class = 1 AND major_id = OBJECT_ID(\x001\0)",
+        "SELECT 'row security' FROM sys.security_predicates WHERE target_object_id = OBJECT_ID(\x001\0)",
+        f"SELECT 'a full-text index' FROM sys.fulltext_indexes WHERE {_OWN}",
     ]
 )
+"""What a table lacks that was made in the place of another one."""
 _INDEXES = (
     "SELECT i.index_id, i.name, i.type, i.is_unique, i.is_primary_key, i.is_unique_constraint, c.name,"
     " k.is_descending_key, k.is_included_column"
@@ -50,6 +67,15 @@ _INDEXES = (
     " WHERE i.object_id = OBJECT_ID(\x001\0) AND i.type <> 0"
     " ORDER BY i.type, i.index_id, k.key_ordinal, k.index_column_id"
 )
+
+
+def belongings_lost(session: Session, table: TableName, *, with_columns: bool = True) -> list[str]:
+    """What belongs to the table that a new one would not have.
+
+    :param with_columns: the new one is to have the same columns and indexes.
+    """
+    queries = [_LOST, _OF_COLUMNS] if with_columns else [_LOST]
+    return sorted(str(row[0]) for query in queries for row in session.run(query, [object_text(session, table)]))
 
 
 def indexes_of(session: Session, table: TableName, new: TableName) -> Iterator[tuple[str, str, str, bool]]:
@@ -82,8 +108,8 @@ def stand_in(session: Session, table: Table, columns: Sequence[Column] | None, n
     :param columns: other columns instead; then without its indexes.
     :raises ConfigError: if the table has what a new one would not have.
     """
-    if lost := session.run(_LOST, [object_text(session, table.name)]):
-        raise unsuitable(table.name, sorted(str(row[0]) for row in lost))
+    if lost := belongings_lost(session, table.name):
+        raise unsuitable(table.name, lost)
     new = table.name.beside(name)
     if columns is not None:
         session.create(new, columns)
@@ -128,8 +154,6 @@ def merged(
     columns: Sequence[str],
     keys: Sequence[str],
     updates: Sequence[str] | None,
-    *,
-    identity: bool,
 ) -> Merged:
     """Update the rows whose keys are there, then insert the others.
 
@@ -148,12 +172,9 @@ def merged(
     there = " AND ".join(f"t.{session.sql(key)} = {staged}.{session.sql(key)}" for key in keys)
     known = session.execute(f"DELETE FROM {staged} WHERE EXISTS (SELECT 1 FROM {target} AS t {_HOLD} WHERE {there})")
     names = session.names(columns)
-    if identity:
-        session.run(f"SET IDENTITY_INSERT {target} ON")
     new = session.count(stage)
-    session.run(f"INSERT INTO {target} ({names}) SELECT {names} FROM {staged} ORDER BY {session.sql(ROW)}")
-    if identity:
-        session.run(f"SET IDENTITY_INSERT {target} OFF")
+    with own_numbers(session, table, columns):
+        session.run(f"INSERT INTO {target} ({names}) SELECT {names} FROM {staged} ORDER BY {session.sql(ROW)}")
     stored = session.run(f"SELECT COUNT_BIG(*) FROM {staged} AS s JOIN {target} ON {same}")[0][0]
     if int(stored) != new:
         raise IntegrityError(

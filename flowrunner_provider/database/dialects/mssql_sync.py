@@ -1,10 +1,13 @@
-"""What a sync asks of a session, as Transact-SQL says it."""
+"""What a sync, a comparison and a watcher ask of a session, as Transact-SQL says it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.mssql_tables import own_numbers
 from flowrunner_provider.database.dialects.syncing import Flag
 
 if TYPE_CHECKING:
@@ -13,18 +16,52 @@ if TYPE_CHECKING:
 
 __all__ = ["Synced"]
 
+_IN_PYTHON: Mapping[str, str] = MappingProxyType({"timestamp": "datetime2(6)", "timestamptz": "datetimeoffset(6)"})
+"""The types that keep as much of a time as Python does: ``datetime2`` has a digit more, ``datetime`` 300 a second."""
+
 
 class Synced(Session):
     """The part of a session that serves a sync."""
 
     delete_from: ClassVar[str] = "DELETE t FROM {} AS t"
+    update_from: ClassVar[str] = "UPDATE t SET {1} FROM {0} AS t"
+    counts: ClassVar[str] = "COUNT_BIG(*)"
+    moment: ClassVar[str] = "SYSUTCDATETIME()"
 
     def add_column(self, table: TableName, column: Column) -> None:
-        self.run(f"ALTER TABLE {self.sql(table)} ADD {self.sql(column.name)} {self.types[column.type]}")
+        self.run(f"ALTER TABLE {self.sql(table)} ADD {self.sql(column.name)} {self.types[column.type]} NULL")
 
     def flag_of(self, kind: str) -> Flag | None:
         if kind.lower() == "bit":
             return Flag("1", "0", "coalesce({}, 0) = 1")
         if kind.lower().startswith(("date", "smalldatetime")):
-            return Flag("CURRENT_TIMESTAMP", "NULL", "{} IS NOT NULL")
+            return Flag(self.moment, "NULL", "{} IS NOT NULL")
         return None
+
+    def exact(self, kind: str, name: str) -> str:
+        return f"CONVERT({_IN_PYTHON[kind]}, {name})" if kind in _IN_PYTHON else name
+
+    def bounded(self, kind: str, name: str, sign: str, value: Callable[[], str]) -> str:
+        """Of a time, what an index can tell roughly, and then exactly."""
+        if kind not in _IN_PYTHON:
+            return super().bounded(kind, name, sign, value)
+        rough, second = (">=", -1) if sign.startswith(">") else ("<=", 1)
+        return f"({name} {rough} DATEADD(second, {second}, {value()}) AND {self.exact(kind, name)} {sign} {value()})"
+
+    def summed(self, kind: str, name: str) -> str:
+        """The server sums whole numbers as ``int``, whatever comes of it."""
+        return f"sum(CAST({name} AS decimal(38, 0)))" if kind in ("integer", "boolean") else f"sum({name})"
+
+    def sort_key(self, kind: str, name: str) -> str:
+        """Some texts are numbers that are unique everywhere, which have an order of their own and no collation."""
+        return f"CONVERT(nvarchar(max), {name}) COLLATE Latin1_General_100_BIN2" if kind == "string" else name
+
+    def limited(self, query: str, rows: int) -> str:
+        return query.replace("SELECT ", f"SELECT TOP ({rows}) ", 1)
+
+    def nth(self, query: str, order: str, skipped: int) -> str:
+        return f"{query} ORDER BY {order} OFFSET {skipped} ROWS FETCH NEXT 1 ROWS ONLY"
+
+    def insert_all(self, source: TableName, table: TableName, columns: Sequence[str]) -> None:
+        with own_numbers(self, table, columns):
+            super().insert_all(source, table, columns)

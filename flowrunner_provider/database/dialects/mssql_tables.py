@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from flowrunner_provider.database.dialects.base import Column, Session
 from flowrunner_provider.database.identifiers import TableName
 
-__all__ = ["UNIQUE", "Described", "created", "described_columns", "find", "object_text"]
+__all__ = [
+    "KEYS",
+    "UNIQUE",
+    "Described",
+    "catalogue_of",
+    "created",
+    "described_columns",
+    "find",
+    "object_text",
+    "own_numbers",
+]
 
 UNIQUE = (
     "SELECT i.index_id, c.name FROM sys.indexes AS i"
@@ -28,7 +39,8 @@ _COLUMNS = (
     " CONVERT(int, COLLATIONPROPERTY(c.collation_name, 'CodePage'))"
     " FROM {}.columns AS c WHERE c.object_id = OBJECT_ID(\x001\0) ORDER BY c.column_id"
 )
-_KEYS = {"string": "nvarchar(450)", "object": "nvarchar(450)", "array": "nvarchar(450)", "binary": "varbinary(900)"}
+KEYS = {"string": "nvarchar(450)", "object": "nvarchar(450)", "array": "nvarchar(450)", "binary": "varbinary(900)"}
+"""The types of columns in an index, which takes 900 bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +80,11 @@ def object_text(session: Session, name: TableName) -> str:
     return f"tempdb..{text}" if name.name.text.startswith("#") else text
 
 
+def catalogue_of(name: TableName) -> str:
+    """The schema of the views that tell about the table."""
+    return "tempdb.sys" if name.name.text.startswith("#") else "sys"
+
+
 def find(session: Session, name: TableName) -> tuple[TableName, str] | None:
     """The object of that name as it is written, and its type."""
     rows = session.run(_FIND, [object_text(session, name)])
@@ -76,8 +93,7 @@ def find(session: Session, name: TableName) -> tuple[TableName, str] | None:
 
 def described_columns(session: Session, name: TableName) -> list[Described]:
     """The columns; also of a temporary table."""
-    catalogue = "tempdb.sys" if name.name.text.startswith("#") else "sys"
-    rows = session.run(_COLUMNS.format(catalogue), [object_text(session, name)])
+    rows = session.run(_COLUMNS.format(catalogue_of(name)), [object_text(session, name)])
     return [
         Described(
             name=row[0],
@@ -93,13 +109,24 @@ def described_columns(session: Session, name: TableName) -> list[Described]:
     ]
 
 
+@contextmanager
+def own_numbers(session: Session, table: TableName, columns: Sequence[str]) -> Iterator[None]:
+    """Meanwhile rows may bring values for the column that the server numbers itself, if it is one of ``columns``."""
+    own = any(one.identity and one.name in columns for one in described_columns(session, table))
+    if own:
+        session.run(f"SET IDENTITY_INSERT {session.sql(table)} ON")
+    yield
+    if own:
+        session.run(f"SET IDENTITY_INSERT {session.sql(table)} OFF")
+
+
 def created(session: Session, name: TableName, columns: Sequence[Column], keys: Sequence[str]) -> str:
     """The statement that creates a table. A text in a key has 450 characters: an index takes no more."""
     parts = []
     for column in columns:
-        kind = session.types[column.type]
+        kind = f"{session.types[column.type]} NULL"
         if column.name in keys:
-            kind = f"{_KEYS.get(column.type, kind)} NOT NULL"
+            kind = f"{KEYS.get(column.type, session.types[column.type])} NOT NULL"
         parts.append(f"{session.sql(column.name)} {kind}")
     if keys:
         parts.append(f"PRIMARY KEY ({session.names(keys)})")

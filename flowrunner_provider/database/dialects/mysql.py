@@ -71,7 +71,7 @@ from flowrunner_provider.database.dialects.mysql_wire import (
     reset,
     unbuffered,
 )
-from flowrunner_provider.database.dialects.opening import GRACE, guarded, place_of
+from flowrunner_provider.database.dialects.opening import GRACE, Remote
 from flowrunner_provider.database.dialects.values import unencodable
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
@@ -80,7 +80,7 @@ __all__ = ["MysqlSession"]
 _IN_TRANSACTION = 1  # of the status that the server sends with every OK
 
 
-class MysqlSession(MysqlStructure, Piped):
+class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
     """A connection to a database; READ COMMITTED, strict, its time zone UTC."""
 
     kind = "mysql"
@@ -97,10 +97,8 @@ class MysqlSession(MysqlStructure, Piped):
         }
     )  # fmt: skip
 
-    def __init__(self, config: MysqlConfig, deadline: Deadline) -> None:
+    def _connect(self, config: MysqlConfig, deadline: Deadline) -> None:
         self._driver = driver()
-        self._deadline, self._config = deadline, config
-        self._where = place_of(config, deadline)
         self._begun: Isolation | None = None
         silence = deadline.remaining() + 2 * GRACE
         try:
@@ -121,15 +119,9 @@ class MysqlSession(MysqlStructure, Piped):
                 field="login",
                 remedy="pip install cryptography",
             ) from None
-        try:
-            self.resume(deadline)
-        except BaseException:
-            self.end()
-            raise
 
     def resume(self, deadline: Deadline) -> None:
-        self._deadline = deadline
-        self._guard = guarded(deadline, self._cut)
+        super().resume(deadline)
         limit_waits(self._connection, deadline.remaining() + 2 * GRACE)
         mariadb = "mariadb" in self._connection.server_version.lower()
         self.run(settings(self._config, deadline, mariadb=mariadb))

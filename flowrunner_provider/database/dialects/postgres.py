@@ -30,7 +30,7 @@ from flowrunner_provider.database.dialects.base import (
     Type,
     duplicate_keys,
 )
-from flowrunner_provider.database.dialects.opening import guarded, place_of
+from flowrunner_provider.database.dialects.opening import Remote
 from flowrunner_provider.database.dialects.postgres_copy import CsvCopier
 from flowrunner_provider.database.dialects.postgres_csv import Unfit, blocks, count_rows, fits, options
 from flowrunner_provider.database.dialects.postgres_errors import classified, connect_failed
@@ -72,7 +72,7 @@ WHERE c.oid = to_regclass($1)
 """
 
 
-class PostgresSession(PostgresStructure, Piped):
+class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
     """A connection to a database; READ COMMITTED, its time zone UTC."""
 
     kind = "postgres"
@@ -89,10 +89,8 @@ class PostgresSession(PostgresStructure, Piped):
         }
     )  # fmt: skip
 
-    def __init__(self, config: PostgresConfig, deadline: Deadline) -> None:
+    def _connect(self, config: PostgresConfig, deadline: Deadline) -> None:
         self._driver = load("psycopg", extra="postgres", needed_for="a connection to PostgreSQL")
-        self._deadline = deadline
-        self._where = place_of(config, deadline)
         try:
             self._connection: psycopg.Connection[Row] = self._driver.connect(
                 **_parameters(config, deadline),
@@ -104,15 +102,9 @@ class PostgresSession(PostgresStructure, Piped):
             raise connect_failed(error, self._where) from None
         self._cursor = self._connection.cursor()
         self._statement_timeout, self._lock_timeout = config.statement_timeout, config.lock_timeout
-        try:
-            self.resume(deadline)
-        except BaseException:
-            self.end()
-            raise
 
     def resume(self, deadline: Deadline) -> None:
-        self._deadline = deadline
-        self._guard = guarded(deadline, self._cut)
+        super().resume(deadline)
         self.run("SET TimeZone = 'UTC'")  # what a pooler between us and the server carries over to another connection
 
     def park(self) -> bool:

@@ -93,6 +93,9 @@ class Structured(Calling):
         "timestamp": "CURRENT_TIMESTAMP", "date": "CURRENT_DATE", "time": "CURRENT_TIME",
     }  # fmt: skip
 
+    may_be_empty: ClassVar[str] = ""
+    """What says so of a column."""
+
     if TYPE_CHECKING:
         kind: ClassVar[str]
 
@@ -142,7 +145,8 @@ class Structured(Calling):
             if column.default is not None:
                 moment = self.now.get(column.type) if column.default == NOW else None
                 part += f" DEFAULT {moment or self.literal(column.default)}"
-            parts.append(part if column.nullable and column.name not in spec.keys else f"{part} NOT NULL")
+            empty = column.nullable and column.name not in spec.keys
+            parts.append(part + (self.may_be_empty if empty else " NOT NULL"))
         return [*parts, f"PRIMARY KEY ({self.names(spec.keys)})"] if spec.keys else parts
 
     def make(self, name: TableName, spec: TableSpec, mark: str) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -50,6 +50,7 @@ class Syncing:
     takes: ClassVar[tuple[Form, ...]] = ()
     """The forms that it reads, the quickest first."""
     delete_from: ClassVar[str] = "DELETE FROM {} AS t"
+    update_from: ClassVar[str] = "UPDATE {} AS t SET {}"
 
     if TYPE_CHECKING:
 
@@ -102,6 +103,33 @@ class Syncing:
 
     def interrupt(self) -> None:
         """End what the connection is doing, and perhaps the connection; called from another thread."""
+
+    def exact(self, kind: str, name: str) -> str:
+        """A column in the precision that its values have in Python: what :meth:`bounded` compares.
+
+        :param kind: of the column, in the words of a dataset.
+        """
+        del kind
+        return name
+
+    def bounded(self, kind: str, name: str, sign: str, value: Callable[[], str]) -> str:
+        """The condition that a column is on one side of a value.
+
+        :param sign: one of ``<``, ``<=``, ``>``, ``>=``.
+        :param value: a placeholder for the value, a new one at each call.
+        """
+        del kind
+        return f"{name} {sign} {value()}"
+
+    def summed(self, kind: str, name: str) -> str:
+        """The sum of a column, however large."""
+        del kind
+        return f"sum({name})"
+
+    def insert_all(self, source: TableName, table: TableName, columns: Sequence[str]) -> None:
+        """Append these columns of one table to another one."""
+        names = self.names(columns)
+        self.run(f"INSERT INTO {self.sql(table)} ({names}) SELECT {names} FROM {self.sql(source)}")
 
     def stand_in(self, table: Table, name: str) -> TableName | None:
         """:meth:`replacement` with the same columns; None if the new table would lack something."""

@@ -160,6 +160,10 @@ def _name(step: Any) -> str:
 
 
 def _supported(session: Session) -> None:
+    if session.kind == "mssql":
+        raise ConfigError(
+            "Alembic has no words for the driver of this connection", field="engine", remedy="use engine='builtin'"
+        )
     if not scripts_of(session).transactional:
         raise ConfigError(
             f"Alembic cannot record in {session.kind} that a revision has stopped half way",

@@ -6,6 +6,7 @@ from typing import Any
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.mssql_scripts import MssqlScripts
 from flowrunner_provider.database.dialects.mysql_scripts import MysqlScripts
 from flowrunner_provider.database.dialects.postgres_scripts import PostgresScripts
 from flowrunner_provider.database.dialects.scripts import Scripts
@@ -14,7 +15,7 @@ from flowrunner_provider.database.dialects.sqlite_scripts import SqliteScripts
 __all__ = ["scripts_of"]
 
 _KNOWN: dict[str, type[Scripts[Any]]] = {
-    "mysql": MysqlScripts, "postgres": PostgresScripts, "sqlite": SqliteScripts,
+    "mssql": MssqlScripts, "mysql": MysqlScripts, "postgres": PostgresScripts, "sqlite": SqliteScripts,
 }  # fmt: skip
 
 

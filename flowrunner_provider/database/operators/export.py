@@ -27,7 +27,7 @@ class SqlExportOperator(FlowRunnerOperator):
     Memory is constant. PostgreSQL writes CSV itself (``COPY``): NULL is an empty field and empty text is ``""``;
     the same rows in the same order give the same bytes.
 
-    :param conn_id: a connection of type ``postgres``, ``mysql`` or ``sqlite``; its type chooses the dialect.
+    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; its type chooses the dialect.
     :param dest: the file, .csv, .jsonl, .parquet or .xlsx, on the worker's disk or in any store, as
         ``s3://aws_default@raw/orders.csv``; ``.gz`` at the end compresses the first two. In Excel files text is never
         a formula, and numbers of more than 15 digits and times with a zone are text.

@@ -31,7 +31,7 @@ class SqlLoadOperator(FlowRunnerOperator):
     sight and one ``RENAME TABLE`` decides (what others write into the old one meanwhile is lost with it), and a table
     that ``create_table`` makes stays, empty, when the load fails. Tested with MariaDB; MySQL 8 is not.
 
-    :param conn_id: a connection of type ``postgres``, ``mysql`` or ``sqlite``; its type chooses the dialect.
+    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; its type chooses the dialect.
     :param source: the result of the task that wrote the rows, or the path of a .csv, .jsonl or .parquet file.
     :param table: ``table`` or ``schema.table``, taken literally (no folding to lower case); odd names are
         quoted as in SQL.

@@ -20,13 +20,14 @@ class SqlMaintainOperator(FlowRunnerOperator):
     tables or none: a row in the table ``flowrunner_ledger``, beside the first table and committed in the same
     transaction, tells the next attempt so. The others are simply done again, which changes nothing.
     MySQL and MariaDB commit at every change of a structure: there one ``RENAME TABLE`` decides about a ``drop``, and
-    ``truncate`` deletes the rows.
+    ``truncate`` deletes the rows. So does SQL Server where a foreign key refers to the table, or it numbers its rows.
 
-    :param conn_id: a connection of type ``postgres``, ``mysql`` or ``sqlite``; its type chooses the dialect.
+    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; its type chooses the dialect.
     :param operation: ``truncate`` removes all rows, ``drop`` the tables (never what depends on them); ``analyze``
-        renews statistics; ``vacuum`` gives room back (SQLite: of the whole file, without ``tables``; MySQL: OPTIMIZE);
-        ``reindex`` builds indexes anew; ``refresh_mview`` (PostgreSQL) fills materialized views; ``swap_partition``
-        (PostgreSQL) exchanges the rows of a partition and of ``replacement`` by exchanging the tables.
+        renews statistics; ``vacuum`` gives room back (SQLite: of the whole file, without ``tables``; MySQL: OPTIMIZE;
+        SQL Server: indexes are reorganised, a table without a clustered index is written anew); ``reindex`` builds
+        indexes anew; ``refresh_mview`` (PostgreSQL) fills materialized views; ``swap_partition`` (PostgreSQL) exchanges
+        the rows of a partition and of ``replacement`` by exchanging the tables.
     :param tables: ``table`` or ``schema.table`` each, taken literally, with capitals as the database has them.
     :param confirm: for ``truncate`` and ``drop``: the same names once more; this parameter takes no templates, so that
         a name that came out of a template otherwise than meant does no harm.

@@ -21,15 +21,16 @@ class SqlMigrateOperator(FlowRunnerOperator):
     """Every script up to the target has run once and in order, and a history in the database says which, when and by
     whom.
 
-    Killed anywhere and retried, or run twice at once, each script runs once: on PostgreSQL and SQLite it commits
-    together with its row in the history, and a lock lets one run work at a time. MySQL and MariaDB commit at every
-    change of a structure: a script that stopped half way is recorded, and every later run stops there with an error
-    until ``on_interrupted`` says what it means. The same holds for a script that starts with the line
+    Killed anywhere and retried, or run twice at once, each script runs once: on PostgreSQL, SQL Server and SQLite it
+    commits together with its row in the history, and a lock lets one run work at a time. MySQL and MariaDB commit at
+    every change of a structure: a script that stopped half way is recorded, and every later run stops there with an
+    error until ``on_interrupted`` says what it means. The same holds for a script that starts with the line
     ``-- flowrunner:no-transaction``; it is one statement, such as ``CREATE INDEX CONCURRENTLY``.
-    A script that was changed or is missing after it ran, or that comes too late, is an error before anything runs.
-    A run keeps two connections open.
+    A script that was changed or is missing after it ran, or that comes too late, is an error before anything runs. A
+    run keeps two connections open. SQL Server runs the batches between lines of ``GO`` one after the other, in the same
+    transaction.
 
-    :param conn_id: a connection of type ``postgres``, ``mysql`` or ``sqlite``.
+    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``.
     :param location: the folder of the scripts, in any store: ``V1.2__orders.sql`` once, ``R__views.sql`` after them
         whenever it was changed, ``U1.2__orders.sql`` to undo. Other files that end in ``.sql`` are an error; folders
         below it are not looked into. For Alembic a folder on this machine, with ``versions`` in it.

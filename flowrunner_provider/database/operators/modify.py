@@ -21,7 +21,7 @@ class SqlModifyOperator(FlowRunnerOperator):
     ``flowrunner_ledger``, in the same schema and committed in the same transaction, tells the next attempt so.
     Rows that the database itself changes along (triggers, ON DELETE CASCADE) are not counted.
 
-    :param conn_id: a connection of type ``postgres``, ``mysql`` or ``sqlite``; its type chooses the dialect.
+    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; its type chooses the dialect.
     :param operation: ``update`` or ``delete``.
     :param table: ``table`` or ``schema.table``, taken literally.
     :param where: which rows: column -> value (a list means any of them, null means no value) or an object of

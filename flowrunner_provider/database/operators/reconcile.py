@@ -24,7 +24,7 @@ class SqlReconcileOperator(FlowRunnerOperator):
     ``rows`` reads both sides in the order of their keys and compares every value: memory is constant, both servers
     sort. The sides are read at the same time but are no common snapshot: compare what does not move.
 
-    :param left_conn_id: a connection of type ``postgres``, ``mysql`` or ``sqlite``.
+    :param left_conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``.
     :param right_conn_id: the other one, or the same.
     :param left_table: the table or view on the left, taken literally.
     :param left_sql: in place of it: one query.

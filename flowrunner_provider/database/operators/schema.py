@@ -31,7 +31,7 @@ class SqlCreateTableOperator(FlowRunnerOperator):
     came into the new table meanwhile stay. MySQL and MariaDB commit at every change of a structure: there the
     table's comment says which attempt has made it, and one ``RENAME TABLE`` decides about a replacement.
 
-    :param conn_id: a connection of type ``postgres``, ``mysql`` or ``sqlite``; its type chooses the dialect.
+    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; its type chooses the dialect.
     :param table: ``table`` or ``schema.table``, taken literally (no folding to lower case).
     :param columns: name -> type, or name -> ``{"type": ..., "nullable": false, "default": ...}``. The types are those
         of a dataset: ``string integer number decimal boolean object array date time timestamp binary``. A default is
@@ -109,7 +109,7 @@ class SqlSchemaCheckOperator(FlowRunnerOperator):
     indexes and foreign keys, as the database itself names them; all tables are looked at in one transaction.
     MySQL and MariaDB show a login only the tables that it may read: another one counts as removed.
 
-    :param conn_id: a connection of type ``postgres``, ``mysql`` or ``sqlite``; its type chooses the dialect.
+    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; its type chooses the dialect.
     :param tables: ``table`` or ``schema.table`` each, taken literally; by default those of ``expected``.
     :param expected: a file that a ``snapshot`` has written, in any store, e.g. ``s3://lake@schemas/sales.json``.
     :param snapshot: the file, in any store, that gets the structures as they are now; another one than ``expected``.

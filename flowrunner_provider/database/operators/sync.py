@@ -28,13 +28,15 @@ class SqlSyncOperator(FlowRunnerOperator):
     Runs of the same sync wait for each other. Memory is constant: between PostgreSQL servers the rows travel as they
     are (binary ``COPY`` where the types agree, else text), from PostgreSQL to MariaDB as ``COPY`` text into
     ``LOAD DATA``, between others in batches. MySQL commits at every change of a structure: there a swap is decided by
-    one ``RENAME TABLE``, and a column that was added stays when the sync fails.
+    one ``RENAME TABLE``, and a column that was added stays when the sync fails. SQL Server reads one state of the
+    source without locks where the database allows snapshots (``ALLOW_SNAPSHOT_ISOLATION``); elsewhere writers wait.
 
-    :param source_conn_id: where to read: a connection of type ``postgres``, ``mysql`` or ``sqlite``.
+    :param source_conn_id: where to read: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``.
     :param conn_id: where to write.
     :param table: the destination, which is there: ``table`` or ``schema.table``, taken literally.
     :param source_table: the table or view to read.
-    :param sql: in place of it: one query, in the placeholder style of the source's driver.
+    :param sql: in place of it: one query, in the placeholder style of the source's driver. It is put into
+        parentheses, where SQL Server takes neither ``WITH`` nor ``ORDER BY``.
     :param parameters: values for the placeholders, a list or an object.
     :param mode: ``full`` puts all rows in the place of the old ones; ``merge`` reads all, updates rows whose ``keys``
         are there and inserts the others; ``incremental`` does so with the rows whose ``watermark`` has grown.

@@ -22,7 +22,7 @@ class SqlTransactionOperator(FlowRunnerOperator):
     A deadlock or serialization failure is answered by doing all of it again, a few times. Values of parameters
     appear in no log and no error.
 
-    :param conn_id: a connection of type ``postgres``, ``mysql`` or ``sqlite``; its type chooses the dialect.
+    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; its type chooses the dialect.
     :param statements: in their order, each an object. ``sql`` is one statement, ``params`` the values of its
         placeholders, which are those of the driver: ``%s`` and ``%(name)s`` for PostgreSQL and MySQL (with params
         ``%`` itself is ``%%``), ``?`` and ``:name`` for SQLite. ``expect_rows`` is how many rows it must change or

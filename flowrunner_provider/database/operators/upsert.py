@@ -31,7 +31,7 @@ class SqlUpsertOperator(FlowRunnerOperator):
     keep their values, and ``inserted``, ``updated`` and ``skipped`` are the database's own counts.
     The same as ``sql.load`` with ``mode="upsert"``, for a few rows of the DAG as well.
 
-    :param conn_id: a connection of type ``postgres``, ``mysql`` or ``sqlite``; its type chooses the dialect.
+    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; its type chooses the dialect.
     :param table: ``table`` or ``schema.table``, taken literally; it must be there.
     :param keys: the columns of a primary key or unique index of the table.
     :param rows: a few rows (at most 10,000), each an object column -> value, all with the same columns.

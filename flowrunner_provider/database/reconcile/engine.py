@@ -114,7 +114,8 @@ class _Side:
     def aggregates(self, columns: Sequence[str]) -> Row:
         """The number of rows, and the sum of each column."""
         text = Text(self.session, self.origin, binds=False)
-        parts = ["count(*)", *(f"sum(q.{text.name(column)})" for column in columns)]
+        sums = [self.session.summed(self.kinds[column], f"q.{text.name(column)}") for column in columns]
+        parts = [f"{one} AS value_{number}" for number, one in enumerate([self.session.counts, *sums])]
         return text.first(f"SELECT {', '.join(parts)} FROM {text.source}") or ()
 
     def rows(self, columns: Sequence[str]) -> Generator[list[Row], None, None]:

@@ -42,10 +42,11 @@ def remove_unlisted(session: Session, table: Table, listing: TableName, plan: Sy
             )
         column = session.sql(plan.soft_delete_column)
         marked = flag.says_so.format(f"t.{column}")
-        update = f"UPDATE {target} AS t SET {column} ="
-        restored = session.execute(f"{update} {flag.alive} WHERE {marked} AND NOT ({condition})")
-        condition, change = f"{condition} AND NOT ({marked})", f"{update} {flag.deleted}"
-    count = int(session.run(f"SELECT count(*) FROM {target} AS t WHERE {condition}")[0][0])
+        restore = session.update_from.format(target, f"{column} = {flag.alive}")
+        restored = session.execute(f"{restore} WHERE {marked} AND NOT ({condition})")
+        change = session.update_from.format(target, f"{column} = {flag.deleted}")
+        condition = f"{condition} AND NOT ({marked})"
+    count = int(session.run(f"SELECT {session.counts} FROM {target} AS t WHERE {condition}")[0][0])
     if plan.max_deletes is not None and count > plan.max_deletes:
         raise IntegrityError(
             f"{count} rows of {table.name} are not in the source, more than max_deletes={plan.max_deletes};"

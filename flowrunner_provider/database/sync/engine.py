@@ -235,12 +235,13 @@ class _Transfer:
         column = str(self._plan.watermark)
         text = Text(self._source, self._plan.origin, binds=False)
         name = f"q.{text.name(column)}"
-        if text.first(f"SELECT 1 FROM {text.source} WHERE {name} IS NULL LIMIT 1"):
+        if text.first(self._source.limited(f"SELECT 1 AS one FROM {text.source} WHERE {name} IS NULL", 1)):
             raise IntegrityError(
                 f"a row of the source has no {column}: no run would ever read it",
                 remedy="give it a value, or leave such rows out with sql",
             )
-        found = text.first(f"SELECT max({name}) FROM {text.source}")
+        exact = self._source.exact(self._kinds[column], name)
+        found = text.first(f"SELECT max({exact}) AS latest FROM {text.source}")
         upper = found[0] if found else None
         if upper is None:
             return before
@@ -258,10 +259,14 @@ class _Transfer:
             ]
             query = f"SELECT {', '.join(parts)} FROM {text.source}"
             if self._window is not None:
-                lower, upper = self._window
-                name = f"q.{text.name(str(self._plan.watermark))}"
-                least = [] if lower is None else [f"{name} >= {text.value(lower)}"]
-                query += f" WHERE {' AND '.join([*least, f'{name} <= {text.value(upper)}'])}"
+                watermark = str(self._plan.watermark)
+                kind, name = self._kinds[watermark], f"q.{text.name(watermark)}"
+                bounds = [
+                    self._source.bounded(kind, name, sign, lambda value=value: text.value(value))  # type: ignore[misc]
+                    for sign, value in zip((">=", "<="), self._window, strict=True)
+                    if value is not None
+                ]
+                query += f" WHERE {' AND '.join(bounds)}"
             return query, text.params
 
         return made
@@ -326,8 +331,7 @@ class _Transfer:
         self._check_some(rows)
         target.empty(self._table.name)
         failpoint("sql.sync.after_empty")
-        names = target.names(columns)
-        target.run(f"INSERT INTO {target.sql(self._table.name)} ({names}) SELECT {names} FROM {target.sql(stage)}")
+        target.insert_all(stage, self._table.name, columns)
         target.drop_stage(stage)
         return _Done(rows=rows, inserted=rows)
 

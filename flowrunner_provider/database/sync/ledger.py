@@ -42,7 +42,7 @@ class Mark:
     def write(self, watermark: Any) -> None:
         """The watermark, from which the next run goes on."""
         kept: Json = {"watermark": to_json(watermark)}
-        self._update(f"details = {self._place(2)}, loaded_at = CURRENT_TIMESTAMP", json.dumps(kept))
+        self._update(f"details = {self._place(2)}, loaded_at = {self._session.moment}", json.dumps(kept))
 
     def _locked(self) -> list[tuple[Any, ...]]:
         self._update("target = target")

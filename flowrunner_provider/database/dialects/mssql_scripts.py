@@ -1,0 +1,119 @@
+"""Scripts in SQL Server: batches, which ``GO`` divides and the server runs one by one, in one transaction.
+
+The server takes nearly every change of a structure into a transaction. What it does not (``ALTER DATABASE``, full-text
+indexes) has to be a script of its own, without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flowrunner_provider.core.errors import ConfigError, IntegrityError, Rejected, Unavailable
+from flowrunner_provider.database.dialects.mssql import MssqlSession
+from flowrunner_provider.database.dialects.mssql_query import tokens
+from flowrunner_provider.database.dialects.mssql_structure import text_literal
+from flowrunner_provider.database.dialects.scripts import Scripts, failed_at
+
+__all__ = ["MssqlScripts", "divided"]
+
+_MOST_REPEATS = 10_000
+_STATE = "SELECT @@TRANCOUNT, CURRENT_TRANSACTION_ID()"
+_MODULES = frozenset({"PROC", "PROCEDURE", "FUNCTION", "TRIGGER", "VIEW"})
+_SILENT = frozenset({"NOEXEC", "PARSEONLY", "FMTONLY", "SHOWPLAN_ALL", "SHOWPLAN_TEXT", "SHOWPLAN_XML"})
+"""Settings with which the server runs nothing any more, not even the record that the script ran."""
+
+
+class MssqlScripts(Scripts[MssqlSession]):
+    """Structures change in transactions, so a script and its record commit together."""
+
+    dialect = "tsql"
+
+    def exclusive(self) -> None:
+        try:
+            self.session.hold("migrations")
+        except Unavailable as error:
+            error.message = f"{self.session.where}: another run of migrations is at work"
+            raise
+
+    def run(self, script: str) -> None:
+        session = self.session
+        before = session.run(_STATE)
+        for line, batch in divided(script):
+            with failed_at(f"batch in line {line}"):
+                session.run_batch(batch)
+        if session.run(_STATE) != before:
+            raise IntegrityError("a statement has ended or begun a transaction", remedy="leave it away")
+
+    def run_alone(self, statement: str) -> None:
+        """The server knows no end of a statement, so what has a semicolon within or a ``GO`` counts as several."""
+        words = [word for word, kind, _ in tokens(statement, "location") if kind != "space"]
+        while words and words[-1] == ";":
+            words.pop()
+        if ";" in words or len(list(divided(statement))) != 1:
+            raise Rejected("a script without a transaction has more than one statement", remedy="write one")
+        self.session.run_batch(statement)
+
+    @classmethod
+    def literal(cls, text: str) -> str:
+        return text_literal(text)
+
+    @classmethod
+    def check(cls, script: str, file: str) -> None:
+        for start, batch in divided(script):
+            words = [
+                (word.upper(), start + line - 1) for word, kind, line in tokens(batch, "location") if kind == "word"
+            ]
+            if _makes_a_module([word for word, _ in words]):
+                continue
+            following = [word for word, _ in words[1:]] + [""]
+            for (word, line), after in zip(words, following, strict=True):
+                if word in ("COMMIT", "ROLLBACK") or (
+                    word in ("BEGIN", "SAVE") and after in ("TRAN", "TRANSACTION", "DISTRIBUTED")
+                ):
+                    raise ConfigError(
+                        f"{file}, line {line}: {word} would act on the transaction itself",
+                        field="location",
+                        remedy="leave it away: each script has a transaction of its own",
+                    )
+                if word == "USE" or word in _SILENT:
+                    raise ConfigError(
+                        f"{file}, line {line}: after {word} the record of the script would be lost",
+                        field="location",
+                        remedy="leave it away; the database is the schema of the connection",
+                    )
+
+
+def _makes_a_module(words: list[str]) -> bool:
+    """Whether a batch is the body of a procedure or the like, which runs when it is called."""
+    head = [word for word in words[:4] if word not in ("OR", "ALTER", "CREATE")]
+    return words[:1] in (["CREATE"], ["ALTER"]) and bool(head) and head[0] in _MODULES
+
+
+def divided(script: str) -> Iterator[tuple[int, str]]:
+    """Each batch, as often as it is to run, and the line that it begins in.
+
+    ``GO`` counts where it stands alone in its line, or with a number, outside of quotes and comments.
+
+    :raises ConfigError: if a quotation or comment does not end, or a number is none.
+    """
+    lines = script.split("\n")
+    begun, found = 1, []
+    for word, kind, line in tokens(script, "location"):
+        if kind == "word" and word.upper() == "GO" and lines[line - 1].split("--")[0].split()[:1] == [word]:
+            found.append(line)
+    for line in [*found, len(lines) + 1]:
+        batch, times = "\n".join(lines[begun - 1 : line - 1]), 1
+        if line <= len(lines):
+            more = lines[line - 1].split("--")[0].split()[1:]
+            times = int(more[0]) if len(more) == 1 and more[0].isdecimal() and len(more[0]) < 6 else 0 if more else 1
+            if not 1 <= times <= _MOST_REPEATS:
+                raise ConfigError(
+                    f"line {line}: GO stands alone, or before a number up to {_MOST_REPEATS}",
+                    field="location",
+                    remedy="correct the line",
+                )
+        if any(kind != "space" for _, kind, _ in tokens(batch, "location")):
+            blank = len(batch) - len(batch.lstrip())
+            for _ in range(times):
+                yield begun + batch.count("\n", 0, blank), batch
+        begun = line + 1
