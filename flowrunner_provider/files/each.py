@@ -48,7 +48,8 @@ async def each_in_batches(
     :param end: called for one batch after the other when all its files are done.
     """
     flow = _Flow(concurrency, batches, files, act, end)
-    await _all(flow.most, flow.worker)
+    if await flow.has_begun():  # there may be nothing to do
+        await _all(flow.most, flow.worker)
 
 
 async def _all(count: int, worker: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -93,7 +94,7 @@ class _Flow(Generic[B]):
 
     async def worker(self) -> None:
         """Take what is waiting until nothing is."""
-        while self._waiting or await self._has_begun():
+        while self._waiting or await self.has_begun():
             opened, file, units = self._waiting.popleft()
             await self._room.take(units)
             await self._act(opened.batch, file)
@@ -102,7 +103,7 @@ class _Flow(Generic[B]):
             if not opened.left:
                 await self._close()
 
-    async def _has_begun(self) -> bool:
+    async def has_begun(self) -> bool:
         """Whether there is something to do again, as one of the workers has begun the next batch."""
         while not self._waiting and not self._over:
             if self._beginning:

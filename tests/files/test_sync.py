@@ -18,7 +18,7 @@ from flowrunner_provider.files.operators import FileSyncOperator
 from flowrunner_provider.files.stores.local import LocalStore
 from flowrunner_provider.files.sync import plan as sync_plan
 from tests.files.stage import KILLS, LONG_AGO, Stage, stage
-from tests.support.context import execute, make_context
+from tests.support.context import FileStateStore, execute, make_context
 from tests.support.kill import double_kill, random_kills, sweep
 
 OLD = LONG_AGO - 1000
@@ -90,6 +90,20 @@ def test_made_like_the_source_and_then_left_alone(both, monkeypatch):
     both.put("one", "a", "A", LONG_AGO + 60)
     assert both.sync()["copies"] == ["a"]
     assert both.trees()[0] == both.trees()[1]
+
+
+def test_what_changes_nothing_records_nothing_and_asks_for_no_name_of_the_destination(local, tmp_path, monkeypatch):
+    for name in ("a", "d/e"):
+        local.put("one", name, name)
+
+    def recorded(state: str) -> bool:
+        task, store = local.operator(), FileStateStore(tmp_path / state)
+        execute(task, make_context(task, state=store))
+        return any('"counts"' in path.read_text() for path in store.directory.iterdir())
+
+    assert recorded("first")
+    monkeypatch.setattr(LocalStore, "join", lambda *path: pytest.fail(f"{path} is not going to be written"))
+    assert not recorded("second")
 
 
 @pytest.mark.parametrize(
