@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from typing import Any
 
 import pytest
@@ -45,6 +46,9 @@ class Transport:
     def write_eof(self) -> None:
         self.writes.append(b"")
 
+    def get_extra_info(self, name: str) -> None:
+        assert name == "socket"
+
     def close(self) -> None:
         self.closed = True
 
@@ -67,6 +71,34 @@ def test_writes_of_one_turn_are_gathered_in_their_order():
         transport.close()
         assert real.writes[4:] == [b"g"]
         assert real.closed
+
+    asyncio.run(body())
+
+
+class Peer:
+    """A socket that is told how to acknowledge, and is closed at last."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, int, int]] = []
+
+    def setsockopt(self, *option: int) -> None:
+        self.told.append(option)  # type: ignore[arg-type]
+        if len(self.told) == 2:
+            raise OSError(9, "Bad file descriptor")
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="there is no such option here")
+def test_answers_are_acknowledged_at_once_until_a_session_has_begun():
+    async def body() -> None:
+        real, peer = Transport(), Peer()
+        real.get_extra_info = lambda name: peer  # type: ignore[method-assign,assignment,return-value]
+        transport: Any = Gathering(real)  # type: ignore[arg-type]
+        for number in range(10):
+            transport.write(b"x")
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert len(peer.told) == min(number + 1, 4)
+        assert set(peer.told) == {(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)}
 
     asyncio.run(body())
 
