@@ -1,19 +1,32 @@
 """A sync in shards, by one worker and by two, beside files.sync in one task; each worker is a process.
 
-What Airflow adds (about two seconds of scheduling and starting for each of the tasks in turn) is not in it.
+What Airflow adds (about two seconds of scheduling and starting for each of the tasks in turn) is not in it. ``plan``
+is the planning alone, of a million objects that are made up: seconds, memory, and when the first wave is there.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flowrunner_provider.core.run import Run
+from flowrunner_provider.files.options import SyncOptions
+from flowrunner_provider.files.shards.book import Book, Wave
+from flowrunner_provider.files.shards.plan import plan_shards
+from flowrunner_provider.files.store import Entry
+from flowrunner_provider.files.stores.local import LocalStore
+from tests.benchmarks.files_plan import FILES, MadeUp
 from tests.benchmarks.harness import Contender, Workload
 from tests.benchmarks.sftp import ours, scene, target, whole
 
@@ -58,6 +71,46 @@ def _shards(scene: dict[str, Any], *, workers: int) -> Iterator[None]:
     whole(scene)
 
 
+class Nothing(MadeUp):
+    """A store with an empty folder."""
+
+    async def list(self, path: str, recursive: bool = False) -> AsyncIterator[Entry]:
+        for entry in ():
+            yield entry
+
+
+class Watched(Book):
+    """Knows when the first wave was published, and how many files were listed by then."""
+
+    source: MadeUp
+    first: tuple[float, int] | None = None
+
+    async def publish(self, wave: Wave, *more: Any) -> bool:
+        published = await super().publish(wave, *more)
+        self.first = self.first or (time.perf_counter(), self.source.listed)
+        return published
+
+
+def _plan(scene: dict[str, Any], *, dest: MadeUp, copies: int) -> Iterator[None]:
+    run, source, folder = Run.alone(), MadeUp(changed=10), tempfile.mkdtemp()
+    book = Watched(LocalStore(), f"{folder}/plan")
+    book.source = source
+    yield
+    began = time.perf_counter()
+    work = plan_shards(
+        (source, "/one"), (dest, "/two"), run, SyncOptions(delete_extra=True), shards=8, wave_size=10_000,
+        work="work", book=book, label="plan",
+    )  # fmt: skip
+    result = asyncio.run(work)
+    yield
+    size = sum(path.stat().st_size for path in Path(book.path).iterdir())
+    shutil.rmtree(folder)
+    if result.files != copies or book.first is None:
+        raise AssertionError(f"{result.files} copies planned")
+    told = {"first_wave_after_s": round(book.first[0] - began, 1), "listed_by_then": book.first[1]}
+    sys.stderr.write(json.dumps({**told, "waves": result.waves, "plan_bytes": size}) + "\n")
+
+
 def _workload(title: str, what: str, milliseconds: int) -> Workload:
     contenders: dict[str, Contender] = {
         "files.sync": partial(ours, sync=True),
@@ -70,6 +123,14 @@ def _workload(title: str, what: str, milliseconds: int) -> Workload:
 
 
 WORKLOADS = {
+    "plan": Workload(
+        title=f"plan {FILES:,} objects in shards (both sides made up)",
+        contenders={
+            "1 % of them changed": partial(_plan, dest=MadeUp(), copies=FILES // 100),
+            "all of them new": partial(_plan, dest=Nothing(), copies=FILES),
+        },
+        reference="1 % of them changed",
+    ),
     "tree": _workload("sync of 5000 files of 8 KiB over SFTP", "tree", 0),
     "tree_far": _workload("sync of 500 files of 8 KiB over SFTP, 20 ms of round trip", "tree", 20),
 }

@@ -1,21 +1,18 @@
-"""Shards that copy while the plan is still being made: its waves, who waits for whom, and what is killed meanwhile."""
+"""The waves of a plan: dealt evenly, published while the source is listed, and never changed."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
-from airflow.sdk.exceptions import AirflowRescheduleException, TaskDeferralTimeout, TaskDeferred
 
-from flowrunner_provider.core.deadline import SYSTEM_CLOCK
 from flowrunner_provider.core.errors import (
     ConfigError,
     Fenced,
@@ -27,30 +24,21 @@ from flowrunner_provider.core.errors import (
 )
 from flowrunner_provider.core.journal import MemoryStore
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.files import books
-from flowrunner_provider.files.operators import FileSyncShardOperator
 from flowrunner_provider.files.options import SyncOptions
 from flowrunner_provider.files.plan import Item
-from flowrunner_provider.files.shards import patience, plan
+from flowrunner_provider.files.shards import plan
 from flowrunner_provider.files.shards.book import Book, Summary, Wave
 from flowrunner_provider.files.shards.deal import FILE_COST, Deal
 from flowrunner_provider.files.shards.look import Place, look
 from flowrunner_provider.files.shards.plan import plan_shards
 from flowrunner_provider.files.shards.run import finish, planned_before, run_shard
-from flowrunner_provider.files.shards.triggers import WaveTrigger
 from flowrunner_provider.files.store import Entry
 from flowrunner_provider.files.stores.local import LocalStore
 from flowrunner_provider.files.sync import plan as sync_plan
-from tests.files.far import Disk
-from tests.files.stage import KILLS, LONG_AGO
-from tests.files.test_shards import CHUNK, Sharded, sharded
+from tests.files.stage import LONG_AGO
 from tests.files.test_sync import hashes
-from tests.support.context import FileStateStore, execute, make_context
-from tests.support.kill import attempt, kill_at, sweep
 
 SHARDS = 2
-STATE = "flowrunner_provider.runtime.task_state.task_state"
-Files = list[tuple[Item, bool]]
 
 
 def item(name: str, size: int | None = 0) -> Item:
@@ -70,6 +58,12 @@ class Gated(LocalStore):
                 await self.gate.wait()
             self.listed += 1
             yield entry
+
+
+def listed_slowly(monkeypatch: Any) -> None:
+    """In small steps, and copied early."""
+    for name, value in (("EARLY", 10), ("_CHUNK", 5), ("BATCH", 4)):
+        monkeypatch.setattr(sync_plan, name, value)
 
 
 class Bench:
@@ -158,9 +152,7 @@ class TestDeal:
 
 class TestWaves:
     def test_the_first_is_copied_while_the_source_is_listed(self, bench: Bench, monkeypatch: Any) -> None:
-        monkeypatch.setattr(sync_plan, "EARLY", 10)
-        monkeypatch.setattr(sync_plan, "_CHUNK", 5)
-        monkeypatch.setattr(sync_plan, "BATCH", 4)
+        listed_slowly(monkeypatch)
 
         async def together() -> Any:
             gated = bench.source = Gated(25)
@@ -197,16 +189,28 @@ class TestWaves:
         assert (result.waves, result.files, result.copies) == (0, 0, [])
         assert [done.files for done in asyncio.run(bench.rest())] == [0, 0]
 
-    def test_a_wave_that_waits_too_long_is_published_as_it_is(self, bench: Bench, monkeypatch: Any) -> None:
-        monkeypatch.setattr(plan, "WAVE_SECONDS", 0.0)
-        monkeypatch.setattr(sync_plan, "BATCH", 10)
-        assert asyncio.run(bench.plan(wave_size=1000)).waves == 4
-        asyncio.run(bench.rest())
+    @pytest.mark.parametrize(("limit", "value"), [("WAVE_SECONDS", 0.0), ("WAVE_BYTES", 5)])
+    def test_a_wave_is_not_waited_for(self, bench: Bench, monkeypatch: Any, limit: str, value: float) -> None:
+        """What is known when it is old, or large, is published while the listing goes on; not in small pieces then."""
+        listed_slowly(monkeypatch)
+        monkeypatch.setattr(plan, limit, value)
+        real = Book.publish
 
-    def test_a_wave_of_many_bytes_is_published_as_it_is(self, bench: Bench, monkeypatch: Any) -> None:
-        monkeypatch.setattr(plan, "WAVE_BYTES", 20)
-        monkeypatch.setattr(sync_plan, "BATCH", 10)
-        assert asyncio.run(bench.plan(wave_size=1000)).waves == 2
+        async def held() -> Any:
+            gated = bench.source = Gated(15)
+
+            async def publish(self: Book, *what: Any) -> bool:
+                gated.gate.set()
+                monkeypatch.setattr(plan, limit, 1e9)
+                return await real(self, *what)
+
+            monkeypatch.setattr(Book, "publish", publish)
+            return await bench.plan(wave_size=1000)
+
+        result = asyncio.run(held())
+        assert (result.waves, result.files) == (2, 35)
+        assert len(bench.waves()[0]) < 15
+        bench.source = LocalStore()
         asyncio.run(bench.rest())
 
     def test_too_many_deletions_end_a_plan_that_has_begun(self, bench: Bench) -> None:
@@ -361,212 +365,3 @@ class TestLook:
         bench.book.store.capabilities = replace(bench.book.store.capabilities, visible_partials=True)
         assert asyncio.run(look(bench.book, "work", Place(), "running")).nothing
         assert asyncio.run(look(bench.book, "work", Place(), "success")).wave is not None
-
-
-# -- the tasks as Airflow runs them
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Iterator[Sharded]:
-    scene = sharded("local", tmp_path, None)
-    for number in range(6):
-        scene.put("one", f"{number}", "x")
-    with patch.object(patience, "IN_PLACE", 0.0):
-        yield scene
-
-
-def begin(scene: Any, number: int, states: list[str], **more: Any) -> Any:
-    """Shard ``number`` beside a plan that is in these states, one look after the other."""
-    answers = iter(states)
-
-    async def task_state(dag_id: str, run_id: str, task_id: str) -> str:
-        assert (run_id, task_id) == (scene.run_id, "plan")
-        return next(answers)
-
-    with patch(STATE, task_state):
-        return scene.shard(number, plan_task="plan", **more)
-
-
-class TestWaiting:
-    def test_before_the_plan_and_beside_it_the_slot_is_given_up(self, local: Sharded) -> None:
-        for state in ("", "queued", "up_for_retry", "running"):
-            with pytest.raises(AirflowRescheduleException) as caught:
-                begin(local, 0, [state], poll_interval="40s")
-            wait = caught.value.reschedule_date - SYSTEM_CLOCK.now()
-            assert timedelta(seconds=30) < wait <= timedelta(seconds=40)
-        local.plan(wave_size=2)
-        with pytest.raises(AirflowRescheduleException):
-            begin(local, 0, ["running"] * 4)
-        assert len(local.trees()[1]) == 3 + 4  # its files; the plan and three waves
-        assert begin(local, 0, ["success"])["copied"] == 3
-        assert begin(local, 1, ["success"] * 4)["copied"] == 3
-        assert local.finish()["late"] == 0
-
-    def test_a_moment_is_waited_for_on_the_worker(self, local: Sharded) -> None:
-        local.plan()
-        with patch.object(patience, "IN_PLACE", 60.0), patch.object(patience, "_POKE", 0.01):
-            assert begin(local, 0, ["running"] * 5 + ["success"])["copied"] == 3
-            with pytest.raises(AirflowRescheduleException):
-                begin(local, 1, ["queued"])
-
-    @pytest.mark.parametrize("state", ["failed", "upstream_failed", "skipped", "removed"])
-    def test_a_plan_that_failed(self, local: Sharded, state: str) -> None:
-        with pytest.raises(PermanentError, match=f"the plan is '{state}'") as caught:
-            begin(local, 0, [state])
-        assert "clear" in caught.value.remedy
-
-    def test_not_for_ever(self, local: Sharded) -> None:
-        with pytest.raises(AirflowRescheduleException):
-            begin(local, 0, ["running"], plan_timeout="10m")
-        later = SYSTEM_CLOCK.now() + timedelta(minutes=11)
-        after = patch.object(type(SYSTEM_CLOCK), "now", lambda self: later)
-        with after, pytest.raises(PermanentError, match="no further files for 0:10:00"):
-            begin(local, 0, ["running"], plan_timeout="10m")
-
-    def test_without_resuming_a_wait_is_no_new_beginning(self, local: Sharded) -> None:
-        local.plan(wave_size=2)
-        task = local.task(FileSyncShardOperator, shard=0, plan_task="plan", resume=False)
-        assert task.resume is False
-        context = make_context(task, state=local.one.state / "waited", run_id=local.run_id, task_reschedule_count=1)
-        with patch(STATE, side_effect=["running"] * 4), pytest.raises(AirflowRescheduleException):
-            execute(task, context)
-        assert task.resume is True
-
-
-def remote(tmp_path: Path, sshd: Any) -> Sharded:
-    scene = sharded("up", tmp_path, sshd)
-    for number in range(6):
-        scene.put("one", f"{number}", "x")
-    return scene
-
-
-class TestDeferral:
-    def deferred(self, scene: Sharded, states: list[str], **more: Any) -> TaskDeferred:
-        with patch.object(patience, "IN_PLACE", 0.0), pytest.raises(TaskDeferred) as caught:
-            begin(scene, 0, states, deferrable=True, **more)
-        return caught.value
-
-    def test_the_triggerer_looks_while_the_plan_runs(self, tmp_path: Path, sshd: Any) -> None:
-        scene = remote(tmp_path, sshd)
-        with patch.object(patience, "IN_PLACE", 0.0), pytest.raises(AirflowRescheduleException):
-            begin(scene, 0, ["queued"], deferrable=True)  # a deferred task may hold the slot that the plan needs
-        trigger = self.deferred(scene, ["running"]).trigger
-        kind, arguments = trigger.serialize()
-        assert kind == "flowrunner_provider.files.shards.triggers.WaveTrigger"
-        trigger = WaveTrigger(**json.loads(json.dumps(arguments)))
-
-        def observed(state: str) -> Any:
-            async def task_state(*_: str) -> str:
-                return state
-
-            with patch("flowrunner_provider.files.shards.triggers.task_state", task_state):
-                return asyncio.run(trigger.observe())
-
-        assert observed("running") is None
-        scene.plan(wave_size=2)
-        assert observed("running") == {"plan": "running", "wave": 1}
-        for state in ("success", "failed", "up_for_retry"):
-            assert observed(state) == {"plan": state}
-        assert self.deferred(scene, ["running"] * 4).method_name == "execute_complete"
-        trigger.generation, trigger.wave = self.deferred(scene, ["running"]).trigger.generation, 3
-        assert observed("running") is None
-
-    def test_it_goes_on_where_it_was(self, tmp_path: Path, sshd: Any) -> None:
-        scene = remote(tmp_path, sshd)
-        scene.plan(wave_size=2)
-        self.deferred(scene, ["running"] * 4)
-        task = scene.task(FileSyncShardOperator, shard=0, plan_task="plan", deferrable=True)
-        state = scene.one.state / f"{scene.run_id}-FileSyncShardOperator0"
-        context = make_context(task, state=state, run_id=scene.run_id, map_index=0)
-        with patch(STATE, side_effect=["success"]):
-            done = execute(task, context, "execute_complete", event={"status": "done", "result": {}})
-        assert (done["copied"], done["waves"]) == (3, 3)
-
-    def test_a_wait_that_took_too_long(self, tmp_path: Path, sshd: Any) -> None:
-        scene = remote(tmp_path, sshd)
-        task = scene.task(FileSyncShardOperator, shard=0, plan_task="plan", plan_timeout="0.001s")
-        context = make_context(task, state=FileStateStore(tmp_path / "s"), run_id=scene.run_id)
-        with patch(STATE, side_effect=["running"] * 2), patch.object(patience, "IN_PLACE", 0.0):
-            with pytest.raises(AirflowRescheduleException):
-                execute(task, context)
-            with (
-                patch("airflow.sdk.BaseOperator.resume_execution", side_effect=TaskDeferralTimeout),
-                pytest.raises(PermanentError, match="no further files"),
-            ):
-                task.resume_execution("execute_complete", {}, context)
-
-
-# -- killed while the others go on
-
-
-def planning(scene: Sharded) -> Any:
-    with patch.multiple(books, SAVE_EVERY=0.0, BATCH=2):
-        return scene.plan(wave_size=2, delete_extra=True)
-
-
-def copying(scene: Sharded) -> Any:
-    """A shard whose plan is ahead of it by then."""
-    with patch.multiple(books, SAVE_EVERY=0.0, BATCH=2):
-        return begin(scene, 0, ["success"] * 9, concurrency=1, delete_extra=True)
-
-
-def side_by_side(tmp_path: Path) -> Any:
-    numbers = iter(range(10_000))
-
-    def make() -> Sharded:
-        scene = sharded("local", tmp_path / str(next(numbers)), None)
-        disk: Disk = scene.one.disk
-        for number in range(6):
-            disk.put(f"one/{number}", os.urandom(CHUNK // 8 if number else CHUNK + 7))
-            os.utime(disk.path / f"one/{number}", (LONG_AGO, LONG_AGO))
-        scene.put("two", "extra", "x")
-        return scene
-
-    return make
-
-
-def ended(scene: Sharded) -> None:
-    done = [scene.shard(number, delete_extra=True) for number in range(SHARDS)]
-    assert sum(shard["copied"] for shard in done) == 6
-    assert scene.finish(delete_extra=True)["late"] == 0
-    assert scene.trees()[0] == scene.trees()[1]
-    assert list((scene.two.disk.path / "two").glob("**/.*")) == []
-
-
-PLACES = [
-    ("files.sync_plan.after_wave", 1),
-    ("files.write.after_commit", 2),
-    *((f"files.{place}", waves) for place in ("sync_plan.after_wave", "write.after_commit") for waves in (3, 1, 2)),
-]
-
-
-@pytest.mark.faults
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(("point", "waves"), PLACES if KILLS > 3 else PLACES[:2])
-def test_a_plan_is_killed_while_the_shards_are_as_far_as_it(tmp_path: Path, point: str, waves: int) -> None:
-    """Nothing is lost, nothing copied twice: not by the shards, nor by the end."""
-    scene = side_by_side(tmp_path)()
-    hit = waves + (point != "files.sync_plan.after_wave")  # what is written first says that there is a plan
-    assert attempt(planning, scene, rules=[kill_at(point, hit)]).killed
-    with patch.object(patience, "IN_PLACE", 0.0):
-        for number in range(SHARDS):
-            for states in (["running"] * (waves + 1), ["up_for_retry"]):
-                with pytest.raises(AirflowRescheduleException):
-                    begin(scene, number, states, delete_extra=True)
-    planning(scene)
-    ended(scene)
-
-
-@pytest.mark.faults
-@pytest.mark.timeout(600)
-def test_a_shard_is_killed_anywhere_between_its_waves(tmp_path: Path) -> None:
-    make = side_by_side(tmp_path)
-
-    def planned() -> Sharded:
-        scene = make()
-        planning(scene)
-        return scene
-
-    own = None if KILLS > 3 else (lambda point: "sync_shard" in point or "checkpoint.shard" in point)
-    more = {} if own is None else {"at": own}
-    assert sweep(planned, copying, ended, **more).kills >= 10

@@ -134,7 +134,8 @@ class FileSyncPlanOperator(_ShardedSync):
     deletions are ahead; a plan of less than one wave is not published before.
 
     The plan is published in waves while the listings go on: the first when ``dest`` is listed and 10,000 files of
-    ``source`` are, each when it has ``wave_size`` files, or after a minute. A wave is one file, with about 80 bytes
+    ``source`` are, each when it has ``wave_size`` files, or 10 seconds after the last one; not before both listings
+    are complete if ``dest`` takes two spellings of a name for one file. A wave is one file, with about 80 bytes
     per file to copy and its name. The shards get equal shares, counted over all waves: the largest files of a wave
     are dealt first, each to the shard with the least to do, where a file counts 256 KiB besides its size. Long
     listings are on the worker's disk (some 300 bytes per file), so memory does not grow with them. See

@@ -34,8 +34,8 @@ MOST_FILES = 100_000
 """Files that a wave may be told to have; so many are in memory until it is published."""
 
 WAVE_BYTES = 1 << 40
-WAVE_SECONDS = 60.0
-"""A wave of so many bytes, or that has waited for more files for so long, is published as it is."""
+WAVE_SECONDS = 10.0
+"""While the listing goes on, a wave of so many bytes, or so long after the last one, is published as it is."""
 
 _SHOWN, _CHARACTERS = 20, 6_000
 _CHUNK = 500
@@ -60,7 +60,7 @@ async def plan_shards(
     """
     choose = chooser(options.include, options.exclude)
     trees = Tree(*source, choose, field="source"), Tree(*dest, choose, field="dest")
-    plan = Plan(*trees, run, options, deleted_before=0)
+    plan = _Listing(*trees, run, options, deleted_before=0)
     try:
         if options.dry_run:
             return await _previewed(plan)
@@ -91,6 +91,15 @@ def _names(items: Iterable[Item]) -> list[str]:
     return names
 
 
+class _Listing(Plan):
+    """The plan of the whole sync."""
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing further is listed: what is to be copied is known."""
+        return self._task is not None and self._task.done()
+
+
 class _Planning:
     """One attempt to make the plan, or to go on with it.
 
@@ -98,7 +107,7 @@ class _Planning:
     :param wave_size: how many files a wave has.
     """
 
-    def __init__(self, plan: Plan, run: Run, book: Book, *, shards: int, wave_size: int, work: str) -> None:
+    def __init__(self, plan: _Listing, run: Run, book: Book, *, shards: int, wave_size: int, work: str) -> None:
         self._plan, self._run, self._book = plan, run, book
         self._work, self._shards, self._size = work, shards, wave_size
         self._deal = Deal(shards)
@@ -107,7 +116,7 @@ class _Planning:
         self._summary = Summary(work=work, generation="", shards=shards)
         self._waves, self._chain = 0, ""
         self._pending: list[Planned] = []
-        self._bytes, self._since = 0, run.clock.monotonic()
+        self._bytes, self._published_at = 0, run.clock.monotonic()
 
     def __enter__(self) -> _Planning:
         return self
@@ -169,8 +178,6 @@ class _Planning:
 
     def _take(self, items: list[Item]) -> None:
         """Files that the listings have shown; those that are dealt already are left out."""
-        if not self._pending:
-            self._since = self._run.clock.monotonic()
         files = self._unknown([(item, item.relative in self._plan.doubtful) for item in items])
         self._plan.doubtful.clear()
         self._pending += files
@@ -188,9 +195,9 @@ class _Planning:
 
     def _is_due(self) -> bool:
         count = len(self._pending)
-        if count < self._shards:
+        if self._plan.is_over or count < self._shards:
             return count >= self._size
-        waited = self._run.clock.monotonic() - self._since
+        waited = self._run.clock.monotonic() - self._published_at
         return count >= self._size or self._bytes >= WAVE_BYTES or waited >= WAVE_SECONDS
 
     async def _publish(self) -> None:
@@ -205,7 +212,7 @@ class _Planning:
             await self._give_way(wave.number)
         failpoint("files.sync_plan.after_wave")
         self._bytes = sum(item.size or 0 for item, _ in self._pending)
-        self._since = self._run.clock.monotonic()
+        self._published_at = self._run.clock.monotonic()
 
     async def _give_way(self, number: int) -> None:
         """Another attempt was faster."""
