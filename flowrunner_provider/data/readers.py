@@ -22,6 +22,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -166,7 +167,7 @@ class RowReader:
                 field="columns",
                 remedy="pass the dataset of the task that wrote it, or name the columns",
             )
-        twice = sorted({name for name in self.columns if self.columns.count(name) > 1})
+        twice = sorted(name for name, times in Counter(self.columns).items() if times > 1)
         if twice or "" in self.columns:
             what = f"the column {twice[0]!r} twice" if twice else "a column without a name"
             raise IntegrityError(f"{self.path} has {what}", remedy="give each column a name of its own")

@@ -27,7 +27,10 @@ ODATA_COUNT = '"@odata.count" || "odata.count"'
 
 _COUNT_DIFFERS = frozenset({"$top", "$skip"})
 
-_LINK = re.compile(r'\s*<([^>]*)>((?:\s*;\s*[\w*!#$&+.^`|~-]+\s*(?:=\s*(?:"[^"]*"|[^\s",;]+))?)*)\s*(?:,|$)')
+# Nothing is given back (possessive quantifiers): of blanks between two parts each could belong to either.
+_LINK = re.compile(
+    r'\s*+<([^>]*+)>((?:\s*+;\s*+[\w*!#$&+.^`|~-]++\s*+(?:=\s*+(?:"[^"]*+"|[^\s",;]++))?+)*+)\s*+(?:,|$)'
+)
 _REL = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s",;]+))', re.IGNORECASE)
 
 

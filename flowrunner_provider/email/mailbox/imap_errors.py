@@ -66,7 +66,7 @@ def typed(what: str, server: str) -> Iterator[None]:
     exceptions = load("imapclient.exceptions", extra="imap", needed_for="reading mail")
     try:
         yield
-    except exceptions.ProtocolError as error:
+    except (exceptions.ProtocolError, RecursionError) as error:  # parts within parts within parts
         raise IntegrityError(
             f"mail server {server} answered what is no IMAP when asked to {what}", remedy="look at the message there"
         ) from error

@@ -17,6 +17,7 @@ _BLANKS = re.compile(r"[\r\n\t ]+")
 _WORD = re.compile(r"=\?([^?*\s]+)(?:\*[^?\s]*)?\?([bBqQ])\?([^?]*)\?=", re.ASCII)
 _WORDS = re.compile(rf"{_WORD.pattern}(?:\s+{_WORD.pattern})*", re.ASCII)
 _RAW = re.compile("[\udc80-\udcff]")
+_LONGEST_LINE = 65_536
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/=]+")
 
 
@@ -74,7 +75,7 @@ def addresses(values: list[str]) -> list[dict[str, str]]:
     """Names and addresses of an address header."""
     try:
         found = getaddresses([_ascii_or_decoded(value) for value in values])
-    except (ValueError, IndexError, TypeError, AttributeError):
+    except (ValueError, IndexError, TypeError, AttributeError, RecursionError):
         return []
     return [{"name": header_text(name), "address": header_text(address)} for name, address in found if name or address]
 
@@ -120,11 +121,8 @@ class _Base64(Decoder):
 
     def _decoded(self, text: bytes) -> Iterator[bytes]:
         # Padding inside ends one run of base64; some programs write several, one behind the other.
-        while (end := text.find(b"=")) >= 0:
-            run, text = text[:end], text[end:].lstrip(b"=")
-            yield _unpadded(run)
-            if not text:
-                break
+        *runs, text = text.split(b"=")
+        yield from map(_unpadded, runs)
         whole = len(text) - len(text) % 4
         self._left = text[whole:]
         yield binascii.a2b_base64(text[:whole])
@@ -147,6 +145,9 @@ class _QuotedPrintable(Decoder):
 
     def feed(self, data: bytes) -> bytes:
         lines, newline, self._left = (self._left + data).rpartition(b"\n")
+        if len(self._left) > _LONGEST_LINE:  # a line that does not end is not gathered; only what may be half an octet
+            cut = (self._left + b"==").index(b"=", len(self._left) - 2)
+            lines, newline, self._left = lines + newline + self._left[:cut], b"", self._left[cut:]
         return quopri.decodestring(lines + newline)
 
     def close(self) -> bytes:

@@ -11,8 +11,8 @@ from flowrunner_provider.files.store import Entry
 __all__ = ["fact_entry", "list_entry", "moment"]
 
 _UNIX = re.compile(
-    r"(?P<kind>[-bcdlps])[-rwxsStTlL]{9}\S?\s+\d+\s+\S.*?\s+(?P<size>\d+)\s+"
-    r"[A-Z][a-z]{2}\s+\d{1,2}\s+(?:\d{4}|\d{1,2}:\d\d)\s(?P<name>.+)",
+    r"(?P<kind>[-bcdlps])[-rwxsStTlL]{9}\S?\s++\d++\s++\S++(?:\s++\S++)*?\s++(?P<size>\d++)\s++"
+    r"[A-Z][a-z]{2}\s++\d{1,2}\s++(?:\d{4}|\d{1,2}:\d\d)\s(?P<name>.+)",
     re.DOTALL,
 )
 _DOS = re.compile(
