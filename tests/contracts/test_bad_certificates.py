@@ -95,10 +95,14 @@ def connections(port: int, ca_file: str) -> dict[str, dict[str, Any]]:
             "conn_type": "twilio", "login": "AC" + "0" * 32, "host": url, "password": SECRET,
             "extra": {"ca_file": ca_file},
         },
+        "aws": {
+            "conn_type": "aws", "login": "user", "password": SECRET,
+            "extra": {"endpoint_url": url, "flowrunner": {"bucket": "b", "ca_bundle": ca_file}},
+        },
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("conn_type", ["ftp", "smtp", "imap", "http", "mattermost", "teams", "twilio"])
+@pytest.mark.parametrize("conn_type", ["ftp", "smtp", "imap", "http", "mattermost", "teams", "twilio", "aws"])
 def test_it_hears_nothing(conn_type: str, listener: Listener, tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = connections(listener.server_address[1], str(tls.ca_file))[conn_type]
     monkeypatch.setenv("AIRFLOW_CONN_BAD", json.dumps(whole))

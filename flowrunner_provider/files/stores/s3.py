@@ -192,7 +192,7 @@ class S3Store(ObjectStore):
         create = not replace and self.capabilities.atomic_create
         proof = self.proof(data) if len(data) < LARGE else await asyncio.to_thread(self.proof, data)
         stored = await self.objects.put(f"writing {self.label(key)}", key, data, proof, create=create)
-        self.check(proof, stored)
+        self.check(data, proof, stored)
 
     def proof(self, data: bytes) -> Proof:
         """The checksum to send with an object: the quickest that the far side knows."""
@@ -200,13 +200,13 @@ class S3Store(ObjectStore):
             return Proof(crc32=b64encode(crc32(data).to_bytes(4, "big")).decode())
         return Proof(md5=b64encode(md5(data, usedforsecurity=False).digest()).decode())
 
-    def check(self, proof: Proof, stored: Stored) -> None:
-        """See by the answer that the bytes arrived, where the far side can tell."""
+    def check(self, data: bytes, proof: Proof, stored: Stored) -> None:
+        """See by the answer that the bytes arrived: by the CRC-32 that it repeats, else by an ETag that is an MD5."""
+        wrong, etag = False, stored.etag.strip('"')
         if stored.crc32:
             wrong = stored.crc32 != proof.crc32
-        else:
-            etag = stored.etag.strip('"')
-            wrong = self.etag_is_md5 and is_md5(etag) and bool(proof.md5) and b64decode(proof.md5).hex() != etag
+        elif self.etag_is_md5 and is_md5(etag):
+            wrong = etag != (b64decode(proof.md5) or md5(data, usedforsecurity=False).digest()).hex()
         if wrong:
             raise IntegrityError(
                 f"{self.where}: an object arrived otherwise than it was sent",

@@ -1,6 +1,6 @@
 """What is small and many in S3: requests on single objects, and pages of a listing.
 
-There are two ways: our own (:mod:`.s3_wire_objects`), and boto3 in threads, four times as dear, for what only boto3
+There are two ways: our own (:mod:`.s3_wire_objects`), and boto3 in threads, which is far dearer, for what only boto3
 knows: proxies, access points and so on (:func:`.s3_wire_place.place_of` says which).
 """
 
