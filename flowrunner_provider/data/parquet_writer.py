@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +17,7 @@ from flowrunner_provider.data.values import PREVIEW_ROWS, Kinds, kind_of, kinds_
 __all__ = ["ParquetWriter"]
 
 _SLICE = 1_000  # rows that become Arrow arrays together, whatever the batches are
+_DIGITS = 38  # of a decimal of 128 bits
 _EXACT = 2**53  # integers up to here are exact as double
 _CONVERSIONS: Mapping[str, tuple[Callable[[Any], Any], type]] = MappingProxyType(
     {
@@ -126,11 +128,21 @@ class ParquetWriter(RowWriter):
             "binary": arrow.binary,
         }
         self._schema = arrow.schema(
-            [arrow.field(name, types.get(self._types[name], arrow.string)()) for name in self.columns]
+            [
+                arrow.field(name, self._digits(name) or types.get(self._types[name], arrow.string)())
+                for name in self.columns
+            ]
         )
         self._writer = self._parquet.ParquetWriter(
             arrow.PythonFile(_Sink(self._put), mode="w"), self._schema, compression=self._options.compression
         )
+
+    def _digits(self, name: str) -> Any:
+        """The type of a column of decimals whose digits are known, and that every reader of Parquet takes."""
+        precision, scale = self._options.decimals.get(name, (0, 0))
+        if self._types[name] != "decimal" or not 0 <= scale <= precision <= _DIGITS or not precision:
+            return None
+        return self._arrow.decimal128(precision, scale)
 
     def _column_kind(self, name: str, kind: str, seen: Kinds) -> str:
         if kind == "mixed":
@@ -148,6 +160,8 @@ class ParquetWriter(RowWriter):
         if kind != "mixed":
             self._check(name, kind, values)
         convert, native = _CONVERSIONS.get(kind, (None, None))
+        if kind == "decimal" and field.type != arrow.string():
+            convert, native = Decimal, Decimal
         if convert is not None and not {native, type(None)}.issuperset(map(type, values)):
             values = [None if value is None else convert(value) for value in values]
         try:

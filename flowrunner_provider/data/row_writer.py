@@ -53,12 +53,15 @@ class ParquetOptions:
     :param row_group_rows: most rows in a row group.
     :param row_group_bytes: most bytes of a row group in memory, give or take 1,000 rows.
     :param on_mixed: what to do about a column whose values have no common type: stop, or write all as text.
+    :param decimals: name -> precision and scale of columns of decimals that are to be such in the file; others are
+        text, which holds any number of digits.
     """
 
     compression: Literal["zstd", "snappy", "gzip", "none"] = "zstd"
     row_group_rows: int = 100_000
     row_group_bytes: int = 32 * 1024 * 1024
     on_mixed: Literal["error", "string"] = "error"
+    decimals: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
 
 class RowWriter:

@@ -10,7 +10,7 @@ string         string                      as it is               string
 integer        number                      digits                 int64
 number         number, or ``"NaN"``,       shortest exact form    double
                ``"Infinity"``
-decimal        string                      as it is               string
+decimal        string                      as it is               decimal128, or string
 boolean        true, false                 ``true``, ``false``    bool
 date, time     ISO 8601 string             ISO 8601               date32, time64[us]
 timestamp(tz)  ISO 8601 string             ISO 8601               timestamp[us], tz in UTC

@@ -15,7 +15,7 @@ from flowrunner_provider.core.progress import Progress
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import format_of, local_path
 from flowrunner_provider.data.values import Kinds
-from flowrunner_provider.data.writers import RowWriter, open_writer, part_token
+from flowrunner_provider.data.writers import ParquetOptions, RowWriter, open_writer, part_token
 from flowrunner_provider.data.xlsx_writer import MOST_ROWS, XlsxRowWriter
 from flowrunner_provider.database.dialects.base import Params, Row, Session
 from flowrunner_provider.database.export_files import ExportFiles
@@ -120,6 +120,7 @@ class _Work:
         self.kinds: dict[str, str] = {}
         self._query = ""
         self._by_server = False
+        self._options = ParquetOptions()
 
     def write(self) -> None:
         plan, session = self._plan, self._session
@@ -152,6 +153,8 @@ class _Work:
         check_kinds({name: self.kinds.pop(name) for name in plan.partition_by})
         if plan.format == "parquet" and "" in self.kinds.values():
             self._look_at_values()
+        if plan.format == "parquet" and "decimal" in self.kinds.values():
+            self._options = ParquetOptions(decimals=session.digits(self._query, plan.parameters))
 
     def _look_at_values(self) -> None:
         """Parquet needs a type per column before the first row; this database has them in the values alone."""
@@ -214,13 +217,13 @@ class _Work:
     def _open(self, path: Path) -> RowWriter:
         if self._plan.format == "xlsx":
             return XlsxRowWriter(path, self.kinds, self._token, self._files.scratch)
-        return open_writer(path, self._plan.format, self.kinds, token=self._token)
+        return open_writer(path, self._plan.format, self.kinds, token=self._token, parquet=self._options)
 
     def _of_blocks(self, path: Path) -> RowWriter:
         if self._plan.format == "parquet":
             from flowrunner_provider.database.server_parquet import ServerParquetWriter
 
-            return ServerParquetWriter.opened(path, self.kinds, self._token)
+            return ServerParquetWriter.opened(path, self.kinds, self._token, self._options)
         return ServerCsvWriter.opened(path, self.kinds, self._token)
 
     def _check(self, counted: int) -> None:

@@ -22,12 +22,12 @@ class ServerParquetWriter(ParquetWriter):
     """Row groups of the columns' types, out of CSV as ``COPY`` writes it: NULL is an empty field without quotes."""
 
     @classmethod
-    def opened(cls, path: Path, columns: Mapping[str, str], token: str) -> ServerParquetWriter:
+    def opened(cls, path: Path, columns: Mapping[str, str], token: str, options: ParquetOptions) -> ServerParquetWriter:
         """An empty file.
 
         :param columns: name -> type, of each.
         """
-        writer = cls(path, "parquet", columns, token, ParquetOptions())
+        writer = cls(path, "parquet", columns, token, options)
         writer.open(None)
         return writer
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from flowrunner_provider.core.errors import FlowRunnerError, IntegrityError
 from flowrunner_provider.data.writers import ParquetOptions
-from flowrunner_provider.database import server_parquet
+from flowrunner_provider.database import export
 from flowrunner_provider.database.dialects.postgres import PostgresSession
 from flowrunner_provider.database.operators import SqlExportOperator
 from tests.contracts.dialect_contract import CANARY
-from tests.database.far_side import CONN_ID, PostgresFarSide, act
+from tests.database.far_side import FarSide, PostgresFarSide, act, connected, load_rows
 
 pytestmark = pytest.mark.backend
 
@@ -56,12 +56,10 @@ ROWS = st.lists(
 
 @pytest.fixture
 def far(make_postgres: Callable[[], PostgresFarSide], monkeypatch: pytest.MonkeyPatch) -> PostgresFarSide:
-    made = make_postgres()
-    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", made.connection)
-    return made
+    return connected(make_postgres(), monkeypatch)
 
 
-def exported(far: PostgresFarSide, name: str, **more: Any) -> pyarrow.Table:
+def exported(far: FarSide, name: str, **more: Any) -> pyarrow.Table:
     result = act(far, SqlExportOperator, dest=str(far.folder / name), context={"run_id": name}, **more)
     table = pyarrow.parquet.read_table(far.folder / name)
     assert result["rows"] == table.num_rows
@@ -119,7 +117,7 @@ def test_null_is_no_empty_text_and_no_word(far: PostgresFarSide) -> None:
 
 def test_row_groups_are_bounded_and_files_are_cut(far: PostgresFarSide, monkeypatch: pytest.MonkeyPatch) -> None:
     options = replace(ParquetOptions(), row_group_rows=400)
-    monkeypatch.setattr(server_parquet, "ParquetOptions", lambda: options)
+    monkeypatch.setattr(export, "ParquetOptions", lambda: options)
     sql = "SELECT g AS id, repeat('x', 300) AS note FROM generate_series(1, 2500) AS g ORDER BY g"
     result = act(far, SqlExportOperator, dest=str(far.folder / "a.parquet"), sql=sql, max_rows_per_file=1100)
     assert [file["rows"] for file in result["files"]] == [1100, 1100, 300]
@@ -149,5 +147,40 @@ def test_a_value_that_python_and_parquet_lack_is_told(far: PostgresFarSide, valu
 def test_types(far: PostgresFarSide) -> None:
     sql = "SELECT 1.50::numeric(9,2) AS amount, date '2026-01-02' AS day, time '01:02:03' AS hour, 7::oid AS number"
     assert exported(far, "a.parquet", sql=sql).to_pylist() == [
-        {"amount": "1.50", "day": date(2026, 1, 2), "hour": time(1, 2, 3), "number": 7}
+        {"amount": Decimal("1.50"), "day": date(2026, 1, 2), "hour": time(1, 2, 3), "number": 7}
     ]
+
+
+def test_decimals_have_the_digits_that_are_declared(far: PostgresFarSide) -> None:
+    sql = (
+        "SELECT 1.5::numeric(9,2) AS declared, 1.5::numeric AS free, '-0.01'::numeric(38,38) AS longest,"
+        " 1.5::numeric(39,1) AS longer, sum(1.5::numeric(9,2)) AS total, NULL::numeric(4,4) AS nothing"
+    )
+    text = pyarrow.string()
+    types = [pyarrow.decimal128(9, 2), text, pyarrow.decimal128(38, 38), text, text, pyarrow.decimal128(4, 4)]
+    for table in (exported(far, "a.parquet", sql=sql), by_row(far, "b.parquet", sql=sql)):
+        assert table.schema.types == types
+        assert list(table.to_pylist()[0].values()) == [
+            Decimal("1.50"), "1.5", Decimal("-0.01"), "1.5", "1.50", None,
+        ]  # fmt: skip
+    load_rows(far, str(far.folder / "a.parquet"), "made", create_table=True, context={"run_id": "back"})
+    assert far.run(f"SELECT declared FROM {far.name('made')}") == [(Decimal("1.50"),)]
+
+
+@pytest.mark.parametrize("way", [exported, by_row])
+def test_an_amount_that_is_none_is_told(far: PostgresFarSide, way: Any) -> None:
+    with pytest.raises(IntegrityError, match=r"'n'.*does not fit") as caught:
+        way(far, "a.parquet", sql="SELECT 'NaN'::numeric(9,2) AS n")
+    assert "text" in str(caught.value.remedy)
+    assert way(far, "a.parquet", sql="SELECT 'NaN'::numeric(9,2)::text AS n")["n"].to_pylist() == ["NaN"]
+
+
+@pytest.mark.parametrize("kind", ["mysql", "mssql"])
+def test_decimals_of_other_servers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    far = connected(request.getfixturevalue(f"make_{kind}")(), monkeypatch)
+    far.run(f"CREATE TABLE {far.name('orders')} (a decimal(10,2), b decimal(38,0), c decimal(3,3))")
+    far.run(f"INSERT INTO {far.name('orders')} VALUES (-12345678.90, 7, 0.125), (NULL, NULL, NULL)")
+    table = exported(far, "a.parquet", table=far.name("orders"))
+    assert table.schema.types == [pyarrow.decimal128(10, 2), pyarrow.decimal128(38, 0), pyarrow.decimal128(3, 3)]
+    rows = sorted(table.to_pylist(), key=lambda row: row["a"] is None)
+    assert [list(row.values()) for row in rows] == [[Decimal("-12345678.90"), 7, Decimal("0.125")], [None] * 3]

@@ -197,7 +197,7 @@ def test_the_types_of_parquet_and_back(far: MysqlFarSide) -> None:
     naive = when.replace(tzinfo=None)
     tags = json.dumps(row["tags"])
     assert first == [
-        2**62, "12345678901234567.89", 0.1, row["day"], naive, when, "48:00:03.000004", row["raw"], tags, 0, 5,
+        2**62, row["amount"], 0.1, row["day"], naive, when, "48:00:03.000004", row["raw"], tags, 0, 5,
     ]  # fmt: skip
     assert set(second) == {None}
     load_rows(far, str(path), "made", create_table=True, context={"run_id": "2"})

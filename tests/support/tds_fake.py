@@ -1,9 +1,14 @@
 """A server of TDS 7.4 over a SQLite file: what a SQL Server says on the wire, with SQLite's idea of tables behind it.
 
-It proves packets, logins, TLS, types, parameters, bulk rows, transactions and errors by their numbers. It does not
-prove what SQL Server makes of a statement: isolation is SQLite's (one writer at a time), names of schemas are all
-``dbo``, and what it cannot translate it refuses with error 102. Before tests of ours count, drivers of others must
-accept it (``test_mssql_fake.py``).
+It proves packets, logins, TLS, types, parameters, bulk rows, transactions and errors by their numbers. What parses and
+is no Transact-SQL it refuses (``tds_rules.py``), and what it cannot translate, too, with error 102. Before tests of
+ours count, drivers of others must accept it (``test_mssql_fake.py``).
+
+It does not prove what SQL Server makes of a statement. Otherwise than there: isolation is SQLite's (one writer at a
+time, readers never wait, lock hints mean nothing); all schemas are ``dbo``; texts compare by their bytes, spaces at
+their ends included; a unique index takes many NULLs; integers have 64 bits, a sum never overflows; a time has six
+digits, and texts of times compare as they were written; foreign keys hold no rows back, only tables; ``MERGE``,
+``OUTPUT`` and procedures are unknown; statistics and rebuilt indexes are nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ import sqlglot.errors
 
 from tests.support.tds_rules import Refused
 from tests.support.tds_sql import Catalogue, translated, type_of
-from tests.support.tds_values import COLLATION, INFO, Reader, Unsupported, column_info, stored, value_bytes
+from tests.support.tds_values import COLLATION, Reader, Unsupported, column_info, info_bytes, stored, value_bytes
 
 __all__ = ["PASSWORD", "USER", "TdsFake", "tds_fake"]
 
@@ -432,7 +437,8 @@ class _Connection(socketserver.BaseRequestHandler):
     def _declared(self, query: str) -> dict[str, str]:
         """The types of the columns of the tables that a query names."""
         types: dict[str, str] = {}
-        for schema, table in re.findall(r'"?(dbo|temp)"?\."((?:[^"]|"")*)"', query):
+        for schema, quoted, plain in re.findall(r'"?(dbo|temp)"?\.(?:"((?:[^"]|"")*)"|(\w+))', query):
+            table = quoted or plain
             for row in self.db.execute(f'PRAGMA {schema}.table_info("{table}")'):
                 types.setdefault(row[1], row[2])
         return types
@@ -447,14 +453,16 @@ class _Connection(socketserver.BaseRequestHandler):
         more: bool | None = None,
     ) -> bytes:
         columns = list(zip(*rows, strict=True)) or [()] * len(names)
-        known = {name: type_of(kind)[0] for name, kind in (types or {}).items()}
-        times = any("date" in kind for kind in known.values())
-        kinds = [
-            column_info(list(column), known.get(name, ""), times=times)
-            for name, column in zip(names, columns, strict=True)
-        ]
+        known = {name: type_of(kind) for name, kind in (types or {}).items()}
+        times = any("date" in kind for kind, *_ in known.values())
+        kinds = []
+        for name, column in zip(names, columns, strict=True):
+            declared, _, *digits = known.get(name, ("", 0, 0, 0))
+            kinds.append(column_info(list(column), declared, digits=(digits[0], digits[1]), times=times))
         parts = [b"\x81" + struct.pack("<H", len(names))]
-        parts += [struct.pack("<IH", 0, 9) + INFO[kind] + _b(name) for kind, name in zip(kinds, names, strict=True)]
+        parts += [
+            struct.pack("<IH", 0, 9) + info_bytes(kind) + _b(name) for kind, name in zip(kinds, names, strict=True)
+        ]
         for row in rows:
             parts.append(b"\xd1" + b"".join(map(value_bytes, kinds, row)))
         return b"".join(parts) + _done(len(rows), token=token, more=token == 0xFF if more is None else more)

@@ -16,6 +16,7 @@ _UNKNOWN = [
     ["LIMIT"], ["RETURNING"], ["ON", "CONFLICT"], ["ON", "DUPLICATE"], ["||"], [":", ":"], ["IF", "NOT", "EXISTS"],
     ["CREATE", "TEMP"], ["CREATE", "TEMPORARY"], ["ADD", "COLUMN"], ["TRUE"], ["FALSE"], ["SAVEPOINT"], ["RELEASE"],
     ["ILIKE"], ["CURRENT_DATE"], ["CURRENT_TIME"], ["REPLACE", "INTO"], ["CONCURRENTLY"], ["VACUUM"], ["ANALYZE"],
+    ["BOOLEAN"], ["JSONB"], ["BYTEA"], ["SERIAL"], ["LONGTEXT"], ["TIMESTAMPTZ"],
 ]  # fmt: skip
 _TYPES = frozenset(
     {

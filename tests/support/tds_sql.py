@@ -206,7 +206,7 @@ def _sqlite(tree: exp.Expression) -> str:
         return _alter(tree)
     if isinstance(tree, exp.Create) and tree.kind == "INDEX":
         return _index(tree)
-    return str(tree.sql("sqlite"))
+    return str(tree.sql("sqlite")).replace('REFERENCES "dbo".', "REFERENCES ")
 
 
 def _without_alias(tree: exp.Expression) -> exp.Expression:
@@ -234,7 +234,7 @@ def _default(node: exp.DefaultColumnConstraint) -> exp.Expression:
 
 
 _CLOCKS = {exp.DType.DATE: "CURRENT_DATE", exp.DType.TIME: "CURRENT_TIME"}
-_MOMENTS = (exp.DType.DATETIME2, exp.DType.DATETIME, exp.DType.SMALLDATETIME)
+_MOMENTS = (exp.DType.DATETIME2, exp.DType.DATETIME, exp.DType.SMALLDATETIME, exp.DType.TIMESTAMP)
 _TEXTS = (exp.DType.NVARCHAR, exp.DType.VARCHAR, exp.DType.NCHAR, exp.DType.CHAR)
 
 

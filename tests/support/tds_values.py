@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-__all__ = ["COLLATION", "Reader", "Unsupported", "column_info", "value_bytes"]
+__all__ = ["COLLATION", "Reader", "Unsupported", "column_info", "info_bytes", "stored", "value_bytes"]
 
 COLLATION = bytes.fromhex("0904d00034")
 
@@ -147,12 +147,15 @@ def stored(value: Any) -> Any:
     return str(value) if isinstance(value, Decimal | UUID) else value
 
 
-def column_info(values: list[Any], declared: str = "", *, times: bool = False) -> str:
+def column_info(values: list[Any], declared: str = "", *, digits: tuple[int, int] = (0, 0), times: bool = False) -> str:
     """Which of the types below holds all of them.
 
     :param declared: the type of the column, if it is one.
+    :param digits: precision and scale, if it is a decimal.
     :param times: a text that reads like a time is one.
     """
+    if declared == "decimal":
+        return "decimal:{}:{}".format(*digits)
     if declared in ("date", "datetime", "datetime2", "smalldatetime"):
         return "date" if declared == "date" else "moment"
     if times and not declared and any(values) and all(v is None or _MOMENT.fullmatch(str(v)) for v in values):
@@ -172,6 +175,18 @@ INFO = {
 }  # fmt: skip
 
 
+def info_bytes(kind: str) -> bytes:
+    """TYPE_INFO."""
+    if kind.startswith("decimal"):
+        return b"\x6a\x11" + bytes(map(int, kind.split(":")[1:]))
+    return INFO[kind]
+
+
+def _decimal_bytes(kind: str, value: Any) -> bytes:
+    number = int(Decimal(str(value)).scaleb(int(kind.rpartition(":")[2])).to_integral_value())
+    return b"\x11" + (b"\0" if number < 0 else b"\1") + abs(number).to_bytes(16, "little")
+
+
 def _moment_bytes(kind: str, text: str) -> bytes:
     moment = datetime.fromisoformat(text)
     day = (moment.toordinal() - 1).to_bytes(3, "little")
@@ -187,6 +202,8 @@ def value_bytes(kind: str, value: Any) -> bytes:
         return b"\0" if value is None else b"\x08" + struct.pack("<q", value)
     if kind == "float":
         return b"\0" if value is None else b"\x08" + struct.pack("<d", value)
+    if kind.startswith("decimal"):
+        return b"\0" if value is None else _decimal_bytes(kind, value)
     if kind in ("date", "moment"):
         return b"\0" if value is None else _moment_bytes(kind, str(value))
     if value is None:

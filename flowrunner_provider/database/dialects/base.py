@@ -159,6 +159,11 @@ class Session(Structured, Syncing, ABC):
         :raises ConfigError: if it is no query, or two columns have one name.
         """
 
+    def digits(self, query: str, params: Params) -> dict[str, tuple[int, int]]:
+        """Precision and scale of the columns of a query that are decimals and have them declared."""
+        del query, params
+        return {}
+
     @abstractmethod
     def stream(self, query: str, params: Params, *, batch_rows: int) -> AbstractContextManager[Iterator[list[Row]]]:
         """The rows of a query in batches, from a cursor of the server."""

@@ -38,6 +38,7 @@ from flowrunner_provider.database.dialects.mssql_query import (
     check_query,
     check_statement,
     declared,
+    digits_of,
     kind_of,
 )
 from flowrunner_provider.database.dialects.mssql_tables import UNIQUE, created, described_columns, find, object_text
@@ -219,6 +220,14 @@ class MssqlSession(Remote[MssqlConfig], Copying):
             )
 
     def described(self, query: str, params: Params) -> dict[str, str]:
+        return {name: kind_of(declaration) for name, declaration in self._declared(query, params).items()}
+
+    def digits(self, query: str, params: Params) -> dict[str, tuple[int, int]]:
+        found = {name: digits_of(declaration) for name, declaration in self._declared(query, params).items()}
+        return {name: digits for name, digits in found.items() if digits is not None}
+
+    def _declared(self, query: str, params: Params) -> dict[str, str]:
+        """The types of the columns of a query, as the server calls them."""
         check_query(query)
         text, values = bound(query, params)
         kinds = ", ".join(f"{name} {declared(value)}" for name, value in values.items())
@@ -226,7 +235,7 @@ class MssqlSession(Remote[MssqlConfig], Copying):
         if failed := next((row[2] for row in found if row[2] is not None), None):
             raise classified(int(failed), self._where, broken=False, deadline=self._deadline)
         distinct([row[0] or "" for row in found])
-        return {row[0]: kind_of(row[1] or "") for row in found}
+        return {row[0]: row[1] or "" for row in found}
 
     @contextmanager
     def stream(self, query: str, params: Params, *, batch_rows: int) -> Iterator[Iterator[list[Row]]]:

@@ -20,7 +20,17 @@ from flowrunner_provider.database.choices import Isolation
 from flowrunner_provider.database.dialects.base import Params
 from flowrunner_provider.database.dialects.values import as_json
 
-__all__ = ["LEVELS", "SETTINGS", "bound", "check_query", "check_statement", "declared", "kind_of", "tokens"]
+__all__ = [
+    "LEVELS",
+    "SETTINGS",
+    "bound",
+    "check_query",
+    "check_statement",
+    "declared",
+    "digits_of",
+    "kind_of",
+    "tokens",
+]
 
 LEVELS: Mapping[Isolation, str] = MappingProxyType(
     {
@@ -57,6 +67,7 @@ _OTHER = frozenset(
         "OPENDATASOURCE", "OPENQUERY", "OPENROWSET",
     }
 )  # fmt: skip
+_DIGITS = re.compile(r"(?:decimal|numeric)\((\d+), ?(\d+)\)")
 _JOINERS = frozenset({"UNION", "ALL", "EXCEPT", "INTERSECT"})
 _PLACEHOLDER = re.compile(r"%(?:%|s|\((?P<name>[^)]*)\)s|(?P<odd>.|\Z))", re.DOTALL)
 
@@ -76,6 +87,12 @@ _KINDS: Mapping[str, str] = MappingProxyType(
 def kind_of(declaration: str) -> str:
     """What a column of that type holds in the words of a dataset; empty for any other type."""
     return _KINDS.get(declaration.partition("(")[0].lower(), "")
+
+
+def digits_of(declaration: str) -> tuple[int, int] | None:
+    """Precision and scale of a decimal type; None for any other."""
+    found = _DIGITS.fullmatch(declaration.lower())
+    return (int(found[1]), int(found[2])) if found else {"money": (19, 4), "smallmoney": (10, 4)}.get(declaration)
 
 
 def tokens(text: str, field: str) -> Iterator[tuple[str, str, int]]:

@@ -49,6 +49,7 @@ from flowrunner_provider.database.dialects.mysql_query import (
     DECODERS,
     LEVELS,
     check_statement,
+    decimal_digits,
     filled,
     kind_of,
     settings,
@@ -194,11 +195,23 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
             raise IntegrityError("a statement has ended the transaction", remedy="leave COMMIT and ROLLBACK away")
         return max(0, rows)
 
-    def described(self, query: str, params: Params) -> dict[str, str]:
+    def _fields(self, query: str, params: Params) -> Sequence[Any]:
+        """What the server says of the columns of a query."""
         text = filled(self._connection.literal, query.rstrip().rstrip(";"), params)
         with self.typed(), self._connection.cursor() as cursor:
             cursor.execute(f"SELECT * FROM ({text}\n) AS q LIMIT 0")
-            fields = cursor._result.fields
+            fields: Sequence[Any] = cursor._result.fields
+        return fields
+
+    def digits(self, query: str, params: Params) -> dict[str, tuple[int, int]]:
+        return {
+            field.name: (decimal_digits(field.length, field.scale, field.flags), field.scale)
+            for field in self._fields(query, params)
+            if kind_of(field.type_code, field.charsetnr) == "decimal"
+        }
+
+    def described(self, query: str, params: Params) -> dict[str, str]:
+        fields = self._fields(query, params)
         names = distinct([field.name for field in fields])
         return {name: kind_of(field.type_code, field.charsetnr) for name, field in zip(names, fields, strict=True)}
 

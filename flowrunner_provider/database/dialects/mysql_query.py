@@ -15,7 +15,7 @@ from flowrunner_provider.database.config import MysqlConfig
 from flowrunner_provider.database.dialects.base import Params
 from flowrunner_provider.database.dialects.values import as_json
 
-__all__ = ["DECODERS", "LEVELS", "check_statement", "filled", "kind_of", "settings"]
+__all__ = ["DECODERS", "LEVELS", "check_statement", "decimal_digits", "filled", "kind_of", "settings"]
 
 LEVELS: Mapping[Isolation, str] = MappingProxyType(
     {
@@ -34,6 +34,7 @@ _ALLOWED = frozenset(
 _HEAD = re.compile(r"(?:[\s;(]+|--(?=[\s\x00-\x1f])[^\n]*(?:\n|$)|\#[^\n]*(?:\n|$)|/\*(?![!M])(?:[^*]|\*(?!/))*\*/)*+")
 _WORD = re.compile(r"[A-Za-z]+")
 _BINARY = 63  # the number of the character set of bytes
+_UNSIGNED = 32  # of a column's flags
 _NUMBERS = {1: "integer", 2: "integer", 3: "integer", 8: "integer", 9: "integer", 13: "integer", 16: "integer"}
 _KINDS: Mapping[int, str] = MappingProxyType(
     {
@@ -96,6 +97,11 @@ def _value(value: Any) -> Any:
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(UTC).replace(tzinfo=None)
     return as_json(value) if isinstance(value, dict) else value
+
+
+def decimal_digits(length: int, scale: int, flags: int) -> int:
+    """The precision of a decimal, of which the server tells the width: with its point and its sign."""
+    return length - (scale > 0) - (not flags & _UNSIGNED)
 
 
 def kind_of(type_code: int, charset: int) -> str:

@@ -41,6 +41,7 @@ from flowrunner_provider.database.dialects.postgres_query import (
     cast_for,
     columns_of,
     copied_out,
+    digits_of,
     lines_out,
     opened,
     settle,
@@ -166,6 +167,10 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
     def described(self, query: str, params: Params) -> dict[str, str]:
         with self.typed():
             return columns_of(self._connection, query, params)
+
+    def digits(self, query: str, params: Params) -> dict[str, tuple[int, int]]:
+        with self.typed():
+            return digits_of(self._connection, query, params)
 
     @contextmanager
     def stream(self, query: str, params: Params, *, batch_rows: int) -> Iterator[Iterator[list[Row]]]:

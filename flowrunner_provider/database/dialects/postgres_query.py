@@ -90,6 +90,16 @@ def columns_of(connection: psycopg.Connection[Row], query: str, params: Params) 
         return {name: _KINDS.get(column.type_code, "") for name, column in zip(names, found, strict=True)}
 
 
+def digits_of(connection: psycopg.Connection[Row], query: str, params: Params) -> dict[str, tuple[int, int]]:
+    """Precision and scale of the columns that have both."""
+    with opened(connection, query, params) as cursor:
+        return {
+            column.name: (column.precision, column.scale)
+            for column in cursor.description or ()
+            if column.precision is not None and column.scale is not None
+        }
+
+
 def cast_for(kind: str, name: str, target: str) -> str:
     """As text where the format has no place for the type; in CSV also truth values, as the words true and false."""
     as_text = kind == "" or (target == "csv" and kind == "boolean")
