@@ -260,9 +260,9 @@ def converged(there: Pair) -> None:
         assert (attic / "a").read_text() == "older"
 
 
-WAYS: list[tuple[str, dict[str, Any]]] = [("local", {"backup_dir": "attic"})]
+WAYS: list[tuple[str, dict[str, Any]]] = [("local", {"backup_dir": "attic", "compare": "checksum"})]
 if KILLS > 3:
-    WAYS += [("up", {}), ("down", {"compare": "checksum"}), ("up", {"backup_dir": "attic"})]
+    WAYS += [("local", {"backup_dir": "attic"}), ("up", {}), ("down", {"compare": "checksum"}), ("up", {"backup_dir": "attic"})]
 
 
 @pytest.mark.faults

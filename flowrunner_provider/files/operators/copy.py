@@ -23,9 +23,9 @@ class FileCopyOperator(FlowRunnerOperator):
 
     Killed or retried, it goes on where it was, also within a file; readers of ``dest`` never see a part, nothing is
     copied under two names, and no temporary file is left after success. Nothing is written before the listing is
-    complete and was judged. Bytes are streamed and the listing is kept on the worker's disk (some 200 bytes per
-    file), so memory grows with neither. Within one store that copies by itself no byte passes through the worker.
-    Links are not followed and empty folders not made.
+    complete and was judged. Bytes are streamed, and a listing of more than some 40,000 files is kept on the worker's
+    disk (200 bytes per file), so memory grows with neither. Within one store that copies by itself no byte
+    passes through the worker. Links are not followed and empty folders not made.
 
     :param source: what to copy: a file, a folder, or a glob such as ``sftp://partner@/out/*.csv``; or a list.
         A name without scheme is a path on the worker. ``**`` stands for any number of folders; ``[*]``, ``[?]`` and

@@ -20,10 +20,10 @@ class FileSyncOperator(FlowRunnerOperator):
     Killed or retried, it lists again and goes on, also within a file; readers of ``dest`` find the old file or the
     new one, never a part. Nothing is deleted before both listings are complete, nor if one fails or more than
     ``max_deletes`` files would be deleted; deletions come last, when every copy is done. Up to 10,000 files in
-    ``source`` that holds for copies, too; a longer source is copied while it is still being listed. The listings are
-    on the worker's disk (some 200 bytes per file), so memory does not grow with them. Within one store that copies by
-    itself no byte passes through the worker. Links are not followed, files that are not chosen are left alone on
-    both sides, as is a folder ``.flowrunner`` at their top, and folders are never removed.
+    ``source`` that holds for copies, too; a longer source is copied while it is still being listed. Listings of more
+    than some 40,000 files are on the worker's disk (200 bytes per file), so memory does not grow with them. Within one
+    store that copies by itself no byte passes through the worker. Links are not followed, files that are not chosen
+    are left alone on both sides, as is a folder ``.flowrunner`` at their top, and folders are never removed.
 
     :param source: a folder, e.g. ``sftp://partner@/out/``.
     :param dest: a folder in any store; it is made when it is missing.

@@ -163,9 +163,11 @@ class _Sync:
         while rows := await self._plan.to_copy(self._after):
             chosen = next(batches(item for _, item in rows))
             self._after = rows[len(chosen) - 1][0]
+            differing = await self._plan.differing(chosen)
             if self._books.progress:
                 self._books.progress.total = self._plan.bytes + (0 if self._plan.fixed else self._bytes)
-            yield await self._books.open(Batch.of(chosen))
+            if differing:
+                yield await self._books.open(Batch.of(differing))
 
     async def _begun(self, chosen: Iterable[list[Item]], kind: str) -> AsyncIterator[Batch]:
         for items in chosen:
@@ -185,7 +187,6 @@ class _Sync:
         if batch.kind == "copy":
             self._copied += len(done)
             self._bytes += sum(item.size or 0 for item in done)
-            self._plan.doubtful -= {item.relative for item in batch.items}
         else:
             self._deleted += len(done)
         self._show(batch.kind, iter(done))
@@ -193,9 +194,6 @@ class _Sync:
 
     async def _copy(self, batch: Batch, index: int) -> None:
         name, options = batch.items[index].relative, self._options
-        if name in self._plan.doubtful and await self._plan.same_bytes(name):
-            batch.choices[index] = SKIPPED
-            return
         target = self._dest.store.join(self._dest.folder, name)
         await self._books.folder_of(self._dest.store, target)
         if options.backup_dir:

@@ -7,14 +7,15 @@ what is to be deleted is known when both listings are complete, and is judged as
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import ClassVar
 
-from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.errors import ConfigError, NotFound
 from flowrunner_provider.core.retry import apause
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.books import BATCH
-from flowrunner_provider.files.each import each
+from flowrunner_provider.files.each import SMALL, each
 from flowrunner_provider.files.options import SyncOptions
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.spool import Rows, Spellings, Spool
@@ -30,6 +31,7 @@ AHEAD = 100_000
 """Files of the source that are listed at full speed while the destination is still being listed, which then has the
 way to itself: nothing can be copied before it is known. The source goes on slowly, for an idle server hangs up."""
 
+_SMALL_AT_ONCE = 64
 _CHUNK = 500
 _BREATH = 0.25
 _DOUBTFUL = 1
@@ -136,25 +138,39 @@ class Plan:
         theirs = await digest_of(self._dest.store.read(self._dest.path_of(name)))
         return mine.hexdigest() == theirs.hexdigest()
 
+    async def differing(self, items: Sequence[Item]) -> list[Item]:
+        """Those of the next files to copy whose bytes differ; where that is in doubt, both sides are read now."""
+        if not self.doubtful:
+            return list(items)
+        same: set[str] = set()
+
+        async def compare(item: Item) -> None:
+            with suppress(NotFound):  # who copies it will see
+                if await self.same_bytes(item.relative):
+                    same.add(item.relative)
+
+        at_once = self._options.concurrency
+        doubtful = [item for item in items if item.relative in self.doubtful]
+        small = [item for item in doubtful if item.size is not None and item.size < SMALL]
+        large = [item for item in doubtful if item.size is None or item.size >= SMALL]
+        await each(min(at_once * 16, _SMALL_AT_ONCE) if at_once > 1 else 1, compare, small)
+        await each(at_once, compare, large)
+        self.doubtful.clear()
+        self.bytes += sum(item.size or 0 for item in doubtful if item.relative not in same)
+        return [item for item in items if item.relative not in same]
+
     async def preview(self) -> tuple[list[Item], int, int]:
         """Of the complete plan: the first copies, how many there are, and their bytes."""
         await self.complete()
         first: list[Item] = []
-        counts, after = [0, 0], 0
-
-        async def one(item: Item) -> None:
-            if item.relative in self.doubtful and await self.same_bytes(item.relative):
-                return
-            counts[0] += 1
-            counts[1] += item.size or 0
-            if len(first) < BATCH:
-                first.append(item)
-
+        count = size = after = 0
         while rows := await self.to_copy(after):
             after = rows[-1][0]
-            await each(self._options.concurrency, one, [item for _, item in rows])
-            self.doubtful.clear()
-        return first, counts[0], counts[1]
+            found = await self.differing([item for _, item in rows])
+            count += len(found)
+            size += sum(item.size or 0 for item in found)
+            first += found[: BATCH - len(first)]
+        return first, count, size
 
     # -- how it is made
 
