@@ -92,8 +92,8 @@ class S3Config:
     request_checksum_calculation: Literal["auto", "when_required", "when_supported"] = option(
         "auto",
         label="Request checksums",
-        help="when_supported sends CRC-32 with parts where the server knows it, and SHA-256 with small objects; "
-        "when_required MD5, five times as dear; auto: CRC-32 at AWS, MD5 at an own endpoint",
+        help="when_supported sends CRC-32, for servers that know it; when_required MD5, five times as dear; "
+        "auto: CRC-32 at AWS, MD5 at an own endpoint",
     )
     unsigned_payload: bool = option(
         False, label="Unsigned payload", help="do not sign the bytes themselves; faster, and over TLS just as safe"

@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Callable, Coroutine
 from hashlib import md5
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -26,7 +26,7 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.core.retry import Backoff, RetryPlan
 from flowrunner_provider.files.stores import s3_wire_pool
 from flowrunner_provider.files.stores.s3_objects import Found, Proof, Stored
-from flowrunner_provider.files.stores.s3_wire import Answer, Violation, answer
+from flowrunner_provider.files.stores.s3_wire import TICKS, Answer, Violation, Wire, answer
 from flowrunner_provider.files.stores.s3_wire_objects import WireObjects
 from flowrunner_provider.files.stores.s3_wire_place import Place
 from flowrunner_provider.files.stores.s3_wire_pool import Pool, Server
@@ -349,6 +349,50 @@ def test_silence_and_a_trickle_end_in_time():
 
     with pytest.raises(TimedOut):
         run(Slowly(), lambda objects: get(objects, wanted=1_000_000), tries=1, timeout=0.1)
+
+
+class Slow:
+    """A transport whose other side takes what it is given little by little."""
+
+    def __init__(self) -> None:
+        self.left, self.aborted = 1_000, False
+
+    def write(self, data: bytes) -> None: ...
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.left
+
+
+def test_a_long_upload_is_no_silence_but_ends_in_time_too():
+    async def body(ticks: int, moving: int) -> asyncio.Future[Answer]:
+        wire, transport = Wire(), Slow()
+        wire.connection_made(cast("asyncio.BaseTransport", transport))
+        waiting = wire.ask(b"PUT / HTTP/1.1\r\n\r\n", b"x" * 1_000)
+        for number in range(ticks):
+            assert not waiting.done()
+            transport.left -= number < moving
+            wire.tick()
+        assert transport.aborted == waiting.done()
+        return waiting
+
+    assert not asyncio.run(body(5 * TICKS, 5 * TICKS)).done()
+    for ticks, moving in ((5 * TICKS + 1, 99), (3 * TICKS + 1, 2 * TICKS), (TICKS + 1, 0)):
+        assert isinstance(asyncio.run(body(ticks, moving)).exception(), TimeoutError)
+
+
+def test_an_answer_before_the_end_of_an_upload_is_taken_and_the_connection_is_not_used_again():
+    async def body() -> None:
+        wire, transport = Wire(), Slow()
+        wire.connection_made(cast("asyncio.BaseTransport", transport))
+        waiting = wire.ask(b"PUT / HTTP/1.1\r\n\r\n", b"x" * 1_000)
+        wire.data_received(error(403, "AccessDenied"))
+        assert (await waiting).status == 403
+        assert (transport.aborted, wire.good) == (True, False)
+
+    asyncio.run(body())
 
 
 def test_a_request_that_is_given_up_leaves_no_connection_behind():
