@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from flowrunner_provider.core.errors import Rejected
+from flowrunner_provider.core.errors import FlowRunnerError, Rejected
 from flowrunner_provider.files.operators import FileCopyOperator
 from flowrunner_provider.files.stores.sftp import SftpStore
 from flowrunner_provider.transport.sftp_session import CREATE, READ, WRITE, SftpSession
 from flowrunner_provider.transport.sftp_wire import Attributes, Kind, StatusError
+from tests.contracts.store_contract import write
 from tests.files.conftest import target_of
 from tests.files.far import Disk
 from tests.files.stage import LONG_AGO, stage
@@ -192,17 +193,17 @@ def test_a_server_that_closes_before_it_has_written_is_asked_one_by_one(sshd, fl
 
     async def test() -> None:
         async with SftpStore(target_of(sshd)) as store:
-            with_writes(store, [False] * (size // (255 * 1024)) + [True, False])
-            for name in ("f", "g"):
-                upload = await store.begin(f"{far.root}/{name}", "t")
+            with_writes(store, [False] * (2 * (size // (255 * 1024))) + [True, True, False])
+            uploads = [await store.begin(f"{far.root}/{name}", "t") for name in "fg"]
+            for upload in uploads:
                 await upload.write(data)
-                await upload.commit()
-                await upload.close()
+            await asyncio.gather(*(upload.commit() for upload in uploads))  # found out by both at a time
+            await write(store, f"{far.root}/h", data)
             assert not store.in_order
 
     asyncio.run(test())
-    assert far.names() == ["f", "g"]
-    assert far.get("f") == far.get("g") == data
+    assert far.names() == ["f", "g", "h"]
+    assert far.get("f") == far.get("g") == far.get("h") == data
     assert not any("WRITE" in flight and "CLOSE" in flight for flight in flights[-4:])
 
 
@@ -237,8 +238,13 @@ def test_an_upload_that_cannot_be_opened_keeps_no_place(sshd):
             handle = await store.session.open(f"{far.root}/f", WRITE | CREATE)
             await store.session.close(handle)
             for path in (f"{far.root}/none/f", f"{far.root}/f/g"):
-                with pytest.raises(Exception, match="writing"):
+                with pytest.raises(FlowRunnerError, match="writing"):
                     await store.begin(path, "t")
+            refused = asyncio.get_running_loop().create_future()
+            refused.set_exception(StatusError(4, "no"))
+            store.session.fsetstat = lambda *_: refused  # type: ignore[method-assign]
+            with pytest.raises(Rejected):
+                await store.begin(f"{far.root}/h", "t", resume_at=10)
             assert store.writing._value == store.session.most_files
 
     asyncio.run(test())

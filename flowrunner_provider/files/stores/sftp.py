@@ -175,7 +175,10 @@ class SftpStore(FolderPaths):
 
     async def begin(self, path: str, token: str, *, resume_at: int = 0, size: int | None = None) -> SftpUpload:
         upload = SftpUpload(self, path, part_of(path, token))
-        await upload.open(resume_at)
+        async with AsyncExitStack() as failed:
+            failed.push_async_callback(upload.close)
+            await upload.open(resume_at)
+            failed.pop_all()
         return upload
 
     async def forget(self, path: str, token: str) -> None:

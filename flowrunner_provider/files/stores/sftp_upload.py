@@ -178,13 +178,14 @@ class SftpUpload:
         closes the file before it has written gets one request after the other from then on.
         """
         await self._all_arrived()
-        if not self._store.in_order:
+        together = self._store.in_order
+        if not together:
             await self._flush()
         block, at = self._buffer, self._sent
         try:
             await self._finish(None if modified is None else _times(modified), durable)
         except Rejected:
-            if not block or not self._store.in_order:
+            if not (together and block):
                 raise
             self._store.in_order = False
             await self.open(at)
