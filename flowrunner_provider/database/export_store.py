@@ -54,7 +54,8 @@ async def upload(exported: ExportResult, local: Path, store: Store, path: str, d
     """
     folder, _, last = path.rpartition("/")
     names = [str(Path(file.path).relative_to(local)) for file in exported.files]
-    targets = [store.join(folder, name) if folder else name for name in names]
+    # not joined: the folders are named by us, with what would lead elsewhere escaped, which looks like an escape
+    targets = [f"{folder}/{name}" if folder or path.startswith("/") else name for name in names]
     sizes: Json = [file.bytes for file in exported.files]
     publisher = Publisher(run, store, "sql.export", sizes, "overwrite", announce=False)
     for target, file in zip(targets, exported.files, strict=True):

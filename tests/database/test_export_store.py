@@ -6,16 +6,20 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow
+import pyarrow.dataset
 import pytest
 
 from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, IntegrityError
 from flowrunner_provider.database.operators import SqlExportOperator
-from tests.database.far_side import SqliteFarSide, act
+from tests.database.far_side import SqliteFarSide, act, connected
 from tests.database.test_faults import ENVIRONMENT
-from tests.files.far import connection_of
+from tests.files.far import FAR_SIDES, Disk, connection_of
+from tests.files.s3 import side as s3_side
 from tests.support.kill import sweep
 
 if TYPE_CHECKING:
@@ -115,3 +119,37 @@ def test_what_fails_leaves_the_old_file(make: Callable[[], Scene]) -> None:
 @pytest.mark.timeout(600)
 def test_every_kill(make: Callable[[], Scene]) -> None:
     assert sweep(make, play, check, at=lambda point: "sql.export" in point and "write" not in point).kills > 12
+
+
+ORDERS = [
+    (1, "a", 2025), (2, "b/c", 2025), (3, "é=%2F", 2026), (4, None, 2026), (5, "a", 2026), (6, "..", 2025),
+    (7, "a b#?&+", 2025), (8, "a", 2025),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("store", ["sftp", "s3"])
+def test_folders_of_a_store_are_read_back(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    """By a reader of others, which takes values out of the names of folders; a second run replaces the files."""
+    far = connected(request.getfixturevalue("make_postgres")(), monkeypatch)
+    side = {"sftp": FAR_SIDES["sftp"], "s3": s3_side}[store](request, tmp_path / "side")
+    for name, value in side.environment.items():
+        monkeypatch.setenv(name, value)
+    far.run(f"CREATE TABLE {far.name('orders')} (id integer, region text, year integer, price numeric(9, 2))")
+    with far.database.connect() as connection, connection.cursor() as cursor:
+        cursor.executemany(f"INSERT INTO {far.name('orders')} VALUES (%s, %s, %s, 1.5)".encode(), ORDERS)
+    arguments = {"table": far.name("orders"), "partition_by": ["region", "year"], "order_by": ["id"]}
+    for run_id in ("1", "2"):
+        dest = side.uri("exports/orders.parquet")
+        result = act(far, SqlExportOperator, dest=dest, max_rows_per_file=1, **arguments, context={"run_id": run_id})
+        assert (result["rows"], len(result["files"])) == (8, 8)
+        assert len(side.far.names()) == 8
+        copy = Disk(tmp_path / f"copy-{run_id}")
+        for name, data in side.all().items():
+            copy.put(name, data)
+        fields = [("region", pyarrow.string()), ("year", pyarrow.int32())]
+        scheme = pyarrow.dataset.partitioning(pyarrow.schema(fields), flavor="hive")
+        found = pyarrow.dataset.dataset(copy.path / "exports", partitioning=scheme).to_table().to_pylist()
+        assert sorted((row["id"], row["region"], row["year"]) for row in found) == ORDERS
+        assert {row["price"] for row in found} == {Decimal("1.50")}

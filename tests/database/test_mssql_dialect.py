@@ -26,6 +26,7 @@ from flowrunner_provider.core.errors import (
     ConfigError,
     FlowRunnerError,
     IntegrityError,
+    OutcomeUnknown,
     Rejected,
     Unavailable,
 )
@@ -43,6 +44,8 @@ from flowrunner_provider.database.operators import (
     SqlCreateTableOperator,
     SqlLoadOperator,
     SqlMaintainOperator,
+    SqlMigrateOperator,
+    SqlProcedureOperator,
     SqlReconcileOperator,
     SqlSchemaCheckOperator,
     SqlSyncOperator,
@@ -388,20 +391,89 @@ def test_a_host_with_more_in_it(host: str) -> None:
 # -- faults ----------------------------------------------------------------------------------------------------
 
 
-def test_a_deadlock_is_done_again(far: FakeFarSide, server: TdsFake) -> None:
-    def plan(text: str) -> bool:
-        return text.startswith("INSERT BULK")
+class Once(list[str]):
+    """The texts that the server sees; the first that begins so is the victim of a deadlock."""
 
-    class Once(list[str]):
-        def append(self, text: str) -> None:
-            super().append(text)
-            if plan(text) and sum(map(plan, self)) == 1:
-                server.planned.append(1205)
+    def __init__(self, server: TdsFake, start: str) -> None:
+        self._server, self._start, self.met = server, start, False
 
-    server.texts = Once()
-    result = load_rows(far, far.jsonl([{"id": 1, "note": "a"}]))
-    assert result["inserted"] == 1
-    assert far.rows() == [(1, "a", None)]
+    def append(self, text: str) -> None:
+        super().append(text)
+        if not self.met and text.startswith(self._start):
+            self.met = True
+            self._server.planned.append(1205)
+
+
+def synced(far: FakeFarSide, **more: Any) -> Any:
+    """From one table of the server into another, of two rows."""
+    tables = {"source_table": "dbo.shop", "table": "dbo.orders", "source_conn_id": CONN_ID}
+    return act(far, SqlSyncOperator, **{**tables, **more})
+
+
+WORK: dict[str, Any] = {
+    "load": lambda far: load_rows(far, far.jsonl([{"id": 1, "note": "a"}, {"id": 2, "note": "b"}])),
+    "load in place": lambda far: load_rows(
+        far, far.jsonl([{"id": 1, "note": "a"}, {"id": 2, "note": "b"}]), mode="replace"
+    ),
+    "full": synced,
+    "delete": lambda far: synced(far, replace_by="delete"),
+    "merge": lambda far: synced(far, mode="merge", keys=["id"], detect_deletes=True),
+    "incremental": lambda far: synced(far, mode="incremental", keys=["id"], watermark="id"),
+}
+DEADLOCKS = [
+    ("load", "INSERT BULK"), ("load", "COMMIT"), ("load in place", "DROP TABLE [dbo].[orders]"),
+    ("full", "EXEC sp_rename"),
+    ("delete", "DELETE FROM [dbo].[orders]"), ("merge", "INSERT INTO [dbo].[orders]"), ("merge", "DELETE FROM [#"),
+    ("incremental", "UPDATE [dbo].[flowrunner_ledger]"), ("incremental", "COMMIT"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def shop(far: FakeFarSide) -> FakeFarSide:
+    far.run("CREATE TABLE dbo.shop (id integer PRIMARY KEY, note text, amount integer)")
+    far.run("INSERT INTO dbo.shop VALUES (1, 'a', NULL), (2, 'b', NULL)")
+    return far
+
+
+@pytest.mark.parametrize(("work", "start"), DEADLOCKS)
+def test_a_deadlock_is_done_again(shop: FakeFarSide, server: TdsFake, work: str, start: str) -> None:
+    texts = Once(server, start)
+    server.texts = texts
+    assert WORK[work](shop)["inserted"] == 2
+    assert texts.met
+    assert shop.rows() == [(1, "a", None), (2, "b", None)]
+    assert shop.tables() == {"orders", "shop", "flowrunner_ledger"}
+
+
+@pytest.mark.parametrize("work", [name for name in WORK if "load" not in name])
+def test_a_sync_whose_commit_has_no_answer_is_looked_up(shop: FakeFarSide, server: TdsFake, work: str) -> None:
+    server.silent_at = "COMMIT TRANSACTION"
+    assert WORK[work](shop)["inserted"] == 2
+    assert server.silent_at is None
+    assert shop.rows() == [(1, "a", None), (2, "b", None)]
+
+
+def test_a_migration_whose_commit_has_no_answer_has_happened_once(far: FakeFarSide, server: TdsFake) -> None:
+    folder = far.folder / "migrations"
+    folder.mkdir()
+    (folder / "V1__a.sql").write_text("INSERT INTO dbo.orders VALUES (1, 'a', 1)\nGO\nCREATE TABLE dbo.b (id int)")
+    arguments = {"location": str(folder), "history_table": "dbo.history"}
+    server.silent_at = "COMMIT TRANSACTION"
+    with pytest.raises(OutcomeUnknown):
+        act(far, SqlMigrateOperator, **arguments)
+    assert act(far, SqlMigrateOperator, **arguments)["done"] == ["V1__a.sql"]
+    (folder / "V2__b.sql").write_text("INSERT INTO dbo.orders VALUES (2, 'b', 2)")
+    server.texts = Once(server, "INSERT INTO dbo.orders VALUES (2")
+    with pytest.raises(Unavailable, match="deadlock"):
+        act(far, SqlMigrateOperator, **arguments, context={"run_id": "2"})
+    assert act(far, SqlMigrateOperator, **arguments, context={"run_id": "2"})["done"] == ["V2__b.sql"]
+    assert far.rows() == [(1, "a", 1), (2, "b", 2)]
+
+
+def test_procedures_are_called_by_statements(far: FakeFarSide) -> None:
+    with pytest.raises(ConfigError, match="SQL Server") as caught:
+        act(far, SqlProcedureOperator, name="dbo.fill")
+    assert "sql.transaction" in str(caught.value.remedy)
 
 
 @pytest.mark.parametrize("mode", ["append", "replace"])

@@ -344,7 +344,9 @@ class _Connection(socketserver.BaseRequestHandler):
         inside = token == 0xFF
         try:
             if self.server.planned:
-                raise ServerError(self.server.planned.pop(0), "planned for canary")
+                number = self.server.planned.pop(0)
+                undone = self._transaction("ROLLBACK", "") if number == 1205 and self.db.in_transaction else b""
+                return undone + _error(ServerError(number, "planned for canary")) + _done(token=token, error=True)
             answer = self._performed(text.strip(), values, token)
         except (ServerError, Refused, sqlite3.Error, sqlglot.errors.SqlglotError) as error:
             found = error if isinstance(error, ServerError) else _as_server(error, values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from flowrunner_provider.core.errors import ConfigError
 
@@ -51,12 +51,15 @@ class Call:
 class Calling:
     """A part of every session."""
 
+    no_calls: ClassVar[str] = "this connection's database has no stored procedures"
+    """Why nothing can be called."""
+
     def call(self, name: TableName, arguments: Sequence[Argument], *, function: bool) -> AbstractContextManager[Call]:
         """Call it, in the transaction if one is open."""
         raise ConfigError(
-            "this connection's database has no stored procedures",
+            self.no_calls,
             field="conn_id",
-            remedy="use a connection to PostgreSQL or MySQL, or sql.transaction with the statements themselves",
+            remedy="use a connection to PostgreSQL or MySQL, or sql.transaction with the statements (EXEC is one)",
         )
 
     def in_transaction(self) -> bool:

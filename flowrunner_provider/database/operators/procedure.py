@@ -25,7 +25,8 @@ class SqlProcedureOperator(FlowRunnerOperator):
     and a call that was interrupted is never repeated but stops as OutcomeUnknown. MySQL does not refuse such a
     procedure in a transaction: there the task stops as OutcomeUnknown after it.
 
-    :param conn_id: a connection of type ``postgres`` or ``mysql``; SQLite has no procedures.
+    :param conn_id: a connection of type ``postgres`` or ``mysql``; SQLite has no procedures, and those of SQL Server
+        are called by ``EXEC`` in a ``sql.transaction``.
     :param name: ``name`` or ``schema.name``, taken literally.
     :param arguments: in their order, each a value, or an object: ``mode`` is in, out or inout, ``value`` the value,
         ``type`` (of a dataset) how a text is to be read (``date``, ``timestamp``, ``decimal``, ``binary`` in base64,
