@@ -63,7 +63,8 @@ def sync_task_group(
     :param concurrency: files at a time in each task.
     :param wave_size: how many files are dealt to the shards at a time.
     :param plan_timeout: how long a shard waits for the next wave.
-    :param poll_interval: the time between two looks for it without a slot, at least 5 seconds.
+    :param poll_interval: the time between two looks for it without a slot, at least 5 seconds; without ``deferrable``
+        it grows to 5 minutes while nothing comes.
     :param deferrable: wait for it in the triggerer, if the plan is in a store and not on the workers' disk.
     :param dry_run: only plan.
     :param task: what every task shall have besides: ``pool``, ``queue``, ``executor``, ``retries``, ``timeout`` ...

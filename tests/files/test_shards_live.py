@@ -144,12 +144,14 @@ def states(airflow: LiveAirflow, dag_id: str) -> dict[str, str]:
 
 
 def test_shards_copy_before_the_plan_has_ended(tmp_path, postgres, redis_server, sshd):
-    """The plan is held when it has published a wave: its shards copy that, and wait without a slot. One slot is
-    enough for all, too."""
+    """The plan is held when it has published a wave: its shards copy that, and wait without a slot.
+
+    One slot is enough for all, too; and nobody waits for a plan that has failed.
+    """
     require_celery()
     plans = sshd.root()
-    dests = {name: tmp_path / name for name in ("on_celery", "on_local", "one_slot")}
-    executors = {"on_celery": "CeleryExecutor", "on_local": "LocalExecutor", "one_slot": "LocalExecutor"}
+    dests = {name: tmp_path / name for name in ("on_celery", "on_local", "one_slot", "no_source")}
+    executors = dict.fromkeys(dests, "LocalExecutor") | {"on_celery": "CeleryExecutor"}
     gates = {name: tmp_path / f"gate-{name}" for name in ("on_celery", "on_local")}
     for name, dest in dests.items():
         if name in gates:
@@ -209,3 +211,8 @@ def test_shards_copy_before_the_plan_has_ended(tmp_path, postgres, redis_server,
         assert view.state == "success", airflow.logs()
         assert hashes(dests["one_slot"]) == hashes(tmp_path / "source-one_slot")
         assert not any(Path(plans).iterdir())
+        airflow.run("no_source", "run")
+        view = airflow.until(lambda: airflow.finished("no_source", "run"), "the run no_source")
+        assert view.state == "failed"
+        failed = dict.fromkeys(("sync.plan", "sync.shard[0]", "sync.shard[1]"), "failed")
+        assert states(airflow, "no_source") == {**failed, "sync.finish": "upstream_failed"}

@@ -29,12 +29,17 @@ from tests.support.kill import attempt, kill_at, sweep
 STATE = "flowrunner_provider.runtime.task_state.task_state"
 
 
+def at_once() -> Any:
+    """Without waiting on the worker."""
+    return patch.multiple(patience, IN_PLACE=0.0, STARTING=0.0)
+
+
 @pytest.fixture
 def local(tmp_path: Path) -> Iterator[Sharded]:
     scene = sharded("local", tmp_path, None)
     for number in range(6):
         scene.put("one", f"{number}", "x")
-    with patch.object(patience, "IN_PLACE", 0.0):
+    with at_once():
         yield scene
 
 
@@ -67,10 +72,10 @@ class TestWaiting:
 
     def test_a_moment_is_waited_for_on_the_worker(self, local: Sharded) -> None:
         local.plan()
-        with patch.object(patience, "IN_PLACE", 60.0), patch.object(patience, "_POKE", 0.01):
-            assert begin(local, 0, ["running"] * 5 + ["success"])["copied"] == 3
-            with pytest.raises(AirflowRescheduleException):
-                begin(local, 1, ["queued"])
+        with patch.multiple(patience, IN_PLACE=60.0, STARTING=30.0, _POKE=0.01):
+            assert begin(local, 0, ["queued", "", "running", "running", "success"])["copied"] == 3
+        with patch.multiple(patience, IN_PLACE=60.0, _POKE=0.01), pytest.raises(AirflowRescheduleException):
+            begin(local, 1, ["running", "up_for_retry"])
 
     @pytest.mark.parametrize("state", ["failed", "upstream_failed", "skipped", "removed"])
     def test_a_plan_that_failed(self, local: Sharded, state: str) -> None:
@@ -85,6 +90,15 @@ class TestWaiting:
         after = patch.object(type(SYSTEM_CLOCK), "now", lambda self: later)
         with after, pytest.raises(PermanentError, match="no further files for 0:10:00"):
             begin(local, 0, ["running"], plan_timeout="10m")
+
+    def test_who_has_waited_long_looks_less_often(self, local: Sharded) -> None:
+        began = SYSTEM_CLOCK.now()
+        for waited, pause in ((0, 20), (60, 20), (400, 100), (3600, 300), (12 * 3600 - 10, 10)):
+            now = began + timedelta(seconds=waited)
+            clock = patch.object(type(SYSTEM_CLOCK), "now", lambda self, now=now: now)
+            with clock, pytest.raises(AirflowRescheduleException) as caught:
+                begin(local, 0, ["running"])
+            assert round((caught.value.reschedule_date - now).total_seconds()) == pause
 
     def test_without_resuming_a_wait_is_no_new_beginning(self, local: Sharded) -> None:
         local.plan(wave_size=2)
@@ -105,13 +119,13 @@ def remote(tmp_path: Path, sshd: Any) -> Sharded:
 
 class TestDeferral:
     def deferred(self, scene: Sharded, states: list[str], **more: Any) -> TaskDeferred:
-        with patch.object(patience, "IN_PLACE", 0.0), pytest.raises(TaskDeferred) as caught:
+        with at_once(), pytest.raises(TaskDeferred) as caught:
             begin(scene, 0, states, deferrable=True, **more)
         return caught.value
 
     def test_the_triggerer_looks_while_the_plan_runs(self, tmp_path: Path, sshd: Any) -> None:
         scene = remote(tmp_path, sshd)
-        with patch.object(patience, "IN_PLACE", 0.0), pytest.raises(AirflowRescheduleException):
+        with at_once(), pytest.raises(AirflowRescheduleException):
             begin(scene, 0, ["queued"], deferrable=True)  # a deferred task may hold the slot that the plan needs
         trigger = self.deferred(scene, ["running"]).trigger
         kind, arguments = trigger.serialize()
@@ -149,7 +163,7 @@ class TestDeferral:
         scene = remote(tmp_path, sshd)
         task = scene.task(FileSyncShardOperator, shard=0, plan_task="plan", plan_timeout="0.001s")
         context = make_context(task, state=FileStateStore(tmp_path / "s"), run_id=scene.run_id)
-        with patch(STATE, side_effect=["running"] * 2), patch.object(patience, "IN_PLACE", 0.0):
+        with patch(STATE, side_effect=["running"] * 2), at_once():
             with pytest.raises(AirflowRescheduleException):
                 execute(task, context)
             with (
@@ -211,7 +225,7 @@ def test_a_plan_is_killed_while_the_shards_are_as_far_as_it(tmp_path: Path, poin
     scene = side_by_side(tmp_path)()
     hit = waves + (point != "files.sync_plan.after_wave")  # what is written first says that there is a plan
     assert attempt(planning, scene, rules=[kill_at(point, hit)]).killed
-    with patch.object(patience, "IN_PLACE", 0.0):
+    with at_once():
         for number in range(SHARDS):
             for states in (["running"] * (waves + 1), ["up_for_retry"]):
                 with pytest.raises(AirflowRescheduleException):
@@ -221,7 +235,7 @@ def test_a_plan_is_killed_while_the_shards_are_as_far_as_it(tmp_path: Path, poin
 
 
 def waiting(scene: Sharded) -> Any:
-    with patch.object(patience, "IN_PLACE", 0.0):
+    with at_once():
         return begin(scene, 0, ["running"] * 2, delete_extra=True)
 
 

@@ -179,13 +179,15 @@ class FileSyncShardOperator(_ShardedSync):
     copies its shard once more.
 
     With ``plan_task`` it begins while the plan is being made, and works off wave after wave. For the next one it
-    waits on the worker for up to 20 seconds while the plan's task runs, then without a slot: in the triggerer where
-    that may look at ``plan_path``, else by being started again. If the plan fails, so does the shard.
+    waits on the worker for up to 20 seconds while the plan's task runs (5 if it does not), then without a slot: in
+    the triggerer where that may look at ``plan_path``, else by being started again. If the plan fails, so does the
+    shard.
 
     :param shard: which one, from 0.
     :param plan_task: the task that makes the plan, if this one may start beside it; else the plan must be complete.
     :param plan_timeout: how long to wait for the next wave.
-    :param poll_interval: the time between two looks without a slot, at least 5 seconds.
+    :param poll_interval: the time between two looks without a slot, at least 5 seconds. A shard that has to be
+        started again for each waits longer by and by, up to 5 minutes.
     :param deferrable: wait in the triggerer, if the plan is in a store and not on the worker's disk.
     """
 
@@ -276,7 +278,8 @@ class FileSyncShardOperator(_ShardedSync):
         left = patience.left(place)
         failpoint("files.sync_shard.before_wait")
         if not self.deferrable or state != RUNNING or scene.plans.scheme == "file":
-            raise AirflowRescheduleException(run.clock.now() + min(interval, left))  # type: ignore[no-untyped-call]
+            again = run.clock.now() + patience.pause(interval, left)
+            raise AirflowRescheduleException(again)  # type: ignore[no-untyped-call]
         dag_id, run_id = run.scope[:2]
         trigger = WaveTrigger(
             plans=scene.where, name=scene.name, work=scene.work, generation=place.generation, wave=place.wave,

@@ -9,12 +9,17 @@ from flowrunner_provider.core.retry import apause
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.shards.look import RUNNING, Place
 
-__all__ = ["IN_PLACE", "Patience"]
+__all__ = ["IN_PLACE", "STARTING", "Patience"]
 
 IN_PLACE = 20.0
 """Seconds for which a wave that is being made is waited for on the worker: a new start costs as much."""
 
+STARTING = 5.0
+"""Seconds for which a plan is waited for there that does not run: it starts beside this shard, or needs its slot."""
+
 _POKE = 1.0
+_PART = 4
+_LONGEST_PAUSE = timedelta(minutes=5)
 
 
 class Patience:
@@ -27,17 +32,18 @@ class Patience:
         self._run, self._longest = run, longest
         self._checkpoint = run.checkpoint("wait")
         self._place = Place(wave=-1)
-        self._until = 0.0
+        self._since = 0.0
 
     async def in_place(self, place: Place, state: str) -> bool:
         """Wait a moment; False if the slot is to be given up.
 
-        :param state: of the task of the plan. One that does not run may be waiting for this very slot.
+        :param state: of the task of the plan.
         """
         now = self._run.clock.monotonic()
         if place != self._place:
-            self._place, self._until = place, now + IN_PLACE
-        if state != RUNNING or now >= self._until or self._run.deadline.remaining() < IN_PLACE:
+            self._place, self._since = place, now
+        longest = IN_PLACE if state == RUNNING else STARTING
+        if now - self._since >= longest or self._run.deadline.remaining() < longest:
             return False
         await apause(_POKE)
         return True
@@ -58,3 +64,12 @@ class Patience:
                 remedy="look at the task of the plan; raise plan_timeout if it has so much to list, and clear this one",
             )
         return left
+
+    def pause(self, interval: timedelta, left: timedelta) -> timedelta:
+        """For how long not to be started again: who has waited long already need not look so often.
+
+        :param interval: the shortest pause.
+        :param left: as :meth:`left` says.
+        """
+        waited = self._longest - left
+        return min(max(interval, min(waited / _PART, _LONGEST_PAUSE)), left)

@@ -114,7 +114,7 @@ class _Planning:
         self._spool = Spool()
         self._known = self._spool.rows()  # what the waves hold that this attempt has found
         self._summary = Summary(work=work, generation="", shards=shards)
-        self._waves, self._chain = 0, ""
+        self._told, self._waves, self._chain = False, 0, ""
         self._pending: list[Planned] = []
         self._bytes, self._published_at = 0, run.clock.monotonic()
 
@@ -158,9 +158,10 @@ class _Planning:
             found = await self._book.summary()
         if found is None or found.generation != generation:
             self._summary = replace(self._summary, generation=generation)
-            await self._tell()
+            if found is not None:  # no shard may go on with it
+                await self._tell()
             return True
-        self._summary = found
+        self._summary, self._told = found, True
         if found.complete:
             return False
         while wave := await self._book.wave(generation, self._waves + 1):
@@ -172,6 +173,7 @@ class _Planning:
     async def _tell(self) -> None:
         failpoint("files.sync_plan.before_tell")
         await self._book.tell(self._summary, self._run)
+        self._told = True
         failpoint("files.sync_plan.after_tell")
 
     # -- one wave
@@ -202,6 +204,8 @@ class _Planning:
 
     async def _publish(self) -> None:
         files, rest = self._pending[: self._size], self._pending[self._size :]
+        if not self._told and (rest or not self._plan.is_over):
+            await self._tell()
         parts, lines = self._deal.out(files)
         wave = Wave.of(self._summary.generation, self._waves + 1, parts)
         failpoint("files.sync_plan.before_wave")
