@@ -262,7 +262,12 @@ def converged(there: Pair) -> None:
 
 WAYS: list[tuple[str, dict[str, Any]]] = [("local", {"backup_dir": "attic", "compare": "checksum"})]
 if KILLS > 3:
-    WAYS += [("local", {"backup_dir": "attic"}), ("up", {}), ("down", {"compare": "checksum"}), ("up", {"backup_dir": "attic"})]
+    WAYS += [
+        ("local", {"backup_dir": "attic"}),
+        ("up", {}),
+        ("down", {"compare": "checksum"}),
+        ("up", {"backup_dir": "attic"}),
+    ]
 
 
 @pytest.mark.faults
