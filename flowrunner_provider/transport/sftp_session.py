@@ -82,6 +82,7 @@ class SftpSession:
     def __init__(self, timeout: float) -> None:
         self.extensions: dict[bytes, bytes] = {}
         self.most_read = self.most_write = _PLAIN
+        self.round_trip: float | None = None  # seconds; None while it is not known
         self.most_folders, self.most_files = _FOLDERS, _FILES
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
@@ -104,7 +105,9 @@ class SftpSession:
             raise Violation(f"it speaks version {version}, and 3 was asked for")
         self.extensions = extensions_in(body)
         if self.supports(b"limits@openssh.com", b"1"):
+            began = self._loop.time()
             _, read, write, handles = await self._extended(b"limits@openssh.com", b"", partial(_numbers, 4))
+            self.round_trip = self._loop.time() - began
             self.most_read = min(read or _PLAIN, _MOST)
             self.most_write = min(write or _PLAIN, _MOST)
             if handles:

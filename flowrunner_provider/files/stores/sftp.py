@@ -28,6 +28,12 @@ from flowrunner_provider.transport.ssh_errors import ssh_errors
 
 __all__ = ["SftpStore"]
 
+_NEAR = 4 * 1024 * 1024
+"""Bytes under way to a server next door."""
+
+_QUICKEST = 4 * 1000**3
+"""Bytes per second that a round trip is reckoned with."""
+
 _CAPABILITIES = Capabilities(
     atomic_replace=True,
     atomic_create=True,
@@ -156,8 +162,13 @@ class SftpStore(FolderPaths):
 
     @property
     def window(self) -> int:
-        """Requests that one file may have under way: as many as fill the channel."""
-        return max(64, min(256, CHANNEL_WINDOW // self.session.most_read))
+        """Requests that one file may have under way: as many as fill the way to the server, or else the channel.
+
+        More would only wait in the server, which spends its time on moving them about when the reader is the slower.
+        """
+        far = self.session.round_trip
+        filled = CHANNEL_WINDOW if far is None else max(_NEAR, min(CHANNEL_WINDOW, int(far * _QUICKEST)))
+        return max(16, min(256, filled // self.session.most_read))
 
     @property
     def share(self) -> int:
