@@ -52,7 +52,8 @@ class SqlRowTrigger(FlowRunnerWatcher):
     :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``.
     :param table: the table or view, ``table`` or ``schema.table``, taken literally.
     :param sql: in place of it: one query, which can stand in parentheses (SQL Server: no ``WITH``, no ``ORDER BY``).
-    :param watermark: a column that grows with every change, e.g. ``updated_at`` or a serial number.
+    :param watermark: a column that grows with every change, e.g. ``updated_at`` or a serial number. SQL Server finds
+        the latest number by an index, and the latest time by looking at all of them.
     :param tie_break: a unique column that orders rows with the same watermark; without one such rows stay together,
         and a range may have more than ``batch`` rows.
     :param batch: rows of one event.

@@ -261,6 +261,9 @@ def test_batches_of_sql_server(make_far: Callable[[str], FarSide]) -> None:
     with pytest.raises(Rejected, match="2627"):
         migrate(far, run_id="r3")
     assert len(far.rows("a")) == 3
+    write(far, {"V4__d.sql": "SELECT 1 AS one\nGO\n\n\nSELECT 2 AS two\nROLLBACK"})
+    with pytest.raises(ConfigError, match="line 6: ROLLBACK"):
+        migrate(far, run_id="r4")
     for bad in ("SELECT 1\nGO 0", "SELECT 1\nGO now", "SELECT 'a", "USE other", "SET NOEXEC ON", "SAVE TRAN x"):
         write(far, {"V4__d.sql": bad})
         with pytest.raises(ConfigError) as caught:
@@ -268,8 +271,8 @@ def test_batches_of_sql_server(make_far: Callable[[str], FarSide]) -> None:
         assert caught.value.remedy
     assert far.tables() == {"a", "history"}
     write(far, {"V4__d.sql": "DELETE FROM {a}; INSERT INTO {a} VALUES (4, ${x:text})"})
-    migrate(far, run_id="r6", vars={"x": "a line\\\n'goes' on\\\r\nhere\\"})
-    assert far.rows("a") == [(4, "a line\\\n'goes' on\\\r\nhere\\")]
+    migrate(far, run_id="r6", vars={"x": "a line\\\n'goes' on\\\nhere\\"})
+    assert far.rows("a") == [(4, "a line\\\n'goes' on\\\nhere\\")]
     with pytest.raises(ConfigError) as caught:
         migrate(far, run_id="r5", engine="alembic", location=str(far.folder))
     assert caught.value.remedy

@@ -36,7 +36,8 @@ from flowrunner_provider.database.dialects.mssql import MssqlSession
 from flowrunner_provider.database.dialects.mssql_errors import classified
 from flowrunner_provider.database.dialects.mssql_query import SETTINGS, bound, check_query, check_statement
 from flowrunner_provider.database.dialects.mssql_rows import encoded, encoder
-from flowrunner_provider.database.dialects.mssql_swap import _LOST
+from flowrunner_provider.database.dialects.mssql_structure import text_literal
+from flowrunner_provider.database.dialects.mssql_swap import _LOST, _OF_COLUMNS
 from flowrunner_provider.database.dialects.mssql_tables import Described
 from flowrunner_provider.database.hook import hook_for
 from flowrunner_provider.database.identifiers import Identifier, TableName
@@ -167,8 +168,34 @@ def test_a_name_is_one_name_or_refused(payload: str) -> None:
     assert (table.db, table.name) == ("dbo", payload)
 
 
+def test_a_backslash_at_the_end_of_a_line_stays() -> None:
+    """The server would take both away."""
+    assert text_literal("it's") == "N'it''s'"
+    assert text_literal("a\\\nb\\\r\nc\\d") == "(N'a\\' + N'\nb\\' + N'\r\nc\\d')"
+
+
+def test_a_time_is_compared_in_the_digits_that_python_keeps() -> None:
+    """``datetime2`` has 100 ns and ``datetime`` a 300th of a second: the latest row would be left out."""
+    made = MssqlSession.__new__(MssqlSession)
+    marks = iter(("@P1", "@P2", "@P3", "@P4"))
+
+    def bounded(kind: str, sign: str) -> str:
+        return made.bounded(kind, "q.[at]", sign, lambda: next(marks))
+
+    assert made.exact("timestamp", "q.[at]") == "CONVERT(datetime2(6), q.[at])"
+    assert bounded("timestamp", "<=") == (
+        "(q.[at] <= DATEADD(second, 1, @P1) AND CONVERT(datetime2(6), q.[at]) <= @P2)"
+    )
+    assert bounded("timestamptz", ">") == (
+        "(q.[at] >= DATEADD(second, -1, @P3) AND CONVERT(datetimeoffset(6), q.[at]) > @P4)"
+    )
+    assert (made.exact("integer", "n"), made.summed("integer", "n")) == ("n", "sum(CAST(n AS decimal(38, 0)))")
+    assert made.sort_key("string", "n") == "CONVERT(nvarchar(max), n) COLLATE Latin1_General_100_BIN2"
+
+
 def test_what_a_replacement_would_lose_is_asked_in_one_statement() -> None:
-    assert len(sqlglot.parse(_LOST.replace("\x001\0", "@P1"), read="tsql")) == 1
+    for query in (_LOST, _OF_COLUMNS):
+        assert len(sqlglot.parse(query.replace("\x001\0", "@P1"), read="tsql")) == 1
 
 
 @pytest.mark.parametrize(

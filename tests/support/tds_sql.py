@@ -21,7 +21,7 @@ __all__ = ["Catalogue", "translated"]
 
 CATALOGUE = {
     "sys.schemas": ("schema_id", "name"),
-    "sys.objects": ("object_id", "schema_id", "name", "type"),
+    "sys.objects": ("object_id", "schema_id", "name", "type", "parent_object_id"),
     "sys.columns": (
         "object_id", "column_id", "name", "system_type_id", "max_length", "precision", "scale", "is_identity",
         "is_computed", "collation_name", "is_nullable", "default_object_id", "is_masked",
@@ -52,7 +52,7 @@ CATALOGUE = {
     "sys.security_predicates": ("target_object_id",),
     "sys.fulltext_indexes": ("object_id",),
     "sys.database_permissions": ("class", "major_id"),
-    "sys.sql_expression_dependencies": ("referenced_id", "is_schema_bound_reference"),
+    "sys.sql_expression_dependencies": ("referencing_id", "referenced_id", "is_schema_bound_reference"),
     "sys.tables": ("object_id", "temporal_type", "is_memory_optimized", "is_tracked_by_cdc", "is_published"),
     "sys.change_tracking_tables": ("object_id",),
 }  # fmt: skip
@@ -127,7 +127,7 @@ class Catalogue:
 
     def _learn(self, schema: str, name: str, kind: str) -> None:
         number = id_of(name)
-        self._put("sys.objects", number, 1, name, kind)
+        self._put("sys.objects", number, 1, name, kind, 0)
         self._put("sys.tables", number, 0, 0, 0, 0)
         places = {}
         for place, column, declared, needed, default, key, hidden in self._db.execute(

@@ -332,6 +332,7 @@ class MssqlSession(Remote[MssqlConfig], Copying):
         return True
 
     def lock(self, name: TableName) -> None:
+        """Readers wait, too, unless the database has READ_COMMITTED_SNAPSHOT on."""
         self.run(f"SELECT TOP (1) 1 AS one FROM {self.sql(name)} WITH (UPDLOCK, TABLOCK, HOLDLOCK)")
 
     def stage(self, table: TableName, columns: Sequence[str]) -> TableName:

@@ -75,7 +75,7 @@ class MssqlScripts(Scripts[MssqlSession]):
                         field="location",
                         remedy="leave it away: each script has a transaction of its own",
                     )
-                if word == "USE" or word in _SILENT:
+                if (word == "USE" and after not in ("HINT", "PLAN")) or word in _SILENT:
                     raise ConfigError(
                         f"{file}, line {line}: after {word} the record of the script would be lost",
                         field="location",
@@ -113,7 +113,7 @@ def divided(script: str) -> Iterator[tuple[int, str]]:
                     remedy="correct the line",
                 )
         if any(kind != "space" for _, kind, _ in tokens(batch, "location")):
-            blank = len(batch) - len(batch.lstrip())
+            blank = batch[: len(batch) - len(batch.lstrip())]
             for _ in range(times):
-                yield begun + batch.count("\n", 0, blank), batch
+                yield begun + blank.count("\n"), batch.lstrip()
         begun = line + 1

@@ -18,11 +18,13 @@ ROW = "flowrunner_row"
 _HOLD = "WITH (UPDLOCK, HOLDLOCK)"
 """The keys that are looked for stay as they are, also those that are not there, until the transaction ends."""
 
-BOUND = (
-    "SELECT 1 FROM sys.sql_expression_dependencies"
-    " WHERE referenced_id = OBJECT_ID(\x001\0) AND is_schema_bound_reference = 1"
+_DEPENDENT = (
+    "FROM sys.sql_expression_dependencies WHERE referenced_id = OBJECT_ID(\x001\0) AND is_schema_bound_reference = 1"
+    " AND referencing_id <> referenced_id"
+    " AND referencing_id NOT IN (SELECT object_id FROM sys.objects WHERE parent_object_id = OBJECT_ID(\x001\0))"
 )
-"""Views and functions that are bound to a table."""
+BOUND = f"SELECT 1 {_DEPENDENT}"
+"""Views and functions that are bound to a table; its own checks and computed columns are not among them."""
 
 _OWN = "object_id = OBJECT_ID(\x001\0)"
 _OF_COLUMNS = " UNION ".join(
@@ -46,8 +48,7 @@ _LOST = " UNION ".join(
         " WHERE parent_object_id = OBJECT_ID(\x001\0) OR referenced_object_id = OBJECT_ID(\x001\0)",
         f"SELECT 'partitions' FROM sys.partitions WHERE {_OWN} AND partition_number > 1",
         "SELECT 'privileges' FROM sys.database_permissions WHERE class = 1 AND major_id = OBJECT_ID(\x001\0)",
-        "SELECT 'views or functions bound to it' FROM sys.sql_expression_dependencies"
-        " WHERE referenced_id = OBJECT_ID(\x001\0) AND is_schema_bound_reference = 1",
+        f"SELECT 'views or functions bound to it' {_DEPENDENT}",
         f"SELECT 'a history, or a place in memory' FROM sys.tables WHERE {_OWN}"
         " AND (temporal_type <> 0 OR is_memory_optimized = 1)",
         f"SELECT 'change tracking' FROM sys.change_tracking_tables WHERE {_OWN}",
