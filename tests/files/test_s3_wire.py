@@ -506,6 +506,29 @@ def test_refusals(reply, expected, said):
         run(Script([reply]), get, tries=1)
 
 
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (b"HTTP/1.1 200 OK\r\nx-amz-bucket-region: eu-west-1\r\n\r\n", "eu-west-1"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", ""),
+        (error(301, "", "x-amz-bucket-region: eu-west-1"), "eu-west-1"),
+        (error(400, "", "x-amz-bucket-region: eu-west-1"), "eu-west-1"),
+        (error(403, "", "x-amz-bucket-region: eu-west-1"), "eu-west-1"),
+        (error(403), AccessDenied),
+        (error(404), NotFound),
+        (error(301), ConfigError),
+    ],
+)
+def test_where_the_bucket_is(reply, expected):
+    script = Script([reply])
+    if isinstance(expected, str):
+        assert run(script, lambda objects: objects.region("connecting")) == expected
+    else:
+        with pytest.raises(expected):
+            run(script, lambda objects: objects.region("connecting"), tries=1)
+    assert script.requests[0][0] == "HEAD /b HTTP/1.1"
+
+
 def test_a_look():
     when = "Last-Modified: Sat, 21 Nov 2026 10:00:00 GMT"
     script = Script(

@@ -131,6 +131,34 @@ def test_a_bucket_in_another_region():
     assert own.moved("ap-south-1") is own
 
 
+def test_a_store_follows_its_bucket_to_its_region(monkeypatch):
+    asked: list[str] = []
+
+    class Somewhere:
+        def __init__(self, host: str) -> None:
+            self.host = host
+
+        async def region(self, what: str) -> str:
+            asked.append(self.host)
+            return "ap-south-1"
+
+        def close(self) -> None:
+            asked.append("closed")
+
+    async def by_wire(self, stack, place, credentials):
+        return Somewhere(place.host)
+
+    monkeypatch.setattr(S3Store, "_by_wire", by_wire)
+    config = S3Config(region_name="eu-west-1")
+    store = S3Store(S3Target(bucket="raw", config=config, session=session))
+
+    async def act(store: S3Store) -> str:
+        return store.objects.host
+
+    assert opened(store, act) == "raw.s3.ap-south-1.amazonaws.com"
+    assert asked == ["raw.s3.eu-west-1.amazonaws.com", "closed"]
+
+
 @pytest.mark.parametrize(
     ("bucket", "session", "client_config", "environment"),
     [
