@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import uuid
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from flowrunner_provider.core.errors import FlowRunnerError, IntegrityError, TransientError
+from flowrunner_provider.core.errors import FlowRunnerError, IntegrityError, PermanentError, TransientError
 from flowrunner_provider.core.retry import Backoff, RetryPlan
 from flowrunner_provider.files import ranges
 from flowrunner_provider.files.operators import FileCopyOperator
@@ -167,6 +168,24 @@ def test_another_range_than_was_asked_for_is_refused(tmp_path, bucket, monkeypat
 
     with pytest.raises(IntegrityError, match="another range"):
         asyncio.run(act())
+
+
+def test_a_full_disk_keeps_the_old_file_and_no_part(tmp_path, bucket, lake, monkeypatch):
+    bucket.put("big", BIG)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/big").write_bytes(b"old")
+    pwrite = os.pwrite
+
+    def full(descriptor: int, data: Any, offset: int) -> int:
+        if offset > 2 * PART:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return pwrite(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(PermanentError, match="is full"):
+        copy(tmp_path, f"s3://lake@{bucket.root}/big", f"{tmp_path}/out/big")
+    assert os.listdir(tmp_path / "out") == ["big"]
+    assert (tmp_path / "out/big").read_bytes() == b"old"
 
 
 # -- connections that break

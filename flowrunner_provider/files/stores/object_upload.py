@@ -9,9 +9,10 @@ are verified and not sent again, with no record but the far side's own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, cast
 
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.open_file import OpenFile
@@ -120,19 +121,20 @@ class ObjectUpload:
         """See :class:`~flowrunner_provider.files.store.RangeUpload`."""
         parts = cast("FileParts", self._parts)
 
-        async def send(number: int, offset: int, length: int) -> None:
+        async def send(offset: int, length: int, number: int) -> None:
             await parts.send_file(number, file, offset, length)
             advance(length)
 
         while self._sent < size:
             await self._room(HELD)
             length = min(self._length, size - self._sent)
-            self._begin(length, HELD, send(self._number + 1, self._sent, length))
+            self._begin(length, HELD, partial(send, self._sent, length))
         await self.sync()
 
     async def _send(self) -> None:
         await self._room(self._length)
-        self._begin(self._length, self._length, self._parts.send(self._number + 1, self._take()))
+        pieces = self._take()
+        self._begin(self._length, self._length, lambda number: self._parts.send(number, pieces))
 
     async def _room(self, held: int) -> None:
         """Wait until one more part may travel, with so many bytes in memory."""
@@ -147,11 +149,12 @@ class ObjectUpload:
     def _fits(self, held: int) -> bool:
         return len(self._pending) < self._parts.at_once and self._store.under_way + held <= MEMORY
 
-    def _begin(self, length: int, held: int, sending: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, length: int, held: int, send: Callable[[int], Awaitable[None]]) -> None:
+        """Send the next part, by its number."""
         self._number += 1
         self._sent += length
         self._store.under_way += held
-        self._pending[asyncio.create_task(self._one(sending))] = held
+        self._pending[asyncio.create_task(self._one(self._number, send))] = held
         self._length = self._parts.length(self._number + 1)
 
     def _landed(self, tasks: Iterable[asyncio.Task[None]]) -> None:
@@ -163,9 +166,9 @@ class ObjectUpload:
         self._chunks, self._buffered = [], 0
         return pieces
 
-    async def _one(self, sending: Coroutine[Any, Any, None]) -> None:
+    async def _one(self, number: int, send: Callable[[int], Awaitable[None]]) -> None:
         failpoint("objects.before_part")
-        await sending
+        await send(number)
         failpoint("objects.after_part")
 
     async def _reap(self, until: str) -> None:
