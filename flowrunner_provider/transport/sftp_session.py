@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+from flowrunner_provider.core.deadline import SYSTEM_CLOCK
 from flowrunner_provider.transport.sftp_wire import (
     EOF,
     VERSION,
@@ -105,9 +106,9 @@ class SftpSession:
             raise Violation(f"it speaks version {version}, and 3 was asked for")
         self.extensions = extensions_in(body)
         if self.supports(b"limits@openssh.com", b"1"):
-            began = self._loop.time()
+            began = SYSTEM_CLOCK.monotonic()
             _, read, write, handles = await self._extended(b"limits@openssh.com", b"", partial(_numbers, 4))
-            self.round_trip = self._loop.time() - began
+            self.round_trip = SYSTEM_CLOCK.monotonic() - began
             self.most_read = min(read or _PLAIN, _MOST)
             self.most_write = min(write or _PLAIN, _MOST)
             if handles:
