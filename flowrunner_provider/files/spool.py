@@ -102,10 +102,6 @@ class Rows:
         """A name that comes from two sources, if there is one."""
         return self._files.twice()
 
-    def largest_first(self) -> Iterator[tuple[Item, int | None]]:
-        """The files by size, then by name, each with its mark; those of unknown size at the end."""
-        return self._table().largest_first()
-
     def keep(self, other: Rows, most: int = 0) -> list[Item]:
         """Forget the files that ``other`` does not have, or has as something else; returns the first ``most``."""
         return self._table().keep(other._table(), most)

@@ -88,11 +88,6 @@ class Table:
             for where, values in _among(names):
                 self._database.execute(f"UPDATE {self._table} SET mark = 1 WHERE {where}", values)  # noqa: S608
 
-    def largest_first(self) -> Iterator[tuple[Item, int | None]]:
-        self.flush()
-        for row in self._select(f"mark, {_COLUMNS} FROM {self._table} ORDER BY size DESC, name"):
-            yield _item(row[1:]), row[0]
-
     def count_unmarked(self) -> int:
         self.flush()
         (row,) = self._select(f"count(*) FROM {self._table} WHERE mark IS NULL")

@@ -108,10 +108,6 @@ class Plan:
         """By name, when the plan is complete."""
         return self._there.unmarked() if self._options.delete_extra else iter(())
 
-    def largest_first(self) -> Iterator[tuple[Item, bool]]:
-        """Of the complete plan: what to copy, and whether its bytes are to be compared before."""
-        return ((item, mark == _DOUBTFUL) for item, mark in self._copies.largest_first())
-
     def alike(self, here: Item, there: Item) -> bool:
         """Whether two files look the same without being read."""
         if self._options.compare == "name":
