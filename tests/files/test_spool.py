@@ -90,11 +90,6 @@ def test_a_name_is_found_that_came_after_another_was_looked_for(lists):
         assert (list(rows.named([name, "x"])), next(rows.sorted()).relative) == ([name], name)
 
 
-def test_the_largest_first(lists):
-    rows = rows_of([(Item(0, name, size, None, ""), size) for name, size in (("a", 1), ("b", None), ("c", 3))], lists)
-    assert [(item.relative, mark) for item, mark in rows.largest_first()] == [("c", 3), ("a", 1), ("b", None)]
-
-
 def test_a_short_list_needs_no_disk(lists, monkeypatch):
     monkeypatch.setattr(spool, "opened", lambda: pytest.fail("it was opened"))
     seen(rows_of([(Item(0, "a", 1, None, ""), None)], lists), ["a"], (0, "a"))
