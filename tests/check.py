@@ -116,7 +116,7 @@ def main() -> int:
         oidc.install(azurite.PACKAGE)
     environment = dict(os.environ)
     if arguments.nightly:
-        environment |= {"HYPOTHESIS_PROFILE": "nightly", "FLOWRUNNER_KILLS": "100"}
+        environment |= {"HYPOTHESIS_PROFILE": "nightly", "FLOWRUNNER_KILLS": "100", "FLOWRUNNER_SOAK": "2000"}
     if environment.get("CI"):
         environment["REQUIRE_BACKENDS"] = "1"
     failed = []

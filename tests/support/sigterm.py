@@ -20,8 +20,7 @@ Scene = TypeVar("Scene")
 GRACE = 5.0
 """Airflow's supervisor sends SIGKILL so many seconds after SIGTERM."""
 
-PLACES = int(os.environ.get("FLOWRUNNER_KILLS", "3"))
-"""So many failpoints of each scenario, spread over the whole run."""
+KILLS = int(os.environ.get("FLOWRUNNER_KILLS", "3"))
 
 
 def ended_at(
@@ -29,34 +28,33 @@ def ended_at(
     target: Callable[[Scene], Any],
     check: Callable[[Scene], None],
     *,
-    done: Callable[[Outcome], bool] = lambda outcome: outcome.ok,
     finish: float = 0.0,
-    places: int = PLACES,
+    places: int = 5,
 ) -> list[Outcome]:
     """End the task at its failpoints, try it again, and check; what the ended attempts came to.
 
     Each of them ends by itself and in time, with its work done or with an error that says what happens next.
 
-    :param done: which outcome ends the retries.
     :param finish: for how long what is under way may go on: 0 cuts it off where it is.
+    :param places: so many failpoints, spread over the whole run; nightly as many as there are kills.
     """
     passed = trace(target, make_scene())
     numbered = [(point, passed[: at + 1].count(point)) for at, point in enumerate(passed)]
-    last = len(numbered) - 1
-    chosen = sorted({round(last * part / max(1, places - 1)) for part in range(places)})
+    last, places = len(numbered) - 1, max(places, KILLS if KILLS > 10 else 2)
+    chosen = sorted({round(last * part / (places - 1)) for part in range(places)})
     outcomes = []
     for point, hit in (numbered[at] for at in chosen):
         scene, where = make_scene(), f"SIGTERM at {point} #{hit}"
         rule = {"point": glob.escape(point), "action": "term", "hit": hit}
         ended = attempt(_ending, target, scene, finish, rules=[rule], timeout=60)
         assert ended.signal is None, f"{where}: {ended.error}\n{ended.output}"
-        assert (ended.seconds or 0) < GRACE + finish, f"{where}: it took {ended.seconds} s\n{ended.output}"
-        assert ended.ok or done(ended) or _says_what_is_next(ended), f"{where}: {ended.error}\n{ended.output}"
+        assert (ended.seconds or 0) < GRACE, f"{where}: it took {ended.seconds} s\n{ended.output}"
+        assert ended.ok or _says_what_is_next(ended), f"{where}: {ended.error}\n{ended.output}"
         outcome = ended
         for number in (2, 3):
-            if not done(outcome):
+            if not outcome.ok:
                 outcome = attempt(target, scene, try_number=number)
-        assert done(outcome), f"{where}, then: {outcome.error}\n{outcome.output}"
+        assert outcome.ok, f"{where}, then: {outcome.error}\n{outcome.output}"
         try:
             check(scene)
         except AssertionError as error:
