@@ -31,7 +31,7 @@ async def read_into(store: S3Store, file: OpenFile, key: str, offset: int, lengt
     """
     what = f"reading {store.label(key)}"
     wanted = _Range(what, file, offset, offset + length)
-    question = {"Bucket": store.bucket, "Key": key, "IfMatch": f'"{version.strip(chr(34))}"'}
+    question = {"Bucket": store.bucket, "Key": key, "IfMatch": version}
     try:
         await RetryPlan(attempts=_TRIES).acall(
             lambda: store.client.run(what, lambda client: wanted.go_on(client, question)), Deadline(_WHILE)
