@@ -42,7 +42,8 @@ __all__ = ["ProcedurePlan", "argument", "call_now", "call_once"]
 
 _KEYS = {"name", "mode", "type", "value"}
 _MOST_ROWS = 10_000
-_UNKNOWN_ROUTINE = ("42883", "42809", "1305")
+_UNKNOWN_ROUTINE = ("42883", "42809", "1305", "201", "313", "2812", "4121", "8144", "8145")
+_COUNT_DIFFERS = "266"
 
 
 def _bad(field: str, message: str, remedy: str) -> ConfigError:
@@ -61,8 +62,8 @@ def argument(given: Any, number: int) -> Argument:
         raise _bad("arguments", f"{what} has unknown keys", f"known are {', '.join(sorted(_KEYS))}")
     direction, name, kind = given.get("mode", "in"), given.get("name", str(number)), given.get("type")
     if direction not in get_args(Direction) or not isinstance(name, str) or not name:
-        raise _bad("arguments", f"{what}: mode must be in, out or inout, and name a text", "correct it")
-    if direction == "out" and given.get("value") is not None:
+        raise _bad("arguments", f"{what}: mode must be in, out, inout or return, and name a text", "correct it")
+    if direction in ("out", "return") and given.get("value") is not None:
         raise _bad("arguments", f"{what} is an output and has a value", "use mode inout, or leave the value away")
     if kind is not None and kind not in get_args(Type):
         raise _bad("arguments", f"{what} has an unknown type", f"use one of {', '.join(get_args(Type))}")
@@ -119,6 +120,8 @@ class ProcedurePlan:
         names = [item.name for item in self.arguments]
         if len(set(names)) != len(names):
             raise _bad("arguments", "two arguments have one name", "give each a name of its own")
+        if [item.direction for item in self.arguments].count("return") > 1:
+            raise _bad("arguments", "two arguments ask for the return code", "leave one away")
         most = self.max_rows
         if not isinstance(most, int) or isinstance(most, bool) or not 0 <= most <= _MOST_ROWS:
             raise _bad("max_rows", f"max_rows must be between 0 and {_MOST_ROWS}", "save more rows with save_to")
@@ -154,17 +157,8 @@ def call_once(plan: ProcedurePlan, connect: Callable[[], Session], run: Run) -> 
 def _in_transaction(session: Session, plan: ProcedurePlan, run: Run) -> dict[str, Any]:
     key = run.effects.key("sql.procedure")
     ledger = Ledger(session, session.locate(TableName.of(NAME, plan.ledger_schema)))
-    remembered = session.run(
-        f"SELECT {session.sql('details')} FROM {session.sql(ledger.table)}"  # noqa: S608 - names are quoted
-        f" WHERE {session.sql('effect_key')} = {session.placeholder.format(1)}",
-        [key],
-    )
-    own = _CommittedItself(
-        f"{plan.name} ends the transaction by itself: it ran, wholly or in part, and that stays",
-        remedy="look at what it did; call such a procedure with once=False",
-    )
-    if remembered and remembered[0][0] is not None:
-        raise own
+    if _begun(session, ledger, key):
+        raise _committed(plan)
     ledger.record(key, {"begun": True})  # found by a later attempt only if the procedure commits
     failpoint("sql.procedure.before_call")
     try:
@@ -174,11 +168,40 @@ def _in_transaction(session: Session, plan: ProcedurePlan, run: Run) -> dict[str
             raise _bad(
                 "once", f"{plan.name} commits by itself, which it cannot in a transaction", "call it with once=False"
             ) from None
+        if not session.in_transaction():
+            if _begun(session, ledger, key):
+                raise _committed(plan) from None
+            if error.code == _COUNT_DIFFERS:
+                raise _rolled_back(plan) from None
         raise
     if not session.in_transaction():
-        raise own
+        raise _committed(plan) if _begun(session, ledger, key) else _rolled_back(plan)
     failpoint("sql.procedure.after_call")
     return result
+
+
+def _begun(session: Session, ledger: Ledger, key: str) -> bool:
+    """Whether the ledger has a call that neither ended nor was undone."""
+    found = session.run(
+        f"SELECT {session.sql('details')} FROM {session.sql(ledger.table)}"  # noqa: S608 - names are quoted
+        f" WHERE {session.sql('effect_key')} = {session.placeholder.format(1)}",
+        [key],
+    )
+    return bool(found) and found[0][0] is not None
+
+
+def _committed(plan: ProcedurePlan) -> _CommittedItself:
+    return _CommittedItself(
+        f"{plan.name} ends the transaction by itself: it ran, wholly or in part, and that stays",
+        remedy="look at what it did; call such a procedure with once=False",
+    )
+
+
+def _rolled_back(plan: ProcedurePlan) -> IntegrityError:
+    return IntegrityError(
+        f"{plan.name} rolls the transaction back by itself: only what it did after that is stored",
+        remedy="look at why it does; call a procedure that has transactions of its own with once=False",
+    )
 
 
 async def call_now(plan: ProcedurePlan, connect: Callable[[], Session], run: Run) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _is_rare(item: pytest.Item) -> bool:
     """A sweep of kills on the fake SQL Server that the sweeps on real servers have told nearly all about."""
     sweeps = ("test_every_kill[mssql", "test_kills_at_random[mssql", "test_two_kills_in_a_row[mssql", "test_200_mb")
-    always = ("test_every_kill[mssql-append]", "test_every_kill[mssql-swap]", "test_every_kill[mssql-drop]")
+    always = tuple(f"test_every_kill[mssql-{case}]" for case in ("append", "swap", "drop", "outputs"))
     return "mssql" in item.name and item.name.startswith(sweeps) and not item.name.startswith(always)
 
 

@@ -58,10 +58,20 @@ class FakeFarSide(FarSide):
         )
 
     def run(self, sql: str) -> list[tuple[Any, ...]]:
+        if sql.startswith(("CREATE PROCEDURE", "CREATE FUNCTION")):
+            return self._created(sql)
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
             connection.execute("ATTACH ? AS dbo", (str(self.file),))
             sql = re.sub(r"(?i)(REFERENCES )dbo\.", r"\1", _INDEX.sub(r"\1dbo.\2\3", _types(sql)))
             return connection.execute(sql).fetchall()
+
+    def _created(self, sql: str) -> list[tuple[Any, ...]]:
+        """What the file does not keep."""
+        import pytds
+
+        with pytds.connect("127.0.0.1", "fake", USER, PASSWORD, port=self.port, autocommit=True) as connection:
+            connection.cursor().execute(sql)
+        return []
 
     def name(self, table: str) -> str:
         return f"dbo.{table}"
@@ -123,6 +133,10 @@ class LiveFarSide(FarSide):
 
     def remove(self) -> None:
         """Drop the schema and what is in it."""
+        routines = f"SELECT name, type FROM sys.objects WHERE schema_id = SCHEMA_ID('{self.schema}')"
+        for name, kind in self.run(routines):
+            if kind.strip() in ("P", "FN"):
+                self.run(f"DROP {'PROCEDURE' if kind.strip() == 'P' else 'FUNCTION'} {self.schema}.[{name}]")
         for table in self.tables():
             quoted = table.replace("]", "]]")
             self.run(f"DROP TABLE {self.schema}.[{quoted}]")

@@ -46,7 +46,6 @@ from flowrunner_provider.database.operators import (
     SqlLoadOperator,
     SqlMaintainOperator,
     SqlMigrateOperator,
-    SqlProcedureOperator,
     SqlReconcileOperator,
     SqlSchemaCheckOperator,
     SqlSyncOperator,
@@ -495,12 +494,6 @@ def test_a_migration_whose_commit_has_no_answer_has_happened_once(far: FakeFarSi
         act(far, SqlMigrateOperator, **arguments, context={"run_id": "2"})
     assert act(far, SqlMigrateOperator, **arguments, context={"run_id": "2"})["done"] == ["V2__b.sql"]
     assert far.rows() == [(1, "a", 1), (2, "b", 2)]
-
-
-def test_procedures_are_called_by_statements(far: FakeFarSide) -> None:
-    with pytest.raises(ConfigError, match="SQL Server") as caught:
-        act(far, SqlProcedureOperator, name="dbo.fill")
-    assert "sql.transaction" in str(caught.value.remedy)
 
 
 @pytest.mark.parametrize("mode", ["append", "replace"])

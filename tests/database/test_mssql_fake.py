@@ -155,3 +155,50 @@ def test_what_our_statements_need_serves_others_too(server: TdsFake, connect: Co
     cursor.execute("SELECT n FROM dbo.t ORDER BY n OFFSET 0 ROWS FETCH NEXT 1 ROWS ONLY")
     assert [tuple(row) for row in cursor.fetchall()] == [(6,)]
     connection.close()
+
+
+PROCEDURE = """CREATE PROCEDURE [dbo].[fill] @a int, @b nvarchar(3) OUTPUT AS BEGIN
+INSERT INTO dbo.t (a, b) VALUES (@a, @b); SET @b = 'told'; SELECT a, b FROM dbo.t; RETURN 3; END"""
+CALLS = [
+    ("EXEC dbo.nope", 2812), ("EXEC dbo.fill 1", 201), ("EXEC dbo.fill 1, 'x', 2", 8144),
+    ("EXEC dbo.fill @a = 1, @c = 2", 8145), ("DECLARE @x int; EXEC dbo.fill @x OUTPUT, 'x'", 8162),
+    ("EXEC dbo.fill 'one', 'x'", 8114), ("SELECT [dbo].[nope](1) AS [result]", 4121),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("connect", "mark"), DRIVERS, ids=lambda value: getattr(value, "__name__", ""))
+def test_procedures_are_called_by_others(server: TdsFake, connect: Connect, mark: str) -> None:
+    connection = connect(server, PASSWORD)
+    cursor = connection.cursor()
+    cursor.execute("CREATE TABLE dbo.t (a int, b nvarchar(9))")
+    cursor.execute(PROCEDURE)
+    cursor.execute(f"EXEC [dbo].[fill] {mark}, {mark}", (1, "long"))
+    while cursor.description is None:
+        assert cursor.nextset()
+    assert [tuple(row) for row in cursor.fetchall()] == [(1, "lon")]
+    connection.close()
+
+
+def test_what_a_call_returns_or_is_refused_for(server: TdsFake) -> None:
+    error: Any = pytest.importorskip("pytds").Error
+    connection = python_tds(server, PASSWORD)
+    cursor = connection.cursor()
+    cursor.execute("CREATE TABLE dbo.t (a int, b nvarchar(9))")
+    cursor.execute(PROCEDURE)
+    for text, number in CALLS:
+        with pytest.raises(error) as caught:
+            cursor.execute(text)
+        assert caught.value.number == number, text
+    batch = "DECLARE @s int, @b nvarchar(3) = 'in'; EXEC @s = dbo.fill @b = @b OUTPUT, @a = 7; SELECT @s AS s, @b AS b"
+    cursor.execute(batch)
+    found = []
+    while True:
+        if cursor.description is not None:
+            found += cursor.fetchall()
+        if not cursor.nextset():
+            break
+    assert found == [(7, "in"), (3, "tol")]
+    cursor.execute("SELECT name, TYPE_NAME(system_type_id), max_length, is_output FROM sys.all_parameters"
+                   " WHERE object_id = OBJECT_ID(N'dbo.fill') ORDER BY parameter_id")  # fmt: skip
+    assert cursor.fetchall() == [("@a", "int", 4, 0), ("@b", "nvarchar", 6, 1)]
+    connection.close()

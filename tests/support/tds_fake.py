@@ -7,8 +7,9 @@ ours count, drivers of others must accept it (``test_mssql_fake.py``).
 It does not prove what SQL Server makes of a statement. Otherwise than there: isolation is SQLite's (one writer at a
 time, readers never wait, lock hints mean nothing); all schemas are ``dbo``; texts compare by their bytes, spaces at
 their ends included; a unique index takes many NULLs; integers have 64 bits, a sum never overflows; a time has six
-digits, and texts of times compare as they were written; foreign keys hold no rows back, only tables; ``MERGE``,
-``OUTPUT`` and procedures are unknown; statistics and rebuilt indexes are nothing.
+digits, and texts of times compare as they were written; foreign keys hold no rows back, only tables; ``MERGE`` and
+the clause ``OUTPUT`` are unknown; procedures have a small grammar (``tds_routines.py``), are kept as long as the server
+runs, and are no part of a transaction; statistics and rebuilt indexes are nothing.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from typing import Any
 
 import sqlglot.errors
 
+from tests.support.tds_routines import Play, Routine, concerns, describe, last_part, routine_of
 from tests.support.tds_rules import Refused
-from tests.support.tds_sql import Catalogue, translated, type_of
+from tests.support.tds_sql import Catalogue, id_of, translated, type_of
 from tests.support.tds_values import COLLATION, Reader, Unsupported, column_info, info_bytes, stored, value_bytes
 
 __all__ = ["PASSWORD", "USER", "TdsFake", "tds_fake"]
@@ -72,6 +74,7 @@ class TdsFake(socketserver.ThreadingTCPServer):
         """The connection breaks before a statement with this in it is answered, after it was done."""
         self.logins: list[dict[str, str]] = []
         self.locks: dict[str, threading.Lock] = {}
+        self.routines: dict[str, Routine] = {}
         self.open: set[socket.socket] = set()
 
     @property
@@ -152,6 +155,7 @@ class _Connection(socketserver.BaseRequestHandler):
             ("DB_NAME", 0, lambda: "fake"),
             ("SCHEMA_NAME", 0, lambda: "dbo"),
             ("HAS_PERMS_BY_NAME", 3, lambda *_: 1),
+            ("CONCAT", -1, lambda *parts: "".join(str(part) for part in parts if part is not None)),
             ("tsql_moment", 1, _moment),
             ("tsql_add", 2, lambda value, seconds: _moment(value, seconds)),
             ("tsql_text", 1, lambda value: None if value is None else str(value)),
@@ -168,7 +172,8 @@ class _Connection(socketserver.BaseRequestHandler):
         parts = [part.replace("]]", "]") for part in _QUOTED.findall(text)] or text.split(".")
         if len(parts) > 1 and parts[0].lower() not in ("dbo", "tempdb"):
             return None
-        return self.catalogue.number(parts[-1])
+        known = self.server.routines.get(parts[-1].lower())
+        return self.catalogue.number(parts[-1]) if known is None else id_of(known.name)
 
     # -- packets -----------------------------------------------------------------------------------------
 
@@ -346,7 +351,8 @@ class _Connection(socketserver.BaseRequestHandler):
             if self.server.planned:
                 number = self.server.planned.pop(0)
                 undone = self._transaction("ROLLBACK", "") if number == 1205 and self.db.in_transaction else b""
-                return undone + _error(ServerError(number, "planned for canary")) + _done(token=token, error=True)
+                error = _error(ServerError(number, "planned for canary"))
+                return undone + error + _done(token=token, more=inside, error=True)
             answer = self._performed(text.strip(), values, token)
         except (ServerError, Refused, sqlite3.Error, sqlglot.errors.SqlglotError) as error:
             found = error if isinstance(error, ServerError) else _as_server(error, values)
@@ -363,6 +369,13 @@ class _Connection(socketserver.BaseRequestHandler):
         if len(values) > _MOST_PARAMETERS:
             raise ServerError(8003, "The incoming request has too many parameters.")
         self.truncates = upper.startswith("TRUNCATE TABLE")
+        if routine := routine_of(text):
+            self.server.routines[routine.name.lower()] = routine
+            return _done(token=token, more=inside)
+        if concerns(text):
+            play = Play(self)
+            play.batch(text, values)
+            return play.answer + _done(token=token, more=inside)
         if not text or upper.startswith(("SET ", "USE ", "IF @@TRANCOUNT", "DECLARE ")):
             if upper.startswith("SET TRANSACTION ISOLATION LEVEL"):
                 self.level = upper.rpartition("LEVEL ")[2]
@@ -386,6 +399,27 @@ class _Connection(socketserver.BaseRequestHandler):
         if found := _UPKEEP.fullmatch(text):
             return self._kept_up(found[1] or found[2] or found[3], upper) + _done(token=token, more=inside)
         return self._batch(translated(text), values, token)
+
+    # -- what a body of a routine asks -------------------------------------------------------------------
+
+    def routine(self, name: str) -> Routine | None:
+        return self.server.routines.get(last_part(name).lower())
+
+    def statement(self, text: str, values: dict[str, Any]) -> bytes:
+        return b"".join(self._ran(one, values, 0xFF, more=True) for one in translated(text))
+
+    def transaction(self, verb: str) -> bytes:
+        try:
+            return self._transaction(verb, "") + _done(token=0xFF, more=True)
+        except ServerError as error:
+            return self.problem(error.number, error.text)
+
+    def problem(self, number: int, text: str) -> bytes:
+        return _error(ServerError(number, text)) + _done(token=0xFF, more=True, error=True)
+
+    def number_of(self, error: Exception) -> tuple[int, str]:
+        found = _as_server(error, {})
+        return found.number, found.text
 
     def _batch(self, statements: list[str], values: dict[str, Any], token: int) -> bytes:
         """One after the other: an error ends its statement, and the batch only if that could not even begin."""
@@ -427,6 +461,7 @@ class _Connection(socketserver.BaseRequestHandler):
             return _done(0, token=token, more=more)
         if "sys." in statement:
             self.catalogue.look()
+            describe(self.db, list(self.server.routines.values()))
         cursor = self.db.execute(statement, {name[1:]: stored(value) for name, value in values.items()})
         if cursor.description is None:
             count = cursor.rowcount
@@ -434,7 +469,10 @@ class _Connection(socketserver.BaseRequestHandler):
                 count = self.db.execute("SELECT changes()").fetchone()[0]
             return _done(max(0, count), token=token, more=more)
         names = [column[0] for column in cursor.description]
-        return self._table(names, cursor.fetchall(), token, self._declared(statement), more=more)
+        types = self._declared(statement)
+        if "TSQL_MOMENT(" in statement.upper():
+            types["\0"] = "datetime2"  # so what reads like a time is one
+        return self._table(names, cursor.fetchall(), token, types, more=more)
 
     def _declared(self, query: str) -> dict[str, str]:
         """The types of the columns of the tables that a query names."""

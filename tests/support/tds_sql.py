@@ -17,7 +17,7 @@ from sqlglot import exp
 
 from tests.support.tds_rules import check_text, check_tree
 
-__all__ = ["Catalogue", "translated"]
+__all__ = ["Catalogue", "id_of", "translated", "type_of"]
 
 CATALOGUE = {
     "sys.schemas": ("schema_id", "name"),
@@ -55,6 +55,10 @@ CATALOGUE = {
     "sys.sql_expression_dependencies": ("referencing_id", "referenced_id", "is_schema_bound_reference"),
     "sys.tables": ("object_id", "temporal_type", "is_memory_optimized", "is_tracked_by_cdc", "is_published"),
     "sys.change_tracking_tables": ("object_id",),
+    "sys.all_objects": ("object_id", "schema_id", "name", "type"),
+    "sys.all_parameters": (
+        "object_id", "parameter_id", "name", "system_type_id", "max_length", "precision", "scale", "is_output",
+    ),
 }  # fmt: skip
 _SIZES = {"tinyint": 1, "smallint": 2, "int": 4, "bigint": 8, "bit": 1, "float": 8, "real": 4, "date": 3}
 _NAMES = {"integer": "int", "text": "nvarchar", "numeric": "decimal", "": "nvarchar"}

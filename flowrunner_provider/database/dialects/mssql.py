@@ -29,7 +29,7 @@ from flowrunner_provider.database.choices import Isolation
 from flowrunner_provider.database.config import MssqlConfig
 from flowrunner_provider.database.dialects import mssql_swap
 from flowrunner_provider.database.dialects.base import Column, Merged, Params, Row, Table, Type, distinct
-from flowrunner_provider.database.dialects.mssql_copy import Copying
+from flowrunner_provider.database.dialects.mssql_call import MssqlCalls
 from flowrunner_provider.database.dialects.mssql_errors import DUPLICATE, OF_A_ROW, classified, connect_failed
 from flowrunner_provider.database.dialects.mssql_query import (
     LEVELS,
@@ -42,7 +42,7 @@ from flowrunner_provider.database.dialects.mssql_query import (
     kind_of,
 )
 from flowrunner_provider.database.dialects.mssql_tables import UNIQUE, created, described_columns, find, object_text
-from flowrunner_provider.database.dialects.mssql_wire import connect, driver
+from flowrunner_provider.database.dialects.mssql_wire import batches, connect, driver
 from flowrunner_provider.database.dialects.opening import GRACE, Remote
 from flowrunner_provider.database.dialects.values import unencodable
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
@@ -58,7 +58,7 @@ _DESCRIBE_BARE = _DESCRIBE.replace("\x002\0", "NULL")
 _SAVEPOINT = 32  # characters of a name
 
 
-class MssqlSession(Remote[MssqlConfig], Copying):
+class MssqlSession(Remote[MssqlConfig], MssqlCalls):
     """A connection to a database; READ COMMITTED."""
 
     kind = "mssql"
@@ -242,11 +242,7 @@ class MssqlSession(Remote[MssqlConfig], Copying):
         check_query(query)
         text, values = bound(query, params)
         with self.typed():
-            cursor = self.asked(text, values)
-            guid = driver("pytds.tds_base").SYBUNIQUE
-            texts = [place for place, column in enumerate(cursor.description or ()) if column[1] == guid]
-            batches = iter(lambda: cursor.fetchmany(batch_rows), [])
-            yield (_as_text(batch, texts) for batch in batches) if texts else batches
+            yield batches(self.asked(text, values), batch_rows)
 
     def user_text(self, text: str) -> str:
         return text.replace("%", "%%")
@@ -383,12 +379,3 @@ def _counted(cursor: Any) -> int:
             count = int(session.rows_affected)
         if not cursor.nextset():
             return count if session.rows_affected < 0 else int(session.rows_affected)
-
-
-def _as_text(batch: list[Row], places: Sequence[int]) -> list[Row]:
-    """Numbers that are unique everywhere as the server writes them."""
-    rows = [list(row) for row in batch]
-    for row in rows:
-        for place in places:
-            row[place] = None if row[place] is None else str(row[place]).upper()
-    return [tuple(row) for row in rows]

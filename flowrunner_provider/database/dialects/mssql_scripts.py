@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, Rejected, Unavailable
 from flowrunner_provider.database.dialects.mssql import MssqlSession
+from flowrunner_provider.database.dialects.mssql_call import STATE
 from flowrunner_provider.database.dialects.mssql_query import tokens
 from flowrunner_provider.database.dialects.mssql_structure import text_literal
 from flowrunner_provider.database.dialects.scripts import Scripts, failed_at
@@ -17,7 +18,6 @@ from flowrunner_provider.database.dialects.scripts import Scripts, failed_at
 __all__ = ["MssqlScripts", "divided"]
 
 _MOST_REPEATS = 10_000
-_STATE = "SELECT @@TRANCOUNT, CURRENT_TRANSACTION_ID()"
 _MODULES = frozenset({"PROC", "PROCEDURE", "FUNCTION", "TRIGGER", "VIEW"})
 _SILENT = frozenset({"NOEXEC", "PARSEONLY", "FMTONLY", "SHOWPLAN_ALL", "SHOWPLAN_TEXT", "SHOWPLAN_XML"})
 """Settings with which the server runs nothing any more, not even the record that the script ran."""
@@ -37,11 +37,11 @@ class MssqlScripts(Scripts[MssqlSession]):
 
     def run(self, script: str) -> None:
         session = self.session
-        before = session.run(_STATE)
+        before = session.run(STATE)
         for line, batch in divided(script):
             with failed_at(f"batch in line {line}"):
                 session.run_batch(batch)
-        if session.run(_STATE) != before:
+        if session.run(STATE) != before:
             raise IntegrityError("a statement has ended or begun a transaction", remedy="leave it away")
 
     def run_alone(self, statement: str) -> None:

@@ -61,7 +61,6 @@ _CLUSTERED = "SELECT 1 AS one FROM sys.indexes WHERE object_id = OBJECT_ID(\x001
 class Structures(Synced):
     """The part of a session that knows of structures."""
 
-    no_calls: ClassVar[str] = "calls of procedures are not known for SQL Server"
     may_be_empty: ClassVar[str] = " NULL"
     now: ClassVar[Mapping[str, str]] = MappingProxyType(
         {

@@ -11,6 +11,7 @@ import logging
 import socket
 import ssl
 import struct
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from flowrunner_provider.core.extras import load
 if TYPE_CHECKING:
     from flowrunner_provider.database.config import MssqlConfig
 
-__all__ = ["Channel", "connect", "driver", "tls_context"]
+__all__ = ["Channel", "batches", "connect", "driver", "tls_context"]
 
 _PRELOGIN, _REPLY = 0x12, 0x04
 _VERSION_END, _ENCRYPTION, _END = 0, 1, 0xFF
@@ -241,3 +242,20 @@ def _login(config: MssqlConfig, host: str, port: int, timeout: float) -> Any:
     login.readonly = config.read_only
     login.bytes_to_unicode = True
     return login
+
+
+def batches(cursor: Any, rows: int) -> Iterator[list[tuple[Any, ...]]]:
+    """The rows of a result, so many at once."""
+    guid = driver("pytds.tds_base").SYBUNIQUE
+    texts = [place for place, column in enumerate(cursor.description or ()) if column[1] == guid]
+    found: Iterator[list[tuple[Any, ...]]] = iter(lambda: cursor.fetchmany(rows), [])
+    return (_as_text(batch, texts) for batch in found) if texts else found
+
+
+def _as_text(batch: list[tuple[Any, ...]], places: Sequence[int]) -> list[tuple[Any, ...]]:
+    """Numbers that are unique everywhere as the server writes them."""
+    rows = [list(row) for row in batch]
+    for row in rows:
+        for place in places:
+            row[place] = None if row[place] is None else str(row[place]).upper()
+    return [tuple(row) for row in rows]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from flowrunner_provider.database.dialects.calling import Argument, Call, ResultSet
+from flowrunner_provider.database.dialects.calling import Argument, Call, ResultSet, check_directions
 from flowrunner_provider.database.dialects.mysql_query import filled
 from flowrunner_provider.database.dialects.mysql_wire import unbuffered
 from flowrunner_provider.database.dialects.structure import Structured
@@ -33,6 +33,7 @@ class MysqlCalls(Structured):
 
     @contextmanager
     def call(self, name: TableName, arguments: Sequence[Argument], *, function: bool) -> Iterator[Call]:
+        check_directions(arguments)
         place = self.sql(name).replace("%", "%%")
         variables = [f"@flowrunner_{n}" if item.direction != "in" else "" for n, item in enumerate(arguments)]
         marks = ", ".join(variable or "%s" for variable in variables)

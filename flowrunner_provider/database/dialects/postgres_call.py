@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from flowrunner_provider.database.dialects.calling import Argument, Call, ResultSet
+from flowrunner_provider.database.dialects.calling import Argument, Call, ResultSet, check_directions
 from flowrunner_provider.database.dialects.postgres_query import adapted, opened
 from flowrunner_provider.database.dialects.structure import Structured
 from flowrunner_provider.database.identifiers import TableName
@@ -30,6 +30,7 @@ class PostgresCalls(Structured):
 
     @contextmanager
     def call(self, name: TableName, arguments: Sequence[Argument], *, function: bool) -> Iterator[Call]:
+        check_directions(arguments)
         marks = ", ".join("NULL" if item.direction == "out" else "%s" for item in arguments)
         params = [item.value for item in arguments if item.direction != "out"]
         place = self.sql(name).replace("%", "%%")
@@ -47,4 +48,5 @@ class PostgresCalls(Structured):
             yield Call(sets=iter(()), outputs=dict(zip(names, rows[0], strict=True)) if rows else {})
 
     def in_transaction(self) -> bool:
-        return bool(self._connection.info.transaction_status == self._driver.pq.TransactionStatus.INTRANS)
+        status = self._driver.pq.TransactionStatus  # a failed one is open until it is rolled back
+        return self._connection.info.transaction_status in (status.INTRANS, status.INERROR)

@@ -22,16 +22,18 @@ class SqlProcedureOperator(FlowRunnerOperator):
     Killed anywhere and retried, or run twice at once, it has run exactly once: a row in the table
     ``flowrunner_ledger``, committed in the same transaction and holding the result, tells the next attempt so.
     A procedure that commits by itself cannot be in that transaction: with ``once=False`` it is called outside of one,
-    and a call that was interrupted is never repeated but stops as OutcomeUnknown. MySQL does not refuse such a
-    procedure in a transaction: there the task stops as OutcomeUnknown after it.
+    and a call that was interrupted is never repeated but stops as OutcomeUnknown. MySQL and SQL Server do not refuse
+    such a procedure in a transaction: there the task stops as OutcomeUnknown after it. A procedure of SQL Server that
+    returns another code than 0 has failed, and nothing of it is stored (with ``once=False`` what it committed stays),
+    unless an argument of mode return takes the code.
 
-    :param conn_id: a connection of type ``postgres`` or ``mysql``; SQLite has no procedures, and those of SQL Server
-        are called by ``EXEC`` in a ``sql.transaction``.
+    :param conn_id: a connection of type ``postgres``, ``mysql`` or ``mssql``; SQLite has no procedures.
     :param name: ``name`` or ``schema.name``, taken literally.
     :param arguments: in their order, each a value, or an object: ``mode`` is in, out or inout, ``value`` the value,
         ``type`` (of a dataset) how a text is to be read (``date``, ``timestamp``, ``decimal``, ``binary`` in base64,
-        ...), ``name`` that of an output in the result (PostgreSQL gives its own).
-    :param routine: ``procedure`` (CALL) or ``function`` (PostgreSQL: ``SELECT * FROM name(...)``).
+        ...), ``name`` that of an output in the result (PostgreSQL gives its own). In SQL Server a name that begins
+        with ``@`` is the parameter's, in any order, and one argument may have the mode return: the return code.
+    :param routine: ``procedure`` (CALL, EXEC) or ``function`` (PostgreSQL: ``SELECT * FROM name(...)``).
     :param max_rows: how many rows may be returned without ``save_to``; with more nothing is stored.
     :param save_to: a .jsonl, .csv or .parquet file on the worker's disk for the rows of the only result; it appears
         whole, before the commit.
