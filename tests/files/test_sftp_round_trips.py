@@ -72,9 +72,12 @@ def test_the_round_trips_of_a_small_file(tmp_path, sshd, flights, way):
     assert int((two.disk.path / "f").stat().st_mtime) == LONG_AGO
 
 
-def test_many_tiny_files_wait_together(tmp_path, sshd, monkeypatch):
+def test_many_tiny_files_wait_together(tmp_path, sshd, chaos, monkeypatch):
+    proxy = chaos(sshd.host, sshd.port)
+    proxy.toxics = Toxics(latency=0.05)
+    far = replace(sshd, server=SimpleNamespace(port=proxy.port))
     most = watch_open_files(monkeypatch)
-    here, there = stage("local", tmp_path / "here", sshd), stage("sftp", tmp_path / "there", sshd)
+    here, there = stage("local", tmp_path / "here", far), stage("sftp", tmp_path / "there", far)
     here.put(*(f"d/{number}" for number in range(200)))
     there.run(FileCopyOperator(task_id="t", source=here.uri("d"), dest=there.uri("d/"), recursive=True))
     assert most() > 64
