@@ -34,9 +34,10 @@ time.sleep(120)
 """
 
 PARENT = f"""
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from flowrunner_provider.demo.processes import Processes
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without it
 with Processes(Path(sys.argv[1]), remove=Path(sys.argv[2])) as processes:
     processes.start("stubborn", [sys.executable, "-c", {STUBBORN!r}, sys.argv[1]], os.environ)
     time.sleep(120)
