@@ -65,6 +65,13 @@ def by_ranges_only(monkeypatch):
     monkeypatch.setattr(S3Store, "read", read)
 
 
+@pytest.fixture(params=["ours", "boto3"])
+def way(request, monkeypatch):
+    """Who fetches a range: connections of our own, or boto3 where only that knows the way."""
+    if request.param == "boto3":
+        monkeypatch.setattr(s3, "place_of", lambda *_: None)
+
+
 def copy(tmp_path: Path, source: str, dest: str, **options: Any) -> Any:
     operator = FileCopyOperator(task_id="copy", source=source, dest=dest, **options)
     return execute(operator, make_context(operator, state=tmp_path / uuid.uuid4().hex))
@@ -74,7 +81,7 @@ def copy(tmp_path: Path, source: str, dest: str, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("size", [PART + 1, 2 * PART, 3 * PART + 1_000_007])
-def test_there_and_back_without_a_byte_in_the_loop(tmp_path, bucket, lake, by_ranges_only, size):
+def test_there_and_back_without_a_byte_in_the_loop(tmp_path, bucket, lake, by_ranges_only, way, size):
     (tmp_path / "big").write_bytes(BIG[:size])
     assert copy(tmp_path, f"{tmp_path}/big", f"s3://lake@{bucket.root}/big")["bytes"] == size
     assert (bucket.get("big"), bucket.unfinished()) == (BIG[:size], [])
@@ -128,7 +135,7 @@ def test_a_file_that_changes_while_it_is_sent_is_refused(tmp_path, bucket, lake,
     assert bucket.names() == []
 
 
-def test_an_object_that_changes_while_it_is_fetched_is_refused(tmp_path, bucket, lake, monkeypatch):
+def test_an_object_that_changes_while_it_is_fetched_is_refused(tmp_path, bucket, lake, way, monkeypatch):
     bucket.put("big", BIG)
     read_into = S3Store.read_into
 
@@ -145,6 +152,7 @@ def test_an_object_that_changes_while_it_is_fetched_is_refused(tmp_path, bucket,
 
 def test_another_range_than_was_asked_for_is_refused(tmp_path, bucket, monkeypatch):
     bucket.put("big", BIG)
+    monkeypatch.setattr(s3, "place_of", lambda *_: None)
     run = s3.S3Client.run
 
     class Careless:
@@ -209,7 +217,7 @@ def broken(server: Any, monkeypatch: pytest.MonkeyPatch, toxics: Toxics, **optio
 
 @pytest.mark.parametrize("rst", [True, False])
 @pytest.mark.parametrize("cut", [2 * PART + PART // 2, 3 * PART])
-def test_a_broken_connection_is_gone_on_with_where_it_broke(tmp_path, server, bucket, monkeypatch, rst, cut):
+def test_a_broken_connection_is_gone_on_with_where_it_broke(tmp_path, server, bucket, way, monkeypatch, rst, cut):
     bucket.put("big", BIG)
     with broken(server, monkeypatch, Toxics(cut_down=cut, rst=rst)) as proxy:
         copy(tmp_path, f"s3://lake@{bucket.root}/big", f"{tmp_path}/big")
@@ -217,7 +225,7 @@ def test_a_broken_connection_is_gone_on_with_where_it_broke(tmp_path, server, bu
     assert (tmp_path / "big").read_bytes() == BIG
 
 
-def test_a_network_that_stays_broken_is_a_transient_error(tmp_path, server, bucket, monkeypatch):
+def test_a_network_that_stays_broken_is_a_transient_error(tmp_path, server, bucket, way, monkeypatch):
     bucket.put("big", BIG)
     with (
         broken(server, monkeypatch, Toxics(cut_down=100_000)),
@@ -228,7 +236,7 @@ def test_a_network_that_stays_broken_is_a_transient_error(tmp_path, server, buck
     assert all(name.endswith(".part") for name in os.listdir(tmp_path / "out"))  # for the next attempt
 
 
-def test_what_nobody_waits_for_ends_soon_and_leaves_other_files_alone(tmp_path, server, bucket, monkeypatch):
+def test_what_nobody_waits_for_ends_soon_and_leaves_other_files_alone(tmp_path, server, bucket, way):
     bucket.put("big", BIG)
 
     async def act() -> None:

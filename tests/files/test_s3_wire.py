@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import ssl
 from collections.abc import Callable, Coroutine
 from hashlib import md5
 from typing import Any, cast
@@ -27,6 +28,7 @@ from flowrunner_provider.core.retry import Backoff, RetryPlan
 from flowrunner_provider.files.stores import s3_wire_pool
 from flowrunner_provider.files.stores.s3_objects import Found, Proof, Stored
 from flowrunner_provider.files.stores.s3_wire import TICKS, Answer, Violation, Wire, answer
+from flowrunner_provider.files.stores.s3_wire_lines import Lines
 from flowrunner_provider.files.stores.s3_wire_objects import WireObjects
 from flowrunner_provider.files.stores.s3_wire_place import Place
 from flowrunner_provider.files.stores.s3_wire_pool import Pool, Server
@@ -166,13 +168,15 @@ def test_garbage_never_does_anything_else_than_be_refused():
 class Script:
     """A server: for each connection in turn what it answers to each request, as bytes or as one of the above."""
 
-    def __init__(self, *connections: list[Any]) -> None:
-        self._scripts = list(connections)
+    def __init__(self, *connections: list[Any], tls: ssl.SSLContext | None = None) -> None:
+        self._scripts, self._tls = list(connections), tls
         self.connections = 0
+        self.writers: list[asyncio.StreamWriter] = []
+        self.hold = False  # whether a connection stays when its script has ended
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
 
     async def __aenter__(self) -> Script:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -182,6 +186,7 @@ class Script:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         script = self._scripts[self.connections] if self.connections < len(self._scripts) else []
         self.connections += 1
+        self.writers.append(writer)
         try:
             for step in script:
                 await self._receive(reader)
@@ -193,6 +198,8 @@ class Script:
                     await writer.drain()
                 if isinstance(step, bytes):
                     writer.write(step)
+            if self.hold:
+                await reader.read()
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
@@ -207,19 +214,25 @@ class Script:
 
 
 def run(
-    script: Script, act: Callable[[WireObjects], Coroutine[Any, Any, Any]], *, tries: int = 3, timeout: float = 5.0
+    script: Script,
+    act: Callable[[WireObjects], Coroutine[Any, Any, Any]],
+    *,
+    tries: int = 3,
+    timeout: float = 5.0,
+    tls: ssl.SSLContext | None = None,
 ) -> Any:
     """What ``act`` returns, and whether nothing is left of the connections."""
 
     async def body() -> Any:
         async with asyncio.timeout(20), script:
-            server = Server(host="127.0.0.1", port=script.port, tls=None, connect_timeout=1.0, timeout=timeout)
+            server = Server(host="127.0.0.1", port=script.port, tls=tls, connect_timeout=1.0, timeout=timeout)
             netloc = f"127.0.0.1:{script.port}"
             place = Place(
                 secure=False, host="127.0.0.1", port=script.port, netloc=netloc, prefix="/b", region="us-east-1"
             )
             plan = RetryPlan(attempts=tries, backoff=Backoff(base=0.001))
-            objects = WireObjects(place, Pool(server), None, plan, settings={}, sign_bodies=False)
+            lines = Lines(server)
+            objects = WireObjects(place, Pool(server), None, plan, lines=lines, settings={}, sign_bodies=False)
             try:
                 return await act(objects)
             finally:

@@ -1,7 +1,7 @@
 """S3 and what speaks its language: AWS, Ceph, MinIO, R2 and others.
 
-What is small and many (reads, puts, looks, listings) goes by connections of our own; parts, large ranges and copies
-through boto3's low-level client in threads.
+Reads, puts, looks and listings go by connections of our own; uploads in parts and copies through boto3's low-level
+client in threads.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from flowrunner_provider.files.stores.s3_copy import copy_object
 from flowrunner_provider.files.stores.s3_objects import ClientObjects, Proof, S3Objects, Stored
 from flowrunner_provider.files.stores.s3_parts import MOST_PARTS, S3Parts, is_md5
 from flowrunner_provider.files.stores.s3_ranges import read_into
+from flowrunner_provider.files.stores.s3_wire_lines import Lines
 from flowrunner_provider.files.stores.s3_wire_objects import LARGE, Renewed, WireObjects
 from flowrunner_provider.files.stores.s3_wire_place import Place, place_of, trust
 from flowrunner_provider.files.stores.s3_wire_pool import Pool, Server
@@ -98,7 +99,7 @@ class S3Store(ObjectStore):
         stack.callback(threads.shutdown, wait=False, cancel_futures=True)
         with client_errors(f"connecting to {self.where}"):
             session = await asyncio.to_thread(self._target.session)
-        self._client = S3Client(self._target, session, threads)
+        self._client, self._threads = S3Client(self._target, session, threads), threads
         return session
 
     async def _credentials(self, what: str, session: Any) -> Renewed | None:
@@ -129,7 +130,10 @@ class S3Store(ObjectStore):
             connect_timeout=config.conn_timeout, timeout=config.timeout,
         )  # fmt: skip
         signs = not (place.secure or config.unsigned_payload)
-        wire = WireObjects(place, Pool(server), credentials, self._plan, settings=self.settings, sign_bodies=signs)
+        wire = WireObjects(
+            place, Pool(server), credentials, self._plan,
+            lines=Lines(server, self._threads), settings=self.settings, sign_bodies=signs,
+        )  # fmt: skip
         stack.callback(wire.close)
         return wire
 

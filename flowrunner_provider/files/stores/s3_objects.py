@@ -7,13 +7,17 @@ knows: proxies, access points and so on (:func:`.s3_wire_place.place_of` says wh
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from flowrunner_provider.core.deadline import Deadline
-from flowrunner_provider.core.errors import AlreadyExists, IntegrityError, Rejected
+from flowrunner_provider.core.errors import AlreadyExists, ConnectionLost, IntegrityError, Rejected
 from flowrunner_provider.core.retry import RetryPlan
 from flowrunner_provider.files.stores.s3_client import S3Client
+
+if TYPE_CHECKING:
+    from flowrunner_provider.files.stores.s3_ranges import Span
 
 __all__ = ["ClientObjects", "Found", "Proof", "S3Objects", "Stored", "taken"]
 
@@ -56,6 +60,12 @@ class S3Objects(Protocol):
         """Size and ETag of an object, and ``wanted`` bytes from ``offset``, fewer only at its end; None behind it.
 
         :param version: the ETag that it must still have; empty for any.
+        """
+
+    async def receive(self, what: str, key: str, span: Span, version: str) -> None:
+        """Ask once, in a thread, for what is left of a span; it says how much is left when that fails.
+
+        :param version: the ETag that the object must still have.
         """
 
     async def put(self, what: str, key: str, data: bytes, proof: Proof, *, create: bool) -> Stored:
@@ -114,6 +124,25 @@ class ClientObjects:
         if len(data) != max(0, min(wanted, size - offset)):
             raise IntegrityError(f"{what}: {len(data)} bytes came of {wanted}", remedy="retry")
         return size, str(answer.get("ETag", "")), data
+
+    async def receive(self, what: str, key: str, span: Span, version: str) -> None:
+        def work(client: Any) -> None:
+            from botocore.exceptions import IncompleteReadError
+            from urllib3.exceptions import HTTPError
+
+            question = {"Bucket": self._bucket, "Key": key, "IfMatch": version, "Range": span.header}
+            answer = client.get_object(**question)
+            with closing(answer["Body"]) as body:
+                if not str(answer.get("ContentRange", "")).startswith(f"{span.header.replace('=', ' ')}/"):
+                    raise IntegrityError(
+                        f"{what}: another range came than was asked for", remedy="look at what stands between"
+                    )
+                try:
+                    span.receive(body.readinto)
+                except (IncompleteReadError, HTTPError):
+                    raise ConnectionLost(f"{what}: the connection broke", remedy="check the network") from None
+
+        await self._client.run(what, work)
 
     async def put(self, what: str, key: str, data: bytes, proof: Proof, *, create: bool) -> Stored:
         more = {"ChecksumCRC32": proof.crc32} if proof.crc32 else {"ContentMD5": proof.md5}

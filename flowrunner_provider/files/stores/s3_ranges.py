@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import zlib
-from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from flowrunner_provider.core.deadline import Deadline
-from flowrunner_provider.core.errors import ConnectionLost, IntegrityError
+from flowrunner_provider.core.errors import ConnectionLost
 from flowrunner_provider.core.open_file import OpenFile
 from flowrunner_provider.core.retry import RetryPlan
 
 if TYPE_CHECKING:
     from flowrunner_provider.files.stores.s3 import S3Store
 
-__all__ = ["read_into"]
+__all__ = ["Span", "read_into"]
 
 _BUFFER = 1024 * 1024
 
@@ -30,52 +30,51 @@ async def read_into(store: S3Store, file: OpenFile, key: str, offset: int, lengt
     :raises IntegrityError: if the object is another version by now, or the answer another range.
     """
     what = f"reading {store.label(key)}"
-    wanted = _Range(what, file, offset, offset + length)
-    question = {"Bucket": store.bucket, "Key": key, "IfMatch": version}
+    span = Span(what, file, offset, offset + length)
     try:
         await RetryPlan(attempts=_TRIES).acall(
-            lambda: store.client.run(what, lambda client: wanted.go_on(client, question)), Deadline(_WHILE)
+            lambda: store.objects.receive(what, key, span, version), Deadline(_WHILE)
         )
     finally:
-        wanted.given_up = True
-    return wanted.checksum
+        span.given_up = True
+    return span.checksum
 
 
-class _Range:
+class Span:
     """What is left of a range.
 
+    :param what: what is being done, on what; for messages.
+    :param start: the first byte that is missing; :attr:`at` goes on with what arrives.
+    :param end: the first byte behind it.
     :param given_up: nobody waits for it any more.
     """
 
     def __init__(self, what: str, file: OpenFile, start: int, end: int) -> None:
         self._what, self._file = what, file
-        self._at, self._end = start, end
+        self.at, self.end = start, end
         self.checksum = 0
         self.given_up = False
 
-    def go_on(self, client: Any, question: dict[str, str]) -> None:
-        """Blocking. Ask for what is missing and write it."""
-        from botocore.exceptions import IncompleteReadError
-        from urllib3.exceptions import HTTPError
+    @property
+    def left(self) -> int:
+        """Bytes that are missing."""
+        return self.end - self.at
 
-        span = f"{self._at}-{self._end - 1}"
-        answer = client.get_object(**question, Range=f"bytes={span}")
-        with closing(answer["Body"]) as body:
-            if not str(answer.get("ContentRange", "")).startswith(f"bytes {span}/"):
-                raise IntegrityError(
-                    f"{self._what}: another range came than was asked for", remedy="look at what is before the store"
-                )
-            try:
-                self._receive(body)
-            except (IncompleteReadError, HTTPError):
-                raise ConnectionLost(f"{self._what}: the connection broke", remedy="check the network") from None
+    @property
+    def header(self) -> str:
+        """The same as ``Range`` says it."""
+        return f"bytes={self.at}-{self.end - 1}"
 
-    def _receive(self, body: Any) -> None:
-        buffer = memoryview(bytearray(min(_BUFFER, self._end - self._at)))
-        while self._at < self._end and not self.given_up:
-            got = body.readinto(buffer[: self._end - self._at])
+    def receive(self, read: Callable[[memoryview], int]) -> None:
+        """Blocking. Write what is missing.
+
+        :param read: fills a buffer, not always to its end; 0 at the end of all.
+        """
+        buffer = memoryview(bytearray(min(_BUFFER, self.left)))
+        while self.left and not self.given_up:
+            got = read(buffer[: self.left])
             if not got:
                 raise ConnectionLost(f"{self._what}: the answer ended too early", remedy="check the network")
-            self._file.write(buffer[:got], self._at)
+            self._file.write(buffer[:got], self.at)
             self.checksum = zlib.crc32(buffer[:got], self.checksum)
-            self._at += got
+            self.at += got

@@ -12,13 +12,13 @@ import re
 from collections.abc import Generator
 from typing import NamedTuple, cast
 
-__all__ = ["TICKS", "Answer", "Stale", "Violation", "Wire", "answer"]
+__all__ = ["PATIENCE", "TICKS", "Answer", "Head", "Stale", "Violation", "Wire", "answer", "beginning", "ending"]
 
 TICKS = 4
 """How often, within the time that a server may be silent, somebody looks whether it is."""
 
-_PATIENCE = 5 * TICKS
-"""Ticks that an answer may take altogether, however busily it trickles."""
+PATIENCE = 5
+"""Times as long an answer may take altogether, however busily it trickles."""
 
 _IDLE = TICKS
 """Ticks after which a connection that nobody needs is given up."""
@@ -42,12 +42,20 @@ class Stale(ConnectionError):
     """The connection had been used before, and has ended without a byte of this answer: its server gave it up."""
 
 
-class Answer(NamedTuple):
-    """A whole one.
+class Head(NamedTuple):
+    """How an answer begins.
 
     :param headers: by their names in lower case.
     :param final: the server ends the connection with it.
     """
+
+    status: int
+    headers: dict[str, str]
+    final: bool
+
+
+class Answer(NamedTuple):
+    """A whole one; otherwise like :class:`Head`."""
 
     status: int
     headers: dict[str, str]
@@ -62,6 +70,12 @@ def answer(bodiless: bool, most: int) -> Generator[None, bytes, Answer]:
     :param most: bytes that the body of a success may have.
     :raises Violation: for whatever is no answer.
     """
+    head, held = yield from beginning()
+    return (yield from ending(head, held, bodiless, most))
+
+
+def beginning() -> Generator[None, bytes, tuple[Head, bytes]]:
+    """The first half of :func:`answer`: its head, and what has come behind that."""
     held, status = (yield), 100
     while status < 200:  # 100 Continue and the like come before the answer
         while (end := held.find(b"\r\n\r\n")) < 0:
@@ -70,8 +84,13 @@ def answer(bodiless: bool, most: int) -> Generator[None, bytes, Answer]:
             held += yield
         minor, status, headers = _head(held[:end])
         held = held[end + 4 :]
+    return Head(status, headers, minor == "0" or "close" in headers.get("connection", "").lower()), held
+
+
+def ending(head: Head, held: bytes, bodiless: bool, most: int) -> Generator[None, bytes, Answer]:
+    """The second half of :func:`answer`."""
+    status, headers, final = head
     most = most if status < 300 else _ERROR
-    final = minor == "0" or "close" in headers.get("connection", "").lower()
     if bodiless or status in (204, 304):
         body = b""
     elif "transfer-encoding" in headers:
@@ -221,7 +240,7 @@ class Wire(asyncio.Protocol):
         if self._waiting is None:
             if self._silent >= _IDLE:
                 self.close()
-        elif self._silent > TICKS or self._age > _PATIENCE:
+        elif self._silent > TICKS or self._age > PATIENCE * TICKS:
             self._fail(TimeoutError("no answer"))
 
     def close(self) -> None:

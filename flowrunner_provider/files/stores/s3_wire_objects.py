@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from hashlib import md5
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowrunner_provider.core.deadline import SYSTEM_CLOCK, Deadline
 from flowrunner_provider.core.errors import (
@@ -29,10 +29,14 @@ from flowrunner_provider.files.stores.object_errors import code_in, refusal
 from flowrunner_provider.files.stores.s3_answers import page_of
 from flowrunner_provider.files.stores.s3_client import client_errors
 from flowrunner_provider.files.stores.s3_objects import Found, Proof, Stored, taken
-from flowrunner_provider.files.stores.s3_wire import Answer, Violation, length_in
+from flowrunner_provider.files.stores.s3_wire import Answer, Head, Violation, length_in
+from flowrunner_provider.files.stores.s3_wire_lines import Lines
 from flowrunner_provider.files.stores.s3_wire_place import Place
 from flowrunner_provider.files.stores.s3_wire_pool import Pool
 from flowrunner_provider.files.stores.s3_wire_sign import UNSIGNED, Keys, payload_of, query_of, signed, written
+
+if TYPE_CHECKING:
+    from flowrunner_provider.files.stores.s3_ranges import Span
 
 __all__ = ["LARGE", "Renewed", "WireObjects"]
 
@@ -96,6 +100,7 @@ class WireObjects:
     """Requests on one bucket; :class:`~.s3_objects.S3Objects` says what each does.
 
     :param credentials: None for anonymous requests.
+    :param lines: for what is large.
     :param settings: what is sent with everything that is written, as boto3 calls it.
     :param sign_bodies: over a connection that somebody could change.
     """
@@ -107,10 +112,11 @@ class WireObjects:
         credentials: Renewed | None,
         plan: RetryPlan,
         *,
+        lines: Lines,
         settings: Mapping[str, str],
         sign_bodies: bool,
     ) -> None:
-        self.place = place
+        self.place, self._lines = place, lines
         self._pool, self._credentials, self._plan, self._sign_bodies = pool, credentials, plan, sign_bodies
         self._settings = {_HEADERS[name]: value for name, value in settings.items()}
 
@@ -145,7 +151,24 @@ class WireObjects:
         etag = answer.headers.get("etag", "")
         if version and etag != version:
             raise refusal(what, 412)
-        return _size(what, answer, offset, wanted), etag, answer.body
+        return _size(what, answer, len(answer.body), offset, wanted), etag, answer.body
+
+    async def receive(self, what: str, key: str, span: Span, version: str) -> None:
+        def take(head: Head, read: Callable[[memoryview], int]) -> None:
+            """Called by a thread for a success."""
+            size = _size(what, head, length_in(head.headers), span.at, span.left)
+            if size < span.end or head.headers.get("etag", "") != version:
+                raise refusal(what, 412)
+            span.receive(read)
+
+        headers = {"range": span.header, "if-match": version}
+        request = await self._request(what, "GET", key, headers=headers)
+        try:
+            refused = await self._lines.ask(request, take)
+        except (OSError, Violation) as error:
+            raise _broken(what, error) from None
+        if refused is not None:
+            raise self._refused(what, refused)
 
     async def put(self, what: str, key: str, data: bytes, proof: Proof, *, create: bool) -> Stored:
         headers = {**self._settings}
@@ -195,6 +218,7 @@ class WireObjects:
     def close(self) -> None:
         """End all connections."""
         self._pool.close()
+        self._lines.close()
 
     # -- one request
 
@@ -225,6 +249,16 @@ class WireObjects:
 
         :param again: repeat it at once if the connection was given up by the server meanwhile.
         """
+        request = await self._request(what, method, key, query=query, headers=headers, data=data)
+        try:
+            return await self._pool.ask(request, data, bodiless=method == "HEAD", most=most, again=again)
+        except (OSError, Violation) as error:
+            raise _broken(what, error) from None
+
+    async def _request(
+        self, what: str, method: str, key: str, *, query: str = "", headers: Mapping[str, str], data: bytes = b""
+    ) -> bytes:
+        """The head of a request, signed."""
         path = self.place.path(key)
         every = {"host": self.place.netloc, **headers}
         if self._credentials is not None:
@@ -233,11 +267,7 @@ class WireObjects:
             every = signed(method, path, query, every, keys=keys, region=self.place.region, now=now, payload=payload)
         if method == "PUT":
             every["content-length"] = str(len(data))
-        request = written(method, path, query, {**every, **_UNTOUCHED})
-        try:
-            return await self._pool.ask(request, data, bodiless=method == "HEAD", most=most, again=again)
-        except (OSError, Violation) as error:
-            raise _broken(what, error) from None
+        return written(method, path, query, {**every, **_UNTOUCHED})
 
     async def _payload(self, data: bytes) -> str:
         if not self._sign_bodies:
@@ -293,13 +323,15 @@ def _moment(text: str) -> datetime | None:
         return None
 
 
-def _size(what: str, answer: Answer, offset: int, wanted: int) -> int:
-    """The size of the whole object, if what came of it is what was asked for."""
-    got = len(answer.body)
-    if answer.status == 200 and offset == 0:  # all of it, and not more than was asked for
+def _size(what: str, head: Head | Answer, got: int, offset: int, wanted: int) -> int:
+    """The size of the whole object, if what comes of it is what was asked for.
+
+    :param got: bytes that come.
+    """
+    if head.status == 200 and offset == 0 and got <= wanted:  # all of it
         return got
-    said = _RANGE.fullmatch(answer.headers.get("content-range", ""))
-    if answer.status == 206 and said is not None:
+    said = _RANGE.fullmatch(head.headers.get("content-range", ""))
+    if head.status == 206 and said is not None:
         first, last, size = map(int, said.groups())
         if (first, last) == (offset, min(offset + wanted, size) - 1) and got == last - first + 1:
             return size
