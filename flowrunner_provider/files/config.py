@@ -109,7 +109,7 @@ class S3Config:
         help="sent with what is written; name it, too, where the bucket itself encrypts with KMS: its ETags are no MD5",
     )
     kms_key_id: str = option("", label="KMS key", help="id or ARN; by default the bucket's or the account's own")
-    part_size: int = option(16, label="Part size", help="MiB; what is larger is uploaded in parts of this size")
+    part_size: int = option(16, label="Part size", help="MiB; what is larger is moved in parts of this size")
     parts_at_once: int = option(4, label="Parts at once", help="parts of one file that travel at the same time")
     conn_timeout: float = option(15.0, label="Connect time-out", help="seconds")
     timeout: float = option(60.0, label="Time-out", help="the longest silence of the server, seconds")
