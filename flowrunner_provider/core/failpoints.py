@@ -6,8 +6,9 @@ environment variable that costs one attribute look-up. The variable holds a JSON
     FLOWRUNNER_FAILPOINTS='[{"point": "files.copy.*", "action": "kill", "hit": 2, "once": "/tmp/mark"}]'
 
 ``point``   shell-style pattern of names.
-``action``  ``kill``: SIGKILL to this process · ``term``: SIGTERM · ``exit``: ``os._exit(70)`` · ``trace``: append the
-            name to the file ``to`` · ``error``: raise ``ConnectionLost``.
+``action``  ``kill``: SIGKILL to this process · ``term``: SIGTERM · ``stop``: SIGSTOP, as a worker that hangs ·
+            ``exit``: ``os._exit(70)`` · ``trace``: append the name to the file ``to`` · ``error``: raise
+            ``ConnectionLost``.
 ``hit``     act at the n-th match only (from 1); absent: at every match.
 ``once``    a file; the rule acts only if it can create that file, so that it acts once over
             any number of processes. The name of the point and the time are written into it.
@@ -28,6 +29,7 @@ from flowrunner_provider.core.errors import ConnectionLost
 __all__ = ["ENVIRONMENT", "failpoint", "reload"]
 
 ENVIRONMENT = "FLOWRUNNER_FAILPOINTS"
+_SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
 
 
 def _claim(marker: str | None, name: str) -> bool:
@@ -57,10 +59,8 @@ class _Rule:
         self.seen += 1
         if (self.hit is not None and self.seen != self.hit) or not _claim(self.once, name):
             return
-        if self.action == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif self.action == "term":
-            os.kill(os.getpid(), signal.SIGTERM)
+        if self.action in _SIGNALS:
+            os.kill(os.getpid(), _SIGNALS[self.action])
         elif self.action == "exit":
             os._exit(70)
         elif self.action == "error":

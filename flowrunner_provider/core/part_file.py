@@ -13,6 +13,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from flowrunner_provider.core.errors import AccessDenied, AlreadyExists, NotFound, PermanentError
@@ -93,6 +94,7 @@ class PartFile:
         folder, slash, name = self._path.rpartition("/")
         self._part = f"{folder}{slash}{part_name(name, token)}"
         self._file: int | None = None
+        self._inode: int | None = None  # of a part that this writer has begun afresh
 
     @property
     def path(self) -> Path:
@@ -117,6 +119,7 @@ class PartFile:
         """
         with disk_errors(self._path):
             self._file = self._new() if offset == 0 else self._old()
+            self._inode = os.fstat(self._file).st_ino if offset == 0 else None
             if offset:
                 offset = min(offset, os.fstat(self._file).st_size)
                 os.ftruncate(self._file, offset)
@@ -233,6 +236,16 @@ class PartFile:
         """Close and delete the part."""
         self.close()
         self.part.unlink(missing_ok=True)
+
+    def withdraw(self) -> None:
+        """Close the part, and delete it if nobody else can have it: for a writer that another one has succeeded.
+
+        That is so for one that it has begun afresh and that still has its name; one that was gone on with is shared.
+        """
+        self.close()
+        with disk_errors(self._path), suppress(FileNotFoundError):
+            if self._inode is not None and os.lstat(self._part).st_ino == self._inode:
+                self.part.unlink()
 
 
 def _umask() -> int:

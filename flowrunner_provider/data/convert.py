@@ -194,7 +194,7 @@ def _written(
     csv: CsvOptions | None = None,
     parquet: ParquetOptions | None = None,
 ) -> Iterator[RowWriter]:
-    """A writer whose part is deleted when something fails, unless another attempt has taken it over."""
+    """A writer whose part is deleted when something fails; that of another attempt stays."""
     with open_writer(path, format, columns, token=part_token(run.scope), csv=csv, parquet=parquet) as writer:
         try:
             yield writer
@@ -202,7 +202,7 @@ def _written(
             try:
                 run.lease.check()
             except FlowRunnerError:
-                writer.close()
+                writer.withdraw()
             else:
                 writer.discard()
             raise

@@ -239,6 +239,10 @@ class RowWriter:
         """Close and delete the part."""
         self._part.discard()
 
+    def withdraw(self) -> None:
+        """Close the part, and delete it unless the attempt that has succeeded this one may have it."""
+        self._part.withdraw()
+
     def close(self) -> None:
         """Let go of the part and keep it for the next attempt."""
         self._part.close()

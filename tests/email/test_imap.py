@@ -104,7 +104,7 @@ def test_a_stripped_starttls_ends_it_before_the_password(tls: Tls) -> None:
             checked()
         assert not [line for line in heard if b"AUTH" in line or b"LOGIN" in line]
     finally:
-        server.close()
+        loop.end(server)
         loop.close()
 
 

@@ -136,10 +136,6 @@ def test_tls_to_a_plain_server_fails_closed(smtp_sink: SmtpSink) -> None:
         post(config(smtp_sink, security="tls"))
 
 
-async def closed(server: asyncio.Server) -> None:
-    server.close()
-
-
 @contextmanager
 def scripted(answer: Callable[[str], str | None], *, tls: ssl.SSLContext | None = None) -> Iterator[Any]:
     """A server of a few lines: ``answer(line)`` is its reply, None to hang up, "" to say nothing."""
@@ -162,7 +158,7 @@ def scripted(answer: Callable[[str], str | None], *, tls: ssl.SSLContext | None 
     try:
         yield type("Scripted", (), {"host": "127.0.0.1", "port": server.sockets[0].getsockname()[1], "heard": heard})
     finally:
-        loop.run(closed(server))
+        loop.end(server)
         loop.close()
 
 

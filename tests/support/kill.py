@@ -31,7 +31,7 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
@@ -53,6 +53,7 @@ __all__ = [
     "stop_fork_server",
     "sweep",
     "trace",
+    "zombies",
 ]
 
 Scene = TypeVar("Scene")
@@ -174,6 +175,16 @@ class Attempt:
     def thaw(self) -> None:
         """SIGCONT: ... and that was not."""
         self.kill(signal.SIGCONT)
+
+    def stopped(self, timeout: float = 30.0) -> bool:
+        """Wait until it has stopped itself at a failpoint; False when it has ended instead."""
+        limit = time.monotonic() + timeout
+        while time.monotonic() < limit and self._process.is_alive():
+            with suppress(FileNotFoundError):
+                if Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                    return True
+            time.sleep(0.002)
+        return False
 
     def join(self, seconds: float) -> bool:
         """Wait so long at most; whether it has ended."""
@@ -307,6 +318,7 @@ class _Play:
     retries: int
     timeout: float
     done: Callable[[Outcome], bool]
+    defeats: Container[str] = ()
     report: Report = field(default_factory=Report)
 
     def attempt(self, scene: Any, try_number: int, **how: Any) -> Outcome:
@@ -326,10 +338,30 @@ class _Play:
                 return self._failed(name, "the failpoint was not reached; is the target deterministic?", outcome)
             if self.done(outcome):
                 break
-        for number in range(len(kills) + 1, len(kills) + 1 + self.retries):
+        return self.finish(name, scene, outcome, len(kills) + 1)
+
+    def zombie(self, name: str, rule: Rule, patience: float) -> None:
+        """An attempt that stops at ``rule``; the next one begins, works to its end if it can, and the first goes on."""
+        self.report.scenarios += 1
+        scene = self.make_scene()
+        first = Attempt(self.target, scene, rules=[rule])
+        if not first.stopped(self.timeout):
+            return self._failed(name, "the failpoint was not reached; is the target deterministic?", first.wait())
+        second = Attempt(self.target, scene, try_number=2)
+        second.join(patience)  # it may wait for what the first holds: a lock of the database, say
+        first.thaw()
+        ended, outcome = first.wait(self.timeout), second.wait(self.timeout)
+        self.report.attempts += 2
+        if not (self.done(ended) or ended.error_type in self.defeats):
+            return self._failed(name, "the zombie ended otherwise than fenced", ended)
+        return self.finish(name, scene, outcome, 3)
+
+    def finish(self, name: str, scene: Any, outcome: Outcome | None, number: int) -> None:
+        """Clean attempts until one is done, then the check."""
+        for again in range(number, number + self.retries):
             if outcome is not None and self.done(outcome):
                 break
-            outcome = self.attempt(scene, number)
+            outcome = self.attempt(scene, again)
         if outcome is None or not self.done(outcome):
             return self._failed(name, f"no success after {self.retries} retries", outcome)
         try:
@@ -415,6 +447,32 @@ def double_kill(
         again = {"rules": [{"point": "*", "action": "kill", "hit": second}]}
         name = f"killed at {point} #{hit}, the retry at its failpoint {second}"
         play.scenario(name, [{"rules": [kill_at(point, hit)]}, again], must_kill=False)
+    return play.result()
+
+
+def zombies(
+    make_scene: Callable[[], Scene],
+    target: Callable[[Scene], Any],
+    check: Callable[[Scene], None],
+    *,
+    retries: int = 3,
+    timeout: float = 60.0,
+    patience: float = 5.0,
+    done: Callable[[Outcome], bool] = _returned,
+    at: Callable[[str], bool] = lambda point: True,
+    defeats: Container[str] = ("Fenced",),
+) -> Report:
+    """Stop an attempt at every passage of every failpoint, let the next one work, wake the first, check.
+
+    :param patience: seconds after which the first is woken even when the second has not ended.
+    :param at: at which failpoints; by default all.
+    :param defeats: the errors with which the first may end, beside what is ``done``.
+    """
+    play = _Play(make_scene, target, check, retries, timeout, done, defeats)
+    points, _ = play.clean()
+    assert points, "the target passes no failpoint: there is nowhere to stop"
+    for point, hit in _numbered(filter(at, points)):
+        play.zombie(f"stopped at {point} #{hit}", kill_at(point, hit) | {"action": "stop"}, patience)
     return play.result()
 
 

@@ -30,6 +30,14 @@ class LoopThread:
         """Run a coroutine in the loop and wait for its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
 
+    def end(self, server: asyncio.Server) -> None:
+        """Let ``server`` listen no more; from another thread its own ``close`` races with connections that end."""
+
+        async def close() -> None:
+            server.close()
+
+        self.run(close())
+
     def close(self) -> None:
         """Cancel every task, end the thread and close the loop."""
         self.run(_cancel_others())

@@ -117,12 +117,9 @@ class SmtpSink:
             authenticator=self.authenticate,
         )
 
-    async def _close(self) -> None:
-        self._server.close()  # not from another thread: it races with connections that end
-
     def stop(self) -> None:
         """Stop listening and end the thread; what was kept stays."""
-        self._loop.run(self._close())
+        self._loop.end(self._server)
         self._loop.close()
 
     def __enter__(self) -> Self:

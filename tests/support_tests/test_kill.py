@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from flowrunner_provider.core.errors import Fenced
 from flowrunner_provider.core.failpoints import failpoint
 from tests.support.context import FileStateStore, make_context
 from tests.support.kill import (
@@ -22,6 +23,7 @@ from tests.support.kill import (
     random_kills,
     sweep,
     trace,
+    zombies,
 )
 
 pytestmark = pytest.mark.faults
@@ -238,3 +240,31 @@ def test_a_zombie_can_be_frozen_while_another_attempt_runs(tmp_path: Path) -> No
     assert not zombie.join(0.05)
     zombie.thaw()
     assert zombie.wait().ok
+
+
+def fenced(scene: Scene) -> None:
+    """Takes over, and acts only as long as nobody else has."""
+    holder, mine = scene.directory / "holder", str(os.getpid())
+    holder.write_text(mine)
+    failpoint("taken")
+    if holder.read_text() != mine:
+        raise Fenced("another one has taken over", remedy="nothing")
+    if not scene.effects.exists():
+        append(scene.effects, "a b c")
+    failpoint("done")
+
+
+def unfenced(scene: Scene) -> None:
+    seen = scene.effects.exists()
+    failpoint("looked")
+    if not seen:
+        append(scene.effects, "a b c")
+
+
+def test_a_zombie_at_every_failpoint(tmp_path: Path) -> None:
+    report = zombies(scenes(tmp_path), fenced, each_effect_once)
+    assert (report.scenarios, report.attempts) == (2, 5)
+    with pytest.raises(Broken, match="stopped at looked #1"):
+        zombies(scenes(tmp_path), unfenced, each_effect_once)
+    with pytest.raises(Broken, match="otherwise than fenced"):
+        zombies(scenes(tmp_path), fenced, each_effect_once, defeats=())
