@@ -235,7 +235,7 @@ def test_the_rate_limit_of_the_connection_paces_the_batch(run, http_server, conn
     http_server.route("GET", "*", echo)
     run(ids(40))
     took = http_server.requests[-1].at - http_server.requests[0].at
-    assert 39 / 50 - 0.05 <= took < 3
+    assert 39 / 50 - 0.05 <= took < 10
 
 
 # Acts

@@ -207,7 +207,7 @@ def test_a_slow_server_cannot_outlast_the_deadline(http_server, reply, method):
     began = time.monotonic()
     error = fails(http_server.url, method, run=Run.alone(timeout=0.4, retry=QUICK))
     assert isinstance(error, e.TimedOut if method == "GET" else e.OutcomeUnknown)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
 
 
 def test_silence_after_connecting_ends_too():

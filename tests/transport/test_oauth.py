@@ -354,7 +354,7 @@ def test_a_failure_reaches_every_thread(http_server):
 
 
 def test_the_first_asker_may_be_cancelled(http_server):
-    http_server.route("POST", "/token", tokens := Tokens(wait=0.2))
+    http_server.route("POST", "/token", tokens := Tokens(wait=1.0))
     credentials = oauth(client(http_server.url))
 
     async def work() -> str:
@@ -372,7 +372,7 @@ def test_the_first_asker_may_be_cancelled(http_server):
 
 
 def test_a_loop_that_ends_in_mid_flight_leaves_the_lead_to_another(http_server):
-    http_server.route("POST", "/token", tokens := Tokens(wait=0.3))
+    http_server.route("POST", "/token", tokens := Tokens(wait=1.5))
     credentials = oauth(client(http_server.url))
     begun = threading.Event()
 

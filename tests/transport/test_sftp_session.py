@@ -211,11 +211,11 @@ def test_slow_answers_are_answers():
         futures = [session.lstat(str(number)) for number in range(4)]
         await script.number()
         for (_, number, _), future in zip(script.asked[-4:], futures, strict=True):
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)
             script.says(Kind.ATTRS, number, pack_attributes(Attributes(size=1)))
             assert (await future).size == 1
 
-    play(act, timeout=0.4)
+    play(act, timeout=1.5)
 
 
 def test_a_handle_that_nobody_waits_for_is_closed():
