@@ -23,20 +23,18 @@ and ``hmac`` is described, field by field, by the settings classes of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from flowrunner_provider.core.errors import ConfigError, MissingCredential
 from flowrunner_provider.core.spec import from_mapping
+from flowrunner_provider.http.config import HttpConfig
 from flowrunner_provider.transport.http_auth import api_key_credentials, bearer_credentials, client_certificate
 from flowrunner_provider.transport.http_digest import DigestCredentials
 from flowrunner_provider.transport.http_settings import Anonymous, Credentials, TlsOptions, basic_credentials
 from flowrunner_provider.transport.http_signing import AwsCredentials, AwsOptions, HmacCredentials, HmacOptions
 from flowrunner_provider.transport.oauth import OAuthCredentials, TokenStore
 from flowrunner_provider.transport.oauth_settings import ClientCredentials, JwtBearer, OAuthSettings, RefreshToken
-
-if TYPE_CHECKING:
-    from flowrunner_provider.http.config import HttpConfig
 
 __all__ = ["Mask", "credentials_of", "secret_header_names"]
 

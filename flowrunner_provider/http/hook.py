@@ -9,8 +9,9 @@ from flowrunner_provider.core.rate_limit import InBlocks, RateLimit
 from flowrunner_provider.core.retry import RetryPlan
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.spec import from_mapping
-from flowrunner_provider.http.config import HttpConfig, flat_extra, secret_headers, settings_of
+from flowrunner_provider.http.config import HttpConfig, flat_extra, secret_headers
 from flowrunner_provider.http.credentials import Mask
+from flowrunner_provider.http.settings import settings_of
 from flowrunner_provider.runtime.hook import FlowRunnerHook, extra_of
 from flowrunner_provider.runtime.masking import mask, mask_soon, masking_async
 from flowrunner_provider.runtime.operator import run_to_end

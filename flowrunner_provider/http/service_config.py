@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowrunner_provider.core.spec import option
-from flowrunner_provider.http.config import HttpConfig, settings_of
+from flowrunner_provider.http.config import HttpConfig
 from flowrunner_provider.http.credentials import Mask
+from flowrunner_provider.http.settings import settings_of
 from flowrunner_provider.transport.http_settings import HttpSettings
 
 __all__ = ["ServiceConfig"]

@@ -17,9 +17,10 @@ from cryptography.fernet import Fernet
 
 from flowrunner_provider.core import errors as e
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.http.config import HttpConfig, settings_of
+from flowrunner_provider.http.config import HttpConfig
 from flowrunner_provider.http.hook import FlowRunnerHttpHook
 from flowrunner_provider.http.operators import HttpRequestOperator
+from flowrunner_provider.http.settings import settings_of
 from flowrunner_provider.runtime import masking
 from flowrunner_provider.runtime.secret_store import SecretStore
 from flowrunner_provider.transport.oauth_tokens import PROCESS_TOKENS

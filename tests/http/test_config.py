@@ -7,9 +7,10 @@ import json
 import pytest
 
 from flowrunner_provider.core.errors import ConfigError, MissingCredential
-from flowrunner_provider.http.config import HttpConfig, flat_extra, settings_of
+from flowrunner_provider.http.config import HttpConfig, flat_extra
 from flowrunner_provider.http.hook import FlowRunnerHttpHook
 from flowrunner_provider.http.paging import next_link
+from flowrunner_provider.http.settings import settings_of
 from tests.support.http_server import HttpServer, Reply
 
 
