@@ -25,7 +25,7 @@ from flowrunner_provider.core.errors import (
     Unavailable,
 )
 from flowrunner_provider.files.hooks.s3 import FlowRunnerS3Hook
-from flowrunner_provider.files.stores import s3, s3_copy, s3_wire_objects
+from flowrunner_provider.files.stores import s3, s3_copy, s3_wire_requests
 from flowrunner_provider.files.uri import parse
 from tests.contracts.store_contract import collect, write
 from tests.files.s3 import PART, Bucket, connection_of, store_of
@@ -373,7 +373,7 @@ def test_credentials_come_from_the_official_hook_and_are_renewed(rgw, monkeypatc
         await write(store, f"{far.root}/f", b"x")
         await write(store, f"{far.root}/g", b"x")
         assert len(asked) == 1  # and not for every request
-        monkeypatch.setattr(s3_wire_objects, "_ASKED_EVERY", 0.0)
+        monkeypatch.setattr(s3_wire_requests, "_ASKED_EVERY", 0.0)
         store.objects._credentials._until = 0.0
         with pytest.raises(AccessDenied):
             await write(store, f"{far.root}/h", b"x")

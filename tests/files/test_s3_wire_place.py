@@ -27,8 +27,9 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.files.config import S3Config
 from flowrunner_provider.files.stores.s3 import S3Store, S3Target
 from flowrunner_provider.files.stores.s3_objects import ClientObjects
-from flowrunner_provider.files.stores.s3_wire_objects import Renewed, WireObjects
+from flowrunner_provider.files.stores.s3_wire_objects import WireObjects
 from flowrunner_provider.files.stores.s3_wire_place import place_of, trust
+from flowrunner_provider.files.stores.s3_wire_requests import Renewed
 from flowrunner_provider.files.stores.s3_wire_sign import UNSIGNED, Keys, encoded, payload_of, query_of, signed, written
 from tests.contracts.store_contract import ODD_NAMES, collect, write
 from tests.files.s3 import PART, Bucket, session, store_of

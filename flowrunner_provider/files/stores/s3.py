@@ -31,9 +31,10 @@ from flowrunner_provider.files.stores.s3_objects import ClientObjects, Proof, S3
 from flowrunner_provider.files.stores.s3_parts import MOST_PARTS, S3Parts, is_md5
 from flowrunner_provider.files.stores.s3_ranges import read_into
 from flowrunner_provider.files.stores.s3_wire_lines import Lines
-from flowrunner_provider.files.stores.s3_wire_objects import LARGE, Renewed, WireObjects
+from flowrunner_provider.files.stores.s3_wire_objects import WireObjects
 from flowrunner_provider.files.stores.s3_wire_place import Place, place_of, trust
 from flowrunner_provider.files.stores.s3_wire_pool import Pool, Server
+from flowrunner_provider.files.stores.s3_wire_requests import LARGE, Renewed
 
 __all__ = ["S3Store", "S3Target"]
 
