@@ -131,7 +131,7 @@ CONNECTORS: tuple[Connector, ...] = (
         name="reports",
         title="Reports",
         extras=("email", "xlsx"),
-        connections=("smtp", "aws", "sqlite", "postgres", "mysql"),
+        connections=("smtp", "aws", "sqlite", "postgres", "mysql", "mssql"),
         operators=(f"{_ROOT}.reports.operators",),
     ),
     Connector(
