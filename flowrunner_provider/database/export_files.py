@@ -8,7 +8,6 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError
 from flowrunner_provider.core.failpoints import failpoint
@@ -17,11 +16,9 @@ from flowrunner_provider.core.part_file import PartFile, disk_errors
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import Dataset, is_gzip
 from flowrunner_provider.data.writers import RowWriter, part_token
+from flowrunner_provider.database.export_plan import ExportPlan
 from flowrunner_provider.database.partitions import MOST, Key, folder_of
 from flowrunner_provider.database.results import ExportResult
-
-if TYPE_CHECKING:
-    from flowrunner_provider.database.export import ExportPlan
 
 __all__ = ["ExportFiles"]
 

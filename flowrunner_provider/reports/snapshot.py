@@ -14,7 +14,8 @@ from flowrunner_provider.core.part_file import disk_errors
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import Dataset
 from flowrunner_provider.database.dialects.base import Params, Session
-from flowrunner_provider.database.export import ExportPlan, export
+from flowrunner_provider.database.export import export
+from flowrunner_provider.database.export_plan import ExportPlan
 
 __all__ = ["Query", "Snapshot"]
 

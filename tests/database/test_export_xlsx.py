@@ -14,7 +14,7 @@ import pytest
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError
 from flowrunner_provider.data import xlsx_writer
-from flowrunner_provider.database.export import ExportPlan
+from flowrunner_provider.database.export_plan import ExportPlan
 from flowrunner_provider.database.operators import SqlExportOperator
 from tests.database.far_side import FarSide, PostgresFarSide, SqliteFarSide, act
 from tests.support.kill import sweep

@@ -11,13 +11,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Self
 
 from flowrunner_provider.core.deadline import Deadline
-from flowrunner_provider.core.errors import Unavailable
 from flowrunner_provider.database.choices import Isolation
+from flowrunner_provider.database.dialects.model import (
+    Column,
+    Conflict,
+    Copier,
+    CsvFile,
+    Merged,
+    Params,
+    Passed,
+    Row,
+    Table,
+    Type,
+)
 from flowrunner_provider.database.dialects.refusals import distinct, duplicate_keys, unsuitable
 from flowrunner_provider.database.dialects.structure import Structured
 from flowrunner_provider.database.dialects.syncing import Syncing
@@ -27,77 +37,6 @@ __all__ = [
     "Column", "Conflict", "Copier", "CsvFile", "Merged", "Params", "Passed", "Row", "Session", "Table", "Type",
     "distinct", "duplicate_keys", "unsuitable",
 ]  # fmt: skip
-
-Row = tuple[Any, ...]
-
-Params = Sequence[Any] | Mapping[str, Any] | None
-"""Values for the placeholders of a user's statement, by place or by name; None: it has none."""
-
-Passed = Callable[[bytes, int, tuple[str | None, ...]], None]
-"""Takes a block of rows, their number, and the text of what they have in common."""
-
-Type = Literal[
-    "string", "integer", "number", "decimal", "boolean", "object", "array", "date", "time", "timestamp", "binary"
-]  # fmt: skip
-"""What a column holds, in the words of a dataset; ``null`` and ``mixed`` count as ``string``."""
-
-
-class Conflict(Unavailable):
-    """The database undid the transaction because of another one (deadlock, serialization failure): do it again."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column to create."""
-
-    name: str
-    type: Type
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table that is there.
-
-    :param columns: name -> its type as the database calls it, without columns that it fills itself.
-    :param unique: the sets of columns that are unique, without partial and deferrable indexes.
-    """
-
-    name: TableName
-    columns: dict[str, str]
-    unique: list[frozenset[str]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Merged:
-    """What an upsert did with the staged rows."""
-
-    inserted: int
-    updated: int
-    skipped: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class CsvFile:
-    """A CSV file with a header, for a database that reads such files itself.
-
-    :param width: how many columns it has; the load sets it.
-    :param null_text: the text that is NULL, quoted or not; None for none.
-    """
-
-    path: str
-    width: int = 0
-    delimiter: str
-    encoding: str
-    null_text: str | None
-
-
-class Copier(Protocol):
-    """Takes rows in bulk; ``rows`` is what the database says it has stored, once the context has ended."""
-
-    rows: int
-
-    def write(self, rows: Sequence[Row]) -> None:
-        """Store a batch."""
 
 
 class Session(Structured, Syncing, ABC):

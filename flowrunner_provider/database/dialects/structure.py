@@ -16,7 +16,7 @@ from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.database.dialects.calling import Calling
 
 if TYPE_CHECKING:
-    from flowrunner_provider.database.dialects.base import Params, Table, Type
+    from flowrunner_provider.database.dialects.model import Params, Table, Type
     from flowrunner_provider.database.identifiers import Identifier, TableName
 
 __all__ = ["NOW", "ColumnShape", "ColumnSpec", "IndexSpec", "Shape", "Structured", "TableSpec"]

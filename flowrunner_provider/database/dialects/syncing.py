@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 from flowrunner_provider.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from flowrunner_provider.database.dialects.base import Column, Params, Table, Type
+    from flowrunner_provider.database.dialects.model import Column, Params, Table, Type
     from flowrunner_provider.database.identifiers import Identifier, TableName
 
 __all__ = ["Flag", "Form", "Sink", "Syncing"]

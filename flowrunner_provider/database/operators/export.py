@@ -117,7 +117,8 @@ class SqlExportOperator(FlowRunnerOperator):
             return await upload(exported, folder, store, location.path, self.dest, run)
 
     def _export(self, dest: str, run: Run) -> ExportResult:
-        from flowrunner_provider.database.export import ExportPlan, export
+        from flowrunner_provider.database.export import export
+        from flowrunner_provider.database.export_plan import ExportPlan
         from flowrunner_provider.database.hook import hook_for
 
         plan = ExportPlan(
