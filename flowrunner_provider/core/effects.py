@@ -1,8 +1,8 @@
 """Effects: acts that must not happen twice, such as a mail sent or a POST.
 
-Before the act an *intent* is written, after it the *confirmation* with what the far side answered.
-An attempt that finds a confirmation returns the stored result. One that finds an intent alone does
-not know whether the act happened, and asks, in this order:
+Before the act an *intent* is written, after it, under a key of its own, the *confirmation* with what the
+far side answered: no intent of a zombie hides it. An attempt that finds a confirmation returns the stored
+result. One that finds an intent alone does not know whether the act happened, and asks, in this order:
 
 1. the far side, with ``reconcile``: ``Done`` is confirmed, ``NotDone`` is acted again;
 2. ``repeatable``: the far side itself recognises the key of a repeated act;
@@ -20,6 +20,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -94,6 +95,18 @@ class Effect:
     on_unknown: OnUnknown = "stop"
 
 
+@dataclass
+class _UnderWay:
+    """An act that has been announced, and the time from which its announcement is too old to begin anything on."""
+
+    effect: Effect
+    intent: Intent
+    stale_at: float
+
+
+_UNDER_WAY: ContextVar[_UnderWay | None] = ContextVar("flowrunner_act_under_way", default=None)
+
+
 class Effects:
     """The ledger of one task instance.
 
@@ -131,15 +144,31 @@ class Effects:
             settled = self._settle(effect, intent, await reconcile(intent) if reconcile else Unknown())
             if settled is not None:
                 return settled.result
-        self._announce(effect, intent)
-        with self._acting(effect, intent):
+        stale_at = self._announce(effect, intent)
+        with self._acting(effect, intent, stale_at):
             result = await act(intent)
         self._confirm(effect, intent, result)
         return result
 
+    def record(self, name: str) -> dict[str, Any] | None:
+        """What the ledger says of an effect: ``state`` is intended, withdrawn or confirmed; None before the first."""
+        intended = self._journal.read("effect", name)
+        return intended and (self._journal.read("confirmed", name) or intended)
+
+    def renew(self) -> None:
+        """Before a request of an act: announce it again when the announcement gets old.
+
+        A worker that slept in between would otherwise act after another attempt has taken its time for over.
+
+        :raises Fenced: when that has happened.
+        """
+        act = _UNDER_WAY.get()
+        if act is not None and self._clock.now().timestamp() >= act.stale_at:
+            act.stale_at = self._announce(act.effect, act.intent, seconds=act.effect.seconds / 2)
+
     def _open(self, effect: Effect) -> Done | tuple[Intent, bool]:
         """What earlier attempts left: a result, or the intent and whether it is in doubt."""
-        record = self._journal.read("effect", effect.name)
+        record = self.record(effect.name)
         now = self._clock.now()
         if record is None or record["state"] == "withdrawn":
             return Intent(key=self.key(effect.name), at=now.isoformat()), False
@@ -158,7 +187,11 @@ class Effects:
         holder = Owner.from_json(record["owner"])
         left = record["until"] - now.timestamp()
         if holder.token != self._lease.owner.token and left > 0 and not holder.known_dead():
-            raise Unavailable(f"another attempt of this task may be in the middle of {effect.name!r}", retry_after=left)
+            raise Unavailable(
+                f"another attempt of this task may be in the middle of {effect.name!r} for the next {left:.0f} s",
+                retry_after=left,
+                remedy="nothing to do: it waits",
+            )
         return Intent(key=record["key"], at=record["at"]), True
 
     def _settle(self, effect: Effect, intent: Intent, found: Reconciled) -> Done | None:
@@ -181,33 +214,40 @@ class Effects:
             remedy="look at the far side; then clear the task with on_unknown='resend' or 'skip'",
         )
 
-    def _announce(self, effect: Effect, intent: Intent) -> None:
+    def _announce(self, effect: Effect, intent: Intent, *, seconds: float | None = None) -> float:
+        """Say that the act begins; returns until when its requests may: each is answered within half of its time."""
+        seconds = effect.seconds if seconds is None else seconds
         self._lease.check()
         failpoint(f"effect.{effect.name}.before_intent")
-        self._write(effect, intent, "intended", until=self._clock.now().timestamp() + effect.seconds)
+        until = self._clock.now().timestamp() + seconds
+        self._write("effect", effect, intent, "intended", until=until)
         failpoint(f"effect.{effect.name}.after_intent")
         self._lease.check()
+        return until - effect.seconds / 2
 
     @contextlib.contextmanager
-    def _acting(self, effect: Effect, intent: Intent) -> Iterator[None]:
+    def _acting(self, effect: Effect, intent: Intent, stale_at: float) -> Iterator[None]:
+        before = _UNDER_WAY.set(_UnderWay(effect, intent, stale_at))
         try:
             yield
         except (OutcomeUnknown, asyncio.CancelledError):
             self._lease.check()
-            self._write(effect, intent, "intended", until=0.0)  # no longer in flight: the next attempt need not wait
+            self._write("effect", effect, intent, "intended", until=0.0)  # not in flight: the next need not wait
             raise
         except FlowRunnerError:
             self._lease.check()
             self._journal.write("effect", effect.name, {"state": "withdrawn", "fingerprint": effect.fingerprint})
             raise
+        finally:
+            _UNDER_WAY.reset(before)
         failpoint(f"effect.{effect.name}.after_act")
 
     def _confirm(self, effect: Effect, intent: Intent, result: Json) -> None:
         kept = {"result": result} if len(json.dumps(result)) < MAX_RESULT_BYTES else {}
-        self._write(effect, intent, "confirmed", **kept)
+        self._write("confirmed", effect, intent, "confirmed", **kept)
         failpoint(f"effect.{effect.name}.after_confirm")
 
-    def _write(self, effect: Effect, intent: Intent, state: str, **more: Any) -> None:
+    def _write(self, kind: str, effect: Effect, intent: Intent, state: str, **more: Any) -> None:
         record = {
             "state": state,
             "key": intent.key,
@@ -216,7 +256,7 @@ class Effects:
             "owner": self._lease.owner.to_json(),
             **more,
         }
-        self._journal.write("effect", effect.name, record)
+        self._journal.write(kind, effect.name, record)
 
 
 MAX_RESULT_BYTES = 32_000

@@ -6,6 +6,7 @@ All attempts of a task instance share one small key-value store. Its *header* sa
     flowrunner                     {"v": 1, "generation": 0, "max_tries": 3, "finished": false}
     flowrunner.checkpoint.<name>   {"generation": 0, "state": ...}
     flowrunner.effect.<name>       {"generation": 0, ...}
+    flowrunner.confirmed.<name>    {"generation": 0, ...}
 
 A retry, or a clear after a failure, opens the same generation and resumes it. A clear after a
 success is a wish to do the work again: it opens the next generation, to which older records do not

@@ -108,6 +108,7 @@ class Run:
         """Wait until the connection's rate limit lets one more request start, and nobody asks for silence.
 
         :raises Throttled: when the wait is longer than is worth a worker slot, or this attempt is being ended.
+        :raises Fenced: when the act that the request belongs to has had its time, and another attempt has taken over.
         """
         self._may_begin()
         if self._quiet_until:
@@ -123,6 +124,7 @@ class Run:
         while self._quiet_until and (seconds := self._silence()) > 0:  # it may have begun while this one waited
             await apause(seconds)
         self._may_begin()
+        self.effects.renew()
 
     def begin_no_more(self) -> None:
         """This attempt is being ended: requests under way may finish, no other begins."""

@@ -163,7 +163,7 @@ class _Delivery:
 
     def _begun(self, name: str) -> bool:
         """The ledger has an intent or a result already: it decides whether anything is sent."""
-        record = self.run.journal.read("effect", name)
+        record = self.run.effects.record(name)
         return record is not None and record["state"] != "withdrawn"
 
     async def _envelope(self, recipients: tuple[str, ...]) -> Envelope:

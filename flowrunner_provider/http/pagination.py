@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flowrunner_provider.core.checkpoint import Checkpoint, fingerprint
-from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, IntegrityError, PermanentError
+from flowrunner_provider.core.errors import ConfigError, Fenced, FlowRunnerError, IntegrityError, PermanentError
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.convert import convert
@@ -81,6 +81,7 @@ async def paginate(
             staged = await _extract(http, pager, folder / "pages.jsonl", run, checkpoint)
             dataset = await _hand_over(staged, target, format, folder, run)
         except (PermanentError, ConfigError):
+            run.lease.check()  # an attempt that has taken over works in the same folder
             clean_staging(folder)
             raise
         done.save(asdict(dataset), force=True)
@@ -138,6 +139,10 @@ async def _extract(http: HttpTransport, pager: Pager, path: Path, run: Run, chec
         try:
             await _all_pages(http, pager, writer, place, checkpoint, run)
             _check_total(place, writer.rows)
+            run.lease.check()
+        except Fenced:
+            writer.withdraw()
+            raise
         except IntegrityError:
             writer.discard()
             raise

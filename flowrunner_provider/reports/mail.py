@@ -79,7 +79,7 @@ class ReportMailer:
         return self._snapshot.take(connect) if dataset is None and not begun else dataset
 
     def _begun(self) -> bool:
-        record = self._run.journal.read("effect", NAME)
+        record = self._run.effects.record(NAME)
         return record is not None and record["state"] != "withdrawn"
 
     async def send(self, dataset: Dataset | None) -> ReportResult:
@@ -140,7 +140,7 @@ class ReportMailer:
 
     async def _without_rows(self) -> ReportResult:
         """A mail is out, or may be, and its rows are on another machine, or gone with it."""
-        record: Any = self._run.journal.read("effect", NAME)
+        record: Any = self._run.effects.record(NAME)
         mail = self._report.compose("-", [])
         everybody = len(mail.recipients)
         result = record.get("result") if record["state"] == "confirmed" else None

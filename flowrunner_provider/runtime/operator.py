@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, ClassVar, TypeVar
 
 from airflow.sdk import BaseOperator
 
 from flowrunner_provider.core.deadline import Deadline
-from flowrunner_provider.core.errors import ConfigError, Json, TimedOut
+from flowrunner_provider.core.errors import ConfigError, Fenced, FlowRunnerError, Json, TimedOut, Unavailable
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.spec import parse_duration
@@ -87,6 +87,26 @@ def to_json(result: Any) -> Json:
     return result  # type: ignore[no-any-return]
 
 
+@contextmanager
+def unless_superseded(run: Run) -> Iterator[None]:
+    """Whatever an attempt stumbles over that another one has taken over from is the other one's doing, or its affair.
+
+    :raises Fenced: from the error.
+    """
+    try:
+        yield
+    except Fenced:
+        raise
+    except FlowRunnerError as error:
+        try:
+            run.lease.check()
+        except Fenced as fenced:
+            raise fenced from error
+        except Unavailable:
+            run.log.warning("The task's state store does not answer either.")
+        raise
+
+
 class FlowRunnerOperator(NamedRendering, BaseOperator):
     """What every action shares.
 
@@ -147,7 +167,7 @@ class FlowRunnerOperator(NamedRendering, BaseOperator):
                 self.log.info("An earlier attempt finished the work and was lost afterwards; its result stands.")
                 return run.journal.result
             ending = self._ending = Ending(run)
-            with settled():
+            with unless_superseded(run), settled():
                 with ending.interrupting():
                     result = perform(run)
                 if inspect.iscoroutine(result):

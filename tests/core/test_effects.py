@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -284,6 +285,66 @@ class TestZombies:
 
         with pytest.raises(Fenced):
             perform(old, effect(), overtaken)
+
+    @pytest.mark.parametrize("policy", ["stop", "resend", "skip"])
+    @pytest.mark.parametrize("point", POINTS)
+    def test_overtaken_at_any_step_it_hides_no_confirmation(
+        self, scene: Scene, monkeypatch: pytest.MonkeyPatch, point: str, policy: OnUnknown
+    ) -> None:
+        old = scene.attempt()
+
+        def work() -> str | None:
+            with contextlib.suppress(Unavailable):
+                return str(perform(scene.attempt(), effect(policy), scene.send))
+            return None
+
+        def overtake(name: str) -> None:
+            if name == f"effect.send.{point}":
+                monkeypatch.setattr(module, "failpoint", lambda _: None)
+                with ThreadPoolExecutor(1) as other:
+                    waits = other.submit(work).result() is None
+                assert waits is (point in ("after_intent", "after_act"))
+
+        monkeypatch.setattr(module, "failpoint", overtake)
+        with contextlib.suppress(Fenced):
+            perform(old, effect(policy), scene.send)
+        scene.clock.advance(61)
+        assert len(scene.sent) == (0 if point == "after_intent" else 1)
+        if scene.sent:
+            assert perform(scene.attempt(), effect(policy), scene.send) == "id-1"
+            assert len(scene.sent) == 1
+
+    def test_one_that_wakes_after_its_time_does_not_act(self, scene: Scene) -> None:
+        """It slept between the announcement and the request, until another attempt had looked and acted."""
+        old = scene.attempt()
+
+        async def late(intent: Intent) -> str:
+            scene.clock.advance(61)
+            await scene.attempt().perform(effect(), scene.send, scene.look)
+            old.renew()
+            return await scene.send(intent)
+
+        with pytest.raises(Fenced):
+            perform(old, effect(), late, scene.look)
+        assert len(scene.sent) == 1
+
+    def test_one_that_is_slow_announces_itself_again(self, scene: Scene) -> None:
+        old = scene.attempt()
+
+        async def slow(intent: Intent) -> str:
+            for _ in range(5):
+                scene.clock.advance(29)
+                old.renew()
+                with pytest.raises(Unavailable) as caught:
+                    Effects(scene.journal, SCOPE, Lease(scene.store, owner("another")), clock=scene.clock)._open(
+                        effect()
+                    )
+                assert 30 <= (caught.value.retry_after or 0) <= 60, "time enough for the request that begins now"
+            return await scene.send(intent)
+
+        old.renew()
+        assert perform(old, effect(), slow) == "id-1"
+        old.renew()
 
 
 def _gone() -> int:

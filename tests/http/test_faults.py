@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from dataclasses import dataclass
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from flowrunner_provider.core.run import Run
 from flowrunner_provider.http import download, pagination
 from flowrunner_provider.http.operators import HttpDownloadOperator, HttpPaginateOperator, HttpRequestOperator
 from tests.support.context import FileStateStore, execute, make_context
 from tests.support.http_server import Blob, Effects, HttpServer, Reply, drop, json_reply, throttled
-from tests.support.kill import Attempt, Outcome, attempt, double_kill, kill_at, random_kills, sweep
+from tests.support.kill import Attempt, Outcome, attempt, double_kill, kill_at, random_kills, sweep, zombies
 
 pytestmark = pytest.mark.faults
 
@@ -232,16 +234,58 @@ def test_a_failed_look_up_is_not_an_absence(stage, look_up):
     assert len(stage.effects[scene.number].effects) == 1
 
 
-def test_a_zombie_and_its_retry_pay_once(stage):
+def at(point: str) -> bool:
+    """Where attempts stop by default; FLOWRUNNER_KILLS=3: everywhere."""
+    return KILLS > 2 or point.startswith(("effect.", "http.", "data.writer.before_open"))
+
+
+@pytest.mark.parametrize("target", [pay_with_key, pay_with_look_up])
+def test_a_zombie_and_its_retry_pay_once(stage, target):
+    key_header = "Idempotency-Key" if target is pay_with_key else None
+
+    def once(scene: Scene) -> None:
+        assert len(stage.effects[scene.number].effects) == 1
+
+    zombies(lambda: stage.scene(key_header=key_header), target, once, at=at)
+
+
+def test_a_zombie_and_its_retry_pay_at_most_once_where_nobody_can_be_asked(stage):
+    def at_most_once(scene: Scene) -> None:
+        assert len(stage.effects[scene.number].effects) <= 1
+
+    def settled(outcome: Outcome) -> bool:
+        return outcome.ok or outcome.error_type == "OutcomeUnknown"
+
+    zombies(lambda: stage.scene(key_header=None), pay_blindly, at_most_once, at=at, done=settled)
+
+
+@pytest.mark.parametrize(
+    ("target", "check"),
+    [(fetch_rows, every_row_is_there_once), (save, the_file_is_whole), (delete, nothing)],
+)
+def test_a_zombie_does_no_harm(stage, target, check):
+    zombies(stage.scene, target, check, at=at)
+
+
+def pay_soon(scene: Scene) -> object:
+    Run.open = functools.partial(Run.open, patience=0.0)
+    reconcile = {"endpoint": scene.path("pay"), "exists_when": "items > `0`"}
+    return pay(scene, {"timeout": 0.2, "connect_timeout": 0.2, "read_timeout": 0.2}, reconcile=reconcile)
+
+
+def test_a_zombie_that_wakes_after_its_time_does_not_pay_too(stage):
+    """The retry has waited for it as long as it may take, has asked the server, and has paid."""
     scene = stage.scene(key_header=None)
-    zombie = Attempt(pay_blindly, scene, rules=[kill_at("never")])
-    zombie.started()
-    zombie.freeze()
-    retry = attempt(pay_blindly, scene, try_number=2)
+    zombie = Attempt(pay_soon, scene, rules=[kill_at("http.request.before_send") | {"action": "stop"}])
+    assert zombie.stopped()
+    outcome = attempt(pay_soon, scene, try_number=2)
+    assert outcome.error_type == "Unavailable"
+    while outcome.error_type == "Unavailable":
+        outcome = attempt(pay_soon, scene, try_number=2)
+    assert outcome.ok, outcome.error
     zombie.thaw()
-    ended = zombie.wait()
+    assert zombie.wait().error_type == "Fenced"
     assert len(stage.effects[scene.number].effects) == 1
-    assert retry.ok != ended.ok or retry.result == ended.result
 
 
 def test_a_lost_answer_to_a_delete_is_no_failure(stage):
