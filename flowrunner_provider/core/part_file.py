@@ -4,26 +4,31 @@ The bytes go to a hidden sibling (``.orders.csv.<token>.part``). :meth:`PartFile
 durable and renames them in one step, so no reader ever sees a part, and a killed writer leaves
 either the old file or the new one. The sibling outlives the process: the next attempt opens it with
 the same token and goes on from an offset that it trusts.
+
+Two attempts at once share the name and never the file: a part is locked while it is open, whoever finds it so begins
+another one in its place, and a writer whose part has lost its name names nothing.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
-from flowrunner_provider.core.errors import AccessDenied, AlreadyExists, NotFound, PermanentError
+from flowrunner_provider.core.errors import AccessDenied, AlreadyExists, Fenced, NotFound, PermanentError
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.names import part_name
 
 __all__ = ["PartFile", "disk_errors"]
 
 _ASKING = threading.Lock()
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = _FLAGS | os.O_CREAT | os.O_EXCL
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class disk_errors:  # noqa: N801 - used as a word of the language, like contextlib.suppress
@@ -94,7 +99,8 @@ class PartFile:
         folder, slash, name = self._path.rpartition("/")
         self._part = f"{folder}{slash}{part_name(name, token)}"
         self._file: int | None = None
-        self._inode: int | None = None  # of a part that this writer has begun afresh
+        self._inode = 0
+        self._alone = True  # nobody else goes on with the part
 
     @property
     def path(self) -> Path:
@@ -115,33 +121,57 @@ class PartFile:
         """Open the part at ``offset`` and cut off what lies beyond it; return where it really stands.
 
         That is less than ``offset`` when fewer bytes survived: then the caller starts again from there. At 0 the
-        part is a new file: an attempt that is taken for dead and still writes no longer writes into it.
+        part is a new file: an attempt that is taken for dead and still writes no longer writes into it. So it is when
+        that attempt still has the part open (a file system without locks cannot tell; there it is gone on with).
         """
         with disk_errors(self._path):
-            self._file = self._new() if offset == 0 else self._old()
-            self._inode = os.fstat(self._file).st_ino if offset == 0 else None
+            file = self._old() if offset else None
+            if file is None:
+                file, offset = self._new(), 0
+            self._file = file
+            status = os.fstat(file)
+            self._inode = status.st_ino
             if offset:
-                offset = min(offset, os.fstat(self._file).st_size)
-                os.ftruncate(self._file, offset)
-                os.lseek(self._file, offset, os.SEEK_SET)
+                offset = min(offset, status.st_size)
+                os.ftruncate(file, offset)
+                os.lseek(file, offset, os.SEEK_SET)
         return offset
 
     def _new(self) -> int:
+        self._alone = True
+        while _locked(file := self._created()) is False:  # another attempt goes on with it already
+            os.close(file)
+        return file
+
+    def _created(self) -> int:
         try:
-            return os.open(self._part, _FLAGS | os.O_EXCL, 0o600)
+            return os.open(self._part, _NEW, 0o600)
         except FileNotFoundError:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
             if not self.part.is_symlink():  # a planted link is refused below, not removed
                 self.part.unlink(missing_ok=True)
-        return os.open(self._part, _FLAGS | os.O_EXCL, 0o600)
+        return os.open(self._part, _NEW, 0o600)
 
-    def _old(self) -> int:
+    def _old(self) -> int | None:
+        """What an earlier attempt has left; None if that is nothing, or is still its own."""
         try:
-            return os.open(self._part, _FLAGS, 0o600)
+            file = os.open(self._part, _FLAGS)
         except FileNotFoundError:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(self._part, _FLAGS, 0o600)
+            return None
+        locked = _locked(file)
+        if locked is False or not self._names(os.fstat(file).st_ino):  # it may have got its final name meanwhile
+            os.close(file)
+            return None
+        self._alone = locked is True
+        return file
+
+    def _names(self, inode: int) -> bool:
+        """Whether the part's name is that of this very file."""
+        try:
+            return os.lstat(self._part).st_ino == inode
+        except FileNotFoundError:
+            return False
 
     @property
     def _descriptor(self) -> int:
@@ -201,18 +231,25 @@ class PartFile:
         :param mode: permission bits; by default what the process's umask grants.
         :param modified: the modification time to give it, in seconds since 1970 (UTC).
         :param durable: on return a power failure leaves the new one for certain.
+        :raises Fenced: when another attempt has begun the part afresh, or finished it. Only one that does so between
+            two system calls, the last look and the rename, is not seen.
         """
         with disk_errors(self._path):
             if modified is not None:
                 os.utime(self._descriptor, (modified, modified))
             os.fchmod(self._descriptor, mode if mode is not None else 0o666 & ~_umask())
             os.fsync(self._descriptor)
-            self.close()
             failpoint("part_file.before_rename")
+            if not self._names(self._inode):
+                raise Fenced(
+                    f"the part of {self._path} is not this attempt's any more",
+                    remedy="nothing to do if a newer attempt of the task has taken over; else look who removes parts",
+                )
             if replace:
                 os.replace(self._part, self._path)  # noqa: PTH105 - as below: a Path costs more than the call
             else:
                 self._link()
+            self.close()  # not before: it is locked until it has its name
             if durable:
                 _sync_folder(self.path.parent)
             failpoint("part_file.after_rename")
@@ -233,19 +270,33 @@ class PartFile:
             self._file = None
 
     def discard(self) -> None:
-        """Close and delete the part."""
+        """Close and delete the part; one that another attempt has begun in its place stays."""
+        if self._file is None or self._names(self._inode):
+            self.part.unlink(missing_ok=True)
         self.close()
-        self.part.unlink(missing_ok=True)
 
     def withdraw(self) -> None:
         """Close the part, and delete it if nobody else can have it: for a writer that another one has succeeded.
 
-        That is so for one that it has begun afresh and that still has its name; one that was gone on with is shared.
+        It looks as long as the part is open: the inode of a file that is gone may be given to another one.
         """
+        with disk_errors(self._path):
+            if self._file is not None and self._alone and self._names(self._inode):
+                self.part.unlink(missing_ok=True)
         self.close()
-        with disk_errors(self._path), suppress(FileNotFoundError):
-            if self._inode is not None and os.lstat(self._part).st_ino == self._inode:
-                self.part.unlink()
+
+
+def _locked(file: int) -> bool | None:
+    """Lock an open file until it is closed: False if somebody else has; None where the file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return None
+    return True
 
 
 def _umask() -> int:

@@ -39,7 +39,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flowrunner_provider.core import failpoints
+from flowrunner_provider.core import errors, failpoints
 
 __all__ = [
     "Attempt",
@@ -49,6 +49,7 @@ __all__ = [
     "attempt",
     "double_kill",
     "kill_at",
+    "overlaps",
     "random_kills",
     "stop_fork_server",
     "sweep",
@@ -85,6 +86,11 @@ PRELOAD = [
     "tests.support.context",
     "tests.support.kill",
 ]
+_RETRIED = {
+    name
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, errors.TransientError | errors.OutcomeUnknown)
+}
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(PRELOAD)
 
@@ -342,18 +348,45 @@ class _Play:
 
     def zombie(self, name: str, rule: Rule, patience: float) -> None:
         """An attempt that stops at ``rule``; the next one begins, works to its end if it can, and the first goes on."""
-        self.report.scenarios += 1
         scene = self.make_scene()
-        first = Attempt(self.target, scene, rules=[rule])
-        if not first.stopped(self.timeout):
-            return self._failed(name, "the failpoint was not reached; is the target deterministic?", first.wait())
+        first = self.stopped(name, scene, rule)
+        if first is None:
+            return
         second = Attempt(self.target, scene, try_number=2)
         second.join(patience)  # it may wait for what the first holds: a lock of the database, say
         first.thaw()
         ended, outcome = first.wait(self.timeout), second.wait(self.timeout)
+        self.outlived(name, scene, ended, outcome)
+
+    def overlap(self, name: str, rules: tuple[Rule, Rule], midway: Callable[[Any], None]) -> None:
+        """Both attempts stop; the first goes on to its end, ``midway`` looks, and the second goes on to its end."""
+        scene = self.make_scene()
+        first = self.stopped(name, scene, rules[0])
+        if first is None:
+            return
+        second = Attempt(self.target, scene, rules=[rules[1]], try_number=2)
+        second.stopped(self.timeout)
+        first.thaw()
+        ended = first.wait(self.timeout)
+        self.judge(name, lambda: midway(scene), ended)
+        second.thaw()
+        self.outlived(name, scene, ended, second.wait(self.timeout))
+
+    def stopped(self, name: str, scene: Any, rule: Rule) -> Attempt | None:
+        self.report.scenarios += 1
         self.report.attempts += 2
+        first = Attempt(self.target, scene, rules=[rule])
+        if first.stopped(self.timeout):
+            return first
+        self._failed(name, "the failpoint was not reached; is the target deterministic?", first.wait())
+        return None
+
+    def outlived(self, name: str, scene: Any, ended: Outcome, outcome: Outcome) -> None:
+        """The zombie has ended, and so has the attempt that has taken over: that one must not suffer from it."""
         if not (self.done(ended) or ended.error_type in self.defeats):
             return self._failed(name, "the zombie ended otherwise than fenced", ended)
+        if not self.done(outcome) and outcome.error_type not in _RETRIED:
+            return self._failed(name, "the attempt that has taken over failed for good", outcome)
         return self.finish(name, scene, outcome, 3)
 
     def finish(self, name: str, scene: Any, outcome: Outcome | None, number: int) -> None:
@@ -363,9 +396,13 @@ class _Play:
                 break
             outcome = self.attempt(scene, again)
         if outcome is None or not self.done(outcome):
-            return self._failed(name, f"no success after {self.retries} retries", outcome)
+            self._failed(name, f"no success after {self.retries} retries", outcome)
+        else:
+            self.judge(name, lambda: self.check(scene), outcome)
+
+    def judge(self, name: str, look: Callable[[], None], outcome: Outcome) -> None:
         try:
-            self.check(scene)
+            look()
         except Exception as error:  # noqa: BLE001 - collected, raised together at the end
             self._failed(name, "".join(traceback.format_exception_only(error)).strip(), outcome)
 
@@ -473,6 +510,41 @@ def zombies(
     assert points, "the target passes no failpoint: there is nowhere to stop"
     for point, hit in _numbered(filter(at, points)):
         play.zombie(f"stopped at {point} #{hit}", kill_at(point, hit) | {"action": "stop"}, patience)
+    return play.result()
+
+
+def overlaps(
+    make_scene: Callable[[], Scene],
+    target: Callable[[Scene], Any],
+    check: Callable[[Scene], None],
+    *,
+    midway: Callable[[Scene], None],
+    limit: int | None = None,
+    seed: int = 0,
+    retries: int = 3,
+    timeout: float = 60.0,
+    done: Callable[[Outcome], bool] = _returned,
+    at: Callable[[str], bool] = lambda point: True,
+    defeats: Container[str] = ("Fenced",),
+) -> Report:
+    """Stop an attempt at every passage, and the next one at its n-th failpoint for every n; let the first go on to
+    its end while the second stands there, and look; then let the second go on to its end, and check.
+
+    :param midway: what must be true while one has ended and the other one is in the middle.
+    :param at: at which failpoints the first stops; by default all. The second stops at all.
+    :param limit: try only so many pairs, drawn with ``seed``; None: all of them.
+    """
+    play = _Play(make_scene, target, check, retries, timeout, done, defeats)
+    points, _ = play.clean()
+    passages = _numbered(points)
+    assert passages, "the target passes no failpoint: there is nowhere to stop"
+    firsts = [(point, hit) for point, hit in passages if at(point)]
+    pairs = list(itertools.product(firsts, range(1, len(points) + 1)))
+    if limit is not None and limit < len(pairs):
+        pairs = random.Random(seed).sample(pairs, limit)
+    for (point, hit), second in pairs:
+        rules = kill_at(point, hit) | {"action": "stop"}, {"point": "*", "action": "stop", "hit": second}
+        play.overlap(f"stopped at {point} #{hit}, the next one at its failpoint {second}", rules, midway)
     return play.result()
 
 

@@ -20,6 +20,7 @@ from tests.support.kill import (
     attempt,
     double_kill,
     kill_at,
+    overlaps,
     random_kills,
     sweep,
     trace,
@@ -268,3 +269,38 @@ def test_a_zombie_at_every_failpoint(tmp_path: Path) -> None:
         zombies(scenes(tmp_path), unfenced, each_effect_once)
     with pytest.raises(Broken, match="otherwise than fenced"):
         zombies(scenes(tmp_path), fenced, each_effect_once, defeats=())
+
+
+def half(scene: Scene) -> None:
+    """Writes where another one may be writing."""
+    for word in ("a", "b", "c"):
+        with scene.effects.open("a") as file:
+            file.write(word)
+        failpoint(word)
+
+
+def never_half(scene: Scene) -> None:
+    assert not scene.effects.exists() or len(scene.effects.read_text()) % 3 == 0
+
+
+def test_two_attempts_that_both_stop(tmp_path: Path) -> None:
+    def anything(scene: Scene) -> None:
+        """It has its own time."""
+
+    assert overlaps(scenes(tmp_path), half, anything, midway=anything).scenarios == 9
+    with pytest.raises(Broken, match="stopped at c #1, the next one at its failpoint 2") as caught:
+        overlaps(scenes(tmp_path), half, anything, midway=never_half, at="c".__eq__)
+    assert len(caught.value.report.failures) == 2, "at its third failpoint it has written all"
+    assert overlaps(scenes(tmp_path), half, anything, midway=anything, limit=2).scenarios == 2
+
+
+def fails_when_disturbed(scene: Scene) -> None:
+    failpoint("before")
+    if scene.effects.exists():
+        raise Fenced("somebody was here", remedy="nothing")
+    append(scene.effects, "a b c")
+
+
+def test_the_attempt_that_takes_over_must_not_suffer(tmp_path: Path) -> None:
+    with pytest.raises(Broken, match="failed for good"):
+        overlaps(scenes(tmp_path), fails_when_disturbed, each_effect_once, midway=each_effect_once)
