@@ -59,3 +59,10 @@ class OpenFile:
         with disk_errors(self.path):
             while done < len(data):
                 done += os.pwrite(self._descriptor, data[done:], offset + done)
+
+    def send_to(self, socket: int, offset: int, size: int) -> int:
+        """Have a socket that does not wait take at most ``size`` bytes; how many it took, none at the end.
+
+        Errors are the socket's; ``ENOSYS`` and the like where the system cannot send from here.
+        """
+        return os.sendfile(socket, self._descriptor, offset, size)

@@ -26,6 +26,7 @@ from flowrunner_provider.core.errors import (
 )
 from flowrunner_provider.files.hooks.s3 import FlowRunnerS3Hook
 from flowrunner_provider.files.stores import s3, s3_copy, s3_wire_requests
+from flowrunner_provider.files.stores.s3_body import PiecesBody
 from flowrunner_provider.files.uri import parse
 from tests.contracts.store_contract import collect, write
 from tests.files.s3 import PART, Bucket, connection_of, store_of
@@ -177,15 +178,13 @@ def test_what_a_stranger_has_begun_is_left_alone(moto):
     neighbour = far.client.create_multipart_upload(Bucket=far.name, Key=f"{key}2")["UploadId"]
 
     async def act(store):
-        listed = store.client.call
+        begun = store.uploads.begun
 
-        async def call(what, operation, **arguments):
-            answer = await listed(what, operation, **arguments)
-            for row in answer.get("Uploads", []):
-                row["Initiator"]["ID"] = "stranger" if row["UploadId"] == theirs else "us"
-            return answer
+        async def told(*arguments):
+            found = await begun(*arguments)
+            return [one._replace(by="stranger" if one.upload == theirs else "us") for one in found]
 
-        store.client.call = call
+        store.uploads.begun = told
         await write(store, f"{far.root}/f", os.urandom(PART + 1))
         await store.forget(f"{far.root}/f", "t")
 
@@ -199,14 +198,12 @@ def test_a_part_that_arrives_damaged_is_refused(rgw):
     async def act(store):
         parts = store.parts(f"{far.prefix}/f", "t", None)
         await parts.start()
-        sent = parts._call
+        send = store.uploads.send
 
-        async def damaged(operation, **arguments):
-            if operation == "upload_part":
-                arguments["Body"] = b"x" + b"y" * (PART - 1)
-            return await sent(operation, **arguments)
+        async def damaged(what, key, upload, number, data, proof):
+            return await send(what, key, upload, number, PiecesBody([b"x" + b"y" * (PART - 1)]), proof)
 
-        parts._call = damaged
+        store.uploads.send = damaged
         with pytest.raises(Unavailable, match="damaged on its way"):
             await parts.send(1, [b"y" * PART])
         await parts.abort()

@@ -16,6 +16,9 @@ from flowrunner_provider.files.stores import object_upload, s3, s3_parts
 from flowrunner_provider.files.stores.object_upload import part_lengths
 from flowrunner_provider.files.stores.s3 import S3Store, S3Target
 from flowrunner_provider.files.stores.s3_body import Body, PiecesBody
+from flowrunner_provider.files.stores.s3_objects import Proof
+from flowrunner_provider.files.stores.s3_uploads import ClientUploads
+from flowrunner_provider.files.stores.s3_wire_uploads import WireUploads
 from tests.files.s3 import PART, Bucket, session, store_of
 from tests.support.memory_s3 import memory_s3
 
@@ -51,16 +54,25 @@ def put(store, path, data, *, commit=True, size=None):
     asyncio.run(act())
 
 
-def requests(monkeypatch):
-    """What is asked of S3 from now on: operation and arguments."""
+@pytest.fixture(params=["ours", "boto3"])
+def uploads(request, monkeypatch):
+    """Who makes the requests: connections of our own, or boto3 where only that knows the way."""
+    if request.param == "boto3":
+        monkeypatch.setattr(s3, "place_of", lambda *_: None)
+        return ClientUploads
+    return WireUploads
+
+
+def sent(monkeypatch, uploads):
+    """The proofs of the parts that are sent from now on."""
     seen = []
-    call = s3.S3Client.call
+    send = uploads.send
 
-    async def watched(self, what, operation, **arguments):
-        seen.append((operation, arguments))
-        return await call(self, what, operation, **arguments)
+    async def watched(self, what, key, upload, number, data, proof):
+        seen.append(proof)
+        return await send(self, what, key, upload, number, data, proof)
 
-    monkeypatch.setattr(s3.S3Client, "call", watched)
+    monkeypatch.setattr(uploads, "send", watched)
     return seen
 
 
@@ -97,7 +109,7 @@ def test_an_unknown_size_outgrows_the_first_length(bucket, monkeypatch):
         put(store_of(bucket.endpoint), f"{bucket.root}/too-large", data * 4)
 
 
-def test_a_later_attempt_finds_parts_that_have_grown(bucket, monkeypatch):
+def test_a_later_attempt_finds_parts_that_have_grown(bucket, monkeypatch, uploads):
     monkeypatch.setattr(s3, "MOST_PARTS", 5)
     monkeypatch.setattr(object_upload, "LARGEST", 40 * MIB)
     data = os.urandom(7 * PART)
@@ -105,9 +117,9 @@ def test_a_later_attempt_finds_parts_that_have_grown(bucket, monkeypatch):
     sizes = [size for _, size in bucket.parts()]
     assert sizes == sorted(sizes)
     assert sizes[0] == PART < sizes[-1]
-    seen = requests(monkeypatch)
+    seen = sent(monkeypatch, uploads)
     put(store_of(bucket.endpoint), f"{bucket.root}/grown", data)
-    assert [operation for operation, _ in seen].count("upload_part") == 1  # the last one, which was in memory
+    assert len(seen) == 1  # the last one, which was in memory
     assert bucket.get("grown") == data
     assert bucket.unfinished() == []
 
@@ -148,23 +160,23 @@ def test_only_so_much_travels_at_once(monkeypatch, objects, expected):
 # -- checksums
 
 
-def test_a_crc_goes_along_where_the_server_compares_it(bucket, monkeypatch):
-    seen, data = requests(monkeypatch), os.urandom(2 * PART + 7)
+def test_a_crc_goes_along_where_the_server_compares_it(bucket, monkeypatch, uploads):
+    seen, data = sent(monkeypatch, uploads), os.urandom(2 * PART + 7)
     put(store_of(bucket.endpoint, request_checksum_calculation="when_supported"), f"{bucket.root}/crc", data)
     assert bucket.get("crc") == data
-    sent = [arguments for operation, arguments in seen if operation == "upload_part"]
-    assert sorted(part["ChecksumCRC32"] for part in sent) == sorted(
-        b64encode(zlib.crc32(data[at : at + PART]).to_bytes(4, "big")).decode() for at in range(0, len(data), PART)
+    assert sorted(seen) == sorted(
+        Proof(crc32=b64encode(zlib.crc32(data[at : at + PART]).to_bytes(4, "big")).decode())
+        for at in range(0, len(data), PART)
     )
-    assert not any("ContentMD5" in part for part in sent)
 
 
-def test_an_md5_goes_along_where_the_server_does_not_know_crcs(rgw, monkeypatch):
+def test_an_md5_goes_along_where_the_server_does_not_know_crcs(rgw, monkeypatch, uploads):
     ceph, data = Bucket(rgw), os.urandom(PART + 7)
-    seen = requests(monkeypatch)
+    seen = sent(monkeypatch, uploads)
     put(store_of(ceph.endpoint, request_checksum_calculation="when_supported"), f"{ceph.root}/md5", data)
     assert ceph.get("md5") == data
-    assert all("ContentMD5" in arguments for operation, arguments in seen if operation == "upload_part")
+    assert len(seen) == 2
+    assert all(proof.md5 and not proof.crc32 for proof in seen)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +192,7 @@ def test_who_is_asked_for_crcs(options, wanted):
     assert S3Store(S3Target(bucket="b", config=S3Config(**options), session=session)).wants_crc is wanted
 
 
-def test_a_damaged_part_is_refused(bucket, monkeypatch):
+def test_a_damaged_part_is_refused(bucket, monkeypatch, uploads):
     monkeypatch.setattr(Body, "crc32", lambda body: 1)
     with pytest.raises(Unavailable, match="damaged on its way"):
         put(
@@ -191,15 +203,13 @@ def test_a_damaged_part_is_refused(bucket, monkeypatch):
     assert bucket.names() == ["k (unfinished)"]
 
 
-def test_an_answer_without_the_checksum_is_no_proof(bucket, monkeypatch):
-    call = s3.S3Client.call
+def test_an_answer_without_the_checksum_is_no_proof(bucket, monkeypatch, uploads):
+    send = uploads.send
 
-    async def forgetful(self, what, operation, **arguments):
-        answer = await call(self, what, operation, **arguments)
-        answer.pop("ChecksumCRC32", None)
-        return answer
+    async def forgetful(self, *arguments):
+        return (await send(self, *arguments))._replace(crc32="")
 
-    monkeypatch.setattr(s3.S3Client, "call", forgetful)
+    monkeypatch.setattr(uploads, "send", forgetful)
     with pytest.raises(IntegrityError, match="arrived otherwise"):
         put(
             store_of(bucket.endpoint, request_checksum_calculation="when_supported"),
@@ -216,12 +226,12 @@ def test_an_answer_without_the_checksum_is_no_proof(bucket, monkeypatch):
         ("when_supported", "when_required", 3),
     ],
 )
-def test_parts_are_taken_up_if_they_have_checksums_of_our_kind(bucket, monkeypatch, before, after, again):
+def test_parts_are_taken_up_if_they_have_checksums_of_our_kind(bucket, monkeypatch, uploads, before, after, again):
     data = os.urandom(2 * PART + 7)
     put(store_of(bucket.endpoint, request_checksum_calculation=before), f"{bucket.root}/k", data, commit=False)
-    seen = requests(monkeypatch)
+    seen = sent(monkeypatch, uploads)
     put(store_of(bucket.endpoint, request_checksum_calculation=after), f"{bucket.root}/k", data)
-    assert [operation for operation, _ in seen].count("upload_part") == again
+    assert len(seen) == again
     assert bucket.get("k") == data
     assert bucket.unfinished() == []
 

@@ -147,7 +147,7 @@ def test_a_store_follows_its_bucket_to_its_region(monkeypatch):
             asked.append("closed")
 
     async def by_wire(self, stack, place, credentials):
-        return Somewhere(place.host)
+        return Somewhere(place.host), None
 
     monkeypatch.setattr(S3Store, "_by_wire", by_wire)
     config = S3Config(region_name="eu-west-1")

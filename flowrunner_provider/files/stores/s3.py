@@ -1,7 +1,7 @@
 """S3 and what speaks its language: AWS, Ceph, MinIO, R2 and others.
 
-Reads, puts, looks and listings go by connections of our own; uploads in parts and copies through boto3's low-level
-client in threads.
+All but copies goes by connections of our own; copies, and what only boto3 can reach, through its low-level client in
+threads.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ from flowrunner_provider.files.stores.s3_copy import copy_object
 from flowrunner_provider.files.stores.s3_objects import ClientObjects, Proof, S3Objects, Stored
 from flowrunner_provider.files.stores.s3_parts import MOST_PARTS, S3Parts, is_md5
 from flowrunner_provider.files.stores.s3_ranges import read_into
+from flowrunner_provider.files.stores.s3_uploads import ClientUploads, S3Uploads
 from flowrunner_provider.files.stores.s3_wire_lines import Lines
 from flowrunner_provider.files.stores.s3_wire_objects import WireObjects
 from flowrunner_provider.files.stores.s3_wire_place import Place, place_of, trust
 from flowrunner_provider.files.stores.s3_wire_pool import Pool, Server
 from flowrunner_provider.files.stores.s3_wire_requests import LARGE, Renewed
+from flowrunner_provider.files.stores.s3_wire_uploads import WireUploads
 
 __all__ = ["S3Store", "S3Target"]
 
@@ -53,6 +55,7 @@ class S3Store(ObjectStore):
         self._target, self.bucket = target, target.bucket
         self._client: S3Client | None = None
         self._objects: S3Objects | None = None
+        self._uploads: S3Uploads | None = None
         config = target.config
         self.settings = _encryption(config)
         self.etag_is_md5 = not config.encrypts_with_kms
@@ -78,6 +81,13 @@ class S3Store(ObjectStore):
             raise ValueError("the store is not open")
         return self._objects
 
+    @property
+    def uploads(self) -> S3Uploads:
+        """What is large; only while the store is open."""
+        if self._uploads is None:
+            raise ValueError("the store is not open")
+        return self._uploads
+
     async def connect(self, stack: AsyncExitStack) -> None:
         load("boto3", extra="s3", needed_for="files in S3")
         what = f"connecting to {self.where}"
@@ -86,13 +96,15 @@ class S3Store(ObjectStore):
             place = place_of(self._target, session, self._target.style)
         if place is None:
             self._objects = self._by_client()
+            self._uploads = ClientUploads(self.client, self.bucket, self.settings)
             await self._region(self._objects)
             return
         credentials = await self._credentials(what, session)
-        wire = self._objects = await self._by_wire(stack, place, credentials)
+        wire, self._uploads = await self._by_wire(stack, place, credentials)
+        self._objects = wire
         if (moved := place.moved(await self._region(wire))) != place:
             wire.close()
-            self._objects = await self._by_wire(stack, moved, credentials)
+            self._objects, self._uploads = await self._by_wire(stack, moved, credentials)
 
     async def _log_in(self, stack: AsyncExitStack) -> Any:
         """A boto3 session; its client works in threads that end with ``stack``."""
@@ -123,7 +135,9 @@ class S3Store(ObjectStore):
     def _by_client(self) -> ClientObjects:
         return ClientObjects(self.client, self.bucket, self.settings, self._plan, self._target.config.timeout)
 
-    async def _by_wire(self, stack: AsyncExitStack, place: Place, credentials: Renewed | None) -> WireObjects:
+    async def _by_wire(
+        self, stack: AsyncExitStack, place: Place, credentials: Renewed | None
+    ) -> tuple[WireObjects, WireUploads]:
         config = self._target.config
         context = await asyncio.to_thread(trust, config) if place.secure or config.ca_bundle else None
         server = Server(
@@ -131,12 +145,11 @@ class S3Store(ObjectStore):
             connect_timeout=config.conn_timeout, timeout=config.timeout,
         )  # fmt: skip
         signs = not (place.secure or config.unsigned_payload)
-        wire = WireObjects(
-            place, Pool(server), credentials, self._plan,
-            lines=Lines(server, self._threads), settings=self.settings, sign_bodies=signs,
-        )  # fmt: skip
-        stack.callback(wire.close)
-        return wire
+        shared = (place, Pool(server), credentials, self._plan)
+        more: Any = {"lines": Lines(server, self._threads), "settings": self.settings, "sign_bodies": signs}
+        objects = WireObjects(*shared, **more)
+        stack.callback(objects.close)
+        return objects, WireUploads(*shared, **more)
 
     async def _region(self, objects: S3Objects) -> str:
         """Where the bucket is, if that is said; its absence is an error of the address."""

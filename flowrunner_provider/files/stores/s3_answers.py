@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-__all__ = ["attach", "page_of"]
+__all__ = ["attach", "page_of", "root_of"]
 
 _CRC32 = "x-amz-checksum-crc32"
 _OK = 200
@@ -46,19 +46,31 @@ def page_of(body: bytes) -> dict[str, Any]:
 
     :raises ValueError: if it is none.
     """
-    if b"<!DOCTYPE" in body or b"\0" in body:  # in which entities are; NUL: or in another encoding than ASCII's heirs
-        raise ValueError("a listing with a document type")
+    root, space = root_of(body, "ListBucketResult")
     try:
-        root = ElementTree.fromstring(body)  # noqa: S314 - without a document type there is nothing to expand
-        return _page(root)
-    except (ElementTree.ParseError, KeyError, ValueError):
+        return _page(root, space)
+    except KeyError:
         raise ValueError("a listing that cannot be read") from None
 
 
-def _page(root: ElementTree.Element) -> dict[str, Any]:
-    space = root.tag.removesuffix("ListBucketResult")
+def root_of(body: bytes, name: str) -> tuple[ElementTree.Element, str]:
+    """The root of a document, and what stands before all names in it.
+
+    :raises ValueError: if it is no document with a root of that name.
+    """
+    if b"<!DOCTYPE" in body or b"\0" in body:  # in which entities are; NUL: or in another encoding than ASCII's heirs
+        raise ValueError("an answer with a document type")
+    try:
+        root = ElementTree.fromstring(body)  # noqa: S314 - without a document type there is nothing to expand
+    except ElementTree.ParseError:
+        raise ValueError("an answer that cannot be read") from None
+    space = root.tag.removesuffix(name)
     if space == root.tag:
-        raise ValueError(root.tag)
+        raise ValueError(f"an answer that is no {name}")
+    return root, space
+
+
+def _page(root: ElementTree.Element, space: str) -> dict[str, Any]:
     plain = {child.tag.removeprefix(space): child.text or "" for child in root if not len(child)}
     decoded: Callable[[str], str] = unquote if plain.get("EncodingType") == "url" else str
     rows = [{item.tag.removeprefix(space): item.text or "" for item in row} for row in root.iter(f"{space}Contents")]

@@ -1,4 +1,7 @@
-"""Bodies of requests that are sent as they are, without a copy of them all: many pieces, or a range of a file."""
+"""Bodies of requests that are sent as they are, without a copy of them all: many pieces, or a range of a file.
+
+A line of ours is given them by :meth:`Body.give`; botocore takes them for files.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,14 @@ import os
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from hashlib import md5
+from hashlib import md5, sha256
+from typing import TYPE_CHECKING
 
 from flowrunner_provider.core.errors import IntegrityError
 from flowrunner_provider.core.open_file import OpenFile
+
+if TYPE_CHECKING:
+    from flowrunner_provider.files.stores.s3_wire_lines import Line
 
 __all__ = ["Body", "FileBody", "PiecesBody"]
 
@@ -36,11 +43,23 @@ class Body(ABC):
 
     @abstractmethod
     def pieces(self) -> Iterator[bytes | memoryview]:
-        """All of it, for its checksum; blocking. Each piece only until the next one."""
+        """All of it; blocking. Each piece only until the next one."""
+
+    def give(self, line: Line) -> None:
+        """Send all of it; blocking."""
+        for piece in self.pieces():
+            line.send(piece)
 
     def md5(self) -> str:
         """In hexadecimal; blocking."""
         checksum = md5(usedforsecurity=False)
+        for piece in self.pieces():
+            checksum.update(piece)
+        return checksum.hexdigest()
+
+    def sha256(self) -> str:
+        """In hexadecimal; blocking."""
+        checksum = sha256(usedforsecurity=False)
         for piece in self.pieces():
             checksum.update(piece)
         return checksum.hexdigest()
@@ -113,9 +132,9 @@ class FileBody(Body):
         self._at = {(0, os.SEEK_SET): 0, (0, os.SEEK_END): self._length}[offset, whence]
         return self._at
 
-    def pieces(self) -> Iterator[memoryview]:
+    def pieces(self, start: int = 0) -> Iterator[memoryview]:
         """:raises IntegrityError: if the file ends before the range."""
-        buffer, at = memoryview(bytearray(min(_BUFFER, self._length))), 0
+        buffer, at = memoryview(bytearray(min(_BUFFER, self._length))), start
         while at < self._length:
             piece = buffer[: self._length - at]
             if self._file.read_into(piece, self._offset + at) < len(piece):
@@ -124,3 +143,9 @@ class FileBody(Body):
                 )
             at += len(piece)
             yield piece
+
+    def give(self, line: Line) -> None:
+        """Straight from the file where that is possible: the checksum has been taken, and the far side compares it."""
+        sent = line.send_file(self._file, self._offset, self._length) if line.sends_files else 0
+        for piece in self.pieces(sent):
+            line.send(piece)

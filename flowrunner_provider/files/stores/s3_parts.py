@@ -16,25 +16,24 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from hashlib import md5
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flowrunner_provider.core.errors import (
     AccessDenied,
-    AlreadyExists,
     IntegrityError,
     NotFound,
     PermanentError,
     Rejected,
-    TransientError,
     Unavailable,
 )
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.open_file import OpenFile
 from flowrunner_provider.files.stores.s3_body import Body, FileBody, PiecesBody
+from flowrunner_provider.files.stores.s3_objects import Proof
+from flowrunner_provider.files.stores.s3_uploads import CRC32, PAGE, Begun, Part, S3Uploads
 
 if TYPE_CHECKING:
     from flowrunner_provider.files.stores.s3 import S3Store
@@ -43,9 +42,6 @@ __all__ = ["MOST_PARTS", "S3Parts", "etag_of", "is_md5"]
 
 MOST_PARTS = 10_000
 
-_CRC32 = "CRC32"
-_DAMAGED = frozenset({"BadDigest", "XAmzContentChecksumMismatch"})
-_PAGE = 1_000
 _NOT_LISTED = (AccessDenied, NotFound, Rejected)
 
 
@@ -59,23 +55,6 @@ def etag_of(parts: list[str]) -> str:
     return f"{md5(bytes.fromhex(''.join(parts)), usedforsecurity=False).hexdigest()}-{len(parts)}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A part that the far side holds.
-
-    :param checksum: its CRC-32 in base64, where the upload has such.
-    """
-
-    etag: str
-    size: int
-    checksum: str = ""
-
-    def named(self, number: int) -> dict[str, Any]:
-        """What the completion says of it."""
-        more = {"ChecksumCRC32": self.checksum} if self.checksum else {}
-        return {"PartNumber": number, "ETag": f'"{self.etag}"', **more}
-
-
 class S3Parts:
     """The unfinished upload of one key.
 
@@ -87,30 +66,18 @@ class S3Parts:
         self.length, self.at_once = length, at_once
         self._what = f"writing {store.label(key)}"
         self._upload, self._algorithm = "", ""
-        self._there: dict[int, _Part] = {}
-        self._sent: dict[int, _Part] = {}
+        self._there: dict[int, Part] = {}
+        self._sent: dict[int, Part] = {}
 
-    async def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        where = {"Bucket": self._store.bucket, "Key": self._key}
-        if self._upload and "UploadId" not in arguments:
-            where["UploadId"] = self._upload
-        try:
-            return await self._store.client.call(self._what, operation, **where, **arguments)
-        except Rejected as error:
-            if error.code in _DAMAGED:
-                raise Unavailable(f"{self._what}: a part was damaged on its way") from None
-            if error.code != "NoSuchUpload":
-                raise
-            raise Unavailable(
-                f"{self._what}: its unfinished upload is gone; somebody else finished or removed it",
-                remedy="let only one task write this key; the retry begins anew",
-            ) from None
+    @property
+    def _uploads(self) -> S3Uploads:
+        return self._store.uploads
 
     async def start(self) -> None:
         self._upload = ""
-        asked = {"ChecksumAlgorithm": _CRC32} if self._store.wants_crc else {}
-        answer = await self._call("create_multipart_upload", **self._store.settings, **asked)
-        created, self._algorithm = str(answer["UploadId"]), answer.get("ChecksumAlgorithm", "") if asked else ""
+        asked = CRC32 if self._store.wants_crc else ""
+        created, algorithm = await self._uploads.create(self._what, self._key, asked)
+        self._algorithm = algorithm if asked else ""
         failpoint("s3.after_create")
         self._upload, older = created, await self._older(created)
         for upload in older:  # the newest first
@@ -125,33 +92,45 @@ class S3Parts:
     async def _older(self, upload: str) -> list[str]:
         """Unfinished uploads of this very key by the principal that has begun ``upload``, the newest first."""
         try:
-            answer = await self._store.client.call(
-                self._what, "list_multipart_uploads", Bucket=self._store.bucket, Prefix=self._key, MaxUploads=_PAGE
-            )
+            begun = await self._uploads.begun(self._what, self._key, PAGE)
         except _NOT_LISTED:
             return []
-        found = [row for row in answer.get("Uploads", []) if row["Key"] == self._key]
-        ours = {_principal(row) for row in found if row["UploadId"] == upload}
-        mine = [row for row in found if _principal(row) in ours and row["UploadId"] != upload]
-        mine.sort(key=lambda row: row["Initiated"], reverse=True)
-        return [str(row["UploadId"]) for row in mine]
+        found = [one for one in begun if one.key == self._key]
+        ours = {_principal(one) for one in found if one.upload == upload}
+        mine = [one for one in found if _principal(one) in ours and one.upload != upload]
+        mine.sort(key=lambda one: one.at, reverse=True)
+        return [one.upload for one in mine]
 
-    async def _list(self, upload: str) -> dict[int, _Part]:
+    async def _list(self, upload: str) -> dict[int, Part]:
         """The parts that the far side holds, by number; none where it has checksums of another kind than ours."""
-        parts: dict[int, _Part] = {}
-        marker = 0
+        parts: dict[int, Part] = {}
+        after = 0
         while True:
-            answer = await self._call("list_parts", UploadId=upload, PartNumberMarker=marker, MaxParts=_PAGE)
-            if _CRC32 in (self._algorithm, kind := answer.get("ChecksumAlgorithm", "")) and self._algorithm != kind:
+            with self._gone():
+                page = await self._uploads.held(self._what, self._key, upload, after)
+            if CRC32 in (self._algorithm, page.algorithm) and self._algorithm != page.algorithm:
                 return {}
-            for row in answer.get("Parts", []):
-                etag, checksum = str(row["ETag"]).strip('"'), str(row.get("ChecksumCRC32", ""))
-                parts[int(row["PartNumber"])] = _Part(etag, int(row["Size"]), checksum)
-            if not answer.get("IsTruncated"):
+            parts |= page.parts
+            if not page.after:
                 return parts
-            marker = int(answer["NextPartNumberMarker"])
+            if page.after <= after:
+                raise IntegrityError(f"{self._what}: the server does not list its parts", remedy="look at the server")
+            after = page.after
 
-    def _fits(self, parts: dict[int, _Part]) -> bool:
+    @contextmanager
+    def _gone(self) -> Iterator[None]:
+        """Tell an upload that is not there any more from what is refused."""
+        try:
+            yield
+        except Rejected as error:
+            if error.code != "NoSuchUpload":
+                raise
+            raise Unavailable(
+                f"{self._what}: its unfinished upload is gone; somebody else finished or removed it",
+                remedy="let only one task write this key; the retry begins anew",
+            ) from None
+
+    def _fits(self, parts: dict[int, Part]) -> bool:
         """Parts of our own lengths, but for the last one."""
         return bool(parts) and all(
             part.size == self.length(number) for number, part in parts.items() if number < max(parts)
@@ -173,28 +152,28 @@ class S3Parts:
         if there and (there.etag, there.size) == (await asyncio.to_thread(data.md5), len(data)):
             self._sent[number] = there
             return
-        if self._algorithm == _CRC32:
+        if self._algorithm == CRC32:
             checksum = b64encode((await asyncio.to_thread(data.crc32)).to_bytes(4, "big")).decode()
-            etag = await self._arrived(number, data, "", ChecksumCRC32=checksum)
-            self._sent[number] = _Part(etag, len(data), checksum)
+            self._sent[number] = Part(await self._arrived(number, data, Proof(crc32=checksum)), len(data), checksum)
             return
         expected = await asyncio.to_thread(data.md5)
-        proof = b64encode(bytes.fromhex(expected)).decode()
-        self._sent[number] = _Part(await self._arrived(number, data, expected, ContentMD5=proof), len(data))
+        proof = Proof(md5=b64encode(bytes.fromhex(expected)).decode())
+        self._sent[number] = Part(await self._arrived(number, data, proof, expected), len(data))
 
-    async def _arrived(self, number: int, data: Body, expected: str, **proof: str) -> str:
+    async def _arrived(self, number: int, data: Body, proof: Proof, expected: str = "") -> str:
         """Send a part with its checksum; its ETag.
 
         :param expected: the ETag, if it is an MD5; empty where the answer repeats the checksum that was compared.
         """
         failpoint("s3.before_upload_part")
-        answer = await self._call("upload_part", PartNumber=number, Body=data, **proof)
+        with self._gone():
+            stored = await self._uploads.send(self._what, self._key, self._upload, number, data, proof)
         failpoint("s3.after_upload_part")
-        etag = str(answer["ETag"]).strip('"')
+        etag = stored.etag.strip('"')
         if expected:
-            wrong = self._store.etag_is_md5 and is_md5(etag) and etag != expected
+            wrong = not etag or (self._store.etag_is_md5 and is_md5(etag) and etag != expected)
         else:
-            wrong = answer.get("ChecksumCRC32") != proof["ChecksumCRC32"]
+            wrong = not etag or stored.crc32 != proof.crc32
         if wrong:
             raise IntegrityError(
                 f"{self._what}: part {number} arrived otherwise than it was sent",
@@ -209,19 +188,13 @@ class S3Parts:
         if tail:
             await self.send(number, tail)
         failpoint("s3.before_complete")
-        more: dict[str, str] = {}
         if not replace:
             await self._store.refuse_existing(self._key)
-            if self._store.capabilities.atomic_create:
-                more["IfNoneMatch"] = "*"
-        parts = [part.named(number) for number, part in sorted(self._sent.items())]
-        try:
-            await self._call("complete_multipart_upload", MultipartUpload={"Parts": parts}, **more)
-        except TransientError:
-            if not await self._is_there():  # the answer may have been lost
-                raise
-        except IntegrityError:  # 412: somebody was quicker
-            raise AlreadyExists(f"{self._store.label(self._key)} is there already", remedy="choose another") from None
+        create = not replace and self._store.capabilities.atomic_create
+        with self._gone():
+            await self._uploads.complete(
+                self._what, self._key, self._upload, self._sent, create=create, there=self._is_there
+            )
 
     async def _is_there(self) -> bool:
         etags = [part.etag for _, part in sorted(self._sent.items())]
@@ -236,25 +209,21 @@ class S3Parts:
         if not self._upload:
             if not await self._any():
                 return
-            self._upload = str((await self._call("create_multipart_upload"))["UploadId"])
+            self._upload, _ = await self._uploads.create(self._what, self._key, "")
         for upload in [*await self._older(self._upload), self._upload]:
             await self._abort(upload)
         self._upload = ""
 
     async def _any(self) -> bool:
         with suppress(*_NOT_LISTED):
-            answer = await self._store.client.call(
-                self._what, "list_multipart_uploads", Bucket=self._store.bucket, Prefix=self._key, MaxUploads=1
-            )
-            return any(row["Key"] == self._key for row in answer.get("Uploads", []))
+            return any(one.key == self._key for one in await self._uploads.begun(self._what, self._key, 1))
         return False
 
     async def _abort(self, upload: str) -> None:
-        with suppress(Unavailable):  # gone already
-            await self._call("abort_multipart_upload", UploadId=upload)
+        with suppress(Unavailable), self._gone():  # already
+            await self._uploads.abort(self._what, self._key, upload)
 
 
-def _principal(row: dict[str, Any]) -> str:
-    """Who began an upload; of an assumed role without the name of the session, which differs between attempts."""
-    who = str(row.get("Initiator", {}).get("ID", ""))
-    return who.rpartition("/")[0] if ":assumed-role/" in who else who
+def _principal(upload: Begun) -> str:
+    """Who began it; of an assumed role without the name of the session, which differs between attempts."""
+    return upload.by.rpartition("/")[0] if ":assumed-role/" in upload.by else upload.by

@@ -18,6 +18,7 @@ from flowrunner_provider.core.errors import (
 )
 from flowrunner_provider.core.retry import RetryPlan, parse_retry_after
 from flowrunner_provider.files.stores.object_errors import code_in, refusal
+from flowrunner_provider.files.stores.s3_body import Body
 from flowrunner_provider.files.stores.s3_client import client_errors
 from flowrunner_provider.files.stores.s3_objects import Stored
 from flowrunner_provider.files.stores.s3_wire import Answer, Violation
@@ -135,22 +136,27 @@ class WireRequests:
             raise broken(what, error) from None
 
     async def _request(
-        self, what: str, method: str, key: str, *, query: str = "", headers: Mapping[str, str], data: bytes = b""
+        self, what: str, method: str, key: str, *, query: str = "", headers: Mapping[str, str], data: bytes | Body = b""
     ) -> bytes:
-        """The head of a request, signed."""
+        """The head of a request, signed.
+
+        :param data: that will follow.
+        """
         path = self.place.path(key)
         every = {"host": self.place.netloc, **headers}
         if self._credentials is not None:
             keys, now = await self._credentials.keys(what), SYSTEM_CLOCK.now()
             payload = await self._payload(data)
             every = signed(method, path, query, every, keys=keys, region=self.place.region, now=now, payload=payload)
-        if method == "PUT":
+        if method in ("PUT", "POST"):
             every["content-length"] = str(len(data))
         return written(method, path, query, {**every, **_UNTOUCHED})
 
-    async def _payload(self, data: bytes) -> str:
+    async def _payload(self, data: bytes | Body) -> str:
         if not self._sign_bodies:
             return UNSIGNED
+        if isinstance(data, Body):
+            return await asyncio.to_thread(data.sha256)
         return payload_of(data) if len(data) < LARGE else await asyncio.to_thread(payload_of, data)
 
     def _good(self, what: str, answer: Answer) -> Answer:
