@@ -145,7 +145,11 @@ class _Copy:
             for batch in open_before:
                 await self._take_up(batch)
             ahead = self._begun(open_before, failed, plan, begun)
-            await each_in_batches(self._options.concurrency, ahead, lambda batch: batch.sizes, self._one, self._end)
+            stores = [self._to[0], *(source.store for source in self._sources)]
+            await each_in_batches(
+                self._options.concurrency, ahead, lambda batch: batch.sizes, self._one, self._end,
+                tiny=min(store.capabilities.tiny_at_once for store in stores),
+            )  # fmt: skip
             finished = True
         finally:
             if not finished:

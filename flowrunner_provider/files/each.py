@@ -15,7 +15,7 @@ SMALL, TINY = 1024 * 1024, 64 * 1024
 OPEN = 2
 """Batches that may be open at a time."""
 
-_MOST_SMALL, _MOST_TINY = 64, 256
+_MOST_SMALL = 64
 
 B = TypeVar("B")
 
@@ -37,6 +37,8 @@ async def each_in_batches(
     files: Callable[[B], Mapping[int, int | None]],
     act: Callable[[B, int], Coroutine[Any, Any, None]],
     end: Callable[[B], Coroutine[Any, Any, None]],
+    *,
+    tiny: int = 256,
 ) -> None:
     """Act on the files of all batches: in each first on the small ones, sixteen times as many at a time, of tiny ones
     four times as many again (but one is one), then on the others; the first failure cancels the rest and is raised.
@@ -46,8 +48,9 @@ async def each_in_batches(
     :param batches: the next one is asked for when its files can be begun.
     :param files: the sizes of what there is to do in a batch, by what ``act`` gets; None for an unknown one.
     :param end: called for one batch after the other when all its files are done.
+    :param tiny: the most tiny files at a time.
     """
-    flow = _Flow(concurrency, batches, files, act, end)
+    flow = _Flow(concurrency, batches, files, act, end, tiny)
     if await flow.has_begun():  # there may be nothing to do
         await _all(flow.most, flow.worker)
 
@@ -81,10 +84,11 @@ class _Flow(Generic[B]):
         files: Callable[[B], Mapping[int, int | None]],
         act: Callable[[B, int], Coroutine[Any, Any, None]],
         end: Callable[[B], Coroutine[Any, Any, None]],
+        tiny: int,
     ) -> None:
         self._batches, self._files, self._act, self._end = batches, files, act, end
         small = min(_MOST_SMALL, concurrency * 16) if concurrency > 1 else 1
-        self.most = min(_MOST_TINY, small * 4) if concurrency > 1 else 1
+        self.most = max(small, min(tiny, small * 4)) if concurrency > 1 else 1
         self._costs = (small * concurrency, self.most * concurrency, self.most * small)
         self._room = _Room(self.most * small * concurrency)
         self._waiting: deque[tuple[_Open[B], int, int]] = deque()

@@ -76,6 +76,7 @@ class Capabilities:
     :param folders: a folder is a thing of its own; otherwise a prefix.
     :param reads_whole: files of up to so many bytes are read at one moment, in one go.
     :param finishes: the end of an upload and its check are one wait: each is a :class:`FinishingUpload`.
+    :param tiny_at_once: so many files of a few KiB are under way at a time at the most; more would wait for each other.
     :param nearby: reading is cheap (this machine): a resumed digest is taken from here.
     :param opens_files: its files are open files of this machine: it is a :class:`DiskStore`, its uploads are each a
         :class:`DiskUpload`.
@@ -102,6 +103,7 @@ class Capabilities:
     folders: bool = True
     reads_whole: int = 0
     finishes: bool = False
+    tiny_at_once: int = 256
     nearby: bool = False
     opens_files: bool = False
     moves_ranges: int = 0

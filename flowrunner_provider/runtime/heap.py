@@ -8,16 +8,23 @@ from contextlib import contextmanager
 
 __all__ = ["settled"]
 
+_NEW = 10_000
+"""Objects made since the last collection, about, after which the next one looks at these. Python's 700 are fewer than
+what a few hundred tasks of an event loop hold at any moment: it would look at the same ones over and over."""
+
 
 @contextmanager
 def settled() -> Iterator[None]:
-    """Nothing that exists now is looked at by the collector meanwhile.
+    """Nothing that exists now is looked at by the collector meanwhile, and what is made not quite as often.
 
     With Airflow imported these are some 200,000 objects: each full collection takes a tenth of a second over them and
     finds nothing, and copying a few thousand files causes several.
     """
+    usual = gc.get_threshold()
     gc.freeze()
+    gc.set_threshold(usual[0] and max(usual[0], _NEW), *usual[1:])  # 0: somebody has switched it off
     try:
         yield
     finally:
+        gc.set_threshold(*usual)
         gc.unfreeze()

@@ -57,11 +57,12 @@ class Play:
         self.open -= 1
         self.ended.append(batch)
 
-    async def run(self, concurrency: int) -> None:
+    async def run(self, concurrency: int, **limits: int) -> None:
         async with asyncio.timeout(20):
             await each_in_batches(
-                concurrency, self.begun(), lambda batch: dict(enumerate(self.batches[batch])), self.act, self.end
-            )
+                concurrency, self.begun(), lambda batch: dict(enumerate(self.batches[batch])), self.act, self.end,
+                **limits,
+            )  # fmt: skip
 
 
 def play(batches: list[Batch], concurrency: int, **how: Any) -> Play:
@@ -82,6 +83,13 @@ def test_so_many_at_a_time_and_each_once(concurrency):
     assert made.ended == list(range(len(batches)))
     small = 1 if concurrency == 1 else min(64, concurrency * 16)
     assert made.most == {"large": concurrency, "small": small, "tiny": 1 if concurrency == 1 else small * 4}
+
+
+@pytest.mark.parametrize(("concurrency", "most"), [(1, 1), (2, 40), (4, 64)])
+def test_fewer_tiny_ones_where_more_would_only_wait(concurrency, most):
+    made = Play([[1] * 150, [1] * 70])
+    asyncio.run(made.run(concurrency, tiny=40))
+    assert (made.most, len(made.done)) == ({"tiny": most}, 220)
 
 
 def test_a_slow_file_holds_up_its_own_batch_and_not_the_next():

@@ -12,6 +12,8 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 from tests.support.context import execute, make_context
 
+USUAL = gc.get_threshold()
+
 
 class Loop:
     """Refers to itself."""
@@ -25,6 +27,7 @@ class Working(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> list[bool]:
         made = weakref.ref(Loop())
+        assert gc.get_threshold()[0] > USUAL[0]
         gc.collect()
         if self.task_id == "fails":
             raise PermanentError("no")
@@ -34,11 +37,11 @@ class Working(FlowRunnerOperator):
 def test_the_work_is_collected_and_what_was_there_is_not_looked_at(tmp_path):
     operator = Working(task_id="works")
     assert execute(operator, make_context(operator, state=tmp_path / "a")) == [True, False]
-    assert gc.get_freeze_count() == 0
+    assert (gc.get_freeze_count(), gc.get_threshold()) == (0, USUAL)
 
 
 def test_after_a_failure_everything_is_looked_at_again(tmp_path):
     operator = Working(task_id="fails")
     with pytest.raises(PermanentError):
         execute(operator, make_context(operator, state=tmp_path / "a"))
-    assert gc.get_freeze_count() == 0
+    assert (gc.get_freeze_count(), gc.get_threshold()) == (0, USUAL)

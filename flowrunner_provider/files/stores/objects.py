@@ -42,6 +42,7 @@ CAPABILITIES = Capabilities(
     posix_names=False,
     folders=False,
     reads_whole=BLOCK - 1,
+    tiny_at_once=64,  # as many connections there are at the most
 )
 
 

@@ -67,7 +67,7 @@ def signed(
     :param now: in UTC.
     :param payload: of :func:`payload_of`, or :data:`UNSIGNED`.
     """
-    moment = f"{now:%Y%m%dT%H%M%SZ}"
+    moment = _moment(now)
     every = {**headers, "x-amz-content-sha256": payload, "x-amz-date": moment}
     if keys.token:
         every["x-amz-security-token"] = keys.token
@@ -77,20 +77,27 @@ def signed(
     request = f"{method}\n{path}\n{query}\n{lines}\n\n{listed}\n{payload}"
     scope = f"{moment[:8]}/{region}/s3/aws4_request"
     text = f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{sha256(request.encode()).hexdigest()}"
-    signature = hmac.digest(_key(keys.secret, moment[:8], region), text.encode(), "sha256").hex()
+    signature = _signer(keys.secret, moment[:8], region).copy()
+    signature.update(text.encode())
     every["authorization"] = (
-        f"AWS4-HMAC-SHA256 Credential={keys.access}/{scope}, SignedHeaders={listed}, Signature={signature}"
+        f"AWS4-HMAC-SHA256 Credential={keys.access}/{scope}, SignedHeaders={listed}, Signature={signature.hexdigest()}"
     )
     return every
 
 
+def _moment(now: datetime) -> str:
+    """In digits; ``strftime`` takes five times as long."""
+    day = now.year * 10_000 + now.month * 100 + now.day
+    return f"{day:08}T{now.hour * 10_000 + now.minute * 100 + now.second:06}Z"
+
+
 @lru_cache(maxsize=16)
-def _key(secret: str, day: str, region: str) -> bytes:
-    """The key of one day."""
+def _signer(secret: str, day: str, region: str) -> hmac.HMAC:
+    """Signs with the key of one day; to be copied before it is used."""
     key = f"AWS4{secret}".encode()
     for step in (day, region, "s3", "aws4_request"):
         key = hmac.digest(key, step.encode(), "sha256")
-    return key
+    return hmac.new(key, digestmod="sha256")
 
 
 def written(method: str, path: str, query: str, headers: Mapping[str, str]) -> bytes:

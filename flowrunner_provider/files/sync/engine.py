@@ -174,7 +174,8 @@ class _Sync:
             yield await self._books.open(Batch.of(items, kind))
 
     async def _settle(self, chosen: AsyncIterator[Batch]) -> None:
-        await each_in_batches(self._options.concurrency, chosen, self._sizes, self._one, self._end)
+        tiny = min(place.store.capabilities.tiny_at_once for place in (self._source, self._dest))
+        await each_in_batches(self._options.concurrency, chosen, self._sizes, self._one, self._end, tiny=tiny)
 
     def _sizes(self, batch: Batch) -> dict[int, int | None]:
         return batch.sizes if batch.kind == "copy" else dict.fromkeys(batch.open, 0)
@@ -248,7 +249,7 @@ class _Sync:
                 f"{store.where}{path} changed after it was listed and was not deleted",
                 remedy="find out who writes there; then run the task again",
             )
-        self._books.guard()
+        self._books.guard.check()
         failpoint("files.sync.before_delete")
         if self._options.backup_dir:
             backup = store.join(self._options.backup_dir, item.relative)
