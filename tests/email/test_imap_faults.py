@@ -12,7 +12,7 @@ import pytest
 
 from tests.email.mailboxes import Scene, mail, organize, read
 from tests.support.dovecot import Dovecot, dovecot
-from tests.support.kill import double_kill, random_kills, sweep, trace
+from tests.support.kill import double_kill, random_kills, sweep, trace, zombies
 from tests.support.tls import Tls
 
 pytestmark = [pytest.mark.faults, pytest.mark.backend, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -123,3 +123,21 @@ def test_organize_killed_anywhere(bare: Dovecot, tmp_path: Path, operation: str)
 def test_organize_killed_anywhere_with_the_extensions(dovecot: Dovecot, tmp_path: Path) -> None:
     make = scenes(dovecot, tmp_path)
     sweep(lambda: make(operation="move", target_folder="Done"), organize, copied)
+
+
+def stops(point: str) -> bool:
+    """Where attempts stop by default; FLOWRUNNER_KILLS=4: everywhere."""
+    return KILLS > 3 or point.startswith("email.")
+
+
+@pytest.mark.parametrize("operation", ["copy", "move"])
+def test_a_zombie_copies_nothing_twice(bare: Dovecot, tmp_path: Path, operation: str) -> None:
+    make = scenes(bare, tmp_path)
+    zombies(lambda: make(operation=operation, target_folder="Done"), organize, copied, at=stops)
+
+
+def test_a_zombie_moves_and_reads_nothing_twice(dovecot: Dovecot, tmp_path: Path) -> None:
+    make = scenes(dovecot, tmp_path)
+    zombies(lambda: make(operation="move", target_folder="Done"), organize, copied, at=stops)
+    zombies(reading(make, after="mark_seen"), read, whole, at=stops)
+    zombies(reading(make, after="move", target_folder="Done", save_to="yes"), read, whole, at=stops)

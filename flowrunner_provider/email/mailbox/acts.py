@@ -2,6 +2,7 @@
 
 Flags may be set again, and a message that was moved is no longer there to be moved. Only a copy could be made twice:
 before copying, what the target's next UID will be is written down, and a retry looks above it for what came already.
+Looking helps only when nobody is copying any more, so a copy is an effect: the retry waits for a living attempt's.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from flowrunner_provider.core.checkpoint import fingerprint
+from flowrunner_provider.core.effects import Effect, Intent
 from flowrunner_provider.core.errors import ConfigError, Json, NotFound
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
@@ -153,6 +156,21 @@ class Worker:
         await self._delete(uids)
 
     async def _copy(self, window: list[tuple[int, str]], at: int, doubt: Any) -> None:
+        batch = fingerprint(self._act.target, [identity for _, identity in window])
+        effect = Effect(
+            name=f"mailbox.copy.{batch[:16]}",
+            fingerprint=batch,
+            seconds=self._run.deadline.limit(self._box.seconds),
+            repeatable=True,  # it looks itself what came already
+        )
+
+        async def act(intent: Intent) -> None:
+            del intent
+            await self._copy_or_complete(window, at, doubt)
+
+        await self._run.effects.perform(effect, act)
+
+    async def _copy_or_complete(self, window: list[tuple[int, str]], at: int, doubt: Any) -> None:
         doubted: dict[str, Json] = {"at": at}
         if doubt and "uidnext" in doubt:
             doubted |= {"uidnext": doubt["uidnext"], "uidvalidity": doubt["uidvalidity"]}
@@ -168,6 +186,7 @@ class Worker:
 
     async def _copied(self, window: list[tuple[int, str]]) -> bool:
         """Copy all of them, if the connection holds; a broken one leaves it open what came."""
+        self._run.effects.renew()
         tries = 0
 
         async def once(session: ImapSession) -> bool:

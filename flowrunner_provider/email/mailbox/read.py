@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from flowrunner_provider.core.checkpoint import fingerprint
-from flowrunner_provider.core.errors import ConfigError, NotFound
+from flowrunner_provider.core.errors import ConfigError, Fenced, FlowRunnerError, NotFound, Unavailable
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import Dataset
@@ -105,6 +105,7 @@ class _Read:
                     progress.advance()
                     self._save(writer)
             if writer is not None:
+                self._run.lease.check()
                 self._dataset = asdict(writer.commit())
             self._act_state = {"at": 0}
             self._writer_state = None
@@ -118,6 +119,7 @@ class _Read:
         writer = stack.enter_context(
             open_writer(self._job.save_to, "jsonl", None, token=token, state=self._writer_state)
         )
+        stack.enter_context(_left_to_none(writer, self._run))
         if self._writer_state is not None and not writer.resumed:  # the part is lost: read again
             self._at, self._counts, self._gone, self._unreadable = 0, [0, 0], [], []
         return writer
@@ -258,6 +260,20 @@ class _Read:
 
 SAVE_EVERY = 3.0
 """Seconds between two writes of the record while reading: what was read since is read again."""
+
+
+@contextmanager
+def _left_to_none(writer: RowWriter, run: Run) -> Iterator[None]:
+    """After an error the part stays for the next attempt; one that has taken over already has a part of its own."""
+    try:
+        yield
+    except FlowRunnerError:
+        try:
+            with suppress(Unavailable):
+                run.lease.check()
+        except Fenced:
+            writer.withdraw()
+        raise
 
 
 def _no_room() -> ConfigError:

@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 Connect = Callable[[Deadline], Awaitable[ImapSession]]
 
+_EXCHANGES = 4
+
 
 class Mailbox:
     """One folder of one mailbox.
@@ -68,6 +70,13 @@ class Mailbox:
                 self._selected = None
 
         return await self.do(attempt)
+
+    @property
+    def seconds(self) -> float:
+        """The longest that a step can take, with a connection, a login and a selection before each of its tries."""
+        retry = self._run.retry
+        timeout = self._session.config.timeout if self._session is not None else 0.0
+        return retry.attempts * (_EXCHANGES * timeout + retry.in_place)
 
     def keeps(self, flag: str) -> bool:
         """Whether the folder can keep a flag."""
