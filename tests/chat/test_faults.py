@@ -11,7 +11,7 @@ import pytest
 from flowrunner_provider.chat.operators import ChatPostOperator, SlackUpsertOperator, TeamsPostOperator
 from tests.chat.stage import FAKES, connection
 from tests.support.context import FileStateStore, execute, make_context
-from tests.support.kill import Outcome, attempt, kill_at, random_kills, sweep, trace
+from tests.support.kill import Outcome, attempt, kill_at, random_kills, sweep, trace, zombies
 
 pytestmark = pytest.mark.faults
 
@@ -100,6 +100,7 @@ def settled(outcome: Outcome) -> bool:
 def test_where_the_platform_helps_it_is_there_once(stage, name, target):
     scenes = stage(name)
     sweep(scenes.scene, target, scenes.once)
+    zombies(scenes.scene, target, scenes.once)
     random_kills(scenes.scene, target, scenes.once, count=KILLS)
 
 
@@ -107,6 +108,7 @@ def test_where_the_platform_helps_it_is_there_once(stage, name, target):
 def test_where_nobody_can_tell_it_is_never_there_twice(stage, name, target):
     scenes = stage(name)
     sweep(scenes.scene, target, scenes.at_most_once, done=settled)
+    zombies(scenes.scene, target, scenes.at_most_once, done=settled)
     random_kills(lambda: scenes.scene("skip"), target, scenes.at_most_once, count=KILLS)
 
 

@@ -12,7 +12,7 @@ import pytest
 from flowrunner_provider.sms.operators import SmsSendOperator
 from tests.sms.stage import connection
 from tests.support.context import FileStateStore, execute, make_context
-from tests.support.kill import Outcome, attempt, double_kill, kill_at, random_kills, sweep, trace
+from tests.support.kill import Outcome, attempt, double_kill, kill_at, random_kills, sweep, trace, zombies
 from tests.support.sms_vendors import AzureFake, TwilioFake, VonageFake
 
 pytestmark = pytest.mark.faults
@@ -92,6 +92,7 @@ def settled(outcome: Outcome) -> bool:
 def test_who_can_be_asked_has_each_message_once(stage, name, fake):
     stage.serve(name, fake())
     sweep(lambda: stage.scene(2 if KILLS > 2 else 1), send, stage.once)
+    zombies(lambda: stage.scene(2 if KILLS > 2 else 1), send, stage.once)
     random_kills(lambda: stage.scene(30), send, stage.once, count=KILLS)
     double_kill(lambda: stage.scene(3), send, stage.once, limit=KILLS)
 
@@ -99,6 +100,7 @@ def test_who_can_be_asked_has_each_message_once(stage, name, fake):
 def test_who_cannot_has_none_twice(stage):
     stage.serve("vonage", VonageFake())
     sweep(lambda: stage.scene(1), send, stage.at_most_once, done=settled)
+    zombies(lambda: stage.scene(2 if KILLS > 2 else 1), send, stage.at_most_once, done=settled)
     random_kills(lambda: stage.scene(30, "skip"), send, stage.at_most_once, count=KILLS)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from flowrunner_provider.webhooks.operators import WebhookSendOperator
 from tests.support.context import FileStateStore, execute, make_context
-from tests.support.kill import Outcome, attempt, double_kill, random_kills, sweep, trace
+from tests.support.kill import Outcome, attempt, double_kill, random_kills, sweep, trace, zombies
 from tests.webhooks.receiver import SECRET, Receiver
 
 pytestmark = pytest.mark.faults
@@ -84,6 +84,7 @@ def test_a_receiver_that_dedupes_takes_it_once(stage, lose):
 
     sweep(scene, to_one_that_dedupes, stage.once)
     random_kills(scene, to_one_that_dedupes, stage.once, count=KILLS)
+    zombies(scene, to_one_that_dedupes, stage.once)
     if not lose:
         double_kill(scene, to_one_that_dedupes, stage.once, limit=KILLS)
 
@@ -93,6 +94,7 @@ def test_one_that_does_not_is_never_told_twice(stage):
         return stage.scene(dedupes=False)
 
     sweep(scene, to_one_that_does_not, stage.at_most_once, done=settled)
+    zombies(scene, to_one_that_does_not, stage.at_most_once, done=settled)
     lost = stage.scene(dedupes=False, lose_replies=1)
     for number in (1, 2):
         assert attempt(to_one_that_does_not, lost, try_number=number).error_type == "OutcomeUnknown"
