@@ -7,6 +7,8 @@ may become one file, and a renamed file is one that nobody finds again.
 
 A name is judged in every reading that some later program may give it: as it stands, folded by Unicode
 NFKC (``／`` becomes ``/``), and percent-decoded until nothing is left to decode (``%252e`` becomes ``.``).
+What is decoded may name a path below the folder: ``region=a%2Fb`` is what Hive, Spark and our own exports
+call the folder of a value with a slash, and one component wherever it is not decoded.
 """
 
 from __future__ import annotations
@@ -61,8 +63,9 @@ _EXTENDED = re.compile(r"(utf-8|iso-8859-1)'[^']*'(.*)", re.IGNORECASE | re.DOTA
 def safe_component(name: str) -> str:
     """Return ``name`` unchanged if it is safe as one path component, else raise ``PathEscape``.
 
-    Refused: empty and dots-only names, separators, control characters, drive letters, their percent-encoded
-    and look-alike spellings, lone surrogates (bytes that were not UTF-8), more than 255 bytes.
+    Refused: empty and dots-only names, separators, control characters, drive letters and what looks like them, lone
+    surrogates (bytes that were not UTF-8), more than 255 bytes; and what becomes an absolute path, a step up, ``.`` or
+    a name with NUL when it is percent-decoded.
 
     :param name: one component as the far side spelled it, never a path.
     """
@@ -74,9 +77,10 @@ def safe_component(name: str) -> str:
         raise _escape(name, "is not valid Unicode") from None
     if size > MAX_NAME_BYTES:
         raise _escape(name, f"is longer than {MAX_NAME_BYTES} bytes")
-    for reading in _readings(name):
-        if reason := _danger(reading):
-            raise _escape(name, reason)
+    readings = _readings(name)
+    reason = _danger(next(readings)) or next(filter(None, map(_leads_elsewhere, readings)), "")
+    if reason:
+        raise _escape(name, reason)
     return name
 
 
@@ -251,6 +255,16 @@ def _danger(text: str) -> str:
     if _DRIVE.match(text):
         return "starts with a drive letter"
     return "steps up" if _STEP_UP.search(text) else ""
+
+
+def _leads_elsewhere(text: str) -> str:
+    """Return why a decoded name is no path below its folder, or an empty string."""
+    segments = _SEPARATOR.split(text)
+    if not segments[0] or _DRIVE.match(text):
+        return "is an absolute path when it is decoded"
+    if _STEP_UP.search(text) or any(segment and not segment.strip(". ") for segment in segments):
+        return "steps up when it is decoded"
+    return "holds NUL or an overlong character when it is decoded" if "\0" in text or _OVERLONG.search(text) else ""
 
 
 def _components(relative: str) -> list[str]:

@@ -28,6 +28,7 @@ __all__ = ["ESCAPES", "ODD_NAMES", "FarSide", "StoreContract"]
 ODD_NAMES = [
     "with space", " leading", "trailing ", "trailing.", "-rf", "~", "~root", "#1", "a;b", "a&b", "a|b", "$HOME",
     "`id`", "'single'", '"double"', "a*b", "a?b", "[a]", "{a}", "ab:c", "a<b>", "a=b", "a,b", "%41", "100%", "{{ x }}",
+    "region=a%2Fb", "a%252fb", "%5F", "x=%20?",
     "CON", "nul.txt", ".hidden", "caf\u00e9", "cafe\u0301", "\u65e5\u672c\u8a9e", "\U0001f600",
     "\u05e9\u05dc\u05d5\u05dd",
     "x" * 180, "\u00fc" * 90, "UPPER", "upper", "a.b.c", "--", "@", "+", "!", "^", "a\tb".replace("\t", "_"),
@@ -35,8 +36,8 @@ ODD_NAMES = [
 
 ESCAPES = [
     "..", ".", "", "../x", "a/../../x", "/etc/passwd", "a//b", "..\\x", "C:\\x", "C:x", "%2e%2e", "%2e%2e%2fx",
-    "..%2fx", "%252e%252e%252fx", "a%00b", "a\0b", "a\nb", "\u2025", "\uff0e\uff0e", "x\uff0fy", "a\u2215..\u2215b",
-    "...", " ", "a/..", "./a", "\udcff", "x" * 300, "a\\b", "a/./b",
+    "..%2fx", "%252e%252e%252fx", "%2Fx", "a%2F..", "a%00b", "a\0b", "a\nb", "\u2025", "\uff0e\uff0e", "x\uff0fy",
+    "a\u2215..\u2215b", "...", " ", "a/..", "./a", "\udcff", "x" * 300, "a\\b", "a/./b",
 ]  # fmt: skip
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from flowrunner_provider.core.errors import PathEscape, PermanentError
+from flowrunner_provider.files.operators import FileCopyOperator
 from flowrunner_provider.files.stores.local import LocalStore
 from tests.contracts.store_contract import StoreContract, collect
 from tests.files.far import Disk
+from tests.files.stage import stage
 
 
 class TestLocal(StoreContract):
@@ -90,3 +92,13 @@ class TestLocal(StoreContract):
             assert os.listdir(mount) == ["f"]
         finally:
             subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_a_partitioned_export_is_copied_with_the_names_of_its_folders(tmp_path):
+    """As Hive, Spark and sql.export call the folder of a value with a slash."""
+    there = stage("local", tmp_path, None)
+    there.put("in/region=a%2Fb/day=1/part-00000.csv", "in/region=%2F/part-00000.csv")
+    result = there.run(FileCopyOperator(task_id="t", source=there.uri("in/**/*.csv"), dest=there.uri("out/")))
+    assert result["files"] == 2
+    assert there.disk.get("out/region=a%2Fb/day=1/part-00000.csv") == b"in/region=a%2Fb/day=1/part-00000.csv"
+    assert there.disk.get("out/region=%2F/part-00000.csv")
