@@ -27,7 +27,7 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.core.retry import Backoff, RetryPlan
 from flowrunner_provider.files.stores import s3_wire_pool
 from flowrunner_provider.files.stores.s3_objects import Found, Proof, Stored
-from flowrunner_provider.files.stores.s3_wire import TICKS, Answer, Violation, Wire, answer
+from flowrunner_provider.files.stores.s3_wire import TICKS, Answer, Violation, Wire, answer, at_once
 from flowrunner_provider.files.stores.s3_wire_lines import Lines
 from flowrunner_provider.files.stores.s3_wire_objects import WireObjects
 from flowrunner_provider.files.stores.s3_wire_place import Place
@@ -160,6 +160,28 @@ def test_garbage_never_does_anything_else_than_be_refused():
         except (Violation, EOFError):
             continue
         assert len(found.body) <= 100
+
+
+def read(take: Callable[[], Answer | None]) -> Any:
+    """An answer, or what is said instead of one."""
+    try:
+        return take()
+    except (Violation, EOFError) as refusal:
+        return type(refusal)
+
+
+def test_what_comes_in_one_packet_is_read_as_what_comes_in_many():
+    draw, short = random.Random("packets"), OK.replace(b"200", b"206").replace(b"OK", b"Partial Content")
+    assert at_once(OK, False, 3) == fed(OK, 1)
+    assert at_once(OK, False, 2) is None
+    assert at_once(OK, True, 3) is None
+    for _ in range(4_000):
+        data = bytearray(draw.choice([OK, short, CHUNKED, EMPTY, error(404, "NoSuchKey"), OK[:30], OK + b"x"]))
+        for _ in range(draw.randint(0, 2)):
+            data[draw.randrange(len(data))] = draw.choice(b"\0\r\n :;09af\xff")
+        head = draw.random() < 0.1
+        found = read(lambda: at_once(bytes(data), head, 50))  # noqa: B023 - called at once
+        assert found is None or found == read(lambda: fed(bytes(data), 9, head=head, most=50))  # noqa: B023
 
 
 # -- requests, and a server that keeps to its script

@@ -12,7 +12,9 @@ import re
 from collections.abc import Generator
 from typing import NamedTuple, cast
 
-__all__ = ["PATIENCE", "TICKS", "Answer", "Head", "Stale", "Violation", "Wire", "answer", "beginning", "ending"]
+__all__ = [
+    "PATIENCE", "TICKS", "Answer", "Head", "Stale", "Violation", "Wire", "answer", "at_once", "beginning", "ending",
+]  # fmt: skip
 
 TICKS = 4
 """How often, within the time that a server may be silent, somebody looks whether it is."""
@@ -74,6 +76,20 @@ def answer(bodiless: bool, most: int) -> Generator[None, bytes, Answer]:
     return (yield from ending(head, held, bodiless, most))
 
 
+def at_once(data: bytes, bodiless: bool, most: int) -> Answer | None:
+    """The answer if it has come whole in one packet, as that of a small object does; else None, and :func:`answer`
+    takes it in pieces.
+    """
+    end = data.find(b"\r\n\r\n")
+    length = len(data) - end - 4
+    if end < 0 or length > most or bodiless:
+        return None
+    minor, status, headers = _head(data[:end])
+    if status not in (200, 206) or headers.get("content-length") != str(length) or "transfer-encoding" in headers:
+        return None
+    return Answer(status, headers, data[end + 4 :], _is_final(minor, headers))
+
+
 def beginning() -> Generator[None, bytes, tuple[Head, bytes]]:
     """The first half of :func:`answer`: its head, and what has come behind that."""
     held, status = (yield), 100
@@ -84,7 +100,7 @@ def beginning() -> Generator[None, bytes, tuple[Head, bytes]]:
             held += yield
         minor, status, headers = _head(held[:end])
         held = held[end + 4 :]
-    return Head(status, headers, minor == "0" or "close" in headers.get("connection", "").lower()), held
+    return Head(status, headers, _is_final(minor, headers)), held
 
 
 def ending(head: Head, held: bytes, bodiless: bool, most: int) -> Generator[None, bytes, Answer]:
@@ -124,6 +140,10 @@ def _head(head: bytes) -> tuple[str, int, dict[str, str]]:
             raise Violation(f"two different headers {name}")
         headers[name] = value
     return start[1], int(start[2]), headers
+
+
+def _is_final(minor: str, headers: dict[str, str]) -> bool:
+    return minor == "0" or "close" in headers.get("connection", "").lower()
 
 
 def length_in(headers: dict[str, str]) -> int:
@@ -197,6 +217,7 @@ class Wire(asyncio.Protocol):
     def __init__(self) -> None:
         self.good = False
         self._transport: asyncio.Transport | None = None
+        self._wanted = False, 0
         self._reader: Generator[None, bytes, Answer] | None = None
         self._waiting: asyncio.Future[Answer] | None = None
         self._answered, self._heard = 0, False
@@ -214,8 +235,7 @@ class Wire(asyncio.Protocol):
         if self._transport is None or not self.good:
             self._fail(ConnectionResetError("the server ended the connection"))
             return waiting
-        self._reader = answer(bodiless, most)
-        next(self._reader)
+        self._wanted = bodiless, most
         self._heard, self._silent, self._age, self._left = False, 0, 0, 0
         if len(data) <= _APART:
             self._transport.write(request + data)
@@ -254,10 +274,16 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
-        if self._reader is None:
+        if self._waiting is None:
             self.close()  # nobody has asked
             return
         try:
+            if self._reader is None:
+                if (found := at_once(data, *self._wanted)) is not None:
+                    self._finish(found)
+                    return
+                self._reader = answer(*self._wanted)
+                next(self._reader)
             self._reader.send(data)
         except StopIteration as done:
             self._finish(done.value)

@@ -52,25 +52,32 @@ class Pool:
         :raises Violation: for what is no answer of HTTP.
         :raises OSError: for a connection that cannot be made or breaks, ``TimeoutError`` for silence.
         """
-        async with self._slots:
+        await self._slots.acquire()
+        try:
+            wire = self._free() or await self._connect()
             try:
-                return await self._ask(self._free() or await self._connect(), request, data, bodiless, most)
+                return await wire.ask(request, data, bodiless=bodiless, most=most)
             except Stale:
                 self._forget()  # the others are as old
                 if not again:
                     raise
-            return await self._ask(await self._connect(), request, data, bodiless, most)
-
-    async def _ask(self, wire: Wire, request: bytes, data: bytes, bodiless: bool, most: int) -> Answer:
-        try:
-            return await wire.ask(request, data, bodiless=bodiless, most=most)
+            finally:
+                self._take_back(wire)
+            wire = await self._connect()
+            try:
+                return await wire.ask(request, data, bodiless=bodiless, most=most)
+            finally:
+                self._take_back(wire)
         finally:
-            if wire.busy:  # nobody waits for the answer any more
-                wire.close()
-            if wire.good:
-                self._idle.append(wire)
-            else:
-                self._all.discard(wire)
+            self._slots.release()
+
+    def _take_back(self, wire: Wire) -> None:
+        if wire.busy:  # nobody waits for the answer any more
+            wire.close()
+        if wire.good:
+            self._idle.append(wire)
+        else:
+            self._all.discard(wire)
 
     def _free(self) -> Wire | None:
         while self._idle:

@@ -58,20 +58,23 @@ class Renewed:
         self._until = 0.0
         self._asking = asyncio.Lock()
 
+    def fresh(self) -> Keys | None:
+        """Those that were asked for not long ago."""
+        return self._keys if SYSTEM_CLOCK.monotonic() < self._until else None
+
     async def keys(self, what: str) -> Keys:
         """Those of now."""
-        if self._keys is not None and SYSTEM_CLOCK.monotonic() < self._until:
-            return self._keys
         async with self._asking:
-            if self._keys is None or SYSTEM_CLOCK.monotonic() >= self._until:
+            keys = self.fresh()
+            if keys is None:
                 try:
                     with client_errors(what):
                         frozen = await asyncio.to_thread(self._credentials.get_frozen_credentials)
                 except RuntimeError:  # botocore's word for credentials that have expired as they came
                     raise CredentialExpired(f"{what}: the credentials have expired", remedy="renew them") from None
-                self._keys = Keys(frozen.access_key, frozen.secret_key, frozen.token)
+                keys = self._keys = Keys(frozen.access_key, frozen.secret_key, frozen.token)
                 self._until = SYSTEM_CLOCK.monotonic() + _ASKED_EVERY
-            return self._keys
+            return keys
 
     def forget(self) -> None:
         """They were refused: ask before the next request."""
@@ -145,16 +148,14 @@ class WireRequests:
         path = self.place.path(key)
         every = {"host": self.place.netloc, **headers}
         if self._credentials is not None:
-            keys, now = await self._credentials.keys(what), SYSTEM_CLOCK.now()
-            payload = await self._payload(data)
+            keys, now = self._credentials.fresh() or await self._credentials.keys(what), SYSTEM_CLOCK.now()
+            payload = await self._payload(data) if self._sign_bodies else UNSIGNED
             every = signed(method, path, query, every, keys=keys, region=self.place.region, now=now, payload=payload)
         if method in ("PUT", "POST"):
             every["content-length"] = str(len(data))
         return written(method, path, query, {**every, **_UNTOUCHED})
 
     async def _payload(self, data: bytes | Body) -> str:
-        if not self._sign_bodies:
-            return UNSIGNED
         if isinstance(data, Body):
             return await asyncio.to_thread(data.sha256)
         return payload_of(data) if len(data) < LARGE else await asyncio.to_thread(payload_of, data)
