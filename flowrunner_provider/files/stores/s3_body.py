@@ -16,7 +16,7 @@ from flowrunner_provider.core.errors import IntegrityError
 from flowrunner_provider.core.open_file import OpenFile
 
 if TYPE_CHECKING:
-    from flowrunner_provider.files.stores.s3_wire_lines import Line
+    from flowrunner_provider.files.stores.s3_wire_line import Line
 
 __all__ = ["Body", "FileBody", "PiecesBody"]
 
