@@ -164,7 +164,7 @@ class Effects:
         """
         act = _UNDER_WAY.get()
         if act is not None and self._clock.now().timestamp() >= act.stale_at:
-            act.stale_at = self._announce(act.effect, act.intent, seconds=act.effect.seconds / 2)
+            act.stale_at = self._announce(act.effect, act.intent)
 
     def _open(self, effect: Effect) -> Done | tuple[Intent, bool]:
         """What earlier attempts left: a result, or the intent and whether it is in doubt."""
@@ -214,12 +214,11 @@ class Effects:
             remedy="look at the far side; then clear the task with on_unknown='resend' or 'skip'",
         )
 
-    def _announce(self, effect: Effect, intent: Intent, *, seconds: float | None = None) -> float:
+    def _announce(self, effect: Effect, intent: Intent) -> float:
         """Say that the act begins; returns until when its requests may: each is answered within half of its time."""
-        seconds = effect.seconds if seconds is None else seconds
         self._lease.check()
         failpoint(f"effect.{effect.name}.before_intent")
-        until = self._clock.now().timestamp() + seconds
+        until = self._clock.now().timestamp() + effect.seconds
         self._write("effect", effect, intent, "intended", until=until)
         failpoint(f"effect.{effect.name}.after_intent")
         self._lease.check()

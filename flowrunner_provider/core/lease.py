@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flowrunner_provider.core.errors import Fenced
+from flowrunner_provider.core.errors import Fenced, Unavailable
 from flowrunner_provider.core.journal import KeyValue
 
 __all__ = ["Lease", "Owner"]
@@ -83,6 +83,16 @@ class Lease:
     def take(self) -> None:
         """From now on this attempt is the one that may act; older ones are fenced."""
         self._store.set(_KEY, self.owner.to_json())
+
+    def lost(self) -> bool:
+        """Whether a newer attempt has taken over, after an error: False also when nobody can tell."""
+        try:
+            self.check()
+        except Fenced:
+            return True
+        except Unavailable:
+            return False
+        return False
 
     def check(self) -> None:
         """Raise :class:`Fenced` if a newer attempt has taken over."""

@@ -121,10 +121,13 @@ class _Batch:
             await self._all()
             self._settle()
             return self._end()
-        except BaseException:
+        except BaseException as error:
             if self.begun:
                 with contextlib.suppress(FlowRunnerError):  # what is under way goes first
                     self._settle()
+            if isinstance(error, FlowRunnerError) and self.run.lease.lost():
+                self.log.withdraw()
+                self.failures.withdraw()
             raise
         finally:
             self.log.close()
@@ -356,6 +359,7 @@ class _Batch:
                 "do not add up to that",
                 remedy="report it, with the log of this task",
             )
+        self.run.lease.check()
         failures.commit()
         size = log.commit()
         self.progress.finish()

@@ -92,6 +92,11 @@ class Failures:
             self._file.commit()
             failpoint("http.batch.after_dead_letter")
 
+    def withdraw(self) -> None:
+        """Let go of a part that is not that of the attempt that has taken over."""
+        if self._file is not None:
+            self._file.withdraw()
+
     def close(self) -> None:
         if self._file is not None:
             self._file.close()

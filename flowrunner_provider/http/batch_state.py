@@ -162,6 +162,11 @@ class ResultLog:
         failpoint("http.batch.after_commit")
         return size
 
+    def withdraw(self) -> None:
+        """Another attempt has taken over: the part is what it goes on with, a copy of it that is not finished is not."""
+        if self._copy is not self._part:
+            self._copy.withdraw()
+
     def close(self) -> None:
         self._copy.close()
         self._part.close()

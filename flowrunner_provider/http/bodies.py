@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import mimetypes
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 from urllib.parse import urlencode
 
 from flowrunner_provider.core.errors import (
@@ -31,7 +31,7 @@ from flowrunner_provider.files.store import Entry, Store, identity
 from flowrunner_provider.transport.http import HttpTransport, Response
 from flowrunner_provider.transport.http_body import repeated
 
-__all__ = ["FormFile", "Pinned", "StreamedBody", "encode_body", "exchange", "multipart", "pin", "raw"]
+__all__ = ["FormFile", "Pinned", "StreamedBody", "encode_body", "exchange", "longest", "multipart", "pin", "raw"]
 
 _BINARY = "application/octet-stream"
 
@@ -135,6 +135,12 @@ class StreamedBody:
         self.whole = False
         """Whether the last block of the current pass was given away: from then on the far side may act."""
         self.failure: FlowRunnerError | None = None
+        self._guard: Callable[[], None] = lambda: None
+
+    def guarded(self, run: Run) -> Self:
+        """The same body, of which nothing more goes out once another attempt has taken over; see ``Effects.renew``."""
+        self._guard = run.effects.renew
+        return self
 
     def identity(self) -> list[Json]:
         """What tells it from another body."""
@@ -151,14 +157,16 @@ class StreamedBody:
         try:
             async for block in self._blocks():
                 if held:
+                    self._guard()
                     yield held
                 held = block
             for file in self.files:
                 await file.check()
+            failpoint("http.body.before_last_block")
+            self._guard()
         except FlowRunnerError as error:
             self.failure = error
             raise
-        failpoint("http.body.before_last_block")
         self.whole = True
         yield held
 
@@ -251,6 +259,15 @@ def _field_text(name: str, value: Any) -> str:
     )
 
 
+def longest(http: HttpTransport, run: Run) -> float:
+    """Seconds for which a streamed body is announced: twice the longest silence of an exchange that goes on.
+
+    While blocks go out the announcement is renewed; from the last one on the answer has ``read_timeout``.
+    """
+    settings = http.settings
+    return run.deadline.limit(2 * (run.patience + settings.connect_timeout + settings.read_timeout))
+
+
 async def exchange(
     http: HttpTransport,
     run: Run,
@@ -278,7 +295,7 @@ async def exchange(
                 endpoint,
                 params=params,
                 headers=body.headers(headers),
-                body=body,
+                body=body.guarded(run),
                 repeatable=repeatable,
                 expected=expected,
                 max_bytes=max_bytes,

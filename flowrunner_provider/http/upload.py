@@ -21,7 +21,7 @@ from flowrunner_provider.core.errors import (
 )
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.http.bodies import FormFile, Pinned, StreamedBody, exchange, multipart, raw
+from flowrunner_provider.http.bodies import FormFile, Pinned, StreamedBody, exchange, longest, multipart, raw
 from flowrunner_provider.http.choices import Mode
 from flowrunner_provider.http.client import Reconcile, compile_path, lenient, look_up
 from flowrunner_provider.http.results import UploadedFile, UploadResult
@@ -116,6 +116,9 @@ def _failure(failed: Mapping[str, FlowRunnerError], files: int, done: int) -> Fl
     fenced = next((error for error in errors if isinstance(error, Fenced)), None)
     if fenced is not None or files == 1:
         return fenced or errors[0]
+    waits = [error for error in errors if isinstance(error, TransientError) and error.retry_after is not None]
+    if len(waits) == len(errors):  # there is nothing else to say than when to come again
+        return max(waits, key=lambda error: error.retry_after or 0.0)
     return PartialFailure(
         f"{len(failed)} of {files} files were not sent; the first: {errors[0].message}",
         done=done,
@@ -163,7 +166,7 @@ class _Upload:
         effect = Effect(
             name=f"upload.{fingerprint(file.shown)[:16]}",
             fingerprint=fingerprint(spec.mode, spec.method, address, spec.form_field, spec.metadata, file.identity()),
-            seconds=self._run.deadline.remaining(),
+            seconds=longest(self._http, self._run),
             repeatable=self._repeatable,
             on_unknown=spec.on_unknown,
         )

@@ -21,7 +21,7 @@ from flowrunner_provider.http.operators import async_job as module
 from flowrunner_provider.http.triggers import HttpJobTrigger
 from tests.support.context import FileStateStore, execute, make_context
 from tests.support.http_server import HttpServer, Reply, Request, drop, in_turn, json_reply, throttled
-from tests.support.kill import Attempt, double_kill, random_kills, sweep
+from tests.support.kill import Attempt, double_kill, random_kills, sweep, zombies
 
 KILLS = int(os.environ.get("FLOWRUNNER_KILLS", "2"))
 
@@ -429,6 +429,11 @@ def of_a_failure(scene: Scene) -> Any:
     return "failed"
 
 
+def stops(point: str) -> bool:
+    """Where attempts stop by default; FLOWRUNNER_KILLS=3: everywhere."""
+    return KILLS > 2 or point.startswith(("effect.", "http.async_job.before"))
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize(
     ("target", "states"),
@@ -440,6 +445,7 @@ def of_a_failure(scene: Scene) -> Any:
 )
 def test_one_job_whatever_is_killed(stage, target, states):
     sweep(lambda: stage.scene(states), target, stage.one_job)
+    zombies(lambda: stage.scene(states), target, stage.one_job, at=stops)
     if target is not through_the_triggerer:
         return
     double_kill(lambda: stage.scene(states), target, stage.one_job, limit=KILLS)

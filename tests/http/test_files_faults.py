@@ -18,7 +18,7 @@ from flowrunner_provider.http.operators import (
 )
 from tests.support.context import FileStateStore, execute, make_context
 from tests.support.http_server import Blob, Effects, Reply, json_reply
-from tests.support.kill import random_kills, sweep
+from tests.support.kill import random_kills, sweep, zombies
 
 pytestmark = pytest.mark.faults
 
@@ -116,6 +116,11 @@ def fetch_rows(scene: Scene) -> object:
     return run(scene, HttpPaginateOperator(task_id="t", endpoint="/rows", save_to=to, strategy="offset"))
 
 
+def stops(point: str) -> bool:
+    """Where attempts stop by default; FLOWRUNNER_KILLS=3: everywhere."""
+    return KILLS > 2 or point.endswith((".after_intent", ".before_intent", ".before_rename", ".before_open"))
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -147,6 +152,8 @@ def every_row_is_there_once(scene: Scene) -> None:
 )
 def test_files_on_other_stores_survive_every_kill(stage, target, check):
     sweep(stage.scene, target, check)
+    if target in (save, fetch_rows):
+        zombies(stage.scene, target, check, at=stops)
     random_kills(stage.scene, target, check, count=KILLS)
 
 
@@ -157,4 +164,5 @@ def test_every_file_is_sent_once_whatever_is_killed(stage):
         assert effects["a.csv"].effects[0].body == DATA
 
     sweep(stage.scene, send_with_look_up, once)
+    zombies(stage.scene, send_with_look_up, once, at=stops)
     random_kills(stage.scene, send_with_look_up, once, count=KILLS)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from flowrunner_provider.core.checkpoint import fingerprint
-from flowrunner_provider.core.errors import ConfigError, Fenced, FlowRunnerError, NotFound, Unavailable
+from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, NotFound
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import Dataset
@@ -268,10 +268,7 @@ def _left_to_none(writer: RowWriter, run: Run) -> Iterator[None]:
     try:
         yield
     except FlowRunnerError:
-        try:
-            with suppress(Unavailable):
-                run.lease.check()
-        except Fenced:
+        if run.lease.lost():
             writer.withdraw()
         raise
 
