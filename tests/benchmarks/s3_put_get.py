@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -103,6 +104,7 @@ def connect(scene: dict[str, Any]) -> None:
     from flowrunner_provider.files.operators import FileListOperator
     from tests.support.context import FileStateStore, execute, make_context
 
+    importlib.import_module("flowrunner_provider.files.copy")
     options = {
         "bucket": BUCKET, "unsigned_payload": True, "request_checksum_calculation": "when_supported",
         **json.loads(os.environ.get("FLOWRUNNER_S3_OPTIONS", "{}")),

@@ -16,7 +16,7 @@ from flowrunner_provider.files.stores import object_upload, s3, s3_parts
 from flowrunner_provider.files.stores.object_upload import part_lengths
 from flowrunner_provider.files.stores.s3 import S3Store, S3Target
 from flowrunner_provider.files.stores.s3_body import Body, PiecesBody
-from flowrunner_provider.files.stores.s3_objects import Proof
+from flowrunner_provider.files.stores.s3_objects import Proof, Stored
 from flowrunner_provider.files.stores.s3_uploads import ClientUploads
 from flowrunner_provider.files.stores.s3_wire_uploads import WireUploads
 from tests.files.s3 import PART, Bucket, session, store_of
@@ -250,6 +250,57 @@ def test_a_part_with_a_crc_is_not_signed_too_over_tls():
             client.upload_part(Bucket="b", Key="k", PartNumber=1, UploadId="u", Body=PiecesBody([b"abc"]), **proof)
     assert [text.decode() if isinstance(text, bytes) else text for text in signed[:2]] == ["UNSIGNED-PAYLOAD"] * 2
     assert len(signed[2]) == 64
+
+
+@pytest.mark.parametrize("said", [Stored("", "crc"), Stored('"e"', ""), Stored('"e"', "AAAAAA==")])
+def test_a_part_is_there_when_the_answer_proves_it(bucket, monkeypatch, uploads, said):
+    async def send(self, what, key, upload, number, data, proof):
+        return said._replace(crc32=proof.crc32 if said.crc32 == "crc" else said.crc32)
+
+    monkeypatch.setattr(uploads, "send", send)
+    with pytest.raises(IntegrityError, match="arrived otherwise"):
+        put(
+            store_of(bucket.endpoint, request_checksum_calculation="when_supported"),
+            f"{bucket.root}/k",
+            bytes(2 * PART),
+        )
+
+
+# -- requests
+
+
+def test_boto3_makes_no_client_for_a_large_object(bucket, monkeypatch):
+    """Which takes longer than many a task."""
+
+    def client(self, *_, **__):
+        raise AssertionError("not needed")
+
+    data = os.urandom(2 * PART + 7)
+    monkeypatch.setattr(S3Target, "client", client)
+    put(store_of(bucket.endpoint), f"{bucket.root}/k", data, commit=False)
+    put(store_of(bucket.endpoint), f"{bucket.root}/k", data[:PART] + bytes(PART))
+    assert bucket.get("k") == data[:PART] + bytes(PART)
+    assert bucket.unfinished() == []
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(
+    ("far", "name"),
+    [
+        (far, name)
+        for far in ("rgw", "moto")
+        for name in ("a b+c", "%41%2F", "\u00e9\U0001f600", "<&>\"'", "d//e", "x" * 900)
+    ]
+    + [("rgw", "n\nl")],
+)
+def test_parts_of_odd_keys_are_taken_up(request, monkeypatch, uploads, far, name):
+    there, data = Bucket(request.getfixturevalue(far)), bytes(PART + 7)
+    put(store_of(there.endpoint), f"{there.root}/{name}", data, commit=False)
+    seen = sent(monkeypatch, uploads)
+    put(store_of(there.endpoint), f"{there.root}/{name}", data)
+    assert len(seen) == 1  # what was in memory
+    assert there.get(name) == data
+    assert there.names() == [name]
 
 
 # -- listings

@@ -46,7 +46,7 @@ def page_of(body: bytes) -> dict[str, Any]:
 
     :raises ValueError: if it is none.
     """
-    root, space = root_of(body, "ListBucketResult")
+    root, space = root_of(body, "ListBucket")
     try:
         return _page(root, space)
     except KeyError:
@@ -56,7 +56,8 @@ def page_of(body: bytes) -> dict[str, Any]:
 def root_of(body: bytes, name: str) -> tuple[ElementTree.Element, str]:
     """The root of a document, and what stands before all names in it.
 
-    :raises ValueError: if it is no document with a root of that name.
+    :param name: what the result is of.
+    :raises ValueError: if it is no document with such a root.
     """
     if b"<!DOCTYPE" in body or b"\0" in body:  # in which entities are; NUL: or in another encoding than ASCII's heirs
         raise ValueError("an answer with a document type")
@@ -64,10 +65,10 @@ def root_of(body: bytes, name: str) -> tuple[ElementTree.Element, str]:
         root = ElementTree.fromstring(body)  # noqa: S314 - without a document type there is nothing to expand
     except ElementTree.ParseError:
         raise ValueError("an answer that cannot be read") from None
-    space = root.tag.removesuffix(name)
-    if space == root.tag:
-        raise ValueError(f"an answer that is no {name}")
-    return root, space
+    space, brace, tag = root.tag.rpartition("}")
+    if tag not in (f"{name}Result", f"{name}Response"):  # some servers say the second
+        raise ValueError(f"an answer that is no {name}Result")
+    return root, space + brace
 
 
 def _page(root: ElementTree.Element, space: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import TypeVar
-from urllib.parse import unquote
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
@@ -39,20 +38,18 @@ class WireUploads(WireRequests):
     async def create(self, what: str, key: str, algorithm: str) -> tuple[str, str]:
         headers = {**self._settings, **({"x-amz-checksum-algorithm": algorithm} if algorithm else {})}
         answer = await self._ask(what, "POST", key, query=query_of({"uploads": ""}), headers=headers)
-        upload = _read(
-            what, answer, "InitiateMultipartUploadResult", lambda root, space: _text(root, space, "UploadId")
-        )
+        upload = _read(what, answer, "InitiateMultipartUpload", lambda root, space: _text(root, space, "UploadId"))
         return upload, answer.headers.get("x-amz-checksum-algorithm", "")
 
     async def begun(self, what: str, key: str, most: int) -> list[Begun]:
-        question = {"uploads": "", "prefix": key, "max-uploads": str(most), "encoding-type": "url"}
+        question = {"uploads": "", "prefix": key, "max-uploads": str(most)}  # Ceph encodes keys without saying so
         answer = await self._ask(what, "GET", query=query_of(question), most=_LISTED)
-        return _read(what, answer, "ListMultipartUploadsResult", _uploads)
+        return _read(what, answer, "ListMultipartUploads", _uploads)
 
     async def held(self, what: str, key: str, upload: str, after: int) -> Held:
         question = {"uploadId": upload, "part-number-marker": str(after), "max-parts": str(PAGE)}
         answer = await self._ask(what, "GET", key, query=query_of(question), most=_LISTED)
-        return _read(what, answer, "ListPartsResult", _parts)
+        return _read(what, answer, "ListParts", _parts)
 
     async def send(self, what: str, key: str, upload: str, number: int, data: Body, proof: Proof) -> Stored:
         query = query_of({"partNumber": str(number), "uploadId": upload})
@@ -100,13 +97,13 @@ class WireUploads(WireRequests):
 def _read(what: str, answer: Answer, name: str, find: Callable[[ElementTree.Element, str], T]) -> T:
     """What is found in an answer's document.
 
-    :param name: of its root.
+    :param name: what it is the result of.
     """
     try:
         return find(*root_of(answer.body, name))
     except (KeyError, ValueError):
         raise IntegrityError(
-            f"{what}: the answer is no {name}", remedy="look at the server, and at what stands between"
+            f"{what}: the answer is no {name}Result", remedy="look at the server, and at what stands between"
         ) from None
 
 
@@ -119,13 +116,11 @@ def _text(element: ElementTree.Element, space: str, *names: str) -> str:
 
 
 def _uploads(root: ElementTree.Element, space: str) -> list[Begun]:
-    coded = root.findtext(f"{space}EncodingType") == "url"
     found = []
     for row in root.iter(f"{space}Upload"):
-        key = _text(row, space, "Key")
         at = datetime.fromisoformat(_text(row, space, "Initiated"))
         by = row.findtext(f"{space}Initiator/{space}ID") or ""
-        found.append(Begun(unquote(key) if coded else key, _text(row, space, "UploadId"), by, at))
+        found.append(Begun(_text(row, space, "Key"), _text(row, space, "UploadId"), by, at))
     return found
 
 
@@ -157,7 +152,7 @@ def _listed(parts: Mapping[int, Part]) -> bytes:
 
 def _is_error(answer: Answer) -> bool:
     try:
-        root_of(answer.body, "CompleteMultipartUploadResult")
+        root_of(answer.body, "CompleteMultipartUpload")
     except ValueError:
         return True
     return False
