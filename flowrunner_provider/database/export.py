@@ -13,7 +13,7 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.progress import Progress
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.values import Kinds
-from flowrunner_provider.data.writers import ParquetOptions, RowWriter, open_writer, part_token
+from flowrunner_provider.data.writers import ParquetOptions, RowWriter, open_writer
 from flowrunner_provider.data.xlsx_writer import XlsxRowWriter
 from flowrunner_provider.database.dialects.base import Row, Session
 from flowrunner_provider.database.export_files import ExportFiles
@@ -36,17 +36,18 @@ def export(plan: ExportPlan, connect: Callable[[], Session], run: Run) -> Export
     """
     files = ExportFiles(plan, run)
     files.clear()
-    with connect() as session:
-        failpoint("sql.export.after_connect")
-        session.begin("repeatable read", read_only=True)
-        work = _Work(session, plan, run, files)
-        try:
-            work.write()
-        except BaseException:
-            files.clear()
-            raise
-        session.rollback()
-    return files.publish(work.rows, work.kinds)
+    with files.given_way():
+        with connect() as session:
+            failpoint("sql.export.after_connect")
+            session.begin("repeatable read", read_only=True)
+            work = _Work(session, plan, run, files)
+            try:
+                work.write()
+            except BaseException:
+                files.withdraw()
+                raise
+            session.rollback()
+        return files.publish(work.rows, work.kinds)
 
 
 class BlockWriter(Protocol):
@@ -59,7 +60,6 @@ class BlockWriter(Protocol):
 class _Work:
     def __init__(self, session: Session, plan: ExportPlan, run: Run, files: ExportFiles) -> None:
         self._session, self._plan, self._run, self._files = session, plan, run, files
-        self._token = part_token(run.scope)
         self._progress: Progress = run.progress("export", unit="rows", total=plan.expected_rows)
         self.rows = 0
         self.kinds: dict[str, str] = {}
@@ -161,15 +161,15 @@ class _Work:
 
     def _open(self, path: Path) -> RowWriter:
         if self._plan.format == "xlsx":
-            return XlsxRowWriter(path, self.kinds, self._token, self._files.scratch)
-        return open_writer(path, self._plan.format, self.kinds, token=self._token, parquet=self._options)
+            return XlsxRowWriter(path, self.kinds, self._files.token, self._files.scratch)
+        return open_writer(path, self._plan.format, self.kinds, token=self._files.token, parquet=self._options)
 
     def _of_blocks(self, path: Path) -> RowWriter:
         if self._plan.format == "parquet":
             from flowrunner_provider.database.server_parquet import ServerParquetWriter
 
-            return ServerParquetWriter.opened(path, self.kinds, self._token, self._options)
-        return ServerCsvWriter.opened(path, self.kinds, self._token)
+            return ServerParquetWriter.opened(path, self.kinds, self._files.token, self._options)
+        return ServerCsvWriter.opened(path, self.kinds, self._files.token)
 
     def _check(self, counted: int) -> None:
         if counted != self.rows:

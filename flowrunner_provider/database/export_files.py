@@ -6,10 +6,11 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from flowrunner_provider.core.errors import ConfigError, IntegrityError
+from flowrunner_provider.core.errors import ConfigError, Fenced, FlowRunnerError, IntegrityError
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.names import part_name
 from flowrunner_provider.core.part_file import PartFile, disk_errors
@@ -35,39 +36,69 @@ class ExportFiles:
     def __init__(self, plan: ExportPlan, run: Run) -> None:
         self._plan, self._run = plan, run
         self._dest = Path(plan.dest)
-        self._token = part_token(run.scope)
+        self.token = part_token(run.scope)
         gzip = ".gz" if is_gzip(self._dest) else ""
         stem = self._dest.name.removesuffix(self._dest.suffix) if gzip else self._dest.name
         self._suffix = Path(stem).suffix + (self._dest.suffix if gzip else "")
         self._stem = self._dest.name[: -len(self._suffix)]
-        self._folder = self._dest.with_name(part_name(f"{self._dest.name}.files", self._token))
+        self._attempts = self._dest.with_name(part_name(f"{self._dest.name}.files", self.token))
+        self._folder = self._attempts / run.lease.owner.token
         self.done: list[Dataset] = []
         self._writer: RowWriter | None = None
         self._key: Key = ()
         self._counts: dict[str, int] = {}
         self._earlier: set[str] = set()
+        self._records: list[Path] = []
 
     def clear(self) -> None:
-        """Remove what an earlier attempt, or this one, has left; what that attempt has published is remembered."""
+        """Remove what earlier attempts have left; what they have published is remembered."""
+        with disk_errors(self._plan.dest):
+            self._dest.with_name(part_name(self._dest.name, self.token)).unlink(missing_ok=True)
+            if self._attempts.is_dir() and not self._attempts.is_symlink():
+                for folder in self._attempts.iterdir():
+                    with suppress(FileNotFoundError):  # its own attempt, not dead yet, removes it
+                        self._empty(folder)
+
+    def _empty(self, folder: Path) -> None:
+        """Remove an attempt's folder; the list of what that has published stays until this one ends."""
+        record = folder / _RECORD
+        if not record.exists():
+            _removed(folder)
+            return
+        self._earlier |= set(json.loads(record.read_bytes()))
+        self._records.append(folder)
+        for path in folder.iterdir():
+            if path != record:
+                _removed(path)
+
+    def withdraw(self) -> None:
+        """Remove what this attempt has written and not published."""
         if self._writer is not None:
             self._writer.discard()
             self._writer = None
-        with disk_errors(self._plan.dest):
-            self._dest.with_name(part_name(self._dest.name, self._token)).unlink(missing_ok=True)
-            if self._folder.is_dir() and not self._folder.is_symlink():
-                self._empty_folder()
+        if self._folder.is_dir():
+            self._empty(self._folder)
+        self._tidy()
 
-    def _empty_folder(self) -> None:
-        record = self._folder / _RECORD
-        if not record.exists():
-            shutil.rmtree(self._folder)
-            return
-        self._earlier |= set(json.loads(record.read_bytes()))
-        for path in self._folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path != record:
-                path.unlink()
+    def _tidy(self) -> None:
+        with suppress(OSError):  # it is not there, or has a folder of another attempt in it
+            self._attempts.rmdir()
+
+    @contextmanager
+    def given_way(self) -> Iterator[None]:
+        """What fails in an attempt that a newer one has succeeded is no news: it has removed this one's files.
+
+        :raises Fenced: instead.
+        """
+        try:
+            yield
+        except FlowRunnerError:
+            try:
+                self._run.lease.check()
+            except Fenced:
+                self.withdraw()
+                raise
+            raise
 
     @property
     def scratch(self) -> Path:
@@ -137,8 +168,9 @@ class ExportFiles:
             elif self._many:
                 self.done = [self._moved(file) for file in self.done]
                 self._remove_surplus("")
-            if self._folder.is_dir():
-                shutil.rmtree(self._folder)
+            for folder in (*self._records, self._folder):
+                _removed(folder)
+            self._tidy()
         failpoint("sql.export.after_publish")
         first = self.done[0] if self.done else None
         return ExportResult(
@@ -158,6 +190,7 @@ class ExportFiles:
             self._write_down(sorted(names | self._earlier))
         self.done = [self._moved(file) for file in self.done]
         for name in sorted(self._earlier - names):
+            self._run.lease.check()
             (self._dest.parent / name).unlink(missing_ok=True)
             failpoint("sql.export.after_remove")
         if self._many:
@@ -165,7 +198,7 @@ class ExportFiles:
                 self._remove_surplus(folder)
 
     def _write_down(self, names: list[str]) -> None:
-        record = PartFile(self._folder / _RECORD, self._token)
+        record = PartFile(self._folder / _RECORD, self.token)
         record.open()
         record.write(json.dumps(names).encode())
         record.commit()
@@ -188,4 +221,13 @@ class ExportFiles:
         for path in (self._dest.parent / folder).iterdir():
             found = numbered.fullmatch(path.name)
             if found and int(found[1]) > self._counts.get(folder, 0):
+                self._run.lease.check()
                 path.unlink()
+
+
+def _removed(path: Path) -> None:
+    """Remove what an attempt may have there; one that is not dead may still write into it, and removes that itself."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

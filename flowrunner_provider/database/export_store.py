@@ -35,14 +35,15 @@ def scratch(run: Run) -> Iterator[Path]:
     with disk_errors(tempfile.gettempdir()):
         for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
             if not left.is_symlink() and left.stat().st_uid == os.getuid():
-                shutil.rmtree(left)
+                shutil.rmtree(left, ignore_errors=True)  # one that is not dead may still write into it
         folder = Path(tempfile.mkdtemp(prefix=prefix))
     failpoint("sql.export.after_scratch")
     try:
         yield folder
     finally:
         with disk_errors(str(folder)):
-            shutil.rmtree(folder)
+            if folder.exists():  # no more if a newer attempt has taken over
+                shutil.rmtree(folder)
 
 
 async def upload(exported: ExportResult, local: Path, store: Store, path: str, dest: str, run: Run) -> ExportResult:
@@ -63,7 +64,7 @@ async def upload(exported: ExportResult, local: Path, store: Store, path: str, d
     counts = Counter(target.rpartition("/")[0] for target in targets)
     if names and (name := names[0].rpartition("/")[2]) != last:
         for place, count in counts.items():
-            await _remove_surplus(store, place, name, count)
+            await _remove_surplus(store, place, name, count, run)
     failpoint("sql.export.after_upload")
     base = dest.rpartition("/")[0]
     done = [replace(file, path=f"{base}/{name}") for name, file in zip(names, exported.files, strict=True)]
@@ -88,7 +89,7 @@ async def _blocks(path: Path) -> AsyncIterator[bytes]:
             yield block
 
 
-async def _remove_surplus(store: Store, folder: str, name: str, count: int) -> None:
+async def _remove_surplus(store: Store, folder: str, name: str, count: int, run: Run) -> None:
     """Files of an earlier run that had more of them.
 
     :param name: of one that is there now.
@@ -105,6 +106,7 @@ async def _remove_surplus(store: Store, folder: str, name: str, count: int) -> N
     ]
     for path in surplus:
         failpoint("sql.export.before_delete")
+        run.lease.check()
         try:
             await store.delete(path)
         except NotFound:

@@ -26,7 +26,7 @@ from flowrunner_provider.core.errors import (
 )
 from tests.database.far_side import CONN_ID, FarSide, MysqlFarSide, PostgresFarSide, SqliteFarSide, load_rows
 from tests.database.mssql_far_side import FakeFarSide, LiveFarSide
-from tests.database.stage import two_at_once, zombie_and_its_retry
+from tests.database.stage import two_at_once
 from tests.support.chaos_proxy import ChaosProxy, Toxics
 from tests.support.kill import double_kill, random_kills, sweep
 
@@ -112,12 +112,6 @@ def test_two_kills_in_a_row(make: Callable[[], FarSide]) -> None:
 
 def test_kills_at_random(make: Callable[[], FarSide]) -> None:
     random_kills(lambda: Scene(make(), "upsert").prepare(), play, check, count=KILLS)
-
-
-def test_a_zombie_and_its_retry(make: Callable[[], FarSide]) -> None:
-    scene = Scene(make(), "append").prepare()
-    zombie_and_its_retry(play, scene, scene.far.folder, "flowrunner_provider.database.load", "sql.load.after_ledger")
-    check(scene)
 
 
 def test_two_at_once(make: Callable[[], FarSide]) -> None:

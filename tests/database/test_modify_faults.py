@@ -10,19 +10,13 @@ import pytest
 
 from flowrunner_provider.core.errors import ConnectionLost, OutcomeUnknown
 from tests.database.far_side import FarSide
-from tests.database.stage import two_at_once, zombie_and_its_retry
+from tests.database.stage import two_at_once
 from tests.database.test_modify import check, make, play, prepared
 from tests.support.chaos_proxy import ChaosProxy, Toxics
 
 __all__ = ["make"]
 
 pytestmark = pytest.mark.faults
-
-
-def test_a_zombie_and_its_retry(make: Callable[[], FarSide]) -> None:
-    far = make()
-    zombie_and_its_retry(play, far, far.folder, "flowrunner_provider.database.modify", "sql.modify.after_change")
-    check(far)
 
 
 def test_two_at_once(make: Callable[[], FarSide]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from flowrunner_provider.core.errors import ConnectionLost, OutcomeUnknown, Unavailable
 from tests.contracts.dialect_transaction import transact
 from tests.database.far_side import FarSide, PostgresFarSide
-from tests.database.stage import two_at_once, zombie_and_its_retry
+from tests.database.stage import two_at_once
 from tests.database.test_faults import ENVIRONMENT, KILLS, through
 from tests.database.test_faults import Scene as LoadScene
 from tests.support.chaos_proxy import ChaosProxy, Toxics
@@ -61,14 +61,6 @@ def test_every_kill(make: Callable[[], FarSide]) -> None:
 
 def test_kills_at_random(make: Callable[[], FarSide]) -> None:
     random_kills(lambda: Scene(make()).prepare(), play, check, count=KILLS)
-
-
-def test_a_zombie_and_its_retry(make: Callable[[], FarSide]) -> None:
-    scene = Scene(make()).prepare()
-    zombie_and_its_retry(
-        play, scene, scene.far.folder, "flowrunner_provider.database.transaction", "sql.transaction.after_statement"
-    )
-    check(scene)
 
 
 def test_two_at_once(make: Callable[[], FarSide]) -> None:

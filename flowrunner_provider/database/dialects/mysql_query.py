@@ -13,6 +13,7 @@ from flowrunner_provider.core.errors import ConfigError, Rejected
 from flowrunner_provider.database.choices import Isolation
 from flowrunner_provider.database.config import MysqlConfig
 from flowrunner_provider.database.dialects.base import Params
+from flowrunner_provider.database.dialects.opening import GRACE
 from flowrunner_provider.database.dialects.values import as_json
 
 __all__ = ["DECODERS", "LEVELS", "check_statement", "decimal_digits", "filled", "kind_of", "settings"]
@@ -70,6 +71,7 @@ def settings(config: MysqlConfig, deadline: Deadline, *, mariadb: bool) -> str:
     chosen = [
         f"sql_mode = '{_MODES}'", "time_zone = '+00:00'", "sql_notes = 0", f"innodb_lock_wait_timeout = {wait}",
         f"lock_wait_timeout = {wait}", "unique_checks = 1", "foreign_key_checks = 1",
+        f"wait_timeout = LEAST(@@wait_timeout, {int(deadline.remaining() + 2 * GRACE) + 1})",
         limit if mariadb else f"max_execution_time = {max(1, int(longest * 1000))}",
     ]  # fmt: skip
     return f"SET SESSION {', SESSION '.join(chosen)}"

@@ -30,7 +30,7 @@ from flowrunner_provider.database.dialects.base import (
     Type,
     duplicate_keys,
 )
-from flowrunner_provider.database.dialects.opening import Remote
+from flowrunner_provider.database.dialects.opening import GRACE, Remote
 from flowrunner_provider.database.dialects.postgres_copy import CsvCopier
 from flowrunner_provider.database.dialects.postgres_csv import Unfit, blocks, count_rows, fits, options
 from flowrunner_provider.database.dialects.postgres_errors import classified, connect_failed
@@ -70,6 +70,12 @@ ORDER BY attnum
 _PLACE = """
 SELECT n.nspname::text, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = to_regclass($1)
+"""
+
+_LIMITS = """
+SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true),
+  CASE current_setting('idle_in_transaction_session_timeout')
+    WHEN '0' THEN set_config('idle_in_transaction_session_timeout', $3, true) END
 """
 
 
@@ -150,9 +156,14 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
             str(max(1, int(seconds * 1000)))
             for seconds in (longest, self._deadline.limit(self._lock_timeout.total_seconds()))
         ]
-        self.run("SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true)", milliseconds)
+        self.run(_LIMITS, [*milliseconds, self.outlived])
         if read_only:
             settle(self)
+
+    @property
+    def outlived(self) -> str:
+        """Milliseconds of silence after which the server ends a transaction: nobody goes on with it."""
+        return str(int((self._deadline.remaining() + 2 * GRACE) * 1000))
 
     def execute(self, statement: str, params: Params = None) -> int:
         with self.typed(), self._driver.Cursor(self._connection) as cursor:

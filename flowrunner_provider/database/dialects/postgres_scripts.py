@@ -30,7 +30,7 @@ class PostgresScripts(Scripts[PostgresSession]):
         """
         session = self.session
         session.begin()
-        session.run("SELECT set_config('idle_in_transaction_session_timeout', '0', true)")
+        session.run("SELECT set_config('idle_in_transaction_session_timeout', $1, true)", [session.outlived])
         patience = session._deadline.limit(session._lock_timeout.total_seconds())
         clock = session._deadline.clock
         end = clock.monotonic() + patience
