@@ -96,6 +96,11 @@ class Journal:
         """What :meth:`finish` was given, if it was kept."""
         return self._header.get("result")
 
+    def finished_by_now(self) -> bool:
+        """Whether an attempt has finished this generation, or a later one, since this one began."""
+        header = self.store.get(_HEADER)
+        return isinstance(header, dict) and bool(header["finished"]) and header["generation"] >= self.generation
+
     def finish(self, result: Json) -> None:
         """The work of this generation is done; ``result`` is kept if it is small."""
         self._header["finished"] = True

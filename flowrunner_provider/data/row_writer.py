@@ -217,8 +217,7 @@ class RowWriter:
         """
         self._finish()
         self._flush(last=True)
-        part = self._part.part
-        if not part.exists() or part.stat().st_size != self._offset:
+        if self._part.size() != self._offset:
             raise IntegrityError(
                 f"the part of {self.path} is not what was written to it",
                 remedy="look for another process that writes the same file, then retry",

@@ -20,6 +20,7 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.progress import Progress
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
+from flowrunner_provider.files.guard import Guard
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.store import Store
 from flowrunner_provider.files.transfer import Transfer, transfer
@@ -115,7 +116,8 @@ class Books:
         self.state: dict[str, Any] = self._checkpoint.state or {}
         self.batches = [Batch.from_json(record) for record in self.state.get("batches", [])]
         self.progress: Progress | None = None
-        self._saved_at = self._checked_at = run.clock.monotonic()
+        self._saved_at = run.clock.monotonic()
+        self.guard = Guard(run)
         self._folders: set[str] = set()
         self._making: dict[str, asyncio.Lock] = {}
         self._writing = threading.Lock()
@@ -149,13 +151,6 @@ class Books:
             if number > self._written:
                 self._checkpoint.save(record, force=True)
                 self._written = number
-
-    def guard(self) -> None:
-        """Stop if a newer attempt has taken over; asked at most once a second."""
-        now = self._run.clock.monotonic()
-        if now - self._checked_at >= 1.0:
-            self._run.lease.check()
-            self._checked_at = now
 
     async def folder_of(self, store: Store, path: str) -> None:
         """Make the folder that ``path`` lies in."""

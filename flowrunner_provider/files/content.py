@@ -22,6 +22,7 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.files.books import token_of
+from flowrunner_provider.files.guard import Guard
 from flowrunner_provider.files.results import WriteResult
 from flowrunner_provider.files.store import Entry, Store, Upload, identity
 from flowrunner_provider.files.transfer import digest_of
@@ -139,17 +140,18 @@ async def write_once(store: Store, path: str, data: bytes, if_exists: IfExists, 
                 return written  # by an attempt that was killed afterwards
             return _taken(label, present, len(data), if_exists)
         checkpoint.save(True, force=True)
-    upload = await _uploaded(store, path, run, data)
+    guard = Guard(run)
+    upload = await _uploaded(store, path, run, data, guard)
     try:
-        run.lease.check()
+        guard.check_now()
         failpoint("files.write.before_commit")
         await upload.commit(replace=if_exists == "overwrite")
         failpoint("files.write.after_commit")
     except AlreadyExists:
         await upload.discard()
         return _taken(label, await store.stat(path), len(data), if_exists)
-    except PermanentError:
-        await upload.discard()
+    except BaseException as error:
+        await guard.let_go(upload, error)
         raise
     finally:
         await upload.close()
@@ -178,12 +180,13 @@ async def _holds(store: Store, path: str, offset: int, data: bytes) -> bool:
     return b"".join([chunk async for chunk in store.read(path, offset, len(data))]) == data
 
 
-async def _uploaded(store: Store, path: str, run: Run, data: bytes, base: int = 0) -> Upload:
+async def _uploaded(store: Store, path: str, run: Run, data: bytes, guard: Guard, base: int = 0) -> Upload:
     """The first ``base`` bytes of the present file and then ``data``, arrived and counted, not yet committed."""
     folder = path.rpartition("/")[0]
     if folder:
         failpoint("files.write.before_mkdir")
         await store.mkdir(folder, parents=True)
+    guard.check()
     failpoint("files.write.before_begin")
     upload = await store.begin(path, token_of(run), size=base + len(data))
     try:
@@ -199,10 +202,8 @@ async def _uploaded(store: Store, path: str, run: Run, data: bytes, base: int = 
                 f"{store.where}{path}: {base + len(data)} bytes were sent and {held} are there",
                 remedy="look at the far side's disk",
             )
-    except (PermanentError, ConfigError):
-        await upload.discard()
-        raise
-    except BaseException:
+    except BaseException as error:
+        await guard.let_go(upload, error)
         await upload.close()
         raise
     return upload
@@ -266,11 +267,13 @@ class Appending:
         digest = Digest() if present is None else await digest_of(store.read(self._path, 0, base))
         if digest.size != base:
             raise Unavailable(f"{self._label} changed while it was read", remedy="nothing to do: it is tried again")
-        upload = await _uploaded(store, self._path, self._run, self._data, base)
+        guard = Guard(self._run)
+        upload = await _uploaded(store, self._path, self._run, self._data, guard, base)
         try:
             await self._refuse_changed(present)
-        except (PermanentError, Unavailable):
-            await upload.discard()
+        except (PermanentError, Unavailable) as error:
+            await guard.let_go(upload, error, keep=False)
+            await upload.close()
             raise
         try:
             announced = {
@@ -284,6 +287,9 @@ class Appending:
             self._checkpoint.save({}, force=True)  # known not to have happened
             await upload.discard()
             raise ConnectionLost(f"{self._label} appeared meanwhile", remedy="nothing to do: it is retried") from error
+        except BaseException as error:
+            await guard.let_go(upload, error)
+            raise
         finally:
             await upload.close()
         return self._result(base)

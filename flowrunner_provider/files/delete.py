@@ -18,6 +18,7 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.books import batches
 from flowrunner_provider.files.each import each
+from flowrunner_provider.files.guard import Guard
 from flowrunner_provider.files.listing import matcher, selection, walk
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.results import DeleteResult
@@ -123,7 +124,7 @@ class _Delete:
         self._preview: list[str] = state.get("preview", [])
         self._open = [Item.from_json(row) for row in state.get("batch", [])]
         self._done: set[int] = set()
-        self._checked_at = run.clock.monotonic()
+        self._guard = Guard(run)
 
     async def run(self) -> DeleteResult:
         if self._open:
@@ -259,19 +260,12 @@ class _Delete:
             return
         if resumed:
             return  # the listing that follows decides about it again
-        self._guard()
+        self._guard.check()
         failpoint("files.delete.before_delete")
         with suppress(NotFound):
             await store.delete(item.relative)
         self._done.add(index)
         failpoint("files.delete.after_delete")
-
-    def _guard(self) -> None:
-        """Stop if a newer attempt has taken over; asked at most once a second."""
-        now = self._run.clock.monotonic()
-        if now - self._checked_at >= 1.0:
-            self._run.lease.check()
-            self._checked_at = now
 
     def _save(self) -> None:
         state: dict[str, Json] = {

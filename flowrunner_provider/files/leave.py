@@ -58,7 +58,7 @@ class Leaving:
                 f"{path} changed after it was copied and was not {'moved' if self._options.archive else 'deleted'}",
                 remedy="run the task again to move the new version",
             )
-        self._books.guard()
+        self._books.guard.check()
         failpoint("files.copy.before_delete_source")
         if self._options.verify_sidecar:
             suffix = f".{self._options.algorithm}"
@@ -86,7 +86,7 @@ class Leaving:
             if source.is_file or not store.capabilities.removes_folders:
                 continue
             for path in sorted(await _folders(store, folder), key=lambda path: -path.count("/")):
-                self._books.guard()
+                self._books.guard.check()
                 failpoint("files.copy.before_rmdir")
                 await cast("FolderStore", store).rmdir(path)
                 failpoint("files.copy.after_rmdir")

@@ -17,6 +17,7 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import lines
 from flowrunner_provider.files.books import token_of
+from flowrunner_provider.files.guard import Guard
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.spool import Rows
 from flowrunner_provider.files.store import Store
@@ -96,6 +97,7 @@ class Ledger:
         folder = path.rpartition("/")[0]
         if folder:
             await self._store.mkdir(folder, parents=True)
+        guard = Guard(self._run)
         upload = await self._store.begin(path, token_of(self._run))
         try:
             block = bytearray()
@@ -105,10 +107,13 @@ class Ledger:
                     await upload.write(bytes(block))
                     block.clear()
             await upload.write(bytes(block))
-            self._run.lease.check()
+            guard.check_now()
             failpoint("files.copy.before_ledger")
             await upload.commit(replace=True, durable=True)
             failpoint("files.copy.after_ledger")
+        except BaseException as error:
+            await guard.let_go(upload, error)
+            raise
         finally:
             await upload.close()
 

@@ -8,7 +8,6 @@ and neither makes them again nor takes them for somebody else's.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -17,8 +16,6 @@ from flowrunner_provider.core.checkpoint import fingerprint
 from flowrunner_provider.core.errors import (
     AlreadyExists,
     ConfigError,
-    Fenced,
-    FlowRunnerError,
     IntegrityError,
     Json,
     NotFound,
@@ -28,6 +25,7 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.files.each import each
+from flowrunner_provider.files.guard import Guard
 from flowrunner_provider.files.store import Entry, Store, Upload, identity
 from flowrunner_provider.files.transfer import digest_of
 
@@ -99,7 +97,7 @@ class Publisher:
         self, run: Run, store: Store, action: str, work: Json, if_exists: IfExists, *, announce: bool, keep: int = 20
     ) -> None:
         self.run, self.store, self._action, self._if_exists = run, store, action, if_exists
-        self._announce = announce or if_exists != "overwrite"
+        self._guard, self._announce = Guard(run), announce or if_exists != "overwrite"
         self._keep, self._token, self._folders = keep, fingerprint("files", *run.scope)[:16], set[str]()
         self._checkpoint = run.checkpoint(action.partition(".")[2], fingerprint(work))
         state = self._checkpoint.state or {}
@@ -190,6 +188,7 @@ class Publisher:
 
     async def _made(self, target: str, produce: Produce, modified: datetime | None) -> Published:
         await self._folder_of(target)
+        self._guard.check()
         failpoint(f"{self._action}.before_begin")
         upload = await self.store.begin(target, self._token)
         try:
@@ -202,17 +201,14 @@ class Publisher:
                     f"{target}: {size} bytes were sent and {held} are there", remedy="look at the far side's disk"
                 )
             published = Published(path=target, size=size, sha256=digest, detail=detail)
-            self.run.lease.check()
+            self._guard.check_now()
             if self._announce:
                 self._save(announced=published, force=True)
             failpoint(f"{self._action}.before_commit")
             await upload.commit(replace=self._if_exists == "overwrite", modified=modified)
             failpoint(f"{self._action}.after_commit")
-        except Fenced:
-            raise
-        except (PermanentError, ConfigError):
-            with suppress(FlowRunnerError):
-                await upload.discard()
+        except BaseException as error:
+            await self._guard.let_go(upload, error)
             raise
         finally:
             await upload.close()

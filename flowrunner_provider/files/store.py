@@ -142,6 +142,9 @@ class Upload(Protocol):
     async def discard(self) -> None:
         """Let go and remove what was written."""
 
+    async def withdraw(self) -> None:
+        """Let go, and remove what was written if the store can tell that no newer attempt has it."""
+
 
 class ModeUpload(Upload, Protocol):
     """An upload with permission bits (``sets_mode``)."""

@@ -11,17 +11,15 @@ from datetime import datetime
 from typing import Literal, cast
 
 from flowrunner_provider.core.errors import (
-    ConfigError,
-    Fenced,
     FlowRunnerError,
     IntegrityError,
     NotFound,
-    PermanentError,
     TransientError,
 )
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.streams import Count, Crc32, Digest
 from flowrunner_provider.files import ranges
+from flowrunner_provider.files.guard import Guard
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.store import (
     CopyingStore,
@@ -49,7 +47,7 @@ class Transfer:
     :param advance: told how many bytes have passed.
     :param due: whether it is time to remember how far it came.
     :param remember: given an offset and a digest that a later attempt may take up.
-    :param guard: raises if this attempt must not act any more; called before the commit.
+    :param guard: whether this attempt may still act; asked before it begins a part and before the commit.
     :param algorithm: of the digest, the same in every attempt.
     :param expected: the checksum that the bytes must have, in hexadecimal; empty for any.
     :param digested: the caller wants the digest; else there is one only where the transfer itself needs it.
@@ -71,7 +69,7 @@ class Transfer:
     advance: Callable[[int], None]
     due: Callable[[], bool]
     remember: Callable[[int, str], None]
-    guard: Callable[[], None]
+    guard: Guard
     algorithm: str = "sha256"
     expected: str = ""
     digested: bool = False
@@ -105,6 +103,7 @@ async def transfer(job: Transfer) -> Digest:
     """
     if job.within and job.source is job.dest and job.dest.capabilities.server_side_copy:
         return await _within(job)
+    job.guard.check()
     failpoint("files.copy.before_begin")
     upload, digest = await _begin(job)
     failpoint("files.copy.after_begin")
@@ -113,15 +112,12 @@ async def transfer(job: Transfer) -> Digest:
         await _verify(job, upload, digest, changed=not at_one_moment and await _has_changed(job))
         if job.mode is not None:
             await cast("ModeUpload", upload).chmod(job.mode)
-        job.guard()
+        job.guard.check()
         failpoint("files.copy.before_commit")
         await upload.commit(replace=job.replace, modified=job.modified, durable=job.durable)
         failpoint("files.copy.after_commit")
-    except Fenced:
-        raise
-    except (PermanentError, ConfigError):
-        with suppress(FlowRunnerError):
-            await upload.discard()
+    except BaseException as error:
+        await job.guard.let_go(upload, error)
         raise
     finally:
         await upload.close()
@@ -133,7 +129,7 @@ async def transfer(job: Transfer) -> Digest:
 async def _within(job: Transfer) -> Digest:
     """The store copies by itself; afterwards both sizes, or with ``checksum`` both contents, are compared."""
     failpoint("files.copy.before_copy_within")
-    job.guard()
+    job.guard.check()
     store = cast("CopyingStore", job.dest)
     there = await store.copy_within(job.path, job.target, replace=job.replace, version=job.item.version)
     failpoint("files.copy.after_copy_within")
@@ -224,6 +220,7 @@ async def _stream(job: Transfer, upload: Upload, digest: Digest) -> None:
     chunks = job.source.read(job.path, digest.size, None if size is None else size - digest.size)
     async for chunk in chunks:
         failpoint("files.copy.before_write")
+        job.guard.check_awake()
         if digest.quick or len(chunk) < _LARGE:
             digest.update(chunk)
             await upload.write(chunk)
@@ -238,6 +235,7 @@ async def _stream(job: Transfer, upload: Upload, digest: Digest) -> None:
 
 async def _arrive(job: Transfer, upload: Upload) -> None:
     """All is there; in one go with what the commit would do, where nobody has to touch the part in between."""
+    job.guard.check()  # a newer attempt may have gone on with the part, and have given it its name
     if job.dest.capabilities.finishes and job.mode is None and job.verify != "checksum":
         await cast("FinishingUpload", upload).finish(modified=job.modified, durable=job.durable)
     else:

@@ -16,6 +16,7 @@ from flowrunner_provider.core.errors import (
     NotFound,
     OutcomeUnknown,
     TransientError,
+    Unavailable,
     from_event,
 )
 from flowrunner_provider.core.extras import load
@@ -23,6 +24,7 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.secrets import is_sensitive_key, redact_url
 from flowrunner_provider.core.spec import option
+from flowrunner_provider.files.guard import Guard
 from flowrunner_provider.http.bodies import StreamedBody, encode_body, exchange
 from flowrunner_provider.http.choices import STRUCTURED, Format
 from flowrunner_provider.http.formats import detect, parse
@@ -262,7 +264,7 @@ async def _saved(
     http: HttpTransport, spec: RequestSpec, run: Run, target: Target, repeatable: bool | None
 ) -> HttpResult:
     """The body straight into a file, which appears under its name when it is whole."""
-    writing, body = Writing(target, part_token(run)), spec.body
+    writing, body, guard = Writing(target, part_token(run)), spec.body, Guard(run)
     may_repeat = spec.method not in _LEDGER or bool(repeatable)
     answered = False
 
@@ -289,12 +291,16 @@ async def _saved(
 
     try:
         result = await (repeated(once, run) if may_repeat else once())
-        run.lease.check()
+        guard.check_now()
         failpoint("http.request.before_commit")
         await writing.commit()
         failpoint("http.request.after_commit")
     except FlowRunnerError as error:
-        await writing.discard()
+        try:
+            await guard.let_go(writing, error, keep=False)
+        except Unavailable:
+            if may_repeat:
+                raise
         if answered and not may_repeat and not isinstance(error, OutcomeUnknown):
             raise OutcomeUnknown(f"{error.message}; the request itself was carried out", remedy=error.remedy) from error
         raise

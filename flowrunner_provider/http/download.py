@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from flowrunner_provider.core.checkpoint import Checkpoint, fingerprint
-from flowrunner_provider.core.errors import AlreadyExists, ConfigError, IntegrityError, TransientError
+from flowrunner_provider.core.errors import AlreadyExists, ConfigError, Fenced, IntegrityError, TransientError
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.names import filename_from_disposition, safe_component
 from flowrunner_provider.core.progress import Progress
@@ -16,6 +16,7 @@ from flowrunner_provider.core.retry import apause
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.secrets import redact_url
 from flowrunner_provider.core.streams import Digest
+from flowrunner_provider.files.guard import Guard
 from flowrunner_provider.http.choices import IfExists
 from flowrunner_provider.http.client import part_token
 from flowrunner_provider.http.parts import Part, part_of
@@ -84,6 +85,7 @@ class _Job:
         self.digest: Digest | None = None
         self.progress: Progress | None = None
         self.saved_at = run.clock.monotonic()
+        self.guard = Guard(run)
 
     @property
     def target(self) -> Target:
@@ -102,9 +104,9 @@ class _Job:
                 return kept
             self._verify()
             await self._commit()
-        except (IntegrityError, AlreadyExists):
+        except (IntegrityError, AlreadyExists, Fenced) as error:
             if self.part is not None:
-                await self.part.discard()
+                await self.guard.let_go(self.part, error)
             raise
         finally:
             if self.part is not None:
@@ -272,6 +274,7 @@ class _Job:
         return safe_component(name)
 
     async def _open(self, offset: int) -> int:
+        self.guard.check()
         failpoint("http.download.before_open")
         if self.part is None:
             self.part = part_of(self.target, part_token(self.run))

@@ -18,6 +18,7 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.convert import convert
 from flowrunner_provider.data.dataset import Dataset, Format
 from flowrunner_provider.data.writers import RowWriter, open_writer
+from flowrunner_provider.files.guard import Guard
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.transfer import Transfer, transfer
 from flowrunner_provider.http.client import part_token
@@ -118,7 +119,7 @@ async def _hand_over(
         source=source.store, path=source.path, item=Item.of(0, source.name, await source.store.stat(source.path)),
         dest=target.store, target=target.path, token=part_token(run), verify="size", replace=True,
         preserve_times=False, durable=True, resume=None, advance=progress.advance, due=lambda: False,
-        remember=_nothing, guard=run.lease.check,
+        remember=_nothing, guard=Guard(run),
     )  # fmt: skip
     await transfer(job)
     progress.finish()

@@ -55,6 +55,9 @@ class Part(Protocol):
     async def discard(self) -> None:
         """Remove it."""
 
+    async def withdraw(self) -> None:
+        """Remove it if no newer attempt has it."""
+
 
 class _Here:
     """On this disk. Writes are not handed to a thread: the page cache takes them as fast as a thread would."""
@@ -101,6 +104,9 @@ class _Here:
 
     async def discard(self) -> None:
         self._part.discard()
+
+    async def withdraw(self) -> None:
+        self._part.withdraw()
 
 
 class _There(Holding):

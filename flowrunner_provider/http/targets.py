@@ -133,6 +133,13 @@ class Holding:
             else:
                 await self.target.store.forget(self.target.path, self._token)
 
+    async def withdraw(self) -> None:
+        """Remove what was written if no newer attempt has it."""
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            with suppress(FlowRunnerError):
+                await upload.withdraw()
+
 
 class Writing(Holding):
     """One upload that may begin afresh: the last one counts."""

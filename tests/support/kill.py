@@ -186,7 +186,7 @@ class Attempt:
         """Wait until it has stopped itself at a failpoint; False when it has ended instead."""
         limit = time.monotonic() + timeout
         while time.monotonic() < limit and self._process.is_alive():
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it ended in between
                 if Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
                     return True
             time.sleep(0.002)

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from flowrunner_provider.core.checkpoint import fingerprint
-from flowrunner_provider.core.errors import AlreadyExists, FlowRunnerError, IntegrityError, NotFound, PathEscape
+from flowrunner_provider.core.errors import AlreadyExists, IntegrityError, NotFound, PathEscape
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.names import safe_component
 from flowrunner_provider.core.run import Run
@@ -24,6 +24,7 @@ from flowrunner_provider.email.mailbox.description import Message, Part, matches
 from flowrunner_provider.email.mailbox.results import IfExists, Layout
 from flowrunner_provider.email.mailbox.session import Mailbox
 from flowrunner_provider.email.mailbox.text import decoder_for
+from flowrunner_provider.files.guard import Guard
 from flowrunner_provider.files.store import Entry, Store
 from flowrunner_provider.files.transfer import digest_of
 
@@ -121,8 +122,8 @@ class Shelf:
         return digest, True
 
     async def _uploaded(self, box: Mailbox, run: Run, uid: int, part: Part, path: str) -> Digest:
+        guard = Guard(run)
         upload, digest = await self.store.begin(path, part_token(run.scope)), Digest()
-        finished = False
         try:
             async for chunk in decoded_part(box, uid, part):
                 digest.update(chunk)
@@ -133,15 +134,14 @@ class Shelf:
                     f"{self.address(path)}: {digest.size} bytes were sent and others are there",
                     remedy="look at the far side's disk",
                 )
-            run.lease.check()
+            guard.check_now()
             failpoint("email.read.before_commit")
             await upload.commit(replace=self.if_exists == "overwrite")
             failpoint("email.read.after_commit")
-            finished = True
+        except BaseException as error:
+            await guard.let_go(upload, error, keep=False)
+            raise
         finally:
-            if not finished:
-                with suppress(FlowRunnerError):
-                    await upload.discard()
             await upload.close()
         return digest
 

@@ -286,6 +286,10 @@ class FsspecUpload:
         await self.close()
         await self._store.remove_if_there(self._part)
 
+    async def withdraw(self) -> None:
+        """Names tell nothing: the part may be the newer attempt's by now."""
+        await self.close()
+
 
 def _abandon(file: Any) -> None:
     """Let go of a file without completing it: closed in the usual way it would publish what it holds."""

@@ -3,6 +3,11 @@
 FTP confirms bytes only when a transfer ends. So each :meth:`FtpUpload.sync` ends one, and the next write goes on
 behind it: with APPE, or with REST and STOR where an earlier attempt came further than its checkpoint says. FTP cannot
 cut a file off; those bytes are written over instead, with the same ones, since they are of the same source.
+
+FTP renames by name. An attempt that is taken for dead asks whether it has been succeeded, and then for the part's size,
+before the rename. If it stands still between that answer and the rename, and the newer attempt is in the middle of the
+same file when it goes on, the final name shows what that one has written by then, and it fails. A part that is begun
+after such a standstill stays if the newer attempt has done that file and has not finished.
 """
 
 from __future__ import annotations
@@ -195,3 +200,7 @@ class FtpUpload:
     async def discard(self) -> None:
         await self.close()
         await self._store.remove_if_there(self._part)
+
+    async def withdraw(self) -> None:
+        """Names tell nothing: the part may be the newer attempt's by now."""
+        await self.close()

@@ -224,6 +224,10 @@ class LocalUpload:
         with disk_errors(str(self._part.path)):
             self._part.discard()
 
+    async def withdraw(self) -> None:
+        self._waiting.clear()
+        self._part.withdraw()
+
 
 def _read_whole(path: str, size: int, version: str) -> bytes | None:
     """Blocking. One call of the system reads so little at one moment; one byte more shows a file that has grown."""

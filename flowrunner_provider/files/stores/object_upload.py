@@ -216,3 +216,7 @@ class ObjectUpload:
         if self._started:
             await self._parts.abort()
             self._started = False
+
+    async def withdraw(self) -> None:
+        """The newer attempt may have taken up what was sent."""
+        await self.close()

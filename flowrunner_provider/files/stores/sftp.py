@@ -4,6 +4,13 @@ Reads and writes keep a window of requests under way, so that the distance to th
 written to ``.{name}.{token}.part`` beside its final name and renamed with ``posix-rename@openssh.com``, which
 replaces in one step. A server without that extension declares ``atomic_replace=False``: there the old file is
 removed first, so readers may for a moment find none, yet never a part of one.
+
+SFTP knows neither locks nor files by anything but their names. An attempt that is taken for dead asks whether it has
+been succeeded before it begins a part, before it sends a block after a standstill of a second, and before the rename.
+If it stands still just then, between that answer and the request that follows, the request is carried out when it goes
+on: a rename gives the final name to what the newer attempt has written by then, which goes on writing there and then
+misses its part; a block, the time or the size of a part that was gone on with reach the same file, with the same bytes.
+A part that is begun then stays if the newer attempt has done that file and has not finished.
 """
 
 from __future__ import annotations

@@ -248,6 +248,10 @@ class SftpUpload:
         await self.close()
         await self._store.remove_if_there(self._part)
 
+    async def withdraw(self) -> None:
+        """Names tell nothing: the part may be the newer attempt's by now."""
+        await self.close()
+
 
 def _times(modified: datetime) -> tuple[int, int]:
     seconds = min(max(int(modified.timestamp()), 0), _LAST)
