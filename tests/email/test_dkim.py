@@ -141,7 +141,7 @@ def test_the_key_is_nowhere(scene: Scene, capfd: pytest.CaptureFixture[str]) -> 
     result = send(scene)
     from flowrunner_provider.runtime.masking import redact
 
-    lines = [line for line in pem().splitlines() if "KEY" not in line]
+    lines = [line for line in pem().splitlines() if "KEY" not in line and len(line) >= 16]  # a short end tells nothing
     shown = redact("\n".join(lines)) + str(result) + "".join(capfd.readouterr()) + str(scene.state.items())
     assert not any(line in shown for line in lines)
 
