@@ -180,6 +180,7 @@ class _Delivery:
     async def _send(self, envelope: Envelope, intent: Intent, at: str) -> None:
         message = _sealed(self.mail, self.message_id, datetime.fromisoformat(at), self.seal)
         failpoint("email.send.before_data")
+        self.run.effects.renew()
         try:
             await envelope.data(message)
         except OutcomeUnknown as error:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.email.support import BatchScene, connect, people, report, send_batch
-from tests.support.kill import Outcome, attempt, kill_at, random_kills, trace
+from tests.support.kill import Outcome, attempt, kill_at, random_kills, trace, zombies
 from tests.support.smtp_sink import SmtpSink
 
 pytestmark = pytest.mark.faults
@@ -21,6 +21,9 @@ pytestmark = pytest.mark.faults
 KILLS = int(os.environ.get("FLOWRUNNER_KILLS", "6"))
 ROWS = 1000 if KILLS > 20 else 60
 CONCURRENCY, WINDOW = 4, 16
+
+
+PLACES = ("after_take_over", "after_journal", "after_announce", "before_data", "after_note", "after_close")
 
 
 @pytest.fixture
@@ -128,6 +131,26 @@ def test_killed_and_retried_on_another_machine(scenes: Callable[..., BatchScene]
         unknown = [line for line in report(scene) if line["status"] == "unknown"]
         assert 0 < len(unknown) <= WINDOW + CONCURRENCY
         assert f"{len(unknown)} of {ROWS:,} mails" in str(outcome.error)
+
+
+@pytest.mark.parametrize("choice", ["stop", "resend", "skip"])
+def test_a_zombie_and_its_retry(scenes: Callable[..., BatchScene], choice: str) -> None:
+    """The first goes on with what it has announced, and the retry waits: nobody has two mails, whatever ``choice``."""
+
+    def check(scene: BatchScene) -> None:
+        scene.arguments["allowed"] = 0
+        reconciles(scene)
+        assert len(scene.mails()) == ROWS
+
+    most = 5 if KILLS > 20 else 1
+    seen: Counter[str] = Counter()
+
+    def at(point: str) -> bool:
+        """At the first passages of each place, so that they have the same numbers here as in the attempt."""
+        seen[point] += 1
+        return seen[point] <= most and (KILLS > 20 or point.rpartition(".")[2] in PLACES)
+
+    zombies(lambda: scenes(on_unknown=choice), send_batch, check, at=at)
 
 
 def test_three_kills_in_a_row_and_resend(scenes: Callable[..., BatchScene]) -> None:

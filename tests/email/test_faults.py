@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.email.support import Scene, connect, send
-from tests.support.kill import Outcome, attempt, kill_at, random_kills, trace
+from tests.support.kill import Attempt, Outcome, attempt, kill_at, random_kills, trace, zombies
 from tests.support.smtp_sink import SmtpSink
 
 pytestmark = pytest.mark.faults
@@ -123,3 +123,40 @@ def test_random_kills(scenes: Callable[..., Scene], smtp_sink: SmtpSink) -> None
         scenes, send, at_most_once, count=count, done=lambda o: o.ok or o.error_type == "OutcomeUnknown"
     )
     assert report.scenarios == count
+
+
+@pytest.mark.parametrize(("choice", "most"), [("stop", 1), ("resend", 2), ("skip", 1)])
+def test_a_zombie_sends_no_mail_beside_its_retry(scenes: Callable[..., Scene], choice: str, most: int) -> None:
+    """Nor with ``resend`` any that is not in doubt: only an attempt that stops with the mail on the wire leaves one."""
+
+    def check(scene: Scene) -> None:
+        copies = [path.read_bytes() for path in scene.mails()]
+        assert len(copies) <= most
+        assert len(set(copies)) <= 1
+        records = scene.state.items()
+        assert copies or choice == "skip" or "flowrunner" not in records, "finished without a mail"
+
+    def at(point: str) -> bool:
+        return choice == "stop" or point in IN_DOUBT
+
+    zombies(lambda: scenes(on_unknown=choice), send, check, at=at, done=over)
+
+
+def test_a_zombie_that_wakes_after_its_time_does_not_send(scenes: Callable[..., Scene], smtp_sink: SmtpSink) -> None:
+    """Its connection still holds, and the retry has waited for it as long as a mail may take, and has resent it."""
+    connect(smtp_sink, timeout=0.1, flowrunner={"reply_timeout": 1})
+    scene = scenes(on_unknown="resend")
+    zombie = Attempt(send, scene, rules=[kill_at("email.send.before_data") | {"action": "stop"}])
+    assert zombie.stopped()
+    outcome = attempt(send, scene, try_number=2)
+    assert outcome.error_type == "Unavailable"
+    while outcome.error_type == "Unavailable":
+        outcome = attempt(send, scene, try_number=2)
+    assert outcome.ok, outcome.error
+    zombie.thaw()
+    assert zombie.wait().error_type == "Fenced"
+    assert len(scene.mails()) == 1
+
+
+def over(outcome: Outcome) -> bool:
+    return outcome.ok or outcome.error_type == "OutcomeUnknown"

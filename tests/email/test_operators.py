@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import inspect
 import json
 import logging
 import os
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,7 @@ from flowrunner_provider.email.operators import EmailSendOperator
 from flowrunner_provider.runtime.retry_policy import FlowRunnerRetryPolicy
 from tests.email.support import PASSWORD, Scene, connect, send
 from tests.support import smtp_sink as smtp_sink_module
-from tests.support.kill import Attempt, attempt
+from tests.support.kill import attempt
 from tests.support.servers import free_port
 from tests.support.smtp_sink import AfterData, SmtpSink
 from tests.support.tls import Tls
@@ -196,27 +194,6 @@ def test_other_content_after_an_intent_is_refused(scene: Scene, smtp_sink: SmtpS
     file.write_text("two")
     with pytest.raises(PermanentError, match="other content"):
         send(scene, attachments=[str(file)], on_unknown="resend")
-    assert len(smtp_sink.mails()) == 1
-
-
-def test_a_zombie_does_not_send(scene: Scene, smtp_sink: SmtpSink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The old attempt waits for the server while the new one does the work, and is fenced when it wakes."""
-    waiting, over = threading.Event(), threading.Event()
-
-    async def slow(self: Any, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
-        first = not waiting.is_set()
-        waiting.set()
-        while first and not over.is_set():
-            await asyncio.sleep(0.01)
-        envelope.rcpt_tos.append(address)
-        return "250 OK"
-
-    monkeypatch.setattr(smtp_sink_module._Handler, "handle_RCPT", slow)
-    zombie = Attempt(send, scene)
-    assert waiting.wait(30)
-    assert send(scene)["accepted"] == 2
-    over.set()
-    assert zombie.wait().error_type == "Fenced"
     assert len(smtp_sink.mails()) == 1
 
 
