@@ -129,6 +129,18 @@ def test_one_connection_takes_part_after_part(body_of):
     assert rest == b"0123456789"
 
 
+@pytest.mark.parametrize("secure", [False, True])
+@pytest.mark.parametrize("length", [1, 4099, 255 * 1024, 3 * MIB + 1])
+def test_pieces_of_any_length_arrive_in_order(tls, length, secure):
+    """Also empty ones, and more than are sent together."""
+    data = os.urandom(min(SIZE, 300 * length))
+    pieces = [data[at : at + length] for at in range(0, len(data), length)]
+    script = Script([GOOD], tls=tls.server_context() if secure else None)
+    body = PiecesBody([b"", *pieces[:5], b"", *pieces[5:], b""])
+    assert run(script, part(body), tls=tls.client_context() if secure else None) == STORED
+    assert script.requests[0][2] == data
+
+
 def test_over_tls(body_of, tls):
     script, data = Script([GOOD, GOOD, GONE], [GOOD], tls=tls.server_context()), os.urandom(SIZE)
 

@@ -43,12 +43,11 @@ class Body(ABC):
 
     @abstractmethod
     def pieces(self) -> Iterator[bytes | memoryview]:
-        """All of it; blocking. Each piece only until the next one."""
+        """All of it, for its checksum; blocking. Each piece only until the next one."""
 
+    @abstractmethod
     def give(self, line: Line) -> None:
         """Send all of it; blocking."""
-        for piece in self.pieces():
-            line.send(piece)
 
     def md5(self) -> str:
         """In hexadecimal; blocking."""
@@ -99,6 +98,10 @@ class PiecesBody(Body):
     def pieces(self) -> Iterator[bytes]:
         return iter(self._pieces)
 
+    def give(self, line: Line) -> None:
+        """By few calls: each waits for the interpreter, which another thread is busy with."""
+        line.send_all(self._pieces)
+
 
 class FileBody(Body):
     """A range of an open file, read when it is sent, through one small buffer.
@@ -146,6 +149,6 @@ class FileBody(Body):
 
     def give(self, line: Line) -> None:
         """Straight from the file where that is possible: the checksum has been taken, and the far side compares it."""
-        sent = line.send_file(self._file, self._offset, self._length) if line.sends_files else 0
+        sent = line.send_file(self._file, self._offset, self._length) if line.plain else 0
         for piece in self.pieces(sent):
             line.send(piece)

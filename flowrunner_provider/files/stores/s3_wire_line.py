@@ -9,8 +9,10 @@ import errno
 import select
 import socket
 import ssl
-from collections.abc import Callable, Generator
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import TypeVar
 
 from flowrunner_provider.core.deadline import Deadline
@@ -22,13 +24,16 @@ from flowrunner_provider.files.stores.s3_wire_pool import Server
 __all__ = ["Give", "Line"]
 
 Give = Callable[["Line"], None]
-"""Sends the body of a request by :meth:`Line.send` and :meth:`Line.send_file`."""
+"""Sends the body of a request by :meth:`Line.send`, :meth:`Line.send_all` and :meth:`Line.send_file`."""
 
 _ROOM = 64 * 1024
 """Bytes that are read at a time until it is known what they are."""
 
 _PIECE = 1024 * 1024
 """Bytes of a file that have to be gone within the time of one answer."""
+
+_TOGETHER = 64
+"""Pieces that the system is given at a time; it takes a thousand."""
 
 _WOULD_WAIT = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _ENDED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
@@ -120,9 +125,25 @@ class Line:
             rest = rest[self._sent(self._socket.send, rest) :]
             _check(deadline)
 
+    def send_all(self, pieces: Sequence[bytes]) -> None:
+        """:meth:`send` for many of them, which the system takes together where it can."""
+        if not self.plain:
+            for piece in pieces:
+                self.send(piece)
+            return
+        rest, deadline = deque([memoryview(piece) for piece in pieces]), Deadline(self._patience)
+        while rest:
+            sent = self._sent(self._socket.sendmsg, list(islice(rest, _TOGETHER)))
+            while rest and sent >= len(rest[0]):
+                sent -= len(rest.popleft())
+                deadline = Deadline(self._patience)
+            if sent:
+                rest[0] = rest[0][sent:]
+            _check(deadline)
+
     @property
-    def sends_files(self) -> bool:
-        """Whether the system may take a file's bytes from where they are."""
+    def plain(self) -> bool:
+        """Whether bytes go out as they are, so that the system may gather them, or take a file's from where they are."""
         return not isinstance(self._socket, ssl.SSLSocket)
 
     def send_file(self, file: OpenFile, offset: int, length: int) -> int:
