@@ -143,7 +143,7 @@ class Line:
 
     @property
     def plain(self) -> bool:
-        """Whether bytes go out as they are, so that the system may gather them, or take a file's from where they are."""
+        """Whether bytes go out as they are: then the system may gather them, or take a file's from where they are."""
         return not isinstance(self._socket, ssl.SSLSocket)
 
     def send_file(self, file: OpenFile, offset: int, length: int) -> int:
