@@ -102,6 +102,8 @@ class _Work:
             return self._result(book, [])
         if plan.command == "baseline":
             return self._baseline()
+        if plan.changes and book.begun:
+            book = self._look_in_turn()
         book.check()
         steps = self._steps(book)
         for step in steps:
@@ -130,6 +132,14 @@ class _Work:
     def _look(self) -> Book:
         with self._connect() as session:
             return Book(self._scripts, self._rows(session), self._plan.on_interrupted)
+
+    def _look_in_turn(self) -> Book:
+        """What is there when no other run is at work: a script that has begun may be one that is not yet done."""
+        with self._connect() as keeper:
+            self._kind(keeper).exclusive()
+            book = self._look()
+            keeper.rollback()
+        return book
 
     def _rows(self, session: Session) -> list[Row]:
         history = History(session, self._table)
@@ -166,7 +176,7 @@ class _Work:
                 milliseconds = int((self._run.clock.monotonic() - began) * 1000)
                 history.finish(position, checksum=script.checksum, duration_ms=milliseconds)
             failpoint("sql.migrate.before_commit")
-            self._commit(session)
+            self._commit(session, happened=script.alone or not self._kind.transactional)
             self._run.log.info("%s is done.", script.file)
             failpoint("sql.migrate.after_commit")
             return True
@@ -181,6 +191,7 @@ class _Work:
         """In the open transaction; or, where it cannot be in one, between two of them."""
         server = self._kind(session)
         failpoint("sql.migrate.before_script")
+        self._run.lease.check()
         with failed_at(script.file):
             if script.alone:
                 self._commit(session)
@@ -192,8 +203,13 @@ class _Work:
                 server.run(script.text)
         failpoint("sql.migrate.after_script")
 
-    def _commit(self, session: Session) -> None:
-        self._run.lease.check()
+    def _commit(self, session: Session, *, happened: bool = False) -> None:
+        """Make it durable, unless a newer attempt has taken over.
+
+        :param happened: the script has: its record is true whoever writes it, and without it nobody would know.
+        """
+        if not happened:
+            self._run.lease.check()
         try:
             session.commit()
         except OutcomeUnknown as error:

@@ -52,6 +52,11 @@ class Book:
         """Its version is in force; one that is being undone still is, one that is half applied is not."""
         return row.done == (row.kind != "undo")
 
+    @property
+    def begun(self) -> bool:
+        """Whether a script has begun and is not done: it runs now, or stopped half way."""
+        return not all(row.done for row in self._latest.values())
+
     def states(self) -> list[MigrationState]:
         """Every script in its order, with what is missing."""
         known = {script.version for script in self.versioned}
