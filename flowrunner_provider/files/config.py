@@ -160,7 +160,7 @@ class AzureBlobConfig:
     workload_identity_tenant_id: str | None = option(None, label="Tenant of the workload identity")
     anonymous: bool = option(False, label="Anonymous", help="read a public container without any credential")
     container: str = option("", label="Container", help="of addresses that name none: wasb://conn_id@/key")
-    part_size: int = option(8, label="Block size", help="MiB; what is larger is uploaded in blocks of this size")
+    part_size: int = option(8, label="Block size", help="MiB; what is larger is moved in blocks of this size")
     parts_at_once: int = option(4, label="Blocks at once", help="blocks of one file that travel at the same time")
     conn_timeout: float = option(15.0, label="Connect time-out", help="seconds")
     timeout: float = option(60.0, label="Time-out", help="the longest silence of the server, seconds")

@@ -27,14 +27,14 @@ _LONGEST = 64 * 1024 * 1024
 def sends(job: Transfer, digest: Digest) -> bool:
     """Whether the destination can read the source's open file by itself."""
     here, there = job.source.capabilities, job.dest.capabilities
-    return digest.quick and here.opens_files and not digest.size and 0 < there.moves_ranges < (job.item.size or 0)
+    return digest.quick and here.opens_files and not digest.size and 0 < there.takes_ranges < (job.item.size or 0)
 
 
 def fetches(job: Transfer, digest: Digest) -> bool:
     """Whether the source can write into the destination's open file by itself, and all from one version."""
     here, there = job.source.capabilities, job.dest.capabilities
     able = there.opens_files and isinstance(digest, Crc32) and bool(job.item.version)
-    return able and 0 < here.moves_ranges < (job.item.size or 0) - digest.size
+    return able and 0 < here.reads_ranges < (job.item.size or 0) - digest.size
 
 
 async def send(job: Transfer, upload: Upload, digest: Digest) -> None:
@@ -51,7 +51,7 @@ async def fetch(job: Transfer, upload: Upload, digest: Crc32) -> None:
     """Have the source write what lies behind ``digest.size``, a window of ranges under way."""
     source, part = cast("RangeStore", job.source), cast("DiskUpload", upload)
     file = await part.open_file()
-    longest, size, at = min(source.capabilities.moves_ranges, _LONGEST), job.item.size or 0, digest.size
+    longest, size, at = min(source.capabilities.reads_ranges, _LONGEST), job.item.size or 0, digest.size
 
     async def one(offset: int, length: int) -> int:
         failpoint("files.copy.before_range")

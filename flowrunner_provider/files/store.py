@@ -80,9 +80,10 @@ class Capabilities:
     :param nearby: reading is cheap (this machine): a resumed digest is taken from here.
     :param opens_files: its files are open files of this machine: it is a :class:`DiskStore`, its uploads are each a
         :class:`DiskUpload`.
-    :param moves_ranges: what is larger than so many bytes it moves to and from an open file of this machine by
-        itself, in ranges of so many: it is a :class:`RangeStore`, its uploads are each a :class:`RangeUpload`. 0 if
-        it does not.
+    :param reads_ranges: what is larger than so many bytes it writes into an open file of this machine by itself, in
+        ranges of so many: it is a :class:`RangeStore`. 0 if it does not.
+    :param takes_ranges: what is larger than so many bytes its uploads read from an open file of this machine by
+        themselves, in parts of so many: each is a :class:`RangeUpload`. 0 if they do not.
     """
 
     atomic_replace: bool
@@ -106,7 +107,8 @@ class Capabilities:
     tiny_at_once: int = 256
     nearby: bool = False
     opens_files: bool = False
-    moves_ranges: int = 0
+    reads_ranges: int = 0
+    takes_ranges: int = 0
 
 
 class Upload(Protocol):
@@ -174,12 +176,12 @@ class DiskUpload(Upload, Protocol):
 
 
 class RangeUpload(Upload, Protocol):
-    """An upload that reads an open file by itself (``moves_ranges``)."""
+    """An upload that reads an open file by itself (``takes_ranges``)."""
 
     async def write_file(self, file: OpenFile, size: int, advance: Callable[[int], None]) -> None:
         """Take all ``size`` bytes of a file for this upload, which is empty; on return they have arrived.
 
-        :param size: more than ``moves_ranges``.
+        :param size: more than ``takes_ranges``.
         :param advance: told how many bytes have arrived since it was told last.
         """
 
@@ -264,7 +266,7 @@ class DiskStore(Store, Protocol):
 
 
 class RangeStore(Store, Protocol):
-    """A store that writes into an open file by itself (``moves_ranges``)."""
+    """A store that writes into an open file by itself (``reads_ranges``)."""
 
     @property
     def ranges_at_once(self) -> int:

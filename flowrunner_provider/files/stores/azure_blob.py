@@ -21,11 +21,13 @@ from flowrunner_provider.core.errors import (
     Rejected,
     Unavailable,
 )
+from flowrunner_provider.core.open_file import OpenFile
 from flowrunner_provider.core.retry import apause
 from flowrunner_provider.files.config import AzureBlobConfig
 from flowrunner_provider.files.store import Entry
 from flowrunner_provider.files.stores.azure_blob_client import AzureBlobClients, azure_errors, connect
 from flowrunner_provider.files.stores.azure_blob_parts import MOST_BLOCKS, AzureBlobParts
+from flowrunner_provider.files.stores.azure_blob_ranges import read_into
 from flowrunner_provider.files.stores.object_errors import obstore_errors
 from flowrunner_provider.files.stores.object_upload import part_lengths
 from flowrunner_provider.files.stores.objects import CAPABILITIES, ObjectStore
@@ -50,7 +52,7 @@ class AzureBlobStore(ObjectStore):
     def __init__(self, config: AzureBlobConfig, container: str, *, where: str = "") -> None:
         super().__init__(where or f"wasb://{container}")
         self._config, self.container = config, container
-        self.capabilities = changed(CAPABILITIES, presigns=True)
+        self.capabilities = changed(CAPABILITIES, presigns=True, reads_ranges=config.part_size * _MIB)
         self._clients: AzureBlobClients | None = None
 
     @property
@@ -145,6 +147,13 @@ class AzureBlobStore(ObjectStore):
                 return None
             raise
         return result.meta["size"], result.meta["e_tag"], data
+
+    @property
+    def ranges_at_once(self) -> int:
+        return self._config.parts_at_once
+
+    async def read_into(self, file: OpenFile, path: str, offset: int, length: int, version: str) -> int:
+        return await read_into(self, file, path.removeprefix("/"), offset, length, version)
 
     async def remove(self, key: str) -> None:
         """One request for the blob itself: obstore would send a batch to the account, which fewer credentials may."""

@@ -83,7 +83,7 @@ class Parts(Protocol):
 
 
 class FileParts(Parts, Protocol):
-    """Of a vendor whose store ``moves_ranges``."""
+    """Of a vendor whose store ``takes_ranges``."""
 
     async def send_file(self, number: int, file: OpenFile, offset: int, length: int) -> None:
         """:meth:`send` for a range of an open file."""

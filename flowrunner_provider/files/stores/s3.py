@@ -63,8 +63,9 @@ class S3Store(ObjectStore):
         self.wants_crc = checksums == "when_supported" or (checksums == "auto" and config.endpoint_url is None)
         conditional = config.conditional_writes
         atomic = config.endpoint_url is None if conditional is None else conditional
+        part = config.part_size * _MIB
         self.capabilities = changed(
-            CAPABILITIES, atomic_create=atomic, presigns=True, moves_ranges=config.part_size * _MIB
+            CAPABILITIES, atomic_create=atomic, presigns=True, reads_ranges=part, takes_ranges=part
         )
 
     @property
