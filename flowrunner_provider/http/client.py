@@ -25,7 +25,7 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.secrets import is_sensitive_key, redact_url
 from flowrunner_provider.core.spec import option
 from flowrunner_provider.files.guard import Guard
-from flowrunner_provider.http.bodies import StreamedBody, encode_body, exchange
+from flowrunner_provider.http.bodies import StreamedBody, encode_body, exchange, longest
 from flowrunner_provider.http.choices import STRUCTURED, Format
 from flowrunner_provider.http.formats import detect, parse
 from flowrunner_provider.http.results import MAX_RESULT, HttpResult
@@ -135,14 +135,11 @@ async def _once(
     http: HttpTransport, spec: RequestSpec, run: Run, shape: Shaper, found: Callable[[Any], Any] | None
 ) -> HttpResult:
     repeatable = spec.method not in _LEDGER or (bool(spec.key) and spec.honours_key)
-    streamed = isinstance(spec.body, StreamedBody) or spec.save_to is not None
     tries = run.retry.attempts if repeatable else 2
     effect = Effect(
         name=spec.effect,
         fingerprint=fingerprint(spec.method, spec.endpoint, spec.params, _identity(spec.body)),
-        seconds=run.deadline.remaining()
-        if streamed
-        else run.deadline.limit(run.patience + tries * http.settings.timeout),
+        seconds=_longest(http, spec, run, tries),
         repeatable=repeatable,
         on_unknown=spec.on_unknown,
     )
@@ -174,6 +171,15 @@ async def _once(
     if "unusable" in answer:
         raise from_event(answer["unusable"])
     return HttpResult(**answer)
+
+
+def _longest(http: HttpTransport, spec: RequestSpec, run: Run, tries: int) -> float:
+    """Seconds for which the request is announced; a body into a file has no other end than the attempt's."""
+    if spec.save_to is not None:
+        return run.deadline.remaining()
+    if isinstance(spec.body, StreamedBody):
+        return longest(http, run)
+    return run.deadline.limit(run.patience + tries * http.settings.timeout)
 
 
 def _identity(body: bytes | StreamedBody | None) -> Any:

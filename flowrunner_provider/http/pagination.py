@@ -7,6 +7,7 @@ machine's disks, they are staged on this machine first, in a folder of the task'
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,12 @@ async def paginate(
             staged = await _extract(http, pager, folder / "pages.jsonl", run, checkpoint)
             dataset = await _hand_over(staged, target, format, folder, run)
         except (PermanentError, ConfigError):
-            run.lease.check()  # an attempt that has taken over works in the same folder
+            try:
+                run.lease.check()
+            except Fenced:
+                with suppress(OSError):  # the attempt that has taken over may work in it, or have removed it
+                    folder.rmdir()
+                raise
             clean_staging(folder)
             raise
         done.save(asdict(dataset), force=True)

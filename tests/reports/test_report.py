@@ -32,7 +32,7 @@ from flowrunner_provider.core.errors import (
 )
 from tests.email.support import connect
 from tests.support.context import FileStateStore, execute, make_context
-from tests.support.kill import Outcome, attempt, kill_at, random_kills, trace
+from tests.support.kill import Outcome, attempt, kill_at, random_kills, trace, zombies
 from tests.support.postgres import Postgres
 from tests.support.servers import free_port
 from tests.support.smtp_sink import AfterData, Mail, SmtpSink
@@ -402,6 +402,15 @@ def test_random_kills(scenes: Callable[..., Scene], choice: str) -> None:
         lambda: scenes(40, format="csv", on_unknown=choice), send, once, count=max(1, KILLS // 3), done=over
     )
     assert report.scenarios == max(1, KILLS // 3)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("choice", ["stop", "resend", "skip"])
+def test_a_zombie_mails_no_second_report(scenes: Callable[..., Scene], choice: str) -> None:
+    def at(point: str) -> bool:
+        return KILLS > 20 or (point.startswith("effect.") if choice == "stop" else point in BRIEFLY[choice])
+
+    zombies(lambda: scenes(40, format="csv", on_unknown=choice), send, once, at=at, done=over)
 
 
 @pytest.mark.faults
