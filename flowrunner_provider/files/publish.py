@@ -41,8 +41,8 @@ class Sink:
     :param action: the id of the action, for the failpoints.
     """
 
-    def __init__(self, upload: Upload, action: str) -> None:
-        self._upload, self._action = upload, action
+    def __init__(self, upload: Upload, action: str, guard: Guard) -> None:
+        self._upload, self._action, self._guard = upload, action, guard
         self.digest = Digest()
 
     async def write(self, data: bytes) -> None:
@@ -50,6 +50,7 @@ class Sink:
         if data:
             self.digest.update(data)
             failpoint(f"{self._action}.before_write")
+            self._guard.check_awake()
             await self._upload.write(data)
             failpoint(f"{self._action}.after_write")
 
@@ -192,7 +193,7 @@ class Publisher:
         failpoint(f"{self._action}.before_begin")
         upload = await self.store.begin(target, self._token)
         try:
-            sink = Sink(upload, self._action)
+            sink = Sink(upload, self._action, self._guard)
             detail = await produce(sink)
             await upload.sync()
             size, digest = sink.digest.size, sink.digest.hexdigest()

@@ -340,6 +340,7 @@ class _Job:
         self.state.inode, self.state.committing = self.part.inode(), True
         self.checkpoint.save(asdict(self.state), force=True)
         if self.spec.only_if_changed:
+            self.guard.check_now()  # the newer attempt may have noted its version by now
             await forget(self.target)
         failpoint("http.download.before_commit")
         await self.part.commit(replace=self.spec.if_exists == "overwrite")
