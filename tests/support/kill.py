@@ -61,6 +61,7 @@ Scene = TypeVar("Scene")
 Rule = Mapping[str, Any]
 
 TRY_NUMBER = "FLOWRUNNER_TRY_NUMBER"
+_TOO_LONG = "timed out"
 PACKAGE = Path(failpoints.__file__).parents[1]
 # Only what starts no thread when it is imported (pyarrow does): a fork copies locks, not threads.
 PRELOAD = [
@@ -128,8 +129,8 @@ class Outcome:
 
     @property
     def killed(self) -> bool:
-        """SIGKILL ended it."""
-        return self.signal == signal.SIGKILL
+        """SIGKILL ended it, and not since it took too long."""
+        return self.signal == signal.SIGKILL and not (self.error or "").startswith(_TOO_LONG)
 
 
 def kill_at(point: str, hit: int = 1) -> dict[str, Any]:
@@ -208,7 +209,7 @@ class Attempt:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)  # what the child has started itself
         try:
-            return self._outcome(f"timed out after {timeout:g} s" if timed_out else None)
+            return self._outcome(f"{_TOO_LONG} after {timeout:g} s" if timed_out else None)
         finally:
             self._started.close()
             shutil.rmtree(self._home, ignore_errors=True)
