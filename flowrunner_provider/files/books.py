@@ -21,9 +21,10 @@ from flowrunner_provider.core.progress import Progress
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.files.guard import Guard
+from flowrunner_provider.files.job import Transfer
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.store import Store
-from flowrunner_provider.files.transfer import Transfer, transfer
+from flowrunner_provider.files.transfer import transfer
 
 __all__ = ["BATCH", "NAMES", "SAVE_EVERY", "SKIPPED", "Batch", "Books", "batches", "token_of"]
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.streams import Crc32, Digest
+from flowrunner_provider.files.job import Transfer
 from flowrunner_provider.files.store import DiskStore, DiskUpload, RangeStore, RangeUpload, Upload
-
-if TYPE_CHECKING:
-    from flowrunner_provider.files.transfer import Transfer
 
 __all__ = ["fetch", "fetches", "send", "sends"]
 

@@ -20,8 +20,9 @@ from flowrunner_provider.data.convert import convert
 from flowrunner_provider.data.dataset import Dataset, Format
 from flowrunner_provider.data.writers import RowWriter, open_writer
 from flowrunner_provider.files.guard import Guard
+from flowrunner_provider.files.job import Transfer
 from flowrunner_provider.files.plan import Item
-from flowrunner_provider.files.transfer import Transfer, transfer
+from flowrunner_provider.files.transfer import transfer
 from flowrunner_provider.http.client import part_token
 from flowrunner_provider.http.paging import PagePlan, Pager, Position
 from flowrunner_provider.http.targets import Target, clean_staging, local_target, staging

@@ -16,12 +16,13 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.files.books import SKIPPED, Batch, Books, batches
 from flowrunner_provider.files.each import each, each_in_batches
+from flowrunner_provider.files.job import Transfer
 from flowrunner_provider.files.options import SyncOptions
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.results import SyncResult
 from flowrunner_provider.files.store import Store, identity
 from flowrunner_provider.files.sync.plan import Plan
-from flowrunner_provider.files.transfer import Transfer, transfer
+from flowrunner_provider.files.transfer import transfer
 from flowrunner_provider.files.tree import Tree, chooser
 
 __all__ = ["sync"]
