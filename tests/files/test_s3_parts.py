@@ -6,7 +6,6 @@ import asyncio
 import os
 import zlib
 from base64 import b64encode
-from types import SimpleNamespace
 
 import pytest
 
@@ -127,7 +126,7 @@ def test_a_later_attempt_finds_parts_that_have_grown(bucket, monkeypatch, upload
 @pytest.mark.parametrize(("objects", "expected"), [(1, 2), (2, 3), (5, 6)])
 def test_only_so_much_travels_at_once(monkeypatch, objects, expected):
     monkeypatch.setattr(object_upload, "MEMORY", 25)
-    store, most = SimpleNamespace(under_way=0), 0
+    under_way, most = object_upload.UnderWay(), 0
 
     class Slow:
         at_once = 64
@@ -140,12 +139,15 @@ def test_only_so_much_travels_at_once(monkeypatch, objects, expected):
 
         async def send(self, number, pieces):
             nonlocal most
-            most = max(most, store.under_way)
+            most = max(most, under_way.bytes)
             for _ in range(3):
                 await asyncio.sleep(0)
 
+    async def never(data, *, replace):
+        raise AssertionError("what is large is not put in one request")
+
     async def act():
-        upload = object_upload.ObjectUpload(store, "k", Slow())
+        upload = object_upload.ObjectUpload(never, Slow(), under_way)
         await upload.write(b"x" * 205)
         await upload.sync()
         assert upload.offset == 205
@@ -154,7 +156,7 @@ def test_only_so_much_travels_at_once(monkeypatch, objects, expected):
         await asyncio.gather(*(act() for _ in range(objects)))
 
     asyncio.run(all_of_them())
-    assert (most, store.under_way) == (10 * expected, 0)
+    assert (most, under_way.bytes) == (10 * expected, 0)
 
 
 # -- checksums

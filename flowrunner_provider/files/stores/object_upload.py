@@ -12,15 +12,12 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol, cast
 
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.open_file import OpenFile
 
-if TYPE_CHECKING:
-    from flowrunner_provider.files.stores.objects import ObjectStore
-
-__all__ = ["FileParts", "ObjectUpload", "Parts", "part_lengths"]
+__all__ = ["FileParts", "ObjectUpload", "Parts", "Put", "UnderWay", "part_lengths"]
 
 _MIB = 1024 * 1024
 
@@ -89,14 +86,34 @@ class FileParts(Parts, Protocol):
         """:meth:`send` for a range of an open file."""
 
 
+class Put(Protocol):
+    """Put a small object in one request."""
+
+    def __call__(self, data: bytes, *, replace: bool) -> Awaitable[None]:
+        """See :meth:`~.objects.ObjectStore.put`."""
+
+
+class UnderWay:
+    """The bytes of parts that travel to one store at this moment; all its uploads share it."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def has_room(self, more: int) -> bool:
+        """Whether there is memory for so many more."""
+        return self.bytes + more <= MEMORY
+
+
 class ObjectUpload:
     """An :class:`~flowrunner_provider.files.store.Upload` in parts; ``sync`` waits for the whole ones.
 
     What does not fill a part is kept in memory until the commit; :meth:`size` counts it in.
+
+    :param put: for the whole object, if it stays small.
     """
 
-    def __init__(self, store: ObjectStore, key: str, parts: Parts) -> None:
-        self._store, self._key, self._parts = store, key, parts
+    def __init__(self, put: Put, parts: Parts, under_way: UnderWay) -> None:
+        self._put, self._parts, self._under_way = put, parts, under_way
         self._chunks: list[bytes] = []
         self._buffered = 0
         self._length = parts.length(1)
@@ -147,19 +164,19 @@ class ObjectUpload:
             await self._reap(asyncio.FIRST_COMPLETED)
 
     def _fits(self, held: int) -> bool:
-        return len(self._pending) < self._parts.at_once and self._store.under_way + held <= MEMORY
+        return len(self._pending) < self._parts.at_once and self._under_way.has_room(held)
 
     def _begin(self, length: int, held: int, send: Callable[[int], Awaitable[None]]) -> None:
         """Send the next part, by its number."""
         self._number += 1
         self._sent += length
-        self._store.under_way += held
+        self._under_way.bytes += held
         self._pending[asyncio.create_task(self._one(self._number, send))] = held
         self._length = self._parts.length(self._number + 1)
 
     def _landed(self, tasks: Iterable[asyncio.Task[None]]) -> None:
         for task in tasks:
-            self._store.under_way -= self._pending.pop(task)
+            self._under_way.bytes -= self._pending.pop(task)
 
     def _take(self) -> list[bytes]:
         pieces = self._chunks
@@ -199,7 +216,7 @@ class ObjectUpload:
             failpoint("objects.after_complete")
         else:
             failpoint("objects.before_put")
-            await self._store.put(self._key, b"".join(self._chunks), replace=replace)
+            await self._put(b"".join(self._chunks), replace=replace)
             failpoint("objects.after_put")
         self._started = False
 

@@ -1,6 +1,7 @@
 """What all object stores share. A vendor's file is a subclass of :class:`ObjectStore` of a page or two.
 
-It supplies ``capabilities`` (:data:`CAPABILITIES` with what differs) and the methods that are abstract there.
+It supplies ``capabilities`` (:data:`CAPABILITIES` with what differs) and the methods that are abstract there and
+in :class:`~.object_bucket.Bucket`.
 
 Paths are ``/key``. There are no folders: ``/d`` is one when there are keys that start with ``d/``. The bucket itself
 belongs to the address.
@@ -9,21 +10,22 @@ belongs to the address.
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, suppress
-from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Self
 
-from flowrunner_provider.core.errors import AlreadyExists, IntegrityError, NotFound, PermanentError
+from flowrunner_provider.core.errors import IntegrityError, NotFound, PermanentError
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.names import join_inside
 from flowrunner_provider.files.store import Capabilities, Entry
-from flowrunner_provider.files.stores.object_upload import ObjectUpload, Parts
+from flowrunner_provider.files.stores.object_bucket import Bucket, refuse_odd
+from flowrunner_provider.files.stores.object_upload import ObjectUpload, Parts, UnderWay
 
-__all__ = ["CAPABILITIES", "ObjectStore", "refuse_odd"]
+__all__ = ["CAPABILITIES", "ObjectStore"]
 
 BLOCK = 4 * 1024 * 1024
 """Bytes per ranged read."""
@@ -46,26 +48,19 @@ CAPABILITIES = Capabilities(
 )
 
 
-class ObjectStore(ABC):
+class ObjectStore(Bucket):
     """One bucket or container.
 
     :param where: how messages call it, e.g. ``s3://aws_default@raw``.
     """
 
     def __init__(self, where: str) -> None:
-        self.where = where
+        super().__init__(where)
         self.capabilities = CAPABILITIES
-        self.under_way = 0  # bytes of parts that are being sent
+        self._under_way = UnderWay()
         self._stack: AsyncExitStack | None = None
 
     # -- what a vendor supplies
-
-    @abstractmethod
-    async def connect(self, stack: AsyncExitStack) -> None:
-        """Load the packages of the extra, and be ready; what is entered into ``stack`` is left with the store.
-
-        :raises ConfigError: when the bucket is known not to be there.
-        """
 
     @abstractmethod
     def pages(self, prefix: str, *, delimited: bool, most: int = 0) -> AsyncIterator[Sequence[Entry]]:
@@ -78,10 +73,6 @@ class ObjectStore(ABC):
     @abstractmethod
     def parts(self, key: str, token: str, size: int | None) -> Parts:
         """The upload of ``key`` in parts; no request is made."""
-
-    @abstractmethod
-    async def head(self, key: str) -> Entry:
-        """What is known of an object; ``NotFound`` for a folder, too."""
 
     @abstractmethod
     async def fetch(
@@ -111,25 +102,6 @@ class ObjectStore(ABC):
         :param replace: False to raise ``AlreadyExists`` when ``target`` is taken.
         :param source: as :meth:`stat` saw it; another version raises ``IntegrityError`` where the far side can tell.
         """
-
-    # -- what a vendor uses
-
-    def entry(self, key: str, size: int | None, modified: datetime | None, version: str) -> Entry:
-        """A key of a listing; one that ends in ``/`` is the marker of a folder."""
-        if key.endswith("/"):
-            return self.folder(key)
-        if modified is not None:  # a look gives whole seconds, a listing sometimes more
-            modified = modified.replace(microsecond=0)
-        return Entry(path=f"/{key}", name=key.rpartition("/")[2], size=size, modified=modified, version=version)
-
-    def folder(self, prefix: str) -> Entry:
-        """A folder of a listing; ``prefix`` ends in ``/`` or is empty for the bucket."""
-        path = f"/{prefix.removesuffix('/')}"
-        return Entry(path=path, name=path.rpartition("/")[2], size=None, modified=None, is_dir=True)
-
-    def label(self, key: str) -> str:
-        """How messages call a key."""
-        return f"{self.where}/{key}"
 
     # -- the store
 
@@ -226,7 +198,7 @@ class ObjectStore(ABC):
     async def begin(self, path: str, token: str, *, resume_at: int = 0, size: int | None = None) -> ObjectUpload:
         key = path.removeprefix("/")
         refuse_odd(key, f"writing {self.label(key)}")
-        return ObjectUpload(self, key, self.parts(key, token, size))
+        return ObjectUpload(partial(self.put, key), self.parts(key, token, size), self._under_way)
 
     async def forget(self, path: str, token: str) -> None:
         await self.parts(path.removeprefix("/"), token, None).abort()
@@ -239,7 +211,7 @@ class ObjectStore(ABC):
         await self.remove(key)
         failpoint("objects.after_delete")
 
-    async def mkdir(self, path: str, parents: bool = False) -> None:  # noqa: B027 - a promise kept by doing nothing
+    async def mkdir(self, path: str, parents: bool = False) -> None:
         """There are no folders to make."""
 
     async def copy_within(self, path: str, target: str, *, replace: bool = True, version: str = "") -> Entry:
@@ -265,20 +237,6 @@ class ObjectStore(ABC):
         await self.copy_within(path, target, replace=replace)
         await self.delete(path)
 
-    async def refuse_existing(self, key: str) -> None:
-        """Raise ``AlreadyExists`` if there is such an object."""
-        with suppress(NotFound):
-            await self.head(key)
-            raise AlreadyExists(
-                f"{self.label(key)} is there already", remedy="choose another name, or if_exists='overwrite'"
-            )
-
 
 def _folder_key(path: str) -> str:
     return path.removeprefix("/").rstrip("/")
-
-
-def refuse_odd(key: str, what: str) -> None:
-    """Raise ``PermanentError`` for a key that a store, or what stands before it, would take for another one."""
-    if not key or key.startswith("/") or key.endswith("/"):
-        raise PermanentError(f"{what}: this is no name of a file here", remedy="rename it")

@@ -23,8 +23,9 @@ from flowrunner_provider.core.open_file import OpenFile
 from flowrunner_provider.core.retry import Backoff, RetryPlan
 from flowrunner_provider.files.config import S3Config
 from flowrunner_provider.files.store import Entry
+from flowrunner_provider.files.stores.object_bucket import refuse_odd
 from flowrunner_provider.files.stores.object_upload import part_lengths
-from flowrunner_provider.files.stores.objects import CAPABILITIES, ObjectStore, refuse_odd
+from flowrunner_provider.files.stores.objects import CAPABILITIES, ObjectStore
 from flowrunner_provider.files.stores.s3_client import THREADS, S3Client, S3Target, client_errors
 from flowrunner_provider.files.stores.s3_copy import copy_object
 from flowrunner_provider.files.stores.s3_objects import ClientObjects, Proof, S3Objects, Stored
