@@ -153,7 +153,9 @@ class AzureBlobStore(ObjectStore):
         return self._config.parts_at_once
 
     async def read_into(self, file: OpenFile, path: str, offset: int, length: int, version: str) -> int:
-        return await read_into(self, file, path.removeprefix("/"), offset, length, version)
+        key = path.removeprefix("/")
+        what = f"reading {self.label(key)}"
+        return await read_into(self.clients.obstore, what, file, key, offset, length, version)
 
     async def remove(self, key: str) -> None:
         """One request for the blob itself: obstore would send a batch to the account, which fewer credentials may."""
@@ -162,7 +164,8 @@ class AzureBlobStore(ObjectStore):
 
     def parts(self, key: str, token: str, size: int | None) -> AzureBlobParts:
         length = part_lengths(self._config.part_size * _MIB, MOST_BLOCKS, size)
-        return AzureBlobParts(self, key, token, length, self._config.parts_at_once)
+        blob = self.client.get_blob_client(key)
+        return AzureBlobParts(blob, self.label(key), token, length, self._config.parts_at_once)
 
     async def copy_key(self, key: str, target: str, *, replace: bool, source: Entry) -> None:
         """A copy within the account; most are done when Azure answers, and the others are waited for."""

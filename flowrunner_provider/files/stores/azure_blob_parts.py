@@ -29,7 +29,7 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.files.stores.azure_blob_client import azure_errors
 
 if TYPE_CHECKING:
-    from flowrunner_provider.files.stores.azure_blob import AzureBlobStore
+    from azure.storage.blob.aio import BlobClient
 
 __all__ = ["MOST_BLOCKS", "AzureBlobParts"]
 
@@ -39,20 +39,18 @@ MOST_BLOCKS = 50_000
 class AzureBlobParts:
     """The staged blocks of one blob.
 
+    :param blob: Microsoft's, of an open store.
+    :param label: how messages call it.
     :param token: names the task.
     :param length: bytes of a block, by its number.
     """
 
-    def __init__(self, store: AzureBlobStore, key: str, token: str, length: Callable[[int], int], at_once: int) -> None:
-        self._store, self._key, self._token = store, key, token
+    def __init__(self, blob: BlobClient, label: str, token: str, length: Callable[[int], int], at_once: int) -> None:
+        self._blob, self._label, self._token = blob, label, token
         self.length, self.at_once = length, at_once
-        self._what = f"writing {store.label(key)}"
+        self._what = f"writing {label}"
         self._there: dict[str, int] = {}
         self._ids: dict[int, str] = {}
-
-    @property
-    def _blob(self) -> Any:
-        return self._store.client.get_blob_client(self._key)
 
     async def _staged(self) -> dict[str, int]:
         """What the far side holds and nobody has committed: id -> size."""
@@ -125,7 +123,7 @@ class AzureBlobParts:
                 remedy="let only one task write this blob; the retry begins anew",
             ) from None
         except IntegrityError:  # 412: somebody was quicker
-            raise AlreadyExists(f"{self._store.label(self._key)} is there already", remedy="choose another") from None
+            raise AlreadyExists(f"{self._label} is there already", remedy="choose another") from None
 
     async def _is_there(self) -> bool:
         """Whether the blob is made of exactly our blocks."""

@@ -13,7 +13,7 @@ from flowrunner_provider.core.retry import RetryPlan
 from flowrunner_provider.files.stores.object_errors import obstore_errors, refusal
 
 if TYPE_CHECKING:
-    from flowrunner_provider.files.stores.azure_blob import AzureBlobStore
+    from obstore.store import AzureStore
 
 __all__ = ["read_into"]
 
@@ -26,14 +26,17 @@ _WHILE = 300.0
 """Seconds within which a broken connection is gone on with; then it is the task's next attempt that does so."""
 
 
-async def read_into(store: AzureBlobStore, file: OpenFile, key: str, offset: int, length: int, version: str) -> int:
+async def read_into(
+    container: AzureStore, what: str, file: OpenFile, key: str, offset: int, length: int, version: str
+) -> int:
     """See :class:`~flowrunner_provider.files.store.RangeStore`. A connection that breaks is gone on with where it was.
 
+    :param container: obstore's, of an open store.
+    :param what: what is being done, on what; for messages.
     :raises IntegrityError: if the blob is another version by now, or the answer another range.
     """
-    what = f"reading {store.label(key)}"
     range_ = _Range(what, file, offset, offset + length)
-    await RetryPlan(attempts=_TRIES).acall(lambda: _receive(store, range_, key, version), Deadline(_WHILE))
+    await RetryPlan(attempts=_TRIES).acall(lambda: _receive(container, range_, key, version), Deadline(_WHILE))
     return range_.checksum
 
 
@@ -65,16 +68,14 @@ class _Range:
         )
 
 
-async def _receive(store: AzureBlobStore, range_: _Range, key: str, version: str) -> None:
+async def _receive(container: AzureStore, range_: _Range, key: str, version: str) -> None:
     """Ask once for what is left."""
     import obstore
 
     wanted = (range_.at, range_.end)
     try:
         with obstore_errors(range_.what):
-            answer = await obstore.get_async(
-                store.clients.obstore, key, options={"range": wanted, "if_match": f'"{version}"'}
-            )
+            answer = await obstore.get_async(container, key, options={"range": wanted, "if_match": f'"{version}"'})
     except Rejected as error:
         if error.status == 416:  # it is shorter by now
             raise refusal(range_.what, 412) from None
