@@ -1,17 +1,14 @@
-"""Buckets of Google Cloud Storage. An object's version is its generation."""
+"""Buckets of Google Cloud Storage as stores."""
 
 from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
-from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace as changed
-from datetime import datetime, timedelta
-from urllib.parse import quote
+from datetime import timedelta
 
 from flowrunner_provider.core.errors import (
-    AccessDenied,
     ConfigError,
     IntegrityError,
     NotFound,
@@ -20,18 +17,17 @@ from flowrunner_provider.core.errors import (
 )
 from flowrunner_provider.files.config import GcsConfig
 from flowrunner_provider.files.store import Entry
-from flowrunner_provider.files.stores.gcs_client import GcsClient, Resource, crc32c
+from flowrunner_provider.files.stores.gcs_bucket import GcsBucket
+from flowrunner_provider.files.stores.gcs_client import GcsClient, crc32c
 from flowrunner_provider.files.stores.gcs_parts import GcsParts
 from flowrunner_provider.files.stores.objects import CAPABILITIES, ObjectStore
 
 __all__ = ["GcsStore", "buckets"]
 
 _MIB = 1024 * 1024
-_PAGE = 1_000
-_FIELDS = "name,size,timeCreated,generation,crc32c"
 
 
-class GcsStore(ObjectStore):
+class GcsStore(GcsBucket, ObjectStore):
     """One bucket.
 
     :param config: the connection.
@@ -39,78 +35,13 @@ class GcsStore(ObjectStore):
     """
 
     def __init__(self, config: GcsConfig, bucket: str, *, where: str = "") -> None:
-        super().__init__(where or f"gs://{bucket}")
-        self._config, self.bucket = config, bucket
+        super().__init__(config, bucket, where=where)
         self.capabilities = changed(CAPABILITIES, hashes=frozenset({"crc32c"}), presigns=True)
-        self._client: GcsClient | None = None
-
-    @property
-    def client(self) -> GcsClient:
-        """The JSON API; only while the store is open."""
-        if self._client is None:
-            raise ValueError("the store is not open")
-        return self._client
-
-    async def connect(self, stack: AsyncExitStack) -> None:
-        self._client = GcsClient(self._config)
-        await self._client.open(stack)
-        with suppress(AccessDenied):  # who may only write may not look; each call tells what it may
-            try:
-                await self._client.request(
-                    f"connecting to {self.where}", "GET", self.path(), params={"maxResults": "1", "fields": "kind"}
-                )
-            except NotFound:
-                raise ConfigError(
-                    f"{self.where}: there is no bucket {self.bucket!r}",
-                    field="bucket",
-                    remedy="correct the address; buckets are not made",
-                ) from None
 
     async def presign(self, path: str, method: str, expires: timedelta) -> str:
         """A signed URL, version 4; see :class:`~flowrunner_provider.files.store.SigningStore`."""
         key = path.removeprefix("/")
         return await GcsClient(self._config).signed(self.bucket, key, method, expires)
-
-    def path(self, key: str | None = None) -> str:
-        """The path of the bucket's objects, or of one, as the JSON API has it."""
-        objects = f"/storage/v1/b/{quote(self.bucket, safe='')}/o"
-        return objects if key is None else f"{objects}/{quote(key, safe='')}"
-
-    async def resource(self, key: str, what: str) -> Resource:
-        """What Google knows of an object."""
-        return (await self.client.request(what, "GET", self.path(key), params={"fields": _FIELDS})).json()
-
-    async def head(self, key: str) -> Entry:
-        return self._entry(await self.resource(key, f"looking at {self.label(key)}"))
-
-    def _entry(self, item: Resource) -> Entry:
-        created = datetime.fromisoformat(item["timeCreated"])
-        return self.entry(item["name"], int(item["size"]), created, str(item["generation"]))
-
-    async def pages(self, prefix: str, *, delimited: bool, most: int = 0) -> AsyncIterator[Sequence[Entry]]:
-        async for page, prefixes in self._listing(prefix, delimited=delimited, most=most):
-            yield [self.folder(folder) for folder in prefixes] + [self._entry(item) for item in page]
-
-    async def resources(self, prefix: str) -> AsyncIterator[Sequence[Resource]]:
-        """The objects whose keys start with ``prefix``, page by page."""
-        async for page, _ in self._listing(prefix, delimited=False, most=0):
-            yield page
-
-    async def _listing(
-        self, prefix: str, *, delimited: bool, most: int
-    ) -> AsyncIterator[tuple[Sequence[Resource], Sequence[str]]]:
-        question = {"fields": f"nextPageToken,prefixes,items({_FIELDS})", "maxResults": str(most or _PAGE)}
-        question |= {"prefix": prefix} if prefix else {}
-        question |= {"delimiter": "/"} if delimited else {}
-        what = f"listing {self.label(prefix)}"
-        while True:
-            page = (await self.client.request(what, "GET", self.path(), params=question)).json()
-            yield page.get("items", []), page.get("prefixes", [])
-            if not page.get("nextPageToken"):
-                return
-            if question.get("pageToken") == page["nextPageToken"]:
-                raise IntegrityError(f"{what}: the same page comes twice", remedy="retry; tell Google's support")
-            question["pageToken"] = page["nextPageToken"]
 
     async def fetch(
         self, key: str, what: str, offset: int, wanted: int, version: str | None = None
@@ -143,11 +74,6 @@ class GcsStore(ObjectStore):
     def parts(self, key: str, token: str, size: int | None) -> GcsParts:
         return GcsParts(self, key, token, self._config.part_size * _MIB, self._config.parts_at_once)
 
-    async def upload(self, what: str, key: str, data: bytes, *, checksum: int, replace: bool = True) -> Resource:
-        """Put an object in one request; its checksum has been compared on return."""
-        condition = {} if replace else {"ifGenerationMatch": "0"}
-        return await self.client.upload(what, self.bucket, key, data, params=condition, checksum=checksum)
-
     async def put(self, key: str, data: bytes, *, replace: bool) -> None:
         what, checksum = f"writing {self.label(key)}", await asyncio.to_thread(crc32c, data)
         try:
@@ -165,9 +91,6 @@ class GcsStore(ObjectStore):
             found = await self.resource(key, f"looking at {self.label(key)}")
             return found.get("crc32c") == b64encode(checksum.to_bytes(4, "big")).decode()
         return False
-
-    async def remove(self, key: str) -> None:
-        await self.client.request(f"deleting {self.label(key)}", "DELETE", self.path(key))
 
     async def copy_key(self, key: str, target: str, *, replace: bool, source: Entry) -> None:
         what = f"copying {self.label(key)}"

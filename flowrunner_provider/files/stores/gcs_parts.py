@@ -17,7 +17,6 @@ from base64 import b64decode
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from flowrunner_provider.core.errors import (
     IntegrityError,
@@ -27,11 +26,9 @@ from flowrunner_provider.core.errors import (
 )
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.names import part_name
+from flowrunner_provider.files.stores.gcs_bucket import GcsBucket
 from flowrunner_provider.files.stores.gcs_checksum import combined
 from flowrunner_provider.files.stores.gcs_client import Resource, crc32c
-
-if TYPE_CHECKING:
-    from flowrunner_provider.files.stores.gcs import GcsStore
 
 __all__ = ["GcsParts"]
 
@@ -56,10 +53,10 @@ class GcsParts:
     :param step: bytes of every part but the last.
     """
 
-    def __init__(self, store: GcsStore, key: str, token: str, step: int, at_once: int) -> None:
-        self._store, self._key, self._token = store, key, token
+    def __init__(self, bucket: GcsBucket, key: str, token: str, step: int, at_once: int) -> None:
+        self._bucket, self._key, self._token = bucket, key, token
         self._step, self.at_once = step, at_once
-        self._what = f"writing {store.label(key)}"
+        self._what = f"writing {bucket.label(key)}"
         self._there: dict[str, _Part] = {}
         self._sent: dict[int, _Part] = {}
 
@@ -75,7 +72,7 @@ class GcsParts:
         """What is there of this task and key, by name."""
         prefix = self._name(0).removesuffix(f"{'0' * _DIGITS}.part")
         found: dict[str, _Part] = {}
-        async for page in self._store.resources(prefix):
+        async for page in self._bucket.resources(prefix):
             for item in page:
                 middle = item["name"].removeprefix(prefix).removesuffix(".part")
                 if len(middle) == _DIGITS and middle.removeprefix("g").isdecimal():
@@ -94,7 +91,7 @@ class GcsParts:
             self._sent[number] = there
         else:
             failpoint("gcs.before_send")
-            self._sent[number] = _part(await self._store.upload(self._what, name, data, checksum=checksum))
+            self._sent[number] = _part(await self._bucket.upload(self._what, name, data, checksum=checksum))
 
     async def held(self) -> int:
         there = await self._list()
@@ -105,7 +102,7 @@ class GcsParts:
             await self.send(number, tail)
         parts = [self._sent[n] for n in sorted(self._sent)]
         if not replace:
-            await self._store.refuse_existing(self._key)
+            await self._bucket.refuse_existing(self._key)
         expected = combined((part.checksum, part.size) for part in parts)
         groups = await self._grouped(parts)
         failpoint("gcs.before_compose")
@@ -114,7 +111,7 @@ class GcsParts:
         except TransientError:
             made = await self._made(expected)  # the answer may have been lost
         except IntegrityError:  # 412
-            await self._store.refuse_existing(self._key)
+            await self._bucket.refuse_existing(self._key)
             raise
         failpoint("gcs.after_compose")
         if made.checksum != expected:
@@ -125,7 +122,7 @@ class GcsParts:
 
     async def _made(self, expected: int) -> _Part:
         with suppress(NotFound):
-            made = _part(await self._store.resource(self._key, self._what))
+            made = _part(await self._bucket.resource(self._key, self._what))
             if made.checksum == expected:
                 return made
         raise Unavailable(f"{self._what}: the composition was not answered")
@@ -147,10 +144,10 @@ class GcsParts:
             "destination": {"contentType": "application/octet-stream"},
         }
         try:
-            answer = await self._store.client.request(
+            answer = await self._bucket.client.request(
                 self._what,
                 "POST",
-                f"{self._store.path(key)}/compose",
+                f"{self._bucket.path(key)}/compose",
                 params={} if replace else {"ifGenerationMatch": "0"},
                 headers={"Content-Type": "application/json"},
                 data=json.dumps(body).encode(),
@@ -166,7 +163,7 @@ class GcsParts:
         failpoint("gcs.before_remove_parts")
         for name in await self._list():
             with suppress(NotFound):
-                await self._store.remove(name)
+                await self._bucket.remove(name)
             failpoint("gcs.after_remove_part")
 
 
