@@ -17,10 +17,11 @@ from flowrunner_provider.core.errors import FlowRunnerError, IntegrityError, Per
 from flowrunner_provider.core.retry import Backoff, RetryPlan
 from flowrunner_provider.files import ranges
 from flowrunner_provider.files.operators import FileCopyOperator
-from flowrunner_provider.files.stores import s3, s3_ranges
+from flowrunner_provider.files.stores import s3_bucket, s3_ranges
 from flowrunner_provider.files.stores.local import LocalStore
 from flowrunner_provider.files.stores.s3 import S3Store
 from flowrunner_provider.files.stores.s3_body import FileBody
+from flowrunner_provider.files.stores.s3_client import S3Client
 from tests.files import test_faults as faults
 from tests.files.far import FAR_SIDES, Disk, Side
 from tests.files.s3 import PART, Bucket, connection_of, store_of
@@ -69,7 +70,7 @@ def by_ranges_only(monkeypatch):
 def way(request, monkeypatch):
     """Who fetches a range: connections of our own, or boto3 where only that knows the way."""
     if request.param == "boto3":
-        monkeypatch.setattr(s3, "place_of", lambda *_: None)
+        monkeypatch.setattr(s3_bucket, "place_of", lambda *_: None)
 
 
 def copy(tmp_path: Path, source: str, dest: str, **options: Any) -> Any:
@@ -152,8 +153,8 @@ def test_an_object_that_changes_while_it_is_fetched_is_refused(tmp_path, bucket,
 
 def test_another_range_than_was_asked_for_is_refused(tmp_path, bucket, monkeypatch):
     bucket.put("big", BIG)
-    monkeypatch.setattr(s3, "place_of", lambda *_: None)
-    run = s3.S3Client.run
+    monkeypatch.setattr(s3_bucket, "place_of", lambda *_: None)
+    run = S3Client.run
 
     class Careless:
         """Forgets the range."""
@@ -171,7 +172,7 @@ def test_another_range_than_was_asked_for_is_refused(tmp_path, bucket, monkeypat
         async with store_of(bucket.endpoint) as store:
             entry = await store.stat(f"{bucket.root}/big")
             upload = await LocalStore().begin(str(tmp_path / "big"), "t")
-            monkeypatch.setattr(s3.S3Client, "run", forgetful)
+            monkeypatch.setattr(S3Client, "run", forgetful)
             await store.read_into(await upload.open_file(), entry.path, 0, PART, entry.version)
 
     with pytest.raises(IntegrityError, match="another range"):

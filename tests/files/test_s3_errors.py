@@ -25,7 +25,7 @@ from flowrunner_provider.core.errors import (
     Unavailable,
 )
 from flowrunner_provider.files.hooks.s3 import FlowRunnerS3Hook
-from flowrunner_provider.files.stores import s3, s3_copy, s3_wire_requests
+from flowrunner_provider.files.stores import s3_bucket, s3_copy, s3_wire_requests
 from flowrunner_provider.files.stores.s3_body import PiecesBody
 from flowrunner_provider.files.uri import parse
 from tests.contracts.store_contract import collect, write
@@ -256,7 +256,7 @@ def test_connections_cut_in_the_middle_of_a_read(rgw, chaos):
     ids=["stat", "read", "list", "put", "parts"],
 )
 def test_a_server_that_cannot_now(http_server, monkeypatch, act, code):
-    monkeypatch.setattr(s3, "_TRIES", 1)
+    monkeypatch.setattr(s3_bucket, "_TRIES", 1)
     body = f"<Error><Code>{code}</Code><Message>later</Message></Error>".encode()
     status = {"SlowDown": 503, "InternalError": 500, "ExpiredToken": 400}[code]
     reply = Reply(status, body, {"Content-Type": "application/xml"})

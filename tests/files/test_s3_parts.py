@@ -11,7 +11,7 @@ import pytest
 
 from flowrunner_provider.core.errors import IntegrityError, PermanentError, Unavailable
 from flowrunner_provider.files.config import S3Config
-from flowrunner_provider.files.stores import object_upload, s3, s3_parts
+from flowrunner_provider.files.stores import object_upload, s3, s3_bucket, s3_parts
 from flowrunner_provider.files.stores.object_upload import part_lengths
 from flowrunner_provider.files.stores.s3 import S3Store, S3Target
 from flowrunner_provider.files.stores.s3_body import Body, PiecesBody
@@ -57,7 +57,7 @@ def put(store, path, data, *, commit=True, size=None):
 def uploads(request, monkeypatch):
     """Who makes the requests: connections of our own, or boto3 where only that knows the way."""
     if request.param == "boto3":
-        monkeypatch.setattr(s3, "place_of", lambda *_: None)
+        monkeypatch.setattr(s3_bucket, "place_of", lambda *_: None)
         return ClientUploads
     return WireUploads
 

@@ -7,8 +7,7 @@ import os
 import time
 import zlib
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -25,7 +24,6 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.core.open_file import OpenFile
 from flowrunner_provider.core.retry import Backoff, RetryPlan
 from flowrunner_provider.files.stores import s3_ranges
-from flowrunner_provider.files.stores.s3 import S3Store
 from flowrunner_provider.files.stores.s3_ranges import read_into
 from flowrunner_provider.files.stores.s3_wire_objects import WireObjects
 from tests.files.test_s3_wire import GONE, OK, SILENCE, TRICKLE, Script, error, run
@@ -56,8 +54,7 @@ def read(tmp_path, monkeypatch):
         monkeypatch.setattr(s3_ranges, "RetryPlan", lambda **_: plan)
         path = tmp_path / "file"
         file = OpenFile(str(path), os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC))
-        store = cast("S3Store", SimpleNamespace(objects=objects, label=lambda key: key))
-        checksum = await read_into(store, file, "k", FIRST, LAST + 1 - FIRST, '"e"')
+        checksum = await read_into(objects, "reading k", file, "k", FIRST, LAST + 1 - FIRST, '"e"')
         data = path.read_bytes()[FIRST:]
         assert checksum == zlib.crc32(data)
         return data

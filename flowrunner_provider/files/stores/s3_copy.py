@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flowrunner_provider.core.errors import AlreadyExists, FlowRunnerError, IntegrityError
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.files.each import each
 from flowrunner_provider.files.store import Entry
-
-if TYPE_CHECKING:
-    from flowrunner_provider.files.stores.s3 import S3Store
+from flowrunner_provider.files.stores.s3_bucket import S3Bucket
+from flowrunner_provider.files.stores.s3_parts import S3Parts
 
 __all__ = ["ONE_REQUEST", "copy_object"]
 
@@ -22,61 +21,61 @@ _AT_ONCE = 8
 _KEPT = ("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType", "Metadata")
 
 
-async def copy_object(store: S3Store, key: str, target: str, *, replace: bool, source: Entry) -> None:
+async def copy_object(bucket: S3Bucket, key: str, target: str, *, replace: bool, source: Entry) -> None:
     """Copy a key; its metadata goes along.
 
     :raises IntegrityError: if ``key`` is another version by now.
     :raises AlreadyExists: if ``target`` is taken and may not be replaced.
     """
-    what = f"copying {store.label(key)} to {store.label(target)}"
-    more: dict[str, Any] = {"IfNoneMatch": "*"} if not replace and store.capabilities.atomic_create else {}
+    what = f"copying {bucket.label(key)} to {bucket.label(target)}"
+    more: dict[str, Any] = {"IfNoneMatch": "*"} if not replace and bucket.creates_atomically else {}
     if (source.size or 0) > ONE_REQUEST:
-        await _in_parts(store, key, target, what, source, more)
+        await _in_parts(bucket, key, target, what, source, more)
         return
     try:
-        await store.client.call(what, "copy_object", **_ends(store, key, target, source), **store.settings, **more)
+        await bucket.client.call(what, "copy_object", **_ends(bucket, key, target, source), **bucket.settings, **more)
     except IntegrityError:
-        raise await _which(store, target, what, replace=replace) from None
+        raise await _which(bucket, target, what, replace=replace) from None
 
 
-def _ends(store: S3Store, key: str, target: str, source: Entry) -> dict[str, Any]:
+def _ends(bucket: S3Bucket, key: str, target: str, source: Entry) -> dict[str, Any]:
     return {
-        "Bucket": store.bucket,
+        "Bucket": bucket.bucket,
         "Key": target,
-        "CopySource": {"Bucket": store.bucket, "Key": key},
+        "CopySource": {"Bucket": bucket.bucket, "Key": key},
         "CopySourceIfMatch": source.version,
     }
 
 
-async def _which(store: S3Store, target: str, what: str, *, replace: bool) -> FlowRunnerError:
+async def _which(bucket: S3Bucket, target: str, what: str, *, replace: bool) -> FlowRunnerError:
     """Both conditions are refused by the same status: find out which one it was."""
     if not replace:
         try:
-            await store.refuse_existing(target)
+            await bucket.refuse_existing(target)
         except AlreadyExists as error:
             return error
     return IntegrityError(f"{what}: it has changed meanwhile", remedy="run the task again")
 
 
-async def _in_parts(store: S3Store, key: str, target: str, what: str, source: Entry, more: dict[str, Any]) -> None:
+async def _in_parts(bucket: S3Bucket, key: str, target: str, what: str, source: Entry, more: dict[str, Any]) -> None:
     size = source.size or 0
-    about = await store.client.call(what, "head_object", Bucket=store.bucket, Key=key)
+    about = await bucket.client.call(what, "head_object", Bucket=bucket.bucket, Key=key)
     kept = {name: about[name] for name in _KEPT if about.get(name)}
-    where = {"Bucket": store.bucket, "Key": target}
-    await store.parts(target, "", None).abort()  # what a killed attempt has left
-    upload = (await store.client.call(what, "create_multipart_upload", **where, **kept, **store.settings))["UploadId"]
+    where = {"Bucket": bucket.bucket, "Key": target}
+    await S3Parts(bucket, target, lambda _: _PART, _AT_ONCE).abort()  # what a killed attempt has left
+    upload = (await bucket.client.call(what, "create_multipart_upload", **where, **kept, **bucket.settings))["UploadId"]
     where["UploadId"] = upload
     starts = range(0, size, _PART)
     etags: dict[int, str] = {}
 
     async def part(start: int) -> None:
         number = start // _PART + 1
-        answer = await store.client.call(
+        answer = await bucket.client.call(
             what,
             "upload_part_copy",
             PartNumber=number,
             CopySourceRange=f"bytes={start}-{min(start + _PART, size) - 1}",
-            **{**_ends(store, key, target, source), "UploadId": upload},
+            **{**_ends(bucket, key, target, source), "UploadId": upload},
         )
         etags[number] = answer["CopyPartResult"]["ETag"]
 
@@ -84,7 +83,7 @@ async def _in_parts(store: S3Store, key: str, target: str, what: str, source: En
         await each(_AT_ONCE, part, starts)
         parts = [{"PartNumber": number, "ETag": etags[number]} for number in sorted(etags)]
         failpoint("s3.before_complete_copy")
-        await store.client.call(what, "complete_multipart_upload", MultipartUpload={"Parts": parts}, **where, **more)
+        await bucket.client.call(what, "complete_multipart_upload", MultipartUpload={"Parts": parts}, **where, **more)
     except FlowRunnerError:
-        await store.client.call(what, "abort_multipart_upload", **where)
+        await bucket.client.call(what, "abort_multipart_upload", **where)
         raise

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import AlreadyExists, ConnectionLost, IntegrityError, Rejected
 from flowrunner_provider.core.retry import RetryPlan
 from flowrunner_provider.files.stores.s3_client import S3Client
-
-if TYPE_CHECKING:
-    from flowrunner_provider.files.stores.s3_ranges import Span
+from flowrunner_provider.files.stores.s3_span import Span
 
 __all__ = ["ClientObjects", "Found", "Proof", "S3Objects", "Stored", "taken"]
 

@@ -19,7 +19,6 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import md5
-from typing import TYPE_CHECKING
 
 from flowrunner_provider.core.errors import (
     AccessDenied,
@@ -32,11 +31,9 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.open_file import OpenFile
 from flowrunner_provider.files.stores.s3_body import Body, FileBody, PiecesBody
+from flowrunner_provider.files.stores.s3_bucket import S3Bucket
 from flowrunner_provider.files.stores.s3_objects import Proof
-from flowrunner_provider.files.stores.s3_uploads import CRC32, PAGE, Begun, Part, S3Uploads
-
-if TYPE_CHECKING:
-    from flowrunner_provider.files.stores.s3 import S3Store
+from flowrunner_provider.files.stores.s3_uploads import CRC32, PAGE, Begun, Part
 
 __all__ = ["MOST_PARTS", "S3Parts", "etag_of", "is_md5"]
 
@@ -61,21 +58,17 @@ class S3Parts:
     :param length: bytes of a part, by its number.
     """
 
-    def __init__(self, store: S3Store, key: str, length: Callable[[int], int], at_once: int) -> None:
-        self._store, self._key = store, key
+    def __init__(self, bucket: S3Bucket, key: str, length: Callable[[int], int], at_once: int) -> None:
+        self._bucket, self._uploads, self._key = bucket, bucket.uploads, key
         self.length, self.at_once = length, at_once
-        self._what = f"writing {store.label(key)}"
+        self._what = f"writing {bucket.label(key)}"
         self._upload, self._algorithm = "", ""
         self._there: dict[int, Part] = {}
         self._sent: dict[int, Part] = {}
 
-    @property
-    def _uploads(self) -> S3Uploads:
-        return self._store.uploads
-
     async def start(self) -> None:
         self._upload = ""
-        asked = CRC32 if self._store.wants_crc else ""
+        asked = CRC32 if self._bucket.wants_crc else ""
         created, algorithm = await self._uploads.create(self._what, self._key, asked)
         self._algorithm = algorithm if asked else ""
         failpoint("s3.after_create")
@@ -171,7 +164,7 @@ class S3Parts:
         failpoint("s3.after_upload_part")
         etag = stored.etag.strip('"')
         if expected:
-            wrong = not etag or (self._store.etag_is_md5 and is_md5(etag) and etag != expected)
+            wrong = not etag or (self._bucket.etag_is_md5 and is_md5(etag) and etag != expected)
         else:
             wrong = not etag or stored.crc32 != proof.crc32
         if wrong:
@@ -189,8 +182,8 @@ class S3Parts:
             await self.send(number, tail)
         failpoint("s3.before_complete")
         if not replace:
-            await self._store.refuse_existing(self._key)
-        create = not replace and self._store.capabilities.atomic_create
+            await self._bucket.refuse_existing(self._key)
+        create = not replace and self._bucket.creates_atomically
         with self._gone():
             await self._uploads.complete(
                 self._what, self._key, self._upload, self._sent, create=create, there=self._is_there
@@ -201,7 +194,7 @@ class S3Parts:
         if not all(is_md5(etag) for etag in etags):
             return False
         try:
-            return (await self._store.head(self._key)).version.strip('"') == etag_of(etags)
+            return (await self._bucket.head(self._key)).version.strip('"') == etag_of(etags)
         except NotFound:
             return False
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from hashlib import md5
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flowrunner_provider.core.errors import (
     IntegrityError,
@@ -19,12 +19,10 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.files.stores.object_errors import refusal
 from flowrunner_provider.files.stores.s3_answers import page_of
 from flowrunner_provider.files.stores.s3_objects import Found, Proof, Stored, taken
+from flowrunner_provider.files.stores.s3_span import Span
 from flowrunner_provider.files.stores.s3_wire import Answer, Head, Violation, length_in
 from flowrunner_provider.files.stores.s3_wire_requests import WireRequests, broken, stored
 from flowrunner_provider.files.stores.s3_wire_sign import query_of
-
-if TYPE_CHECKING:
-    from flowrunner_provider.files.stores.s3_ranges import Span
 
 __all__ = ["WireObjects"]
 

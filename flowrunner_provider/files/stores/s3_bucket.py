@@ -1,0 +1,192 @@
+"""A bucket of S3, or of what speaks its language (AWS, Ceph, MinIO, R2 and others): the way to it, and its settings.
+
+All but copies goes by connections of our own; copies, and what only boto3 can reach, through its low-level client in
+threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+from flowrunner_provider.core.errors import AccessDenied, ConfigError, MissingCredential, NotFound
+from flowrunner_provider.core.extras import load
+from flowrunner_provider.core.retry import Backoff, RetryPlan
+from flowrunner_provider.files.config import S3Config
+from flowrunner_provider.files.store import Entry
+from flowrunner_provider.files.stores.object_bucket import Bucket, refuse_odd
+from flowrunner_provider.files.stores.s3_client import THREADS, S3Client, S3Target, client_errors
+from flowrunner_provider.files.stores.s3_objects import ClientObjects, S3Objects
+from flowrunner_provider.files.stores.s3_uploads import ClientUploads, S3Uploads
+from flowrunner_provider.files.stores.s3_wire_lines import Lines
+from flowrunner_provider.files.stores.s3_wire_objects import WireObjects
+from flowrunner_provider.files.stores.s3_wire_place import Place, place_of, trust
+from flowrunner_provider.files.stores.s3_wire_pool import Pool, Server
+from flowrunner_provider.files.stores.s3_wire_requests import Renewed
+from flowrunner_provider.files.stores.s3_wire_uploads import WireUploads
+
+__all__ = ["S3Bucket"]
+
+_TRIES = 5
+
+
+class S3Bucket(Bucket):
+    """One bucket.
+
+    :param where: how messages call it.
+    """
+
+    def __init__(self, target: S3Target, *, where: str = "") -> None:
+        super().__init__(where or f"s3://{target.bucket}")
+        self._target, self.bucket = target, target.bucket
+        self._client: S3Client | None = None
+        self._objects: S3Objects | None = None
+        self._uploads: S3Uploads | None = None
+        config = target.config
+        self.settings = _encryption(config)
+        self.etag_is_md5 = not config.encrypts_with_kms
+        checksums = config.request_checksum_calculation
+        self.wants_crc = checksums == "when_supported" or (checksums == "auto" and config.endpoint_url is None)
+        conditional = config.conditional_writes
+        self.creates_atomically = config.endpoint_url is None if conditional is None else conditional
+
+    @property
+    def client(self) -> S3Client:
+        """boto3's; only while the store is open."""
+        if self._client is None:
+            raise ValueError("the store is not open")
+        return self._client
+
+    @property
+    def objects(self) -> S3Objects:
+        """What is small and many; only while the store is open."""
+        if self._objects is None:
+            raise ValueError("the store is not open")
+        return self._objects
+
+    @property
+    def uploads(self) -> S3Uploads:
+        """What is large; only while the store is open."""
+        if self._uploads is None:
+            raise ValueError("the store is not open")
+        return self._uploads
+
+    async def connect(self, stack: AsyncExitStack) -> None:
+        load("boto3", extra="s3", needed_for="files in S3")
+        what = f"connecting to {self.where}"
+        session = await self._log_in(stack)
+        with client_errors(what):
+            place = place_of(self._target, session, self._target.style)
+        if place is None:
+            self._objects = self._by_client()
+            self._uploads = ClientUploads(self.client, self.bucket, self.settings)
+            await self._region(self._objects)
+            return
+        credentials = await self._credentials(what, session)
+        wire, self._uploads = await self._by_wire(stack, place, credentials)
+        self._objects = wire
+        if (moved := place.moved(await self._region(wire))) != place:
+            wire.close()
+            self._objects, self._uploads = await self._by_wire(stack, moved, credentials)
+
+    async def _log_in(self, stack: AsyncExitStack) -> Any:
+        """A boto3 session; its client works in threads that end with ``stack``."""
+        threads = ThreadPoolExecutor(THREADS, thread_name_prefix="s3")
+        stack.callback(threads.shutdown, wait=False, cancel_futures=True)
+        with client_errors(f"connecting to {self.where}"):
+            session = await asyncio.to_thread(self._target.session)
+        self._client, self._threads = S3Client(self._target, session, threads), threads
+        return session
+
+    async def _credentials(self, what: str, session: Any) -> Renewed | None:
+        if self._target.anonymous:
+            return None
+        with client_errors(what):
+            found = await asyncio.to_thread(session.get_credentials)
+        if found is None:
+            raise MissingCredential(
+                f"{self.where}: there are no credentials",
+                field="login",
+                remedy="put an access key into login and password, or a role_arn or profile_name into the extra",
+            )
+        return Renewed(found)
+
+    @property
+    def _plan(self) -> RetryPlan:
+        return RetryPlan(attempts=_TRIES, backoff=Backoff(base=0.1))
+
+    def _by_client(self) -> ClientObjects:
+        return ClientObjects(self.client, self.bucket, self.settings, self._plan, self._target.config.timeout)
+
+    async def _by_wire(
+        self, stack: AsyncExitStack, place: Place, credentials: Renewed | None
+    ) -> tuple[WireObjects, WireUploads]:
+        config = self._target.config
+        context = await asyncio.to_thread(trust, config) if place.secure or config.ca_bundle else None
+        server = Server(
+            host=place.host, port=place.port, tls=context if place.secure else None,
+            connect_timeout=config.conn_timeout, timeout=config.timeout,
+        )  # fmt: skip
+        signs = not (place.secure or config.unsigned_payload)
+        shared = (place, Pool(server), credentials, self._plan)
+        more: Any = {"lines": Lines(server, self._threads), "settings": self.settings, "sign_bodies": signs}
+        objects = WireObjects(*shared, **more)
+        stack.callback(objects.close)
+        return objects, WireUploads(*shared, **more)
+
+    async def _region(self, objects: S3Objects) -> str:
+        """Where the bucket is, if that is said; its absence is an error of the address."""
+        try:
+            return await objects.region(f"connecting to {self.where}")
+        except NotFound:
+            raise ConfigError(
+                f"{self.where}: there is no bucket {self.bucket!r}",
+                field="bucket",
+                remedy="correct the address, or the endpoint_url of the connection; buckets are not made",
+            ) from None
+        except AccessDenied:  # the right to look at the bucket is not needed to use it
+            return ""
+
+    async def buckets(self) -> list[str]:
+        """The names of all buckets that the credentials may see; the store need not be open."""
+        async with AsyncExitStack() as stack:
+            await self._log_in(stack)
+            answer = await self.client.call("listing the buckets", "list_buckets")
+        return [str(row["Name"]) for row in answer.get("Buckets", [])]
+
+    async def presign(self, path: str, method: str, expires: timedelta) -> str:
+        """A URL that is signed with version 4; see :class:`~flowrunner_provider.files.store.SigningStore`."""
+        load("boto3", extra="s3", needed_for="files in S3")
+        if self._target.anonymous:
+            raise ConfigError(
+                f"{self.where}: an anonymous connection cannot sign",
+                field="signature_version",
+                remedy="use a connection with an access key or a role",
+            )
+        operation = {"GET": "get_object", "PUT": "put_object"}[method]
+        where = {"Bucket": self.bucket, "Key": path.removeprefix("/")}
+        async with AsyncExitStack() as stack:
+            session = await self._log_in(stack)
+            known = self._target.config.region_name or self._target.config.endpoint_url
+            region = "" if known else await self._region(self._by_client())
+            with client_errors(f"signing for {self.where}{path}"):
+                client = await asyncio.to_thread(self._target.client, session, region=region, signature_version="s3v4")
+                url = await asyncio.to_thread(
+                    client.generate_presigned_url, operation, where, int(expires.total_seconds())
+                )
+        return str(url)
+
+    async def head(self, key: str) -> Entry:
+        what = f"looking at {self.label(key)}"
+        refuse_odd(key, what)
+        found = await self.objects.head(what, key)
+        return self.entry(key, found.size, found.modified, found.etag)
+
+
+def _encryption(config: S3Config) -> dict[str, str]:
+    """What is sent with everything that is written, as boto3 calls it."""
+    given = {"ServerSideEncryption": config.server_side_encryption, "SSEKMSKeyId": config.kms_key_id}
+    return {name: value for name, value in given.items() if value}
