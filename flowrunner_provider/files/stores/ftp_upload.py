@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from flowrunner_provider.core.errors import (
     ConnectionLost,
@@ -28,24 +27,19 @@ from flowrunner_provider.core.errors import (
 )
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.files.stores.ftp_control import Control
+from flowrunner_provider.files.stores.ftp_files import CHUNK, FtpFiles
+from flowrunner_provider.files.stores.ftp_pool import Lease
 from flowrunner_provider.files.stores.ftp_target import parent_of
 
-if TYPE_CHECKING:
-    from flowrunner_provider.files.stores.ftp import FtpStore
-    from flowrunner_provider.files.stores.ftp_pool import Lease
-
-__all__ = ["CHUNK", "FtpUpload"]
-
-CHUNK = 4 * 255 * 1024
-"""Bytes per read. A file that is no longer is sent in one transfer, come what may."""
+__all__ = ["FtpUpload"]
 
 
 class FtpUpload:
     """A part file on the server."""
 
-    def __init__(self, store: FtpStore, path: str, part: str, size: int | None) -> None:
-        self._store, self._path, self._part, self._size = store, path, part, size
-        self._what = f"writing {store.label(path)}"
+    def __init__(self, files: FtpFiles, path: str, part: str, size: int | None) -> None:
+        self._files, self._path, self._part, self._size = files, path, part, size
+        self._what = f"writing {files.label(path)}"
         self._lease: Lease | None = None
         self._created = False
         self._in_pieces = False
@@ -55,27 +49,27 @@ class FtpUpload:
 
     async def open(self, resume_at: int) -> None:
         """Find what survived, or begin a new file: a forgotten attempt that still writes has the old one."""
-        store, part = self._store, self._part
+        files, part = self._files, self._part
         if resume_at:
             survived = await self._held()
-            if survived and await store.appends(part, create=False):
+            if survived and await files.appends(part, create=False):
                 self.offset, self._created, self._in_pieces = min(resume_at, survived), True, True
                 self._longer = survived if survived > resume_at else 0
                 return
-        await store.remove_if_there(part)
+        await files.remove_if_there(part)
         failpoint("ftp.before_store")
         if self._size is None or self._size > CHUNK:
             try:
-                self._in_pieces = await store.appends(part, create=True)
+                self._in_pieces = await files.appends(part, create=True)
             except Rejected as error:
                 raise await self._why(error) from error
 
     async def _why(self, error: Rejected) -> FlowRunnerError:
         """Why a file cannot be made: mostly there is no such folder."""
         folder = parent_of(self._path) if "/" in self._path else ""
-        if folder and await self._store.look(folder) is None:
+        if folder and await self._files.look(folder) is None:
             return NotFound(f"{self._what}: there is no such folder", remedy="make it first")
-        return self._store.denied(error) if error.status in (550, 553) else error
+        return self._files.denied(error) if error.status in (550, 553) else error
 
     async def write(self, chunk: bytes) -> None:
         lease = await self._started()
@@ -98,17 +92,17 @@ class FtpUpload:
         """The session of the transfer under way; None if what is written does not count any more."""
         if self._lease is not None or self._gone:
             return self._lease
-        lease = await self._store.pool.acquire("write")
+        lease = await self._files.pool.acquire("write")
         try:
             self._gone = not await lease.call(self._what, self._begin, lease.control)
         except Rejected as error:
-            await self._store.pool.release(lease)
+            await self._files.pool.release(lease)
             raise await self._why(error) from error
         except BaseException:
-            await self._store.pool.release(lease)
+            await self._files.pool.release(lease)
             raise
         if self._gone:
-            await self._store.pool.release(lease)
+            await self._files.pool.release(lease)
             return None
         self._created = True
         self._lease = lease
@@ -139,7 +133,7 @@ class FtpUpload:
             try:
                 await lease.call(self._what, lease.control.finish)
             finally:
-                await self._store.pool.release(lease)
+                await self._files.pool.release(lease)
 
     async def sync(self) -> None:
         """End the transfer, unless the server could not go on with the file and there is more to come."""
@@ -148,10 +142,10 @@ class FtpUpload:
 
     async def _held(self) -> int | None:
         """How many bytes the part has; None if there is none."""
-        store, part = self._store, self._part
-        size = await store.command(self._what, lambda control: control.length(control.absolute(part)))
+        files, part = self._files, self._part
+        size = await files.command(self._what, lambda control: control.length(control.absolute(part)))
         if size is None:
-            entry = await store.look(part)
+            entry = await files.look(part)
             if entry is not None and entry.size is None:
                 raise PermanentError(f"{self._what}: the server knows neither SIZE nor MLST", remedy="use another one")
             size = None if entry is None else entry.size
@@ -167,7 +161,7 @@ class FtpUpload:
         await self._finish()
         wanted = max(0, self.offset - offset)
         wanted = wanted if length is None else min(wanted, length)
-        async for chunk in self._store.read(self._part, offset, wanted):
+        async for chunk in self._files.read(self._part, offset, wanted):
             yield chunk
 
     async def commit(self, *, replace: bool = True, modified: datetime | None = None, durable: bool = False) -> None:
@@ -180,13 +174,13 @@ class FtpUpload:
                 f"{self._what}: {self.offset} bytes were sent and {held} are there",
                 remedy="look at the server's disk, and at who else writes there",
             )
-        if modified is not None and self._store.capabilities.sets_modified:
+        if modified is not None and self._files.capabilities.sets_modified:
             stamp = modified.astimezone(UTC).strftime("%Y%m%d%H%M%S")
-            await self._store.command(
+            await self._files.command(
                 self._what, lambda control: control.voidcmd(f"MFMT {stamp} {control.absolute(self._part)}")
             )
         failpoint("ftp.before_rename")
-        await self._store.rename(self._part, self._path, replace=replace)
+        await self._files.rename(self._part, self._path, replace=replace)
         failpoint("ftp.after_rename")
 
     async def close(self) -> None:
@@ -195,11 +189,11 @@ class FtpUpload:
             if not lease.broken:
                 with suppress(FlowRunnerError):
                     await lease.call(self._what, lease.control.leave)
-            await self._store.pool.release(lease)
+            await self._files.pool.release(lease)
 
     async def discard(self) -> None:
         await self.close()
-        await self._store.remove_if_there(self._part)
+        await self._files.remove_if_there(self._part)
 
     async def withdraw(self) -> None:
         """Names tell nothing: the part may be the newer attempt's by now."""
