@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import stat
 from collections import deque
 from collections.abc import AsyncGenerator
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from flowrunner_provider.core.errors import NotFound, Rejected
 from flowrunner_provider.files.store import Entry
+from flowrunner_provider.files.stores.sftp_files import SftpFiles, entry_of
 from flowrunner_provider.transport.sftp_session import let_go
 from flowrunner_provider.transport.sftp_wire import Attributes, Violation
 from flowrunner_provider.transport.ssh_errors import ssh_errors
 
-if TYPE_CHECKING:
-    from flowrunner_provider.files.stores.sftp import SftpStore
-
-__all__ = ["Listing", "entry_of"]
+__all__ = ["Listing"]
 
 _AHEAD = 2
 """Requests under way for a folder: of a small one the second says that there is no more."""
@@ -32,19 +27,19 @@ Names = list[tuple[str, Attributes]] | None
 class _Folder:
     """One folder that is being read; its next request is always under way."""
 
-    def __init__(self, store: SftpStore, path: str) -> None:
+    def __init__(self, files: SftpFiles, path: str) -> None:
         self.path = path
-        self._store = store
-        self._what = f"listing {store.label(path)}"
+        self._files = files
+        self._what = f"listing {files.label(path)}"
         with ssh_errors(self._what):
-            self._opened = store.session.opendir(path)
+            self._opened = files.session.opendir(path)
         self._handle: bytes | None = None
         self._empty = 0
         self._answers: deque[asyncio.Future[Names]] = deque()
 
     async def more(self) -> Names:
         """Some of its names, maybe none; None when there are no more."""
-        session = self._store.session
+        session = self._files.session
         try:
             with ssh_errors(self._what):
                 if self._handle is None:
@@ -59,7 +54,7 @@ class _Folder:
                         raise Violation("no names, and no end")
                 return names
         except (NotFound, Rejected) as error:
-            await self._store.not_a_folder(self.path)
+            await self._files.not_a_folder(self.path)
             raise error
 
     def close(self) -> None:
@@ -68,25 +63,25 @@ class _Folder:
         if handle is None and not self._opened.cancel() and not self._opened.cancelled():
             handle = None if self._opened.exception() else self._opened.result()
         if handle is not None:
-            self._store.session.drop(handle)
+            self._files.session.drop(handle)
 
 
 class Listing:
     """The entries of a folder, those below it in no order.
 
-    :param store: open.
+    :param files: open.
     """
 
-    def __init__(self, store: SftpStore, path: str, recursive: bool) -> None:
-        self._store, self._recursive = store, recursive
+    def __init__(self, files: SftpFiles, path: str, recursive: bool) -> None:
+        self._files, self._recursive = files, recursive
         self._waiting = [path]
         self._open: deque[_Folder] = deque()
 
     async def entries(self) -> AsyncGenerator[Entry, None]:
         try:
             while self._open or self._waiting:
-                while self._waiting and len(self._open) < self._store.session.most_folders:
-                    self._open.append(_Folder(self._store, self._waiting.pop()))
+                while self._waiting and len(self._open) < self._files.session.most_folders:
+                    self._open.append(_Folder(self._files, self._waiting.pop()))
                 folder = self._open[0]
                 names = await folder.more()
                 self._open.rotate(-1)
@@ -104,17 +99,3 @@ class Listing:
         finally:
             for folder in self._open:
                 folder.close()
-
-
-def entry_of(path: str, attributes: Attributes) -> Entry:
-    """What is at ``path``, as the server describes it."""
-    mode = attributes.permissions or 0
-    times = attributes.times
-    return Entry(
-        path=path,
-        name=path.rstrip("/").rpartition("/")[2],
-        size=attributes.size,
-        modified=None if times is None else datetime.fromtimestamp(times[1], UTC),
-        is_dir=stat.S_ISDIR(mode),
-        is_link=stat.S_ISLNK(mode),
-    )

@@ -7,19 +7,15 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from flowrunner_provider.core.errors import AlreadyExists, FlowRunnerError, PermanentError, Rejected
 from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.files.stores.sftp_files import SftpFiles
 from flowrunner_provider.transport.sftp_session import CREATE, EXCLUSIVE, READ, WRITE, Buffer, let_go
 from flowrunner_provider.transport.sftp_wire import Attributes
 from flowrunner_provider.transport.ssh_errors import ssh_errors
 
-if TYPE_CHECKING:
-    from flowrunner_provider.files.stores.sftp import SftpStore
-
 __all__ = ["SftpUpload"]
-
 
 _LAST = 0xFFFFFFFF
 """The last second that SFTP can tell; the first is that of 1970."""
@@ -28,10 +24,10 @@ _LAST = 0xFFFFFFFF
 class SftpUpload:
     """A part file on the server, written with a window of requests under way."""
 
-    def __init__(self, store: SftpStore, path: str, part: str) -> None:
-        self._store, self._path, self._part = store, path, part
-        self._session = store.session
-        self._what = f"writing {store.label(path)}"
+    def __init__(self, files: SftpFiles, path: str, part: str) -> None:
+        self._files, self._path, self._part = files, path, part
+        self._session = files.session
+        self._what = f"writing {files.label(path)}"
         self._file: bytes | None = None
         self._pending: deque[asyncio.Future[None]] = deque()
         self._held: asyncio.Future[Attributes] | None = None
@@ -55,21 +51,21 @@ class SftpUpload:
         flags = READ | WRITE | CREATE
         if resume_at == 0:
             flags |= EXCLUSIVE
-        await self._store.writing.acquire()
+        await self._files.writing.acquire()
         with ExitStack() as failed:
-            failed.callback(self._store.writing.release)
+            failed.callback(self._files.writing.release)
             try:
                 with ssh_errors(self._what):
                     handle = await self._session.open(self._part, flags)
             except (Rejected, AlreadyExists):
                 if resume_at:
                     raise
-                await self._store.remove_if_there(self._part)
+                await self._files.remove_if_there(self._part)
                 with ssh_errors(self._what):
                     handle = await self._session.open(self._part, flags)
             failed.pop_all()
         self._file, self._sent = handle, 0
-        self._store.streams += 1
+        self._files.streams += 1
         if resume_at:
             self._sent = min(resume_at, await self.size())
             await self._set(Attributes(size=self._sent))
@@ -96,7 +92,7 @@ class SftpUpload:
             await self._send(block)
 
     async def _send(self, block: Buffer) -> None:
-        while len(self._pending) >= self._store.share:
+        while len(self._pending) >= self._files.share:
             await self._arrived()
         self._pending.append(self._session.write(self._handle, self._sent, block))
         self._sent += len(block)
@@ -158,7 +154,7 @@ class SftpUpload:
     async def read_back(self, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         await self._flush()
         wanted = max(0, self._sent - offset) if length is None else length
-        async for chunk in self._store.blocks(self._handle, self._what, offset, wanted):
+        async for chunk in self._files.blocks(self._handle, self._what, offset, wanted):
             yield chunk
 
     async def chmod(self, mode: int) -> None:
@@ -168,7 +164,7 @@ class SftpUpload:
         if not self._whole:
             await self.finish(modified=modified, durable=durable)
         failpoint("sftp.before_rename")
-        await self._store.rename(self._part, self._path, replace=replace)
+        await self._files.rename(self._part, self._path, replace=replace)
         failpoint("sftp.after_rename")
 
     async def finish(self, *, modified: datetime | None = None, durable: bool = False) -> None:
@@ -178,7 +174,7 @@ class SftpUpload:
         closes the file before it has written gets one request after the other from then on.
         """
         await self._all_arrived()
-        together = self._store.in_order
+        together = self._files.in_order
         if not together:
             await self._flush()
         block, at = self._buffer, self._sent
@@ -187,7 +183,7 @@ class SftpUpload:
         except Rejected:
             if not (together and block):
                 raise
-            self._store.in_order = False
+            self._files.in_order = False
             await self.open(at)
             if self._sent != at:
                 raise
@@ -240,13 +236,13 @@ class SftpUpload:
     def _let_go(self) -> bytes | None:
         handle, self._file = self._file, None
         if handle is not None:
-            self._store.streams -= 1
-            self._store.writing.release()
+            self._files.streams -= 1
+            self._files.writing.release()
         return handle
 
     async def discard(self) -> None:
         await self.close()
-        await self._store.remove_if_there(self._part)
+        await self._files.remove_if_there(self._part)
 
     async def withdraw(self) -> None:
         """Names tell nothing: the part may be the newer attempt's by now."""
