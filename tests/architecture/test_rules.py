@@ -128,6 +128,27 @@ def _statement_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
+def test_modules_import_each_other_in_no_circle() -> None:
+    """Neither for their types alone: who reads a room need not have read the one above it."""
+    names = {module_name(path) for path in files()}
+    needs = {module_name(path): _needed(tree, names) - {module_name(path)} for path, tree in trees()}
+    while free := [name for name, needed in needs.items() if not needed & needs.keys()]:
+        for name in free:
+            del needs[name]
+    assert {name: sorted(needed & needs.keys()) for name, needed in needs.items()} == {}
+
+
+def _needed(tree: ast.Module, names: set[str]) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inside = {f"{node.module}.{alias.name}" for alias in node.names} & names
+            found |= inside or {node.module}
+    return found & names
+
+
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_every_module_says_what_it_is_and_what_it_offers(path: Path) -> None:
     module = importlib.import_module(module_name(path))
