@@ -54,7 +54,7 @@ def flights(monkeypatch) -> list[list[str]]:
     return asked
 
 
-UP = [["OPEN"], ["WRITE", "FSETSTAT", "FSTAT", "CLOSE"], ["EXTENDED"]]
+UP = [["OPEN"], ["WRITE", "CLOSE", "SETSTAT", "LSTAT"], ["EXTENDED"]]
 DOWN = [["OPEN"], ["READ"]]
 
 
@@ -221,11 +221,13 @@ def test_a_time_that_may_have_been_set_too_early_is_set_again(sshd, told):
             early.set_result(told)
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             done.set_result(None)
-            store.session.fstat = lambda handle: early  # type: ignore[method-assign]
-            store.session.fsetstat = lambda handle, attributes: done  # type: ignore[method-assign]
+            asked, set_times, first = store.session.lstat, store.session.setstat, [early, done]
+            store.session.lstat = lambda path: first.pop(0) if first else asked(path)  # type: ignore[assignment]
+            store.session.setstat = lambda *of: first.pop() if first else set_times(*of)  # type: ignore[assignment]
             upload = await store.begin(f"{far.root}/f", "t")
             await upload.write(b"x")
             await upload.finish(modified=datetime.fromtimestamp(LONG_AGO, UTC))
+            assert not first
             assert await upload.size() == 1
             await upload.commit()
 

@@ -168,10 +168,12 @@ class SftpUpload:
         failpoint("sftp.after_rename")
 
     async def finish(self, *, modified: datetime | None = None, durable: bool = False) -> None:
-        """The last block, the time, the size and the end of the file go together: one round trip.
+        """The last block, the end of the file, its time and the question for its size go together: one round trip.
 
-        The rename does not: OpenSSH does it no matter whether what it was asked for before has failed. A server that
-        closes the file before it has written gets one request after the other from then on.
+        The time comes after the end: a server that works on several requests at a time may write after it has set a
+        time, but not after it has closed the file. The rename does not go with them: OpenSSH does it no matter whether
+        what it was asked for before has failed. A server that closes the file before it has written gets one request
+        after the other from then on.
         """
         await self._all_arrived()
         together = self._files.in_order
@@ -195,13 +197,13 @@ class SftpUpload:
         self._forget_size()
         await self._send_buffer()
         under_way: list[asyncio.Future[None]] = []
-        if times:
-            under_way.append(session.fsetstat(handle, Attributes(times=times)))
         if durable and session.supports(b"fsync@openssh.com", b"1"):
             under_way.append(session.fsync(handle))
-        told = session.fstat(handle)
         self._let_go()  # closed once: a server gives the same handle to another file
         under_way.append(session.close(handle))
+        if times:
+            under_way.append(session.setstat(self._part, Attributes(times=times)))
+        told = session.lstat(self._part)
         try:
             await self._all_arrived()
             with ssh_errors(self._what):
@@ -214,11 +216,7 @@ class SftpUpload:
         self._whole = True
 
     async def _checked(self, told: Attributes, times: tuple[int, int] | None) -> int:
-        """The size of the part, which has its time.
-
-        A server that works on several requests at a time may have been too early with one of them. If it tells the
-        right size together with the right time, it has written before it has set the time.
-        """
+        """The size of the part, which has its time; a server may have been too early with one of them."""
         if told.size == self._sent and (times is None or (told.times and told.times[1] == times[1])):
             return told.size
         if times:
