@@ -128,4 +128,4 @@ class FileArrivedTrigger(FlowRunnerWatcher):
             raise TimedOut(
                 f"a look at {location.path} took longer than {LOOK_SECONDS:g} s", remedy="watch a smaller folder"
             ) from error
-        return Seen(events=tuple(events), cursor=await known.to_json(shelf, cursor), more=more)
+        return Seen(events=tuple(events), cursor=await known.to_json(shelf, cursor, self), more=more)

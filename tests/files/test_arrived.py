@@ -17,6 +17,7 @@ from flowrunner_provider.files.arrived import engine as arrived
 from flowrunner_provider.files.arrived import seen as arrived_seen
 from flowrunner_provider.files.stores.local import LocalStore
 from flowrunner_provider.files.triggers import FileArrivedTrigger
+from flowrunner_provider.runtime.watch_record import Superseded
 from flowrunner_provider.runtime.watcher import Seen
 from tests.files.stage import LONG_AGO, Stage, stage
 from tests.support.servers import free_port
@@ -286,6 +287,34 @@ class TestManyFiles:
         watch.look()
         assert set(watch.cursor) == {"there", "gone"}
         assert len(list(state.rglob("*.json"))) == 2
+
+    def test_one_that_was_frozen_while_another_took_over_does_not_spoil_its_list(self, here, state):
+        class Record:
+            """The watcher's record, and whether it is still its owner."""
+
+            def __init__(self, epoch: int) -> None:
+                self.epoch, self.superseded = epoch, False
+
+            async def assure(self) -> None:
+                if self.superseded:
+                    raise Superseded
+
+        here.put(*(f"in/{number}.csv" for number in range(10)))
+        frozen, other = Watch(here), Watch(here)
+        frozen.trigger._record, other.trigger._record = first, _ = Record(1), Record(2)
+        frozen.look()
+        other.cursor = frozen.cursor
+        here.put("in/new.csv", "in/newer.csv")
+        assert len(other.look()) == 2
+        assert other.cursor["shelf"] != frozen.cursor["shelf"]
+        first.superseded = True
+        before = {path: path.read_bytes() for path in state.rglob("*.json")}
+        with pytest.raises(Superseded):
+            frozen.look()
+        assert {path: path.read_bytes() for path in state.rglob("*.json")} == before
+        first.superseded = False  # it froze behind that question
+        frozen.look()
+        assert other.look() == []
 
     def test_a_list_that_is_lost_is_an_error_and_no_fresh_start(self, here, state):
         here.put(*(f"in/{number}.csv" for number in range(10)))

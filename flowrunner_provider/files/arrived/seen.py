@@ -1,7 +1,8 @@
 """Which versions of which files a watcher has told of: ten bytes each, pruned of what is gone.
 
 A few thousand fit into the watcher's own record. More are kept on the triggerer's disk, in two files of which the
-record names the one that counts, with its checksum: the other one is written next.
+record names the one that counts, with its checksum: the other one is written next. A triggerer that takes over writes
+two other files, so that the earlier one, should it wake, does not spoil the file that counts.
 """
 
 from __future__ import annotations
@@ -36,6 +37,17 @@ class Shelf(Protocol):
     def set(self, key: str, value: Any) -> None: ...
 
 
+class Watcher(Protocol):
+    """The watcher whose files these are."""
+
+    @property
+    def epoch(self) -> int:
+        """How many times it has been taken over."""
+
+    async def assure(self) -> None:
+        """Raise if somebody else has taken over."""
+
+
 def digests(relative: str, entry: Entry) -> tuple[int, int]:
     """What stands for a file, and for the version of it that is there."""
     name = hashlib.sha256(relative.encode("utf-8", "surrogatepass")).digest()
@@ -64,11 +76,12 @@ class Known:
             del self.there[path]
         self.gone = missing
 
-    async def to_json(self, shelf: Shelf, cursor: Json) -> Json:
+    async def to_json(self, shelf: Shelf, cursor: Json, watcher: Watcher) -> Json:
         """The cursor that says this.
 
         :param shelf: gets what is too long.
         :param cursor: the present one.
+        :param watcher: who writes.
         """
         there, gone = await asyncio.to_thread(lambda: (_packed(self.there), _packed(self.gone)))
         if len(self.there) + len(self.gone) <= INLINE:
@@ -77,7 +90,9 @@ class Known:
         before = cursor if isinstance(cursor, dict) else {}
         if before.get("check") == check:
             return cursor
-        slot = "b" if before.get("shelf") == "a" else "a"
+        slots = "cd" if watcher.epoch % 2 else "ab"
+        slot = slots[1] if before.get("shelf") == slots[0] else slots[0]
+        await watcher.assure()
         await asyncio.to_thread(shelf.set, slot, {"there": there, "gone": gone})
         return {"shelf": slot, "check": check}
 
@@ -96,7 +111,7 @@ class Known:
                 f"the list of the files that were told is not in {where()} any more",
                 field="state_path",
                 remedy="point [flowrunner] state_path to a disk that all triggerers share and that lasts; "
-                "to start afresh, delete the watcher's entry on the asset's page",
+                "to start afresh, delete the watcher's entries on the asset's page",
             )
         return await asyncio.to_thread(lambda: cls(*map(_unpacked, lists)))
 
