@@ -181,7 +181,7 @@ def is_planned(scene: Scene, finished: bool) -> None:
     assert finished
     assert names(scene.folder / "out") == {"gone": b"old"}, "a plan changes nothing"
     (plan,) = (scene.folder / "the-plan").iterdir()
-    assert sorted(path.name.rpartition("-")[2] for path in plan.iterdir()) == ["000001.jsonl", "plan.json"]
+    assert sorted(path.name.rpartition("-")[2] for path in plan.iterdir()) == ["000001.jsonl", "end.json", "plan.json"]
 
 
 def is_sharded(scene: Scene, finished: bool) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ from flowrunner_provider.files.stores.local import LocalStore
 from tests.email.support import BatchScene, Scene, connect, people, send, send_batch
 from tests.files import s3
 from tests.files.far import FAR_SIDES, Side
+from tests.support.kill import Outcome, zombies
 from tests.support.smtp_sink import SmtpSink
 
+KILLS = int(os.environ.get("FLOWRUNNER_KILLS", "3"))
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 
 
@@ -66,7 +70,7 @@ def test_files_of_a_store_arrive(scene: Scene, smtp_sink: SmtpSink, far: Side, t
 @pytest.mark.backend
 def test_what_is_refused_on_a_store(scene: Scene, smtp_sink: SmtpSink, far: Side) -> None:
     far.put("out/a.csv", b"a;1\n")
-    far.put("out/evil%2fname", b"x")
+    far.put("out/evil%2f..%2fname", b"x")
     for pattern, kind in (
         ("out/*.pdf", NotFound), ("nowhere/a.csv", NotFound), ("out/evil*", PathEscape), ("out/../a.csv", ConfigError),
     ):  # fmt: skip
@@ -180,9 +184,9 @@ def test_a_pattern_without_a_file_is_not_found(tmp_path: Path, pattern: str) -> 
 
 
 def test_attachments_that_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "evil%2fname").write_bytes(b"")
+    (tmp_path / "evil%2f..%2fname").write_bytes(b"")
     (tmp_path / "new\nline").write_bytes(b"")
-    for name in ("evil%2fname", "new\nline"):
+    for name in ("evil%2f..%2fname", "new\nline"):
         for prefix in ("", "file://"):
             with pytest.raises(PathEscape):
                 found([f"{prefix}{tmp_path}/{name}"])
@@ -195,3 +199,39 @@ def test_attachments_that_are_refused(tmp_path: Path) -> None:
     ]:  # fmt: skip
         with pytest.raises(ConfigError):
             found(patterns, inline)
+
+
+@pytest.mark.faults
+@pytest.mark.backend
+@pytest.mark.parametrize("many", [False, True], ids=["one", "batch"])
+def test_an_attempt_that_wakes_sends_none_beside_the_newer_one(
+    tmp_path: Path, smtp_sink: SmtpSink, far: Side, many: bool
+) -> None:
+    """Wherever it stood while it found, read and sent them; what is sent has all of them."""
+    connect(smtp_sink)
+    far.put("out/a.csv", b"a;1\n")
+    far.put("out/b.csv", b"b;2\n" * 1000)
+    files, numbers = [far.uri("out/*.csv")], itertools.count()
+
+    def make() -> Scene | BatchScene:
+        folder = tmp_path / f"scene-{next(numbers)}"
+        folder.mkdir()
+        if many:
+            return BatchScene(folder, smtp_sink.directory, people(2), {"attachments": files})
+        return Scene(folder, smtp_sink.directory, {"attachments": files})
+
+    def once(scene: Scene | BatchScene) -> None:
+        mails = [path.read_bytes() for path in scene.mails()] if isinstance(scene, Scene) else [
+            bytes(mail.message) for mail in scene.mails()]  # fmt: skip
+        assert len(mails) <= (2 if many else 1)
+        assert all(b"a.csv" in mail and b"b.csv" in mail for mail in mails)
+        assert mails or "flowrunner" not in scene.state.items(), "finished without a mail"
+
+    def over(outcome: Outcome) -> bool:
+        return outcome.ok or outcome.error_type == "OutcomeUnknown"
+
+    def at(point: str) -> bool:
+        """By default at the first few; FLOWRUNNER_KILLS=21: everywhere."""
+        return KILLS > 20 or point.endswith(("after_build", "after_intent", "after_announce", "before_confirm"))
+
+    zombies(make, send_batch if many else send, once, done=over, at=at, patience=2.0)

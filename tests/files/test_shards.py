@@ -312,7 +312,7 @@ def test_an_ordinary_sync_leaves_the_plan_of_another_one_alone(local):
     local.put("one", "a", "a")
     local.plan()
     plan = {name for name in local.trees()[1] if name[0] == "."}
-    assert len(plan) == 2
+    assert len(plan) == 3
     local.sync(delete_extra=True)
     assert set(local.trees()[1]) == plan | {"a"}
 

@@ -65,7 +65,7 @@ class TestWaiting:
         local.plan(wave_size=2)
         with pytest.raises(AirflowRescheduleException):
             begin(local, 0, ["running"] * 4)
-        assert len(local.trees()[1]) == 3 + 4  # its files; the plan and three waves
+        assert len(local.trees()[1]) == 3 + 5  # its files; the plan, its end and three waves
         assert begin(local, 0, ["success"])["copied"] == 3
         assert begin(local, 1, ["success"] * 4)["copied"] == 3
         assert local.finish()["late"] == 0

@@ -2,9 +2,10 @@
 
 A *wave* is some files to copy, dealt to all shards. It is one file, ``<generation>-000001.jsonl``, that appears whole
 and never changes: its first line says what each shard's part must be, the parts follow, one file to copy per line.
-``plan.json`` says which generation of waves counts; at the end of the planning, also how many there are, and the
-checksum of them all. A plan that is made anew has another generation, so that no two of them mix. When a shard has
-worked off every wave it says so, with that checksum, in ``done-0000.json``.
+``plan.json`` says which generation of waves counts. At the end of the planning ``<generation>-end.json`` says how many
+there are, with the checksum of them all; it never changes either, so an attempt that wakes too late can repeat what is
+there and not contradict it. A plan that is made anew has another generation, so that no two of them mix. When a shard
+has worked off every wave it says so, with that checksum, in ``done-0000.json``.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 from flowrunner_provider.core.checkpoint import fingerprint
-from flowrunner_provider.core.errors import ConfigError, IntegrityError, Json, NotFound
+from flowrunner_provider.core.errors import ConfigError, Fenced, FlowRunnerError, IntegrityError, Json, NotFound
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
-from flowrunner_provider.files.content import read_whole, write_once
+from flowrunner_provider.files.books import token_of
+from flowrunner_provider.files.content import IfExists, read_whole, write_once
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.records import read_from
 from flowrunner_provider.files.store import FolderStore, Store
@@ -33,6 +35,7 @@ _HEAD, _SMALL = 1 << 16, 1 << 20
 """Bytes that the first line of a wave, and a file in JSON, have at most."""
 
 _LOOKS = 3
+_END = "-end.json"
 _AGAIN = "clear the task of files.sync_plan with resume=False, and then the shards"
 
 
@@ -93,7 +96,7 @@ class Wave:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What ``plan.json`` says.
+    """What is known of a plan.
 
     :param work: the fingerprint of what is planned.
     :param generation: names the waves that count.
@@ -123,6 +126,11 @@ class Summary:
         """Every wave is published."""
         return self.waves is not None
 
+    @property
+    def begun(self) -> Summary:
+        """What was known at the beginning."""
+        return Summary(work=self.work, generation=self.generation, shards=self.shards)
+
 
 class Book:
     """The folder that one plan lies in.
@@ -140,21 +148,28 @@ class Book:
     def wave_path(self, generation: str, number: int) -> str:
         return self.store.join(self.path, f"{generation}-{number:06}.jsonl")
 
+    def _end_path(self, generation: str) -> str:
+        return self.store.join(self.path, f"{generation}{_END}")
+
     def _done_path(self, shard: int) -> str:
         return self.store.join(self.path, f"done-{shard:04}.json")
 
     # -- the plan
 
     async def summary(self) -> Summary | None:
-        """What ``plan.json`` says; None if it is known that there is none.
+        """What is known of the plan; None if it is known that there is none.
 
         :raises IntegrityError: if it is not one of ours.
         """
-        record = await self._record(self.summary_path)
+        begun = await self._told(self.summary_path)
+        return begun and (await self._told(self._end_path(begun.generation)) or begun)
+
+    async def _told(self, path: str) -> Summary | None:
+        record = await self._record(path)
         try:
             return None if record is None else Summary(**record)
         except TypeError as error:
-            raise IntegrityError(f"{self._label(self.summary_path)} is no plan of ours", remedy=_AGAIN) from error
+            raise IntegrityError(f"{self._label(path)} is no plan of ours", remedy=_AGAIN) from error
 
     async def complete(self, work: str) -> Summary:
         """What was planned.
@@ -178,9 +193,15 @@ class Book:
             )
         return summary
 
-    async def tell(self, summary: Summary, run: Run) -> None:
-        """Write ``plan.json``."""
-        await self._write(self.summary_path, asdict(summary), run)
+    async def tell(self, summary: Summary, run: Run) -> Summary:
+        """Make it known; returns what counts, which is another end if another attempt was faster."""
+        told: Summary | None = summary
+        if summary.complete:
+            path = self._end_path(summary.generation)
+            if not await self._put(path, _json(asdict(summary)), "skip", run):
+                told = await self._told(path)
+        await self._put(self.summary_path, _json(asdict(summary.begun)), "overwrite", run)
+        return told or summary
 
     # -- its waves
 
@@ -205,8 +226,7 @@ class Book:
 
         :param lines: of all shards.
         """
-        path, data = self.wave_path(wave.generation, wave.number), b"".join([wave.head, *lines])
-        return not (await write_once(self.store, path, data, "skip", run, self._label(path))).skipped
+        return await self._put(self.wave_path(wave.generation, wave.number), b"".join([wave.head, *lines]), "skip", run)
 
     async def items(self, wave: Wave, shard: int) -> AsyncIterator[list[tuple[Item, bool]]]:
         """What a wave has for a shard, some at a time: files to copy, and whether their bytes are to be compared.
@@ -237,7 +257,7 @@ class Book:
 
     async def tell_done(self, shard: int, generation: str, chain: str, run: Run) -> None:
         """A shard has worked off all waves of a generation."""
-        await self._write(self._done_path(shard), {"generation": generation, "chain": chain}, run)
+        await self._put(self._done_path(shard), _json({"generation": generation, "chain": chain}), "overwrite", run)
 
     async def is_done(self, shard: int, summary: Summary) -> bool:
         """Whether a shard has worked off every wave of this plan."""
@@ -258,13 +278,19 @@ class Book:
             for path in await self._files():
                 with suppress(NotFound):
                     await self.store.delete(path)
-            if not self.store.capabilities.removes_folders:
+            if await self._remove_folders(parent):
                 return
-            store = cast("FolderStore", self.store)
-            if await store.rmdir(self.path):
-                failpoint("files.sync_finish.between_rmdirs")
-                await store.rmdir(parent.rstrip("/"))
-                return
+
+    async def _remove_folders(self, parent: str) -> bool:
+        """Whether the plan's own folder is gone."""
+        if not self.store.capabilities.removes_folders:
+            return True
+        store = cast("FolderStore", self.store)
+        if not await store.rmdir(self.path):
+            return False
+        failpoint("files.sync_finish.between_rmdirs")
+        await store.rmdir(parent.rstrip("/"))
+        return True
 
     async def _files(self) -> list[str]:
         """What lies in the plan's folder, what says that there is a plan last."""
@@ -288,8 +314,50 @@ class Book:
             raise IntegrityError(f"{self._label(path)} is no plan of ours", remedy=_AGAIN)
         return record
 
-    async def _write(self, path: str, record: Json, run: Run) -> None:
-        await write_once(self.store, path, json.dumps(record).encode(), "overwrite", run, self._label(path))
+    # -- writing
+
+    async def _put(self, path: str, data: bytes, if_exists: IfExists, run: Run) -> bool:
+        """Write a file of the book, whole; False if there is one already, which stays.
+
+        :raises Fenced: when a newer attempt has taken over, even while this was written.
+        """
+        try:
+            written = await write_once(self.store, path, data, if_exists, run, self._label(path))
+            run.lease.check()
+        except Fenced:
+            with suppress(FlowRunnerError):
+                await self._mend(path, run)
+            raise
+        return not written.skipped
+
+    async def _mend(self, path: str, run: Run) -> None:
+        """Undo what was written after the attempt that has taken over had finished, and nobody expects any more."""
+        if not run.journal.finished_by_now():
+            return
+        files, first = await self._files(), path == self.summary_path
+        ends = [file for file in files if file.endswith(_END)]
+        removed = not ends if first else self.summary_path not in files
+        if removed:  # the sync is over
+            with suppress(NotFound):
+                await self.store.delete(path)
+            await self._remove_folders(self.path.rpartition("/")[0])
+        elif first and len(ends) == 1 and (end := await self._told(ends[0])):
+            await self._put_back(end, run)
+
+    async def _put_back(self, end: Summary, run: Run) -> None:
+        """Say again which generation counts: a plan that was made anew, and is complete."""
+        data = _json(asdict(end.begun))
+        upload = await self.store.begin(self.summary_path, token_of(run), size=len(data))
+        try:
+            await upload.write(data)
+            await upload.sync()
+            await upload.commit()
+        finally:
+            await upload.close()
+
+
+def _json(record: Json) -> bytes:
+    return json.dumps(record).encode()
 
 
 def line_of(item: Item, doubtful: bool) -> bytes:

@@ -172,7 +172,7 @@ class _Planning:
 
     async def _tell(self) -> None:
         failpoint("files.sync_plan.before_tell")
-        await self._book.tell(self._summary, self._run)
+        self._summary = await self._book.tell(self._summary, self._run)
         self._told = True
         failpoint("files.sync_plan.after_tell")
 

@@ -1,0 +1,52 @@
+"""An attempt wakes when another one has taken over: copies into and out of S3, in parts and ranges; ciphers."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import pytest
+
+from tests.files import s3
+from tests.files import test_crypt as crypt
+from tests.files import test_faults as faults
+from tests.files.far import FAR_SIDES
+from tests.files.stage import KILLS, Stage
+from tests.files.test_zombies import GONE, Asking, some
+from tests.support.kill import zombies
+
+pytestmark = [pytest.mark.faults, pytest.mark.backend, pytest.mark.timeout(1800)]
+
+BIG = os.urandom(2 * s3.PART + 1_000_000)
+WAYS = [("local", "s3"), ("s3", "local")]
+
+
+@pytest.fixture
+def big(monkeypatch):
+    """The larger file has three parts, or ranges."""
+    monkeypatch.setitem(FAR_SIDES, "s3", s3.side)
+    monkeypatch.setitem(faults.FILES, "sub/c.csv", BIG)
+
+
+@pytest.mark.parametrize("move", [False, True] if KILLS > 3 else [True])
+@pytest.mark.parametrize(("source", "dest"), WAYS)
+def test_a_copy_in_parts(request, tmp_path, big, source, dest, move):
+    make = faults.scenes(request, tmp_path, source, dest, move=move)
+    at = some("after_upload_part", "before_complete", "before_range", "before_rename")
+    zombies(make, Asking(faults.run_copy), faults.everything_arrived, at=at, defeats=GONE)
+
+
+def test_a_cipher(tmp_path, monkeypatch):
+    extra = {"flowrunner": {"aes_key": bytes(range(32)).hex()}}
+    monkeypatch.setenv("AIRFLOW_CONN_KEYS", json.dumps({"conn_type": "generic", "extra": extra}))
+
+    def whole(scene: tuple[Stage, Stage]) -> None:
+        assert scene[1].disk.names() == ["out/a.aes", "out/b.aes"]
+        assert len(scene[1].disk.get("out/a.aes")) == len(crypt.SHORT) + 28
+        result: dict[str, Any] = json.loads((scene[0].state / "result").read_text())
+        assert (result["files"], result["skipped"]) == (2, 0)
+
+    options = {"operation": "encrypt", "scheme": "aes_gcm", "if_exists": "fail"}
+    make = crypt.scenes(tmp_path, None, "local", options)
+    zombies(make, Asking(crypt.run_crypt), whole, at=some("before_begin", "before_commit"), defeats=GONE)
