@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.database.far_side import FarSide, MysqlFarSide, PostgresFarSide, SqliteFarSide
+from tests.database.far_side import FarSide, MysqlFarSide, PostgresFarSide, SqliteFarSide, connected
 from tests.database.mssql_far_side import FakeFarSide, LiveFarSide
-from tests.support.tds_fake import tds_fake
+from tests.support.tds_fake import TdsFake, tds_fake
 
 if TYPE_CHECKING:
     from tests.support.mariadb import Mariadb
@@ -110,8 +110,51 @@ def make_mssql(tmp_path: Path, tls: Tls) -> Iterator[Callable[[], FarSide]]:
         yield make
 
 
+@pytest.fixture
+def server(tmp_path: Path, tls: Tls) -> Iterator[TdsFake]:
+    """One fake SQL Server."""
+    with tds_fake(tmp_path / "server.db", tls.server_context()) as found:
+        yield found
+
+
+@pytest.fixture
+def fake(tmp_path: Path, server: TdsFake, tls: Tls, monkeypatch: pytest.MonkeyPatch) -> FakeFarSide:
+    """The far side on it, which the tests' connection leads to."""
+    folder = tmp_path / "far"
+    folder.mkdir()
+    return connected(FakeFarSide(folder, server.file, server.port, tls.ca_file), monkeypatch)
+
+
+@pytest.fixture(params=["sqlite", "postgres", "mysql", "mssql"])
+def make_each(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
+    """A factory of far sides, for each dialect."""
+    return _factory(request)
+
+
+@pytest.fixture(params=["sqlite", "postgres", "mysql"])
+def make_real(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
+    """A factory of far sides, for each dialect whose server is not a fake."""
+    return _factory(request)
+
+
 @pytest.fixture(params=["postgres", "mysql"])
 def make_server(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
     """A factory of far sides on a server."""
+    return _factory(request)
+
+
+def _factory(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
     found: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
     return found
+
+
+@pytest.fixture
+def make(make_each: Callable[[], FarSide]) -> Callable[[], FarSide]:
+    """What a module's tests make their far sides with, where it does not say otherwise."""
+    return make_each
+
+
+@pytest.fixture
+def far(make: Callable[[], FarSide]) -> FarSide:
+    """A fresh far side."""
+    return make()

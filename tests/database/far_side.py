@@ -124,18 +124,7 @@ class PostgresFarSide(FarSide):
 
     @property
     def connection(self) -> str:
-        database = self.database
-        return json.dumps(
-            {
-                "conn_type": "postgres",
-                "host": database.host,
-                "port": database.port,
-                "login": database.user,
-                "password": database.password,
-                "schema": database.name,
-                "extra": self.extra,
-            }
-        )
+        return _connection("postgres", self.database, self.extra)
 
     def run(self, sql: str) -> list[tuple[Any, ...]]:
         with self.database.connect() as connection:
@@ -175,18 +164,7 @@ class MysqlFarSide(FarSide):
 
     @property
     def connection(self) -> str:
-        database = self.database
-        return json.dumps(
-            {
-                "conn_type": "mysql",
-                "host": database.host,
-                "port": database.port,
-                "login": database.user,
-                "password": database.password,
-                "schema": database.name,
-                "extra": self.extra,
-            }
-        )
+        return _connection("mysql", self.database, self.extra)
 
     def run(self, sql: str) -> list[tuple[Any, ...]]:
         with self.database.connect() as connection, connection.cursor() as cursor:
@@ -207,6 +185,20 @@ class MysqlFarSide(FarSide):
 
     def waits(self) -> bool:
         return bool(self.run("SELECT 1 FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT'"))
+
+
+def _connection(kind: str, database: Database | MariaDatabase, extra: dict[str, Any]) -> str:
+    return json.dumps(
+        {
+            "conn_type": kind,
+            "host": database.host,
+            "port": database.port,
+            "login": database.user,
+            "password": database.password,
+            "schema": database.name,
+            "extra": extra,
+        }
+    )
 
 
 def connected(far: F, monkeypatch: pytest.MonkeyPatch) -> F:

@@ -30,17 +30,6 @@ INDEXES = [{"columns": ["name"], "unique": True}, {"columns": ["day", "open"], "
 ALL: dict[str, Any] = {"columns": COLUMNS, "keys": ["id"], "indexes": INDEXES}
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mysql", "mssql"])
-def make(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
-    made: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
-    return made
-
-
-@pytest.fixture
-def far(make: Callable[[], FarSide]) -> FarSide:
-    return make()
-
-
 def create(far: Any, **arguments: Any) -> Any:
     os.environ[ENVIRONMENT] = far.connection
     return act(far, SqlCreateTableOperator, **{"table": far.name("t"), **arguments})

@@ -26,7 +26,7 @@ from flowrunner_provider.core.errors import (
 )
 from tests.database.far_side import CONN_ID, FarSide, MysqlFarSide, PostgresFarSide, SqliteFarSide, load_rows
 from tests.database.mssql_far_side import FakeFarSide, LiveFarSide
-from tests.database.stage import two_at_once
+from tests.database.stage import commit_unanswered, two_at_once
 from tests.support.chaos_proxy import ChaosProxy, Toxics
 from tests.support.kill import double_kill, random_kills, sweep
 
@@ -91,13 +91,6 @@ def check(scene: Scene) -> None:
     assert left == {"source.csv", "state"} | ({"rejected.jsonl"} if scene.case == "reject" else set())
     if scene.case == "reject":
         assert len((scene.far.folder / "rejected.jsonl").read_text().splitlines()) == 1
-
-
-@pytest.fixture(params=["sqlite", "postgres", "mysql", "mssql"])
-def make(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
-    """A factory of far sides, for each dialect."""
-    found: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
-    return found
 
 
 @pytest.mark.parametrize("case", sorted(EXPECTED))
@@ -169,18 +162,9 @@ def test_the_answer_to_commit_is_lost(proxied: tuple[Scene, ChaosProxy], monkeyp
     from flowrunner_provider.database import load as module
 
     scene, proxy = proxied
-    points: list[str] = []
-
-    def failpoint(name: str) -> None:
-        points.append(name)
-        if name == "sql.load.before_commit" and points.count(name) == 1:
-            proxy.toxics = Toxics(cut_down=0, rst=True, connections=None)
-        if name == "sql.load.before_reconcile":
-            proxy.reset()
-
-    monkeypatch.setattr(module, "failpoint", failpoint)
+    asked = commit_unanswered(monkeypatch, module, "sql.load", proxy)
     assert play(through(scene, proxy))["rows"] == len(NEW) - 1
-    assert "sql.load.before_reconcile" in points
+    assert asked()
     check(scene)
 
 
@@ -233,11 +217,10 @@ def test_a_backend_is_terminated_in_the_copy(
 def test_a_silent_server_ends_with_the_deadline(
     proxied: tuple[Scene, ChaosProxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flowrunner_provider.database.dialects import mysql, opening
+    from flowrunner_provider.database.dialects import opening
 
     scene, proxy = proxied
     monkeypatch.setattr(opening, "GRACE", 0.1)
-    monkeypatch.setattr(mysql, "GRACE", 0.1)
     away = through(scene, proxy)
     monkeypatch.setenv(ENVIRONMENT, away.far.connection)
 

@@ -23,15 +23,9 @@ from tests.database.test_faults import ENVIRONMENT
 from tests.support.kill import sweep
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mysql", "mssql"])
-def make(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
-    made: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
-    return lambda: prepared(made())
-
-
 @pytest.fixture
-def far(make: Callable[[], FarSide]) -> FarSide:
-    return make()
+def make(make_each: Callable[[], FarSide]) -> Callable[[], FarSide]:
+    return lambda: prepared(make_each())
 
 
 def prepared(far: FarSide) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from flowrunner_provider.core.errors import ConnectionLost, OutcomeUnknown
 from tests.database.far_side import FarSide
-from tests.database.stage import two_at_once
+from tests.database.stage import commit_unanswered, two_at_once
 from tests.database.test_modify import check, make, play, prepared
 from tests.support.chaos_proxy import ChaosProxy, Toxics
 
@@ -40,18 +40,9 @@ def test_the_answer_to_commit_is_lost(
 
     far = prepared(make_server())
     through, proxy = away(far, chaos)
-    points: list[str] = []
-
-    def failpoint(name: str) -> None:
-        points.append(name)
-        if name == "sql.modify.before_commit" and points.count(name) == 1:
-            proxy.toxics = Toxics(cut_down=0, rst=True, connections=None)
-        if name == "sql.modify.before_reconcile":
-            proxy.reset()
-
-    monkeypatch.setattr(module, "failpoint", failpoint)
+    asked = commit_unanswered(monkeypatch, module, "sql.modify", proxy)
     assert play(through)["affected"] == 2
-    assert "sql.modify.before_reconcile" in points
+    assert asked()
     check(far)
 
 

@@ -16,20 +16,14 @@ import pytest
 
 from tests.contracts.dialect_contract import DialectContract
 from tests.database.mssql_far_side import FakeFarSide, LiveFarSide
-from tests.support.tds_fake import tds_fake
-from tests.support.tls import Tls
 
 
 class TestMssqlFake(DialectContract):
     """On SQLite behind the wire: isolation, MERGE-like races and the server's own checks are not what is shown."""
 
     @pytest.fixture
-    def far(self, tmp_path: Path, tls: Tls) -> Iterator[FakeFarSide]:
-        folder = tmp_path / "far"
-        folder.mkdir()
-        file = tmp_path / "server.db"
-        with tds_fake(file, tls.server_context()) as server:
-            yield FakeFarSide(folder, file, server.port, tls.ca_file)
+    def far(self, fake: FakeFarSide) -> FakeFarSide:
+        return fake
 
 
 @pytest.mark.live_mssql

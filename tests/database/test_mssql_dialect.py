@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -31,7 +30,7 @@ from flowrunner_provider.core.errors import (
     Unavailable,
 )
 from flowrunner_provider.database.config import MssqlConfig
-from flowrunner_provider.database.dialects.base import Conflict
+from flowrunner_provider.database.dialects.model import Conflict
 from flowrunner_provider.database.dialects.mssql import MssqlSession
 from flowrunner_provider.database.dialects.mssql_errors import classified
 from flowrunner_provider.database.dialects.mssql_query import SETTINGS, bound, check_query, check_statement
@@ -61,19 +60,9 @@ from tests.support.tls import Tls
 
 
 @pytest.fixture
-def server(tmp_path: Path, tls: Tls) -> Iterator[TdsFake]:
-    with tds_fake(tmp_path / "server.db", tls.server_context()) as found:
-        yield found
-
-
-@pytest.fixture
-def far(tmp_path: Path, server: TdsFake, tls: Tls, monkeypatch: pytest.MonkeyPatch) -> FakeFarSide:
-    folder = tmp_path / "far"
-    folder.mkdir()
-    made = FakeFarSide(folder, server.file, server.port, tls.ca_file)
-    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", made.connection)
-    made.run("CREATE TABLE dbo.orders (id integer PRIMARY KEY, note text, amount integer)")
-    return made
+def far(fake: FakeFarSide) -> FakeFarSide:
+    fake.run("CREATE TABLE dbo.orders (id integer PRIMARY KEY, note text, amount integer)")
+    return fake
 
 
 # -- the SQL ---------------------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,10 +18,9 @@ from flowrunner_provider.core.errors import (
 )
 from flowrunner_provider.database.dialects.mssql_query import tokens
 from flowrunner_provider.database.operators import SqlProcedureOperator
-from tests.database.far_side import CONN_ID, act
+from tests.database.far_side import act
 from tests.database.mssql_far_side import FakeFarSide
-from tests.support.tds_fake import TdsFake, tds_fake
-from tests.support.tls import Tls
+from tests.support.tds_fake import TdsFake
 
 NAME = 'odd]; DROP TABLE "log" --%s'
 INSERT = "INSERT INTO dbo.log (a) VALUES"
@@ -42,21 +39,11 @@ BODIES = {
 
 
 @pytest.fixture
-def server(tmp_path: Path, tls: Tls) -> Iterator[TdsFake]:
-    with tds_fake(tmp_path / "server.db", tls.server_context()) as found:
-        yield found
-
-
-@pytest.fixture
-def far(tmp_path: Path, server: TdsFake, tls: Tls, monkeypatch: pytest.MonkeyPatch) -> FakeFarSide:
-    folder = tmp_path / "far"
-    folder.mkdir()
-    made = FakeFarSide(folder, server.file, server.port, tls.ca_file)
-    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", made.connection)
-    made.run("CREATE TABLE dbo.log (a int PRIMARY KEY)")
+def far(fake: FakeFarSide) -> FakeFarSide:
+    fake.run("CREATE TABLE dbo.log (a int PRIMARY KEY)")
     for head, body in BODIES.items():
-        made.run(f"CREATE PROCEDURE dbo.{head} AS BEGIN {body}; END")
-    return made
+        fake.run(f"CREATE PROCEDURE dbo.{head} AS BEGIN {body}; END")
+    return fake
 
 
 def call(far: FakeFarSide, routine: str, *arguments: Any, **more: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import socket
 import threading
 from collections.abc import Callable
@@ -28,13 +27,12 @@ from flowrunner_provider.core.errors import (
     Rejected,
     SecurityError,
 )
-from flowrunner_provider.data.readers import open_rows
-from flowrunner_provider.database.dialects.base import CsvFile
 from flowrunner_provider.database.hook import hook_for
 from flowrunner_provider.database.identifiers import TableName
 from tests.contracts.dialect_contract import CANARY, DialectContract
 from tests.contracts.dialect_export import export, read
 from tests.contracts.dialect_transaction import transact
+from tests.database.copies import check_copies
 from tests.database.far_side import CONN_ID, MysqlFarSide, connected, load_rows
 from tests.support.tls import Tls
 
@@ -75,8 +73,6 @@ def test_what_is_sent_is_stored(far: MysqlFarSide, rows: list[tuple[Any, ...]]) 
 
 def test_a_file_that_is_copied_is_read_as_the_parser_reads_it(far: MysqlFarSide) -> None:
     """Random files of the characters that matter: the same rows, or left to the parser."""
-    draw = random.Random(7)
-    table = TableName.parse(far.name("t"))
     far.run(f"CREATE TABLE {far.name('t')} (a longtext, b longtext)")
     alphabet = [
         '"',
@@ -96,24 +92,7 @@ def test_a_file_that_is_copied_is_read_as_the_parser_reads_it(far: MysqlFarSide)
         '"",',
         "1,2\n",
     ]
-    passed, equal = 0, 0
-    with hook_for(CONN_ID).open(Deadline(60)) as session:
-        for number in range(500):
-            text = "a,b" + draw.choice(["\n", "\r\n"]) + "".join(draw.choices(alphabet, k=draw.randint(0, 12)))
-            path = far.write(f"{number % 3}.csv", draw.choice(["", "\ufeff"]) + text)
-            null_text = draw.choice([None, ""])
-            session.begin()
-            file = CsvFile(path=path, width=2, delimiter=",", encoding="utf-8-sig", null_text=null_text)
-            copied = session.copy_file(table, ["a", "b"], file, lambda lines: None)
-            if copied is not None:
-                with open_rows(path, null_text=null_text) as rows:
-                    parsed = [row for batch in rows for row in batch]
-                assert session.run(f"SELECT a, b FROM {session.sql(table)}") == parsed, text
-                assert copied == (len(parsed), len(parsed))
-                passed, equal = passed + 1, equal + bool(parsed)
-            session.rollback()
-    assert passed > 40
-    assert equal > 10
+    check_copies(far, alphabet, files=500, longest=12)
 
 
 @pytest.mark.parametrize(

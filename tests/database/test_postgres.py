@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -14,11 +13,10 @@ import pytest
 
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, IntegrityError, Rejected
-from flowrunner_provider.data.readers import open_rows
-from flowrunner_provider.database.dialects.base import CsvFile
 from flowrunner_provider.database.hook import hook_for
 from flowrunner_provider.database.identifiers import TableName
 from tests.contracts.dialect_contract import CANARY, DialectContract
+from tests.database.copies import check_copies
 from tests.database.far_side import CONN_ID, PostgresFarSide, connected, load_rows
 
 pytestmark = pytest.mark.backend
@@ -35,29 +33,9 @@ class TestPostgres(DialectContract):
 
 def test_a_file_that_is_copied_is_read_as_the_parser_reads_it(far: PostgresFarSide) -> None:
     """Random files of the characters that matter: the same rows, or left to the parser."""
-    draw = random.Random(7)
-    table = TableName.parse(far.name("t"))
     far.run(f"CREATE TABLE {far.name('t')} (a text, b text)")
     alphabet = ['"', '""', ",", "\n", "x", "y z", "\\", "\\.", "\r\n", "\r", "é", "", '"x"', '"a,""b"', "1,2\n"]
-    passed, equal = 0, 0
-    with hook_for(CONN_ID).open(Deadline(60)) as session:
-        for number in range(600):
-            text = "a,b" + draw.choice(["\n", "\r\n"]) + "".join(draw.choices(alphabet, k=draw.randint(0, 14)))
-            path = far.write(f"{number % 3}.csv", draw.choice(["", "\ufeff"]) + text)
-            null_text = draw.choice([None, ""])
-            session.begin()
-            file = CsvFile(path=path, width=2, delimiter=",", encoding="utf-8-sig", null_text=null_text)
-            copied = session.copy_file(table, ["a", "b"], file, lambda lines: None)
-            if copied is not None:
-                with open_rows(path, null_text=null_text) as rows:
-                    parsed = [row for batch in rows for row in batch]
-                found = session.run(f"SELECT a, b FROM {session.sql(table)}")
-                assert found == parsed, text
-                assert copied == (len(parsed), len(parsed))
-                passed, equal = passed + 1, equal + bool(parsed)
-            session.rollback()
-    assert passed > 40
-    assert equal > 10
+    check_copies(far, alphabet, files=600, longest=14)
 
 
 @pytest.mark.parametrize(

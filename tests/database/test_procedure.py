@@ -77,11 +77,6 @@ def make(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
     return lambda: prepared(made())
 
 
-@pytest.fixture
-def far(make: Callable[[], FarSide]) -> FarSide:
-    return make()
-
-
 def prepared(far: Any) -> Any:
     far.run(f"CREATE TABLE {far.name('log')} (a integer, v text)")
     for body in BODIES[far.kind]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.database.config import driver_parameters
-from flowrunner_provider.database.dialects.base import CsvFile
+from flowrunner_provider.database.dialects.model import CsvFile
 from flowrunner_provider.database.dialects.postgres_copy import CsvCopier
 from flowrunner_provider.database.dialects.postgres_csv import Unfit, blocks
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName

@@ -21,11 +21,9 @@ from tests.support.sigterm import GRACE, ended_at
 pytestmark = [pytest.mark.faults, pytest.mark.backend]
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mysql"])
-def make(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
-    """A factory of far sides, for each dialect."""
-    found: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
-    return found
+@pytest.fixture
+def make(make_real: Callable[[], FarSide]) -> Callable[[], FarSide]:
+    return make_real
 
 
 @pytest.mark.parametrize("case", ["append", "replace"])

@@ -13,6 +13,7 @@ import pytest
 from flowrunner_provider.core.errors import ConnectionLost, OutcomeUnknown, Rejected, Unavailable
 from flowrunner_provider.database.operators.sync import SqlSyncOperator
 from tests.database.far_side import FarSide, act
+from tests.database.stage import commit_unanswered
 from tests.database.test_faults import ENVIRONMENT, KILLS
 from tests.support.chaos_proxy import ChaosProxy, Toxics
 from tests.support.kill import Attempt, attempt, double_kill, random_kills, sweep
@@ -173,18 +174,9 @@ def test_the_answer_to_commit_is_lost(
     scene = make_remote(case)
     far: Any = scene.dest
     proxy = chaos(far.database.host, far.database.port)
-    points: list[str] = []
-
-    def failpoint(name: str) -> None:
-        points.append(name)
-        if name == "sql.sync.before_commit" and points.count(name) == 1:
-            proxy.toxics = Toxics(cut_down=0, rst=True, connections=None)
-        if name == "sql.sync.before_reconcile":
-            proxy.reset()
-
-    monkeypatch.setattr(module, "failpoint", failpoint)
+    asked = commit_unanswered(monkeypatch, module, "sql.sync", proxy)
     assert play(replace(scene, dest=away(far, proxy)))["rows"] == 40
-    assert "sql.sync.before_reconcile" in points
+    assert asked()
     check(scene)
 
 

@@ -13,7 +13,7 @@ import pytest
 from flowrunner_provider.core.errors import ConnectionLost, OutcomeUnknown, Unavailable
 from tests.contracts.dialect_transaction import transact
 from tests.database.far_side import FarSide, PostgresFarSide
-from tests.database.stage import two_at_once
+from tests.database.stage import commit_unanswered, two_at_once
 from tests.database.test_faults import ENVIRONMENT, KILLS, through
 from tests.database.test_faults import Scene as LoadScene
 from tests.support.chaos_proxy import ChaosProxy, Toxics
@@ -48,11 +48,9 @@ def check(scene: Scene) -> None:
     assert scene.far.run(f"SELECT count(*) FROM {scene.far.name('flowrunner_ledger')}") == [(1,)]
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mysql"])
-def make(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
-    """A factory of far sides, for each dialect."""
-    found: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
-    return found
+@pytest.fixture
+def make(make_real: Callable[[], FarSide]) -> Callable[[], FarSide]:
+    return make_real
 
 
 def test_every_kill(make: Callable[[], FarSide]) -> None:
@@ -168,16 +166,7 @@ def test_the_answer_to_commit_is_lost(
     far: Any = scene.far
     proxy = chaos(far.database.host, far.database.port)
     away = Scene(through(LoadScene(scene.far, "append"), proxy).far)
-    points: list[str] = []
-
-    def failpoint(name: str) -> None:
-        points.append(name)
-        if name == "sql.transaction.before_commit" and points.count(name) == 1:
-            proxy.toxics = Toxics(cut_down=0, rst=True, connections=None)
-        if name == "sql.transaction.before_reconcile":
-            proxy.reset()
-
-    monkeypatch.setattr(module, "failpoint", failpoint)
+    asked = commit_unanswered(monkeypatch, module, "sql.transaction", proxy)
     assert play(away)["rows"] == 2
-    assert "sql.transaction.before_reconcile" in points
+    assert asked()
     check(scene)

@@ -20,15 +20,9 @@ SECRET = "canary-51c0de"
 ROWS = [{"id": 1, "name": "one", "n": 10}, {"id": 3, "name": "three", "n": 30}]
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mysql", "mssql"])
-def make(request: pytest.FixtureRequest) -> Callable[[], FarSide]:
-    made: Callable[[], FarSide] = request.getfixturevalue(f"make_{request.param}")
-    return lambda: prepared(made())
-
-
 @pytest.fixture
-def far(make: Callable[[], FarSide]) -> FarSide:
-    return make()
+def make(make_each: Callable[[], FarSide]) -> Callable[[], FarSide]:
+    return lambda: prepared(make_each())
 
 
 def prepared(far: FarSide) -> FarSide:
