@@ -16,7 +16,8 @@ from flowrunner_provider.core.errors import AlreadyExists, ConfigError, Integrit
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.database.choices import IfExists
-from flowrunner_provider.database.dialects.base import Session, Table, Type
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Table, Type
 from flowrunner_provider.database.dialects.structure import NOW, ColumnSpec, IndexSpec, Shape, TableSpec
 from flowrunner_provider.database.identifiers import Identifier, TableName
 from flowrunner_provider.database.ledger import aside, stand_in

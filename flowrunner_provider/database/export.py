@@ -15,7 +15,8 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.values import Kinds
 from flowrunner_provider.data.writers import ParquetOptions, RowWriter, open_writer
 from flowrunner_provider.data.xlsx_writer import XlsxRowWriter
-from flowrunner_provider.database.dialects.base import Row, Session
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Row
 from flowrunner_provider.database.export_files import ExportFiles
 from flowrunner_provider.database.export_plan import ExportPlan
 from flowrunner_provider.database.identifiers import TableName

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowrunner_provider.core.errors import AccessDenied, PermanentError
-from flowrunner_provider.database.dialects.base import Column, Session
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Column
 from flowrunner_provider.database.identifiers import TableName
 
 __all__ = ["NAME", "Counts", "Ledger", "aside", "stand_in"]

@@ -15,7 +15,8 @@ from typing import Any, Protocol, cast, get_args
 from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, IntegrityError, NotFound, Rejected
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.database.dialects.base import Column, CsvFile, Row, Session, Table, Type
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Column, CsvFile, Merge, Row, Table, Type
 from flowrunner_provider.database.dialects.values import types_of
 from flowrunner_provider.database.identifiers import TableName
 from flowrunner_provider.database.ledger import Counts, aside, stand_in
@@ -276,7 +277,9 @@ class _Work:
                 remedy="correct the source: such a row would be inserted again each time",
             )
         replaced = session.keep_last(stage, self.plan.keys) if self.plan.keep == "last" else 0
-        merged = session.merge(stage, table, self.columns, self.plan.keys, self.plan.updates)
+        plan = self.plan
+        merge = Merge(stage=stage, table=table, columns=self.columns, keys=plan.keys, updates=plan.updates)
+        merged = session.merge(merge)
         self.point("after_merge")
         skipped = merged.skipped + replaced
         self._agree(merged.inserted + merged.updated + skipped, staged)

@@ -13,7 +13,8 @@ from flowrunner_provider.core.errors import ConfigError, IntegrityError
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.database.choices import Operation
-from flowrunner_provider.database.dialects.base import Params, Session
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Params
 from flowrunner_provider.database.identifiers import Identifier, TableName
 from flowrunner_provider.database.once import Once
 from flowrunner_provider.database.results import ModifyResult

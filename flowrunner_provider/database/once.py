@@ -12,7 +12,8 @@ from flowrunner_provider.core.errors import ConnectionLost, FlowRunnerError, Out
 from flowrunner_provider.core.retry import pause
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.database.choices import Isolation
-from flowrunner_provider.database.dialects.base import Conflict, Session
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Conflict
 from flowrunner_provider.database.identifiers import TableName
 from flowrunner_provider.database.ledger import Ledger
 

@@ -12,7 +12,8 @@ from threading import Event
 from typing import Generic, TypeVar
 
 from flowrunner_provider.core.deadline import Deadline
-from flowrunner_provider.database.dialects.base import Params, Row, Session
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Params, Row
 from flowrunner_provider.database.dialects.syncing import Form
 from flowrunner_provider.database.identifiers import TableName
 

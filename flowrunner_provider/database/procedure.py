@@ -32,8 +32,10 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import Dataset
 from flowrunner_provider.data.writers import open_writer, part_token
 from flowrunner_provider.database.choices import Routine
-from flowrunner_provider.database.dialects.base import Session, Type, distinct
+from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.calling import Argument, Call, Direction, ResultSet
+from flowrunner_provider.database.dialects.model import Type
+from flowrunner_provider.database.dialects.refusals import distinct
 from flowrunner_provider.database.identifiers import TableName
 from flowrunner_provider.database.ledger import NAME, Ledger
 from flowrunner_provider.database.once import Once

@@ -10,7 +10,8 @@ from typing import Any
 from flowrunner_provider.core.errors import PartialFailure, Rejected
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.part_file import PartFile
-from flowrunner_provider.database.dialects.base import Row, Session
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Row
 from flowrunner_provider.database.identifiers import TableName
 
 __all__ = ["Rejects", "store"]

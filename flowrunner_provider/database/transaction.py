@@ -13,7 +13,8 @@ from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, Integr
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.database.choices import Isolation, OnError
-from flowrunner_provider.database.dialects.base import Params, Session
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Params
 from flowrunner_provider.database.identifiers import Identifier, TableName
 from flowrunner_provider.database.ledger import NAME
 from flowrunner_provider.database.once import Once

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.database.dialects.base import Row
+from flowrunner_provider.database.dialects.model import Row
 
 __all__ = ["MOST_ROWS", "GivenRows"]
 

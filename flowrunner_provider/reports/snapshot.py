@@ -13,7 +13,8 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.part_file import disk_errors
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import Dataset
-from flowrunner_provider.database.dialects.base import Params, Session
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Params
 from flowrunner_provider.database.export import export
 from flowrunner_provider.database.export_plan import ExportPlan
 

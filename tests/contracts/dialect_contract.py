@@ -21,7 +21,7 @@ from flowrunner_provider.core.errors import (
     Rejected,
 )
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.database.dialects.base import Column
+from flowrunner_provider.database.dialects.model import Column
 from flowrunner_provider.database.hook import hook_for
 from flowrunner_provider.database.identifiers import TableName
 from flowrunner_provider.database.load import load

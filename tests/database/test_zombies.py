@@ -189,9 +189,9 @@ def test_the_wait_for_a_zombie_has_an_end(make: Make, kind: str) -> None:
 
 def short(scene: loads.Scene) -> Any:
     """An attempt with two seconds, whose server waits no longer."""
-    from flowrunner_provider.database.dialects import mysql, mysql_query, postgres
+    from flowrunner_provider.database.dialects import opening
 
-    mysql.GRACE = mysql_query.GRACE = postgres.GRACE = 0.0  # type: ignore[attr-defined]
+    opening.GRACE = 0.0
     os.environ[loads.ENVIRONMENT] = scene.far.connection
     return load_rows(scene.far, str(scene.far.folder / "source.csv"), timeout=2.0, **scene.arguments())
 

@@ -15,36 +15,30 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from flowrunner_provider.core.deadline import Deadline
+from flowrunner_provider.core.errors import ConfigError, Rejected
 from flowrunner_provider.database.choices import Isolation
 from flowrunner_provider.database.dialects.model import (
     Column,
-    Conflict,
     Copier,
     CsvFile,
+    Merge,
     Merged,
     Params,
     Passed,
     Row,
     Table,
-    Type,
 )
-from flowrunner_provider.database.dialects.refusals import distinct, duplicate_keys, unsuitable
+from flowrunner_provider.database.dialects.refusals import duplicate_keys
 from flowrunner_provider.database.dialects.structure import Structured
 from flowrunner_provider.database.dialects.syncing import Syncing
-from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
+from flowrunner_provider.database.identifiers import TableName
 
-__all__ = [
-    "Column", "Conflict", "Copier", "CsvFile", "Merged", "Params", "Passed", "Row", "Session", "Table", "Type",
-    "distinct", "duplicate_keys", "unsuitable",
-]  # fmt: skip
+__all__ = ["Session"]
 
 
 class Session(Structured, Syncing, ABC):
     """One connection. Every method raises errors of :mod:`flowrunner_provider.core.errors`, without values of rows."""
 
-    kind: ClassVar[str]
-    quoting: ClassVar[Quoting]
-    types: ClassVar[Mapping[Type, str]]
     placeholder: ClassVar[str]
     """Of the n-th parameter; ``{}`` is n."""
     mark: ClassVar[str] = "?"
@@ -59,18 +53,8 @@ class Session(Structured, Syncing, ABC):
     """Now, in UTC."""
     row_errors: ClassVar[tuple[str, ...]]
     """How the codes begin of errors that are about a single row."""
-
-    def sql(self, name: TableName | Identifier | str) -> str:
-        """A name as SQL; text is one name."""
-        return (Identifier(name) if isinstance(name, str) else name).quoted(self.quoting)
-
-    def names(self, columns: Sequence[str], prefix: str = "") -> str:
-        """Names of columns as SQL, with commas."""
-        return ", ".join(prefix + self.sql(column) for column in columns)
-
-    @abstractmethod
-    def run(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        """Run one statement and return its rows, if it has any."""
+    key_errors: ClassVar[frozenset[str]] = frozenset()
+    """The codes of a key that is there already; none where an INSERT itself can say what to do then."""
 
     @abstractmethod
     def begin(self, isolation: Isolation = "read committed", *, read_only: bool = False) -> None:
@@ -82,14 +66,6 @@ class Session(Structured, Syncing, ABC):
     def hold(self, key: str) -> None:
         """Wait until no other connection holds ``key``, then hold it; needed where the server commits in between."""
         del key
-
-    @abstractmethod
-    def execute(self, statement: str, params: Params = None) -> int:
-        """Run one statement of the user's, in the placeholder style of the driver; return its count of rows.
-
-        The count is that of the rows that it changed or, for a query, returned; 0 where there is none.
-        Several statements in one text are refused.
-        """
 
     @abstractmethod
     def described(self, query: str, params: Params) -> dict[str, str]:
@@ -181,10 +157,6 @@ class Session(Structured, Syncing, ABC):
         """What is known of the table; None when there is none."""
 
     @abstractmethod
-    def lock(self, name: TableName) -> None:
-        """Until the transaction ends nobody else writes into the table; readers go on."""
-
-    @abstractmethod
     def copy(self, table: TableName, columns: Sequence[str]) -> AbstractContextManager[Copier]:
         """Append rows in bulk."""
 
@@ -211,6 +183,17 @@ class Session(Structured, Syncing, ABC):
         :param name: a name that it may have until then.
         """
 
+    def stand_in(self, table: Table, name: str) -> TableName | None:
+        """:meth:`replacement` with the same columns; None if the new table would lack something."""
+        self.savepoint()
+        try:
+            new = self.replacement(table, None, name)
+        except ConfigError:
+            self.back()
+            return None
+        self.keep()
+        return new
+
     @abstractmethod
     def swap(self, table: Table, replacement: TableName, aside: TableName) -> None:
         """The replacement takes the place and the name of the table.
@@ -222,9 +205,8 @@ class Session(Structured, Syncing, ABC):
         """Drop tables that a killed attempt may have left, where the end of its transaction does not."""
         del tables
 
-    @abstractmethod
     def check_constraints(self) -> None:
-        """Check now what the database would only check when it commits."""
+        """Check now what the database would only check when it commits: nothing, where each goes with its row."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -250,13 +232,16 @@ class Session(Structured, Syncing, ABC):
     def insert_once(self, table: TableName, row: Mapping[str, Any], key: str) -> bool:
         """Insert one row; False if its key is there already, after waiting for whoever is inserting it."""
         marks = ", ".join(self.placeholder.format(n) for n in range(1, len(row) + 1))
-        return bool(
-            self.run(
-                f"INSERT INTO {self.sql(table)} ({self.names(list(row))}) VALUES ({marks})"
-                f" ON CONFLICT ({self.sql(key)}) DO NOTHING RETURNING 1",
-                list(row.values()),
-            )
-        )
+        insert = f"INSERT INTO {self.sql(table)} ({self.names(list(row))}) VALUES ({marks})"
+        if not self.key_errors:
+            return bool(self.run(f"{insert} ON CONFLICT ({self.sql(key)}) DO NOTHING RETURNING 1", list(row.values())))
+        try:
+            self.run(insert, list(row.values()))
+        except Rejected as error:
+            if error.code in self.key_errors:
+                return False
+            raise
+        return True
 
     def count(self, table: TableName) -> int:
         """How many rows the table has."""
@@ -305,18 +290,23 @@ class Session(Structured, Syncing, ABC):
     def keep_last(self, stage: TableName, keys: Sequence[str]) -> int:
         """Delete the staged rows that a later one with the same keys replaces; return how many."""
 
+    def check_unique(self, stage: TableName, keys: Sequence[str]) -> None:
+        """Look whether staged rows share their keys.
+
+        :raises IntegrityError: if they do.
+        """
+        if count := self.duplicates(stage, keys):
+            raise duplicate_keys(keys, count)
+
+    def known(self, stage: TableName, table: TableName, keys: Sequence[str]) -> int:
+        """How many of the staged rows have keys that are there."""
+        exists = f"EXISTS (SELECT 1 FROM {self.sql(table)} AS t WHERE {self.same(keys)})"
+        return int(self.run(f"SELECT count(*) FROM {self.sql(stage)} AS s WHERE {exists}")[0][0])
+
     @abstractmethod
-    def merge(
-        self,
-        stage: TableName,
-        table: TableName,
-        columns: Sequence[str],
-        keys: Sequence[str],
-        updates: Sequence[str] | None = None,
-    ) -> Merged:
+    def merge(self, merge: Merge) -> Merged:
         """Insert the staged rows, and update those whose keys are there.
 
-        :param updates: what is updated of these; None for every column that is no key, nothing to skip the row.
         :raises IntegrityError: if staged rows share their keys.
         """
 

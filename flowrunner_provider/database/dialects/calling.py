@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.database.dialects.speaking import Speaking
 
 if TYPE_CHECKING:
     from flowrunner_provider.database.identifiers import TableName
@@ -61,7 +62,7 @@ def check_directions(arguments: Sequence[Argument]) -> None:
         )
 
 
-class Calling:
+class Calling(Speaking):
     """A part of every session."""
 
     def call(self, name: TableName, arguments: Sequence[Argument], *, function: bool) -> AbstractContextManager[Call]:

@@ -10,7 +10,7 @@ from flowrunner_provider.core.errors import Unavailable
 from flowrunner_provider.database.identifiers import TableName
 
 __all__ = [
-    "Column", "Conflict", "Copier", "CsvFile", "Merged", "Params", "Passed", "Row", "Table", "Type",
+    "Column", "Conflict", "Copier", "CsvFile", "Merge", "Merged", "Params", "Passed", "Row", "Table", "Type",
 ]  # fmt: skip
 
 Row = tuple[Any, ...]
@@ -59,6 +59,35 @@ class Merged:
     inserted: int
     updated: int
     skipped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """An upsert of staged rows.
+
+    :param updates: what is updated of a row whose keys are there; None for every column that is no key, nothing to
+        skip the row.
+    """
+
+    stage: TableName
+    table: TableName
+    columns: Sequence[str]
+    keys: Sequence[str]
+    updates: Sequence[str] | None = None
+
+    @property
+    def rest(self) -> list[str]:
+        """What is updated."""
+        if self.updates is None:
+            return [column for column in self.columns if column not in self.keys]
+        return list(self.updates)
+
+    def done(self, *, inserted: int, known: int) -> Merged:
+        """What came of it.
+
+        :param known: how many rows had keys that were there.
+        """
+        return Merged(inserted=inserted, updated=known if self.rest else 0, skipped=0 if self.rest else known)
 
 
 @dataclass(frozen=True, kw_only=True)

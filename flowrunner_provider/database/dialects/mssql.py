@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import (
@@ -21,16 +21,15 @@ from flowrunner_provider.core.errors import (
     FlowRunnerError,
     IntegrityError,
     OutcomeUnknown,
-    Rejected,
     TransientError,
     Unavailable,
 )
 from flowrunner_provider.database.choices import Isolation
 from flowrunner_provider.database.config import MssqlConfig
 from flowrunner_provider.database.dialects import mssql_swap
-from flowrunner_provider.database.dialects.base import Column, Merged, Params, Row, Table, Type, distinct
+from flowrunner_provider.database.dialects.model import Column, Merge, Merged, Params, Row, Table
 from flowrunner_provider.database.dialects.mssql_call import MssqlCalls
-from flowrunner_provider.database.dialects.mssql_errors import DUPLICATE, OF_A_ROW, classified, connect_failed
+from flowrunner_provider.database.dialects.mssql_errors import OF_A_ROW, classified, connect_failed
 from flowrunner_provider.database.dialects.mssql_query import (
     LEVELS,
     SETTINGS,
@@ -43,7 +42,8 @@ from flowrunner_provider.database.dialects.mssql_query import (
 )
 from flowrunner_provider.database.dialects.mssql_tables import UNIQUE, created, described_columns, find, object_text
 from flowrunner_provider.database.dialects.mssql_wire import batches, connect, driver
-from flowrunner_provider.database.dialects.opening import GRACE, Remote
+from flowrunner_provider.database.dialects.opening import Remote
+from flowrunner_provider.database.dialects.refusals import distinct
 from flowrunner_provider.database.dialects.values import unencodable
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
@@ -64,10 +64,9 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
     kind = "mssql"
     quoting = Quoting(mark="[", end="]", max_bytes=512, max_characters=116, forbidden=r"\s\Z")
     placeholder = "\0{}\0"
-    mark = "%s"
-    named_mark = "%({})s"
-    row_errors: ClassVar[tuple[str, ...]] = OF_A_ROW
-    types: ClassVar[Mapping[Type, str]] = MappingProxyType(
+    row_errors = OF_A_ROW
+    key_errors = frozenset({"2601", "2627"})
+    types = MappingProxyType(
         {
             "string": "nvarchar(max)", "integer": "bigint", "number": "float", "decimal": "decimal(38, 18)",
             "boolean": "bit", "object": "nvarchar(max)", "array": "nvarchar(max)", "date": "date", "time": "time(6)",
@@ -78,7 +77,7 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
     def _connect(self, config: MssqlConfig, deadline: Deadline) -> None:
         self._driver = driver()
         self._begun = False
-        silence = deadline.remaining() + 2 * GRACE
+        silence = self._silence
         if config.statement_timeout is not None:
             silence = min(silence, config.statement_timeout.total_seconds())
         wait = max(1.0, deadline.limit(config.connect_timeout.total_seconds()))
@@ -92,8 +91,7 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
         super().resume(deadline)
         for statement in SETTINGS:
             self.run(statement)
-        wait = deadline.limit(self._config.lock_timeout.total_seconds())
-        self.run(f"SET LOCK_TIMEOUT {max(1, int(wait * 1000))}")
+        self.run(f"SET LOCK_TIMEOUT {max(1, int(self._patience * 1000))}")
 
     @property
     def where(self) -> str:
@@ -180,7 +178,7 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
         self._begun = True
 
     def hold(self, key: str) -> None:
-        wait = max(1, int(self._deadline.limit(self._config.lock_timeout.total_seconds()) * 1000))
+        wait = max(1, int(self._patience * 1000))
         asked = {
             "@Resource": f"flowrunner:{key}"[:255], "@LockMode": "Exclusive", "@LockOwner": "Session",
             "@LockTimeout": wait,
@@ -243,9 +241,6 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
         text, values = bound(query, params)
         with self.typed():
             yield batches(self.asked(text, values), batch_rows)
-
-    def user_text(self, text: str) -> str:
-        return text.replace("%", "%%")
 
     def commit(self) -> None:
         if not self._tds.tds72_transaction:
@@ -317,16 +312,6 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
             if not may_exist:
                 raise
 
-    def insert_once(self, table: TableName, row: Mapping[str, Any], key: str) -> bool:
-        marks = ", ".join(self.placeholder.format(n) for n in range(1, len(row) + 1))
-        try:
-            self.run(f"INSERT INTO {self.sql(table)} ({self.names(list(row))}) VALUES ({marks})", list(row.values()))
-        except Rejected as error:
-            if error.code.isdigit() and int(error.code) in DUPLICATE:
-                return False
-            raise
-        return True
-
     def lock(self, name: TableName) -> None:
         """Readers wait, too, unless the database has READ_COMMITTED_SNAPSHOT on."""
         self.run(f"SELECT TOP (1) 1 AS one FROM {self.sql(name)} WITH (UPDLOCK, TABLOCK, HOLDLOCK)")
@@ -343,23 +328,13 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
         del aside
         mssql_swap.put_in_place(self, table, replacement)
 
-    def check_constraints(self) -> None:
-        """Nothing: each is checked with its row."""
-
     def keep_last(self, stage: TableName, keys: Sequence[str]) -> int:
         row, staged = self.sql(mssql_swap.ROW), self.sql(stage)
         last = f"SELECT max({row}) FROM {staged} GROUP BY {self.names(keys)}"
         return self.execute(f"DELETE FROM {staged} WHERE {row} NOT IN ({last})")
 
-    def merge(
-        self,
-        stage: TableName,
-        table: TableName,
-        columns: Sequence[str],
-        keys: Sequence[str],
-        updates: Sequence[str] | None = None,
-    ) -> Merged:
-        return mssql_swap.merged(self, stage, table, columns, keys, updates)
+    def merge(self, merge: Merge) -> Merged:
+        return mssql_swap.merged(self, merge)
 
     def describe(self) -> str:
         asked = "SELECT @@VERSION, SUSER_SNAME(), DB_NAME(), HAS_PERMS_BY_NAME(DB_NAME(), 'DATABASE', 'CREATE TABLE')"

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.database.dialects.base import Copier, Row
+from flowrunner_provider.database.dialects.model import Copier, Row
 from flowrunner_provider.database.dialects.mssql_rows import encoded, encoder, metadata
 from flowrunner_provider.database.dialects.mssql_structure import Structures
 from flowrunner_provider.database.dialects.mssql_tables import Described, described_columns

@@ -16,11 +16,9 @@ from flowrunner_provider.core.errors import (
     TimedOut,
     Unavailable,
 )
-from flowrunner_provider.database.dialects.base import Conflict
+from flowrunner_provider.database.dialects.model import Conflict
 
-__all__ = ["DUPLICATE", "OF_A_ROW", "classified", "connect_failed", "refused_row"]
-
-DUPLICATE = frozenset({2601, 2627})
+__all__ = ["OF_A_ROW", "classified", "connect_failed", "refused_row"]
 
 _MEANING = {
     515: "no value for a column that needs one", 2601: "its key is there already", 2627: "its key is there already",

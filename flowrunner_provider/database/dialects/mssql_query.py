@@ -17,7 +17,7 @@ from uuid import UUID
 
 from flowrunner_provider.core.errors import ConfigError, Rejected
 from flowrunner_provider.database.choices import Isolation
-from flowrunner_provider.database.dialects.base import Params
+from flowrunner_provider.database.dialects.model import Params
 from flowrunner_provider.database.dialects.values import as_json
 
 __all__ = [

@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.database.dialects.base import Row
+from flowrunner_provider.database.dialects.model import Row
 from flowrunner_provider.database.dialects.mssql_errors import refused_row
 from flowrunner_provider.database.dialects.mssql_tables import Described
 from flowrunner_provider.database.dialects.values import as_json, unencodable

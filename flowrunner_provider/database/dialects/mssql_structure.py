@@ -17,7 +17,7 @@ from flowrunner_provider.database.dialects.structure import ColumnShape, ColumnS
 from flowrunner_provider.database.identifiers import TableName
 
 if TYPE_CHECKING:
-    from flowrunner_provider.database.dialects.base import Table
+    from flowrunner_provider.database.dialects.model import Table
 
 __all__ = ["Structures", "text_literal"]
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from flowrunner_provider.core.errors import IntegrityError
-from flowrunner_provider.database.dialects.base import Column, Merged, Session, Table, duplicate_keys, unsuitable
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Column, Merge, Merged, Table
 from flowrunner_provider.database.dialects.mssql_tables import object_text, own_numbers
+from flowrunner_provider.database.dialects.refusals import unsuitable
 from flowrunner_provider.database.identifiers import Identifier, TableName
 
 __all__ = ["BOUND", "ROW", "belongings_lost", "indexes_of", "merged", "put_in_place", "stage_statement", "stand_in"]
@@ -148,33 +150,23 @@ def stage_statement(session: Session, stage: TableName, table: TableName, column
     )
 
 
-def merged(
-    session: Session,
-    stage: TableName,
-    table: TableName,
-    columns: Sequence[str],
-    keys: Sequence[str],
-    updates: Sequence[str] | None,
-) -> Merged:
+def merged(session: Session, merge: Merge) -> Merged:
     """Update the rows whose keys are there, then insert the others.
 
     Not MERGE: without HOLDLOCK two of them insert the same key, and its counts are those of triggers, too. Here the
     first statement locks all the keys, so that the others find what it has found.
     """
-    if count := session.duplicates(stage, keys):
-        raise duplicate_keys(keys, count)
-    target, staged = session.sql(table), session.sql(stage)
-    own = session.sql(table.name)
-    same = " AND ".join(f"s.{session.sql(key)} = {own}.{session.sql(key)}" for key in keys)
-    rest = [column for column in columns if column not in keys] if updates is None else updates
-    if rest:
-        sets = ", ".join(f"{session.sql(column)} = s.{session.sql(column)}" for column in rest)
+    session.check_unique(merge.stage, merge.keys)
+    target, staged = session.sql(merge.table), session.sql(merge.stage)
+    same = session.same(merge.keys, "s", session.sql(merge.table.name))
+    if merge.rest:
+        sets = ", ".join(f"{session.sql(column)} = s.{session.sql(column)}" for column in merge.rest)
         session.run(f"UPDATE {target} {_HOLD} SET {sets} FROM {staged} AS s WHERE {same}")
-    there = " AND ".join(f"t.{session.sql(key)} = {staged}.{session.sql(key)}" for key in keys)
+    there = session.same(merge.keys, "t", staged)
     known = session.execute(f"DELETE FROM {staged} WHERE EXISTS (SELECT 1 FROM {target} AS t {_HOLD} WHERE {there})")
-    names = session.names(columns)
-    new = session.count(stage)
-    with own_numbers(session, table, columns):
+    names = session.names(merge.columns)
+    new = session.count(merge.stage)
+    with own_numbers(session, merge.table, merge.columns):
         session.run(f"INSERT INTO {target} ({names}) SELECT {names} FROM {staged} ORDER BY {session.sql(ROW)}")
     stored = session.run(f"SELECT COUNT_BIG(*) FROM {staged} AS s JOIN {target} ON {same}")[0][0]
     if int(stored) != new:
@@ -183,4 +175,4 @@ def merged(
             remedy="look for a trigger that drops or redirects rows",
         )
     session.run(f"DROP TABLE {staged}")
-    return Merged(inserted=new, updated=known if rest else 0, skipped=0 if rest else known)
+    return merge.done(inserted=new, known=known)

@@ -11,7 +11,7 @@ from flowrunner_provider.database.dialects.mssql_tables import own_numbers
 from flowrunner_provider.database.dialects.syncing import Flag
 
 if TYPE_CHECKING:
-    from flowrunner_provider.database.dialects.base import Column
+    from flowrunner_provider.database.dialects.model import Column
     from flowrunner_provider.database.identifiers import TableName
 
 __all__ = ["Synced"]

@@ -8,11 +8,10 @@ for a replacement is told in :mod:`~flowrunner_provider.database.dialects.mysql_
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import (
@@ -27,15 +26,7 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.database.choices import Isolation
 from flowrunner_provider.database.config import MysqlConfig
 from flowrunner_provider.database.dialects import mysql_swap
-from flowrunner_provider.database.dialects.base import (
-    Column,
-    Merged,
-    Params,
-    Row,
-    Table,
-    Type,
-    distinct,
-)
+from flowrunner_provider.database.dialects.model import Column, Merge, Merged, Params, Row, Table
 from flowrunner_provider.database.dialects.mysql_errors import (
     LOST,
     OF_A_ROW,
@@ -72,7 +63,8 @@ from flowrunner_provider.database.dialects.mysql_wire import (
     reset,
     unbuffered,
 )
-from flowrunner_provider.database.dialects.opening import GRACE, Remote
+from flowrunner_provider.database.dialects.opening import Remote, shut
+from flowrunner_provider.database.dialects.refusals import distinct
 from flowrunner_provider.database.dialects.values import unencodable
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
@@ -87,10 +79,9 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
     kind = "mysql"
     quoting = Quoting(mark="`", max_bytes=192, max_characters=64, forbidden=r"[\U00010000-\U0010ffff]|\s\Z|\A#mysql50#")
     placeholder = "\0{}\0"
-    mark = "%s"
-    named_mark = "%({})s"
-    row_errors: ClassVar[tuple[str, ...]] = OF_A_ROW
-    types: ClassVar[Mapping[Type, str]] = MappingProxyType(
+    row_errors = OF_A_ROW
+    key_errors = frozenset({"1062"})
+    types = MappingProxyType(
         {
             "string": "longtext", "integer": "bigint", "number": "double", "decimal": "decimal(65,30)",
             "boolean": "tinyint(1)", "object": "json", "array": "json", "date": "date", "time": "time(6)",
@@ -101,13 +92,12 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
     def _connect(self, config: MysqlConfig, deadline: Deadline) -> None:
         self._driver = driver()
         self._begun: Isolation | None = None
-        silence = deadline.remaining() + 2 * GRACE
         try:
             self._connection = connect(
                 config,
                 decoders=DECODERS,
                 connect_timeout=max(1.0, deadline.limit(config.connect_timeout.total_seconds())),
-                silence=silence,
+                silence=self._silence,
             )
         except self._driver.Error as error:
             tls = tls_refused(getattr(error, "original_exception", None))
@@ -123,9 +113,9 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
 
     def resume(self, deadline: Deadline) -> None:
         super().resume(deadline)
-        limit_waits(self._connection, deadline.remaining() + 2 * GRACE)
+        limit_waits(self._connection, self._silence)
         mariadb = "mariadb" in self._connection.server_version.lower()
-        self.run(settings(self._config, deadline, mariadb=mariadb))
+        self.run(settings(self._config, deadline, self._silence, mariadb=mariadb))
 
     def park(self) -> bool:
         self._guard.cancel()
@@ -137,11 +127,8 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
         return True
 
     def _cut(self) -> None:
-        """The deadline is over and the server silent: end the connection below the driver."""
         with suppress(OSError, AttributeError):
-            descriptor = socket.socket(fileno=socket.dup(self._connection._sock.fileno()))
-            with descriptor:
-                descriptor.shutdown(socket.SHUT_RDWR)
+            shut(self._connection._sock.fileno())
 
     @contextmanager
     def typed(self) -> Iterator[None]:
@@ -180,7 +167,7 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
             self.begin(self._begun)
 
     def hold(self, key: str) -> None:
-        wait = max(1, int(self._deadline.limit(self._config.lock_timeout.total_seconds())))
+        wait = max(1, int(self._patience))
         if self.run("SELECT GET_LOCK(\x001\0, \x002\0)", [f"flowrunner:{key}"[:64], wait])[0][0] != 1:
             raise Unavailable(
                 f"{self._where}: another attempt of this task is still at work", remedy="the retry waits again"
@@ -223,9 +210,6 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
 
     def sort_key(self, kind: str, name: str) -> str:
         return f"CONVERT({name} USING utf8mb4) COLLATE utf8mb4_bin" if kind == "string" else name
-
-    def user_text(self, text: str) -> str:
-        return text.replace("%", "%%")
 
     def commit(self) -> None:
         if not self._connection.server_status & _IN_TRANSACTION:
@@ -303,16 +287,6 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
         if find(self, name) is None:
             super().create_shared(name, columns, keys)
 
-    def insert_once(self, table: TableName, row: Mapping[str, Any], key: str) -> bool:
-        marks = ", ".join(self.placeholder.format(n) for n in range(1, len(row) + 1))
-        try:
-            self.run(f"INSERT INTO {self.sql(table)} ({self.names(list(row))}) VALUES ({marks})", list(row.values()))
-        except Rejected as error:
-            if error.code == "1062":
-                return False
-            raise
-        return True
-
     def lock(self, name: TableName) -> None:
         """Nothing: a lock of the table would commit. The rows that are deleted are locked, new ones are not."""
 
@@ -348,21 +322,11 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
         self.run(f"DROP TABLE IF EXISTS {', '.join(map(self.sql, tables))}")
         self._again()
 
-    def check_constraints(self) -> None:
-        """Nothing: each is checked with its row."""
-
     def keep_last(self, stage: TableName, keys: Sequence[str]) -> int:
         return mysql_swap.delete_superseded(self, stage, keys)
 
-    def merge(
-        self,
-        stage: TableName,
-        table: TableName,
-        columns: Sequence[str],
-        keys: Sequence[str],
-        updates: Sequence[str] | None = None,
-    ) -> Merged:
-        return mysql_swap.merged(self, stage, table, columns, keys, updates)
+    def merge(self, merge: Merge) -> Merged:
+        return mysql_swap.merged(self, merge)
 
     def describe(self) -> str:
         version, login, database = self.run("SELECT VERSION(), CURRENT_USER(), DATABASE()")[0]

@@ -17,7 +17,7 @@ from flowrunner_provider.core.errors import (
     TimedOut,
     Unavailable,
 )
-from flowrunner_provider.database.dialects.base import Conflict
+from flowrunner_provider.database.dialects.model import Conflict
 
 __all__ = ["LOST", "OF_A_ROW", "classified", "connect_failed", "number_of", "refused_row", "tls_refused"]
 

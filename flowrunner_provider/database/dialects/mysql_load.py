@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from typing import TYPE_CHECKING
 
 from flowrunner_provider.core.deadline import Deadline
-from flowrunner_provider.database.dialects.base import Copier, CsvFile, Session
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Copier, CsvFile
 from flowrunner_provider.database.dialects.mysql_errors import refused_row
 from flowrunner_provider.database.dialects.mysql_rows import LOADED_AS, TextCopier, csv_blocks, csv_fits, line_end
 from flowrunner_provider.database.dialects.mysql_tables import kinds_of

@@ -15,7 +15,7 @@ from flowrunner_provider.database.dialects.syncing import Flag, Form, Sink
 from flowrunner_provider.database.identifiers import TableName
 
 if TYPE_CHECKING:
-    from flowrunner_provider.database.dialects.base import Column, Table
+    from flowrunner_provider.database.dialects.model import Column, Table
 
 __all__ = ["Piped"]
 

@@ -12,8 +12,7 @@ from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import ConfigError, Rejected
 from flowrunner_provider.database.choices import Isolation
 from flowrunner_provider.database.config import MysqlConfig
-from flowrunner_provider.database.dialects.base import Params
-from flowrunner_provider.database.dialects.opening import GRACE
+from flowrunner_provider.database.dialects.model import Params
 from flowrunner_provider.database.dialects.values import as_json
 
 __all__ = ["DECODERS", "LEVELS", "check_statement", "decimal_digits", "filled", "kind_of", "settings"]
@@ -61,8 +60,11 @@ def check_statement(statement: str) -> None:
         )
 
 
-def settings(config: MysqlConfig, deadline: Deadline, *, mariadb: bool) -> str:
-    """The statement that makes a session strict, its time zone UTC, and its waits finite."""
+def settings(config: MysqlConfig, deadline: Deadline, silence: float, *, mariadb: bool) -> str:
+    """The statement that makes a session strict, its time zone UTC, and its waits finite.
+
+    :param silence: seconds after which the server is to end a session that says nothing.
+    """
     wait = max(1, int(deadline.limit(config.lock_timeout.total_seconds())))
     longest = deadline.remaining()
     if config.statement_timeout is not None:
@@ -71,7 +73,7 @@ def settings(config: MysqlConfig, deadline: Deadline, *, mariadb: bool) -> str:
     chosen = [
         f"sql_mode = '{_MODES}'", "time_zone = '+00:00'", "sql_notes = 0", f"innodb_lock_wait_timeout = {wait}",
         f"lock_wait_timeout = {wait}", "unique_checks = 1", "foreign_key_checks = 1",
-        f"wait_timeout = LEAST(@@wait_timeout, {int(deadline.remaining() + 2 * GRACE) + 1})",
+        f"wait_timeout = LEAST(@@wait_timeout, {int(silence) + 1})",
         limit if mariadb else f"max_execution_time = {max(1, int(longest * 1000))}",
     ]  # fmt: skip
     return f"SET SESSION {', SESSION '.join(chosen)}"

@@ -18,7 +18,7 @@ from typing import Any
 from uuid import UUID
 
 from flowrunner_provider.core.part_file import disk_errors
-from flowrunner_provider.database.dialects.base import CsvFile
+from flowrunner_provider.database.dialects.model import CsvFile
 from flowrunner_provider.database.dialects.postgres_csv import Unfit, blocks, fits
 from flowrunner_provider.database.dialects.values import as_json, types_of, unencodable
 

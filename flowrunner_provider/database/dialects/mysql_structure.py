@@ -21,7 +21,8 @@ from flowrunner_provider.database.dialects.structure import ColumnShape, ColumnS
 from flowrunner_provider.database.identifiers import TableName
 
 if TYPE_CHECKING:
-    from flowrunner_provider.database.dialects.base import Session, Table
+    from flowrunner_provider.database.dialects.base import Session
+    from flowrunner_provider.database.dialects.model import Table
 
 __all__ = ["MysqlStructure"]
 

@@ -11,15 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flowrunner_provider.core.errors import Rejected
-from flowrunner_provider.database.dialects.base import (
-    Column,
-    Conflict,
-    Merged,
-    Session,
-    Table,
-    duplicate_keys,
-    unsuitable,
-)
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Column, Conflict, Merge, Merged, Table
+from flowrunner_provider.database.dialects.refusals import unsuitable
 from flowrunner_provider.database.identifiers import TableName
 
 __all__ = ["ROW", "belongings_lost", "delete_superseded", "merged", "stand_in", "swap_statement"]
@@ -81,29 +75,20 @@ def delete_superseded(session: Session, stage: TableName, keys: Sequence[str]) -
     )
 
 
-def merged(
-    session: Session,
-    stage: TableName,
-    table: TableName,
-    columns: Sequence[str],
-    keys: Sequence[str],
-    updates: Sequence[str] | None,
-) -> Merged:
+def merged(session: Session, merge: Merge) -> Merged:
     """Update the rows whose keys are there, then insert the others.
 
     Not ``ON DUPLICATE KEY UPDATE``: that would also update a row which another unique index finds, and
     not ``REPLACE``: that deletes. A row that somebody else inserts in between is a conflict.
     """
-    if count := session.duplicates(stage, keys):
-        raise duplicate_keys(keys, count)
-    target, staged = session.sql(table), session.sql(stage)
-    same = " AND ".join(f"t.{session.sql(key)} = s.{session.sql(key)}" for key in keys)
-    rest = [column for column in columns if column not in keys] if updates is None else list(updates)
-    if rest:
-        sets = ", ".join(f"t.{session.sql(column)} = s.{session.sql(column)}" for column in rest)
+    session.check_unique(merge.stage, merge.keys)
+    target, staged = session.sql(merge.table), session.sql(merge.stage)
+    same = session.same(merge.keys)
+    if merge.rest:
+        sets = ", ".join(f"t.{session.sql(column)} = s.{session.sql(column)}" for column in merge.rest)
         session.run(f"UPDATE {target} AS t JOIN {staged} AS s ON {same} SET {sets}")
     known = session.execute(f"DELETE s FROM {staged} AS s JOIN {target} AS t ON {same}")
-    names = session.names(columns)
+    names = session.names(merge.columns)
     try:
         inserted = session.execute(
             f"INSERT INTO {target} ({names}) SELECT {names} FROM {staged} ORDER BY {session.sql(ROW)}"
@@ -113,4 +98,4 @@ def merged(
             raise Conflict("somebody else has inserted rows with the same keys", remedy="do it again") from None
         raise
     session.run(f"DROP TEMPORARY TABLE {staged}")
-    return Merged(inserted=inserted, updated=known if rest else 0, skipped=0 if rest else known)
+    return merge.done(inserted=inserted, known=known)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from flowrunner_provider.database.dialects.base import Column, Session
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Column
 from flowrunner_provider.database.identifiers import TableName
 
 __all__ = ["UNIQUE", "alike", "created", "described_columns", "find", "kinds_of", "may_create"]

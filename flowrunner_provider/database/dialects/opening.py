@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.database.config import MssqlConfig, MysqlConfig, PostgresConfig
 
-__all__ = ["GRACE", "Remote"]
+__all__ = ["Remote", "shut"]
 
 C = TypeVar("C", bound=MssqlConfig | MysqlConfig | PostgresConfig)
 
@@ -23,6 +24,9 @@ class Remote(ABC, Generic[C]):
 
     :raises TransientError: when there is no time left, or the server cannot be reached now.
     """
+
+    mark: ClassVar[str] = "%s"
+    named_mark: ClassVar[str] = "%({})s"
 
     def __init__(self, config: C, deadline: Deadline) -> None:
         self._config, self._deadline = config, deadline
@@ -41,16 +45,36 @@ class Remote(ABC, Generic[C]):
 
     @abstractmethod
     def _cut(self) -> None:
-        """End the connection below the driver."""
+        """The deadline is over and the server silent: end the connection below the driver."""
 
     @abstractmethod
     def end(self) -> None:
         """End the connection."""
 
+    @property
+    def _silence(self) -> float:
+        """Seconds without a word after which nobody goes on with the connection."""
+        return self._deadline.remaining() + 2 * GRACE
+
+    @property
+    def _patience(self) -> float:
+        """Seconds to wait for what another connection holds."""
+        return self._deadline.limit(self._config.lock_timeout.total_seconds())
+
+    def user_text(self, text: str) -> str:
+        """See :meth:`Session.user_text`: the drivers take ``%`` for the beginning of a placeholder."""
+        return text.replace("%", "%%")
+
     def resume(self, deadline: Deadline) -> None:
         """Begin, or begin again: the connection is cut when the deadline is over and the server silent."""
         self._deadline = deadline
         self._guard = _guarded(deadline, self._cut)
+
+
+def shut(descriptor: int) -> None:
+    """End the connection of a socket that somebody else has open."""
+    with socket.socket(fileno=socket.dup(descriptor)) as end:
+        end.shutdown(socket.SHUT_RDWR)
 
 
 def _guarded(deadline: Deadline, cut: Callable[[], None]) -> threading.Timer:

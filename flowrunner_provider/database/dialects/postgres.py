@@ -7,30 +7,28 @@ both sides of a value's text are defined by the same few rules.
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, OutcomeUnknown, TransientError
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.database.choices import Isolation
 from flowrunner_provider.database.config import PostgresConfig
-from flowrunner_provider.database.dialects.base import (
+from flowrunner_provider.database.dialects.model import (
     Column,
     Copier,
     CsvFile,
+    Merge,
     Merged,
     Params,
     Passed,
     Row,
     Table,
-    Type,
-    duplicate_keys,
 )
-from flowrunner_provider.database.dialects.opening import GRACE, Remote
+from flowrunner_provider.database.dialects.opening import Remote, shut
 from flowrunner_provider.database.dialects.postgres_copy import CsvCopier
 from flowrunner_provider.database.dialects.postgres_csv import Unfit, blocks, count_rows, fits, options
 from flowrunner_provider.database.dialects.postgres_errors import classified, connect_failed
@@ -48,6 +46,7 @@ from flowrunner_provider.database.dialects.postgres_query import (
 )
 from flowrunner_provider.database.dialects.postgres_structure import PostgresStructure
 from flowrunner_provider.database.dialects.postgres_swap import put_in_place, stand_in
+from flowrunner_provider.database.dialects.refusals import duplicate_keys
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
 if TYPE_CHECKING:
@@ -85,10 +84,8 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
     kind = "postgres"
     quoting = Quoting(max_bytes=63)
     placeholder = "${}"
-    mark = "%s"
-    named_mark = "%({})s"
     row_errors = ("22", "23")
-    types: ClassVar[Mapping[Type, str]] = MappingProxyType(
+    types = MappingProxyType(
         {
             "string": "text", "integer": "bigint", "number": "double precision", "decimal": "numeric",
             "boolean": "boolean", "object": "jsonb", "array": "jsonb", "date": "date", "time": "time",
@@ -108,7 +105,6 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
         except self._driver.Error as error:
             raise connect_failed(error, self._where) from None
         self._cursor = self._connection.cursor()
-        self._statement_timeout, self._lock_timeout = config.statement_timeout, config.lock_timeout
 
     def resume(self, deadline: Deadline) -> None:
         super().resume(deadline)
@@ -123,11 +119,8 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
         return True
 
     def _cut(self) -> None:
-        """The deadline is over and the server silent: end the connection below the driver."""
         with suppress(OSError, self._driver.Error):
-            descriptor = socket.socket(fileno=socket.dup(self._connection.fileno()))
-            with descriptor:
-                descriptor.shutdown(socket.SHUT_RDWR)
+            shut(self._connection.fileno())
 
     @contextmanager
     def typed(self) -> Iterator[None]:
@@ -149,13 +142,10 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
     def begin(self, isolation: Isolation = "read committed", *, read_only: bool = False) -> None:
         self.run(f"BEGIN ISOLATION LEVEL {LEVELS[isolation]} READ {'ONLY' if read_only else 'WRITE'}")
         longest = self._deadline.remaining()
-        if self._statement_timeout is not None:
-            longest = min(longest, self._statement_timeout.total_seconds())
+        if self._config.statement_timeout is not None:
+            longest = min(longest, self._config.statement_timeout.total_seconds())
         # of the transaction alone: behind a pooler the next one may be somebody else's
-        milliseconds = [
-            str(max(1, int(seconds * 1000)))
-            for seconds in (longest, self._deadline.limit(self._lock_timeout.total_seconds()))
-        ]
+        milliseconds = [str(max(1, int(seconds * 1000))) for seconds in (longest, self._patience)]
         self.run(_LIMITS, [*milliseconds, self.outlived])
         if read_only:
             settle(self)
@@ -163,7 +153,7 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
     @property
     def outlived(self) -> str:
         """Milliseconds of silence after which the server ends a transaction: nobody goes on with it."""
-        return str(int((self._deadline.remaining() + 2 * GRACE) * 1000))
+        return str(int(self._silence * 1000))
 
     def execute(self, statement: str, params: Params = None) -> int:
         with self.typed(), self._driver.Cursor(self._connection) as cursor:
@@ -202,9 +192,6 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
 
     def sort_key(self, kind: str, name: str) -> str:
         return f'{name}::text COLLATE "C"' if kind == "string" else name
-
-    def user_text(self, text: str) -> str:
-        return text.replace("%", "%%")
 
     def commit(self) -> None:
         status = self._driver.pq.TransactionStatus
@@ -337,38 +324,24 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
         self.run(f"DELETE FROM {self.sql(stage)} WHERE ctid NOT IN ({last})")
         return int(self._cursor.rowcount)
 
-    def merge(
-        self,
-        stage: TableName,
-        table: TableName,
-        columns: Sequence[str],
-        keys: Sequence[str],
-        updates: Sequence[str] | None = None,
-    ) -> Merged:
+    def merge(self, merge: Merge) -> Merged:
         """One statement; rows that were there are told from new ones by their ``xmax``."""
-        rest = [column for column in columns if column not in keys] if updates is None else list(updates)
-        if not rest and (count := self.duplicates(stage, keys)):
-            raise duplicate_keys(keys, count)
-        partitioned = self.run(_PLACE, [self.sql(table)])[0][1] == "p"  # has no system columns to return
-        known = self._known(stage, table, keys) if partitioned else 0
-        names, fresh = self.names(columns), "true" if partitioned else "xmax = 0"
+        stage, table, keys, rest = merge.stage, self.sql(merge.table), merge.keys, merge.rest
+        if not rest:
+            self.check_unique(stage, keys)
+        partitioned = self.run(_PLACE, [table])[0][1] == "p"  # has no system columns to return
+        known = self.known(stage, merge.table, keys) if partitioned and rest else 0
+        names, fresh = self.names(merge.columns), "true" if partitioned else "xmax = 0"
         insert = (
-            f"INSERT INTO {self.sql(table)} ({names}) SELECT {names} FROM {self.sql(stage)}"
+            f"INSERT INTO {table} ({names}) SELECT {names} FROM {self.sql(stage)}"
             f" {self.upsert_clause(keys, rest)} RETURNING ({fresh}) AS fresh"
         )
         try:
             found = self.run(f"WITH done AS ({insert}) SELECT count(*), count(*) FILTER (WHERE fresh) FROM done")
         except IntegrityError:
             raise duplicate_keys(keys) from None
-        done, inserted = int(found[0][0]), int(found[0][1])
-        if partitioned and rest:
-            inserted -= known
-        return Merged(inserted=inserted, updated=done - inserted, skipped=0 if rest else self.count(stage) - done)
-
-    def _known(self, stage: TableName, table: TableName, keys: Sequence[str]) -> int:
-        same = " AND ".join(f"t.{self.sql(key)} = s.{self.sql(key)}" for key in keys)
-        exists = f"EXISTS (SELECT 1 FROM {self.sql(table)} AS t WHERE {same})"
-        return int(self.run(f"SELECT count(*) FROM {self.sql(stage)} AS s WHERE {exists}")[0][0])
+        inserted = int(found[0][1]) - known
+        return merge.done(inserted=inserted, known=(int(found[0][0]) if rest else self.count(stage)) - inserted)
 
     def describe(self) -> str:
         version, login, database, schema, may = self.run(

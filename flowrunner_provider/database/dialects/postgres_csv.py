@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flowrunner_provider.core.errors import FlowRunnerError
 from flowrunner_provider.core.part_file import disk_errors
-from flowrunner_provider.database.dialects.base import CsvFile
+from flowrunner_provider.database.dialects.model import CsvFile
 
 __all__ = ["Unfit", "blocks", "count_rows", "fits", "options"]
 

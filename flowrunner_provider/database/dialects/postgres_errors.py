@@ -17,7 +17,7 @@ from flowrunner_provider.core.errors import (
     TimedOut,
     Unavailable,
 )
-from flowrunner_provider.database.dialects.base import Conflict
+from flowrunner_provider.database.dialects.model import Conflict
 
 if TYPE_CHECKING:
     import psycopg

@@ -8,7 +8,8 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from flowrunner_provider.database.dialects.base import Params, Row, Session
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Params, Row
 from flowrunner_provider.database.dialects.postgres_query import adapted, gathered, opened
 from flowrunner_provider.database.dialects.syncing import Form, Sink
 from flowrunner_provider.database.identifiers import TableName

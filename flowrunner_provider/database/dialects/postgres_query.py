@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from flowrunner_provider.core.errors import ConnectionLost
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.database.choices import Isolation
-from flowrunner_provider.database.dialects.base import Params, Passed, Row, Session, distinct
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Params, Passed, Row
+from flowrunner_provider.database.dialects.refusals import distinct
 from flowrunner_provider.database.dialects.values import as_json
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ class PostgresScripts(Scripts[PostgresSession]):
         session = self.session
         session.begin()
         session.run("SELECT set_config('idle_in_transaction_session_timeout', $1, true)", [session.outlived])
-        patience = session._deadline.limit(session._lock_timeout.total_seconds())
+        patience = session._patience
         clock = session._deadline.clock
         end = clock.monotonic() + patience
         while not session.run(_LOCK)[0][0]:

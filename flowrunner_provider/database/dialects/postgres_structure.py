@@ -16,7 +16,7 @@ from flowrunner_provider.database.dialects.structure import ColumnShape, Shape, 
 from flowrunner_provider.database.identifiers import Identifier, TableName
 
 if TYPE_CHECKING:
-    from flowrunner_provider.database.dialects.base import Table
+    from flowrunner_provider.database.dialects.model import Table
 
 __all__ = ["PostgresStructure"]
 

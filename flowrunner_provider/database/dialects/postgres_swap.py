@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flowrunner_provider.core.errors import IntegrityError
-from flowrunner_provider.database.dialects.base import Column, Session, Table, unsuitable
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Column, Table
+from flowrunner_provider.database.dialects.refusals import unsuitable
 from flowrunner_provider.database.dialects.structure import Structured
 from flowrunner_provider.database.identifiers import Identifier, TableName
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import quote
 
 from flowrunner_provider.core.deadline import Deadline
@@ -29,19 +29,9 @@ from flowrunner_provider.core.errors import (
 )
 from flowrunner_provider.database.choices import Isolation
 from flowrunner_provider.database.config import SqliteConfig
-from flowrunner_provider.database.dialects.base import (
-    Column,
-    Copier,
-    Merged,
-    Params,
-    Row,
-    Session,
-    Table,
-    Type,
-    distinct,
-    duplicate_keys,
-    unsuitable,
-)
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Column, Copier, Merge, Merged, Params, Row, Table
+from flowrunner_provider.database.dialects.refusals import distinct, unsuitable
 from flowrunner_provider.database.dialects.sqlite_structure import SqliteStructure, belongings, referenced
 from flowrunner_provider.database.dialects.syncing import Flag
 from flowrunner_provider.database.dialects.values import as_json, converted, unencodable
@@ -76,7 +66,7 @@ class SqliteSession(SqliteStructure, Session):
     quoting = Quoting(max_bytes=255)
     placeholder = "?{}"
     row_errors = ("22", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_TOOBIG")
-    types: ClassVar[Mapping[Type, str]] = MappingProxyType(
+    types = MappingProxyType(
         {
             "string": "TEXT", "integer": "INTEGER", "number": "REAL", "decimal": "TEXT", "boolean": "INTEGER",
             "object": "TEXT", "array": "TEXT", "date": "TEXT", "time": "TEXT", "timestamp": "TEXT", "binary": "BLOB",
@@ -265,28 +255,18 @@ class SqliteSession(SqliteStructure, Session):
         last = f"SELECT max(rowid) FROM {self.sql(stage)} GROUP BY {self.names(keys)}"
         return len(self.run(f"DELETE FROM {self.sql(stage)} WHERE rowid NOT IN ({last}) RETURNING 1"))
 
-    def merge(
-        self,
-        stage: TableName,
-        table: TableName,
-        columns: Sequence[str],
-        keys: Sequence[str],
-        updates: Sequence[str] | None = None,
-    ) -> Merged:
-        rest = [column for column in columns if column not in keys] if updates is None else list(updates)
-        if count := self.duplicates(stage, keys):
-            raise duplicate_keys(keys, count)
-        staged, names = self.count(stage), self.names(columns)
-        same = " AND ".join(f"t.{self.sql(key)} = s.{self.sql(key)}" for key in keys)
-        exists = f"EXISTS (SELECT 1 FROM {self.sql(table)} AS t WHERE {same})"
-        known = int(self.run(f"SELECT count(*) FROM {self.sql(stage)} AS s WHERE {exists}")[0][0])
+    def merge(self, merge: Merge) -> Merged:
+        self.check_unique(merge.stage, merge.keys)
+        known = self.known(merge.stage, merge.table, merge.keys)
+        stage, names = self.sql(merge.stage), self.names(merge.columns)
+        new = self.count(merge.stage) - known
         # "WHERE true" keeps SQLite's parser from reading ON as part of a join
         self.run(
-            f"INSERT INTO {self.sql(table)} ({names}) SELECT {names} FROM {self.sql(stage)} WHERE true"
-            f" {self.upsert_clause(keys, rest)}"
+            f"INSERT INTO {self.sql(merge.table)} ({names}) SELECT {names} FROM {stage} WHERE true"
+            f" {self.upsert_clause(merge.keys, merge.rest)}"
         )
-        self.run(f"DROP TABLE {self.sql(stage)}")
-        return Merged(inserted=staged - known, updated=known if rest else 0, skipped=0 if rest else known)
+        self.run(f"DROP TABLE {stage}")
+        return merge.done(inserted=new, known=known)
 
     def describe(self) -> str:
         version = self.run("SELECT sqlite_version()")[0][0]

@@ -12,7 +12,7 @@ from flowrunner_provider.database.dialects.structure import ColumnShape, IndexSp
 from flowrunner_provider.database.identifiers import Identifier, TableName
 
 if TYPE_CHECKING:
-    from flowrunner_provider.database.dialects.base import Table
+    from flowrunner_provider.database.dialects.model import Table
 
 __all__ = ["SqliteStructure", "belongings", "referenced"]
 

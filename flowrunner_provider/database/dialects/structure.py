@@ -10,14 +10,14 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.database.dialects.calling import Calling
 
 if TYPE_CHECKING:
-    from flowrunner_provider.database.dialects.model import Params, Table, Type
-    from flowrunner_provider.database.identifiers import Identifier, TableName
+    from flowrunner_provider.database.dialects.model import Table, Type
+    from flowrunner_provider.database.identifiers import TableName
 
 __all__ = ["NOW", "ColumnShape", "ColumnSpec", "IndexSpec", "Shape", "Structured", "TableSpec"]
 
@@ -96,21 +96,9 @@ class Structured(Calling):
     may_be_empty: ClassVar[str] = ""
     """What says so of a column."""
 
-    if TYPE_CHECKING:
-        kind: ClassVar[str]
-
-        @abstractmethod
-        def sql(self, name: TableName | Identifier | str) -> str: ...
-        @abstractmethod
-        def names(self, columns: Sequence[str], prefix: str = "") -> str: ...
-        @abstractmethod
-        def run(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
-        @abstractmethod
-        def execute(self, statement: str, params: Params = None) -> int: ...
-        @abstractmethod
-        def lock(self, name: TableName) -> None: ...
-        @property
-        def types(self) -> Mapping[Type, str]: ...
+    @abstractmethod
+    def lock(self, name: TableName) -> None:
+        """Until the transaction ends nobody else writes into the table; readers go on."""
 
     def shape(self, name: TableName) -> Shape | None:
         """The structure of a table or view; None when there is none."""

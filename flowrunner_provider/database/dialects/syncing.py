@@ -3,17 +3,17 @@
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.database.dialects.speaking import Speaking
 
 if TYPE_CHECKING:
-    from flowrunner_provider.database.dialects.model import Column, Params, Table, Type
-    from flowrunner_provider.database.identifiers import Identifier, TableName
+    from flowrunner_provider.database.dialects.model import Column, Params
+    from flowrunner_provider.database.identifiers import TableName
 
 __all__ = ["Flag", "Form", "Sink", "Syncing"]
 
@@ -44,34 +44,13 @@ class Sink(Protocol):
         """Store a block, which may end within a row."""
 
 
-class Syncing:
+class Syncing(Speaking):
     """A part of every session. The SQL is what PostgreSQL and SQLite share; the others override it."""
 
     takes: ClassVar[tuple[Form, ...]] = ()
     """The forms that it reads, the quickest first."""
     delete_from: ClassVar[str] = "DELETE FROM {} AS t"
     update_from: ClassVar[str] = "UPDATE {} AS t SET {}"
-
-    if TYPE_CHECKING:
-
-        @abstractmethod
-        def sql(self, name: TableName | Identifier | str) -> str: ...
-        @abstractmethod
-        def names(self, columns: Sequence[str], prefix: str = "") -> str: ...
-        @abstractmethod
-        def run(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
-        @abstractmethod
-        def execute(self, statement: str, params: Params = None) -> int: ...
-        @abstractmethod
-        def replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName: ...
-        @abstractmethod
-        def savepoint(self) -> None: ...
-        @abstractmethod
-        def keep(self) -> None: ...
-        @abstractmethod
-        def back(self) -> None: ...
-        @property
-        def types(self) -> Mapping[Type, str]: ...
 
     def wire_types(self, query: str, params: Params) -> list[int]:
         """The server's own numbers of the types of a query's columns; none where it has none."""
@@ -131,17 +110,6 @@ class Syncing:
         names = self.names(columns)
         self.run(f"INSERT INTO {self.sql(table)} ({names}) SELECT {names} FROM {self.sql(source)}")
 
-    def stand_in(self, table: Table, name: str) -> TableName | None:
-        """:meth:`replacement` with the same columns; None if the new table would lack something."""
-        self.savepoint()
-        try:
-            new = self.replacement(table, None, name)
-        except ConfigError:
-            self.back()
-            return None
-        self.keep()
-        return new
-
     def add_column(self, table: TableName, column: Column) -> None:
         """Add a column, which is empty in the rows that are there."""
         self.run(f"ALTER TABLE {self.sql(table)} ADD COLUMN {self.sql(column.name)} {self.types[column.type]}")
@@ -152,8 +120,7 @@ class Syncing:
 
     def unlisted(self, listing: TableName, keys: Sequence[str]) -> str:
         """The condition that the keys of a row of ``t`` are not in ``listing``; good for a few statements."""
-        same = " AND ".join(f"s.{self.sql(key)} = t.{self.sql(key)}" for key in keys)
-        return f"NOT EXISTS (SELECT 1 FROM {self.sql(listing)} AS s WHERE {same})"
+        return f"NOT EXISTS (SELECT 1 FROM {self.sql(listing)} AS s WHERE {self.same(keys)})"
 
     def flag_of(self, kind: str) -> Flag | None:
         """How a column of that type says that a row is deleted; None for a type that cannot."""

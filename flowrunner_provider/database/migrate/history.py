@@ -13,7 +13,8 @@ from datetime import datetime
 from typing import Any
 
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.database.dialects.base import Column, Session
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Column
 from flowrunner_provider.database.identifiers import TableName
 from flowrunner_provider.database.migrate.scripts import Version, version_of
 

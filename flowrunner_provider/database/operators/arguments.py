@@ -11,7 +11,7 @@ from flowrunner_provider.core.part_file import disk_errors
 from flowrunner_provider.data.dataset import UNKNOWN, Dataset, is_gzip
 
 if TYPE_CHECKING:
-    from flowrunner_provider.database.dialects.base import CsvFile
+    from flowrunner_provider.database.dialects.model import CsvFile
 
 __all__ = ["csv_file", "identity", "number"]
 
@@ -25,7 +25,7 @@ def identity(dataset: Dataset) -> dict[str, Any]:
 
 def csv_file(dataset: Dataset, *, delimiter: str, encoding: str, null_text: str | None) -> CsvFile | None:
     """The source for a database that reads CSV files itself; None if it is none."""
-    from flowrunner_provider.database.dialects.base import CsvFile
+    from flowrunner_provider.database.dialects.model import CsvFile
 
     if dataset.format != "csv" or is_gzip(dataset.path):
         return None

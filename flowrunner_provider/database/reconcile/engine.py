@@ -16,7 +16,8 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import Dataset, format_of, is_gzip, local_path
 from flowrunner_provider.data.writers import RowWriter, open_writer, part_token
-from flowrunner_provider.database.dialects.base import Row, Session
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Row
 from flowrunner_provider.database.identifiers import Identifier
 from flowrunner_provider.database.pipe import Ahead
 from flowrunner_provider.database.reconcile.results import ColumnSum, Compare, OnMismatch, ReconcileResult

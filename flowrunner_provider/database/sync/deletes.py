@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, Rejected
 from flowrunner_provider.core.failpoints import failpoint
-from flowrunner_provider.database.dialects.base import Session, Table
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Table
 from flowrunner_provider.database.identifiers import TableName
 from flowrunner_provider.database.sync.plan import SyncPlan
 

@@ -12,7 +12,8 @@ from flowrunner_provider.core.errors import ConfigError, IntegrityError, NotFoun
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.progress import Progress
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.database.dialects.base import Column, Merged, Params, Session, Table, Type
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Column, Merge, Params, Table, Type
 from flowrunner_provider.database.identifiers import TableName
 from flowrunner_provider.database.ledger import aside, stand_in
 from flowrunner_provider.database.once import Once
@@ -350,7 +351,7 @@ class _Transfer:
         check_keys(target, stage, plan)
         if plan.detect_deletes and plan.mode == "merge":
             deleted, restored = remove_unlisted(target, self._table, stage, plan)
-        merged: Merged = target.merge(stage, self._table.name, columns, plan.keys)
+        merged = target.merge(Merge(stage=stage, table=self._table.name, columns=columns, keys=plan.keys))
         failpoint("sql.sync.after_merge")
         if merged.inserted + merged.updated + merged.skipped != rows:
             raise IntegrityError(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.database.dialects.base import Params, Row, Session
+from flowrunner_provider.database.dialects.base import Session
+from flowrunner_provider.database.dialects.model import Params, Row
 from flowrunner_provider.database.identifiers import Identifier, TableName
 
 __all__ = ["Origin", "Text"]
