@@ -163,7 +163,7 @@ class ResultLog:
         return size
 
     def withdraw(self) -> None:
-        """Another attempt has taken over: the part is what it goes on with, a copy of it that is not finished is not."""
+        """Another attempt has taken over: the part is what it goes on with; an unfinished copy of it is not."""
         if self._copy is not self._part:
             self._copy.withdraw()
 
