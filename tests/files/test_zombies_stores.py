@@ -33,7 +33,7 @@ def big(monkeypatch):
 @pytest.mark.parametrize(("source", "dest"), WAYS)
 def test_a_copy_in_parts(request, tmp_path, big, source, dest, move):
     make = faults.scenes(request, tmp_path, source, dest, move=move)
-    at = some("after_upload_part", "before_complete", "before_range", "before_rename")
+    at = some("before_complete", "before_range", "before_rename")
     zombies(make, Asking(faults.run_copy), faults.everything_arrived, at=at, defeats=GONE)
 
 
