@@ -70,6 +70,17 @@ class Ses:
         ]
 
 
+def one_at_a_time(app: Callable[..., Any]) -> Callable[..., Any]:
+    """The emulator is not made for requests at the same time."""
+    lock = threading.Lock()
+
+    def ask(environ: Any, begin: Any) -> Any:
+        with lock:
+            return app(environ, begin)
+
+    return ask
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Ses]:
     moto = pytest.importorskip("moto.server")
@@ -78,6 +89,7 @@ def server() -> Iterator[Ses]:
 
     running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
+    running._server.app = one_at_a_time(running._server.app)
     host, port = running.get_host_and_port()
     yield Ses(f"http://{host}:{port}", ses_backends[DEFAULT_ACCOUNT_ID]["eu-west-1"])
     running.stop()
