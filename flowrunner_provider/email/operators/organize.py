@@ -20,8 +20,8 @@ class MailOrganizeOperator(FlowRunnerOperator):
     """It was done once to every message that matched when the task began.
 
     Killed or retried, it goes on with the very messages that the first attempt found; a copy is not made twice: what
-    an interrupted COPY brought to the target is looked up there, by Message-ID, before the rest is copied. Messages
-    that somebody removes meanwhile are left out.
+    an interrupted COPY brought to the target is looked up there, by Message-ID, before the rest is copied; for an
+    attempt that may still be copying it waits. Messages that somebody removes meanwhile are left out.
 
     Cost: one connection, a hundred messages per command, at most 1,500 in one run. Where the server lacks MOVE a
     message is copied and then removed; where it lacks UIDPLUS too, what is removed is only flagged as deleted

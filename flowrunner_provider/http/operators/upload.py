@@ -30,8 +30,9 @@ class HttpUploadOperator(FlowRunnerOperator):
 
     Killed or retried, files that were confirmed are not sent again. One that was under way is put again with PUT;
     with POST and PATCH, ``reconcile`` tells whether it arrived, or it is repeated where the server recognises the
-    ``idempotency_key``, and else stops with OutcomeUnknown (``on_unknown``). Streamed with its length known, in
-    constant memory. A file that changes meanwhile is an IntegrityError, and its request is broken off.
+    ``idempotency_key``, and else stops with OutcomeUnknown (``on_unknown``). For an attempt that may still be sending
+    it waits, a few minutes with the usual time-outs. Streamed with its length known, in constant memory. A file that
+    changes meanwhile is an IntegrityError, and its request is broken off.
 
     :param source: a file, a folder or a glob on any store, or a list of these: ``sftp://partner@/out/*.csv``.
     :param endpoint: appended to the connection's host; ``{name}`` is the file's name. For ``presigned_put`` an
