@@ -26,7 +26,7 @@ from tests.files.far import FAR_SIDES
 from tests.support.chaos_proxy import Toxics
 from tests.support.context import execute, make_context
 from tests.support.http_server import Reply
-from tests.support.kill import attempt, double_kill, kill_at, random_kills, sweep
+from tests.support.kill import double_kill, random_kills, sweep
 from tests.support.servers import HOST
 
 pytestmark = [pytest.mark.backend, pytest.mark.timeout(600)]
@@ -230,10 +230,4 @@ def test_killed_twice_and_at_random(request, tmp_path, big):
 @pytest.mark.parametrize(("hit", "left"), [(1, 6), (4, 3)])
 def test_ranges_that_arrived_are_not_fetched_again(request, tmp_path, big, hit, left):
     scene = faults.scenes(request, tmp_path, "azure", "local")()
-    assert attempt(faults.run_copy, scene, rules=[kill_at("files.copy.before_range", hit)]).killed
-    fetched = tmp_path / "points"
-    fetched.touch()
-    rules = [{"point": "files.copy.before_range", "action": "trace", "to": str(fetched)}]
-    assert attempt(faults.run_copy, scene, rules=rules, try_number=2).ok
-    assert len(fetched.read_text().split()) == left
-    faults.everything_arrived(scene)
+    assert faults.ranges_after_a_kill(scene, tmp_path, hit) == left

@@ -99,6 +99,17 @@ def everything_arrived(scene: Scene) -> None:
         assert int((scene.dest.far.path / "sub/c.csv").stat().st_mtime) == LONG_AGO
 
 
+def ranges_after_a_kill(scene: Any, folder: Path, hit: int) -> int:
+    """How many ranges are fetched by the attempt after one that was killed before its ``hit``-th."""
+    assert attempt(run_copy, scene, rules=[kill_at("files.copy.before_range", hit)]).killed
+    fetched = folder / "points"
+    fetched.touch()
+    rules = [{"point": "files.copy.before_range", "action": "trace", "to": str(fetched)}]
+    assert attempt(run_copy, scene, rules=rules, try_number=2).ok
+    everything_arrived(scene)
+    return len(fetched.read_text().split())
+
+
 @pytest.mark.parametrize(("source", "dest", "options"), WAYS, ids=str)
 def test_killed_anywhere_and_run_again(request, tmp_path, source, dest, options):
     taken = options.get("if_exists") in ("skip", "rename")

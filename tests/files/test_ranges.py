@@ -304,13 +304,7 @@ def test_killed_twice_and_at_random(request, tmp_path, big, source, dest):
 @pytest.mark.parametrize(("hit", "left"), [(1, 4), (3, 2)])
 def test_ranges_that_arrived_are_not_fetched_again(request, tmp_path, big, hit, left):
     scene = faults.scenes(request, tmp_path, "s3", "local")()
-    assert attempt(faults.run_copy, scene, rules=[kill_at("files.copy.before_range", hit)]).killed
-    fetched = tmp_path / "points"
-    fetched.touch()
-    rules = [{"point": "files.copy.before_range", "action": "trace", "to": str(fetched)}]
-    assert attempt(faults.run_copy, scene, rules=rules, try_number=2).ok
-    assert len(fetched.read_text().split()) == left
-    faults.everything_arrived(scene)
+    assert faults.ranges_after_a_kill(scene, tmp_path, hit) == left
 
 
 @pytest.mark.faults
