@@ -9,6 +9,7 @@ import pytest
 
 from flowrunner_provider.core.errors import PermanentError
 from flowrunner_provider.core.run import Run
+from flowrunner_provider.runtime.heap import settled
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 from tests.support.context import execute, make_context
 
@@ -44,4 +45,15 @@ def test_after_a_failure_everything_is_looked_at_again(tmp_path):
     operator = Working(task_id="fails")
     with pytest.raises(PermanentError):
         execute(operator, make_context(operator, state=tmp_path / "a"))
+    assert (gc.get_freeze_count(), gc.get_threshold()) == (0, USUAL)
+
+
+def test_of_two_that_overlap_the_last_one_puts_things_back():
+    first, second = settled(), settled()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert gc.get_threshold()[0] > USUAL[0]
+    assert gc.get_freeze_count() > 0
+    second.__exit__(None, None, None)
     assert (gc.get_freeze_count(), gc.get_threshold()) == (0, USUAL)
