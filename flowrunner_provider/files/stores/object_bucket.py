@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 
 from flowrunner_provider.core.errors import AlreadyExists, NotFound, PermanentError
-from flowrunner_provider.files.store import Entry
+from flowrunner_provider.files.store import Capabilities, Entry
 
 __all__ = ["Bucket", "refuse_odd"]
 
@@ -20,6 +20,8 @@ class Bucket(ABC):
 
     :param where: how messages call it, e.g. ``s3://aws_default@raw``.
     """
+
+    capabilities: Capabilities
 
     def __init__(self, where: str) -> None:
         self.where = where

@@ -36,10 +36,10 @@ class S3Store(S3Bucket, ObjectStore):
 
     def __init__(self, target: S3Target, *, where: str = "") -> None:
         super().__init__(target, where=where)
-        part = target.config.part_size * _MIB
+        part, conditional = target.config.part_size * _MIB, target.config.conditional_writes
         self.capabilities = changed(
             CAPABILITIES,
-            atomic_create=self.creates_atomically,
+            atomic_create=target.config.endpoint_url is None if conditional is None else conditional,
             presigns=True,
             reads_ranges=part,
             takes_ranges=part,
@@ -51,9 +51,9 @@ class S3Store(S3Bucket, ObjectStore):
         return await self.objects.get(what, key, offset, wanted, version or "")
 
     async def put(self, key: str, data: bytes, *, replace: bool) -> None:
-        if not replace and not self.creates_atomically:
+        create = not replace and self.capabilities.atomic_create
+        if not replace and not create:
             await self.refuse_existing(key)
-        create = not replace and self.creates_atomically
         proof = self.proof(data) if len(data) < LARGE else await asyncio.to_thread(self.proof, data)
         stored = await self.objects.put(f"writing {self.label(key)}", key, data, proof, create=create)
         self.check(data, proof, stored)

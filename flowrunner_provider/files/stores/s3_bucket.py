@@ -50,8 +50,6 @@ class S3Bucket(Bucket):
         self.etag_is_md5 = not config.encrypts_with_kms
         checksums = config.request_checksum_calculation
         self.wants_crc = checksums == "when_supported" or (checksums == "auto" and config.endpoint_url is None)
-        conditional = config.conditional_writes
-        self.creates_atomically = config.endpoint_url is None if conditional is None else conditional
 
     @property
     def client(self) -> S3Client:

@@ -28,7 +28,7 @@ async def copy_object(bucket: S3Bucket, key: str, target: str, *, replace: bool,
     :raises AlreadyExists: if ``target`` is taken and may not be replaced.
     """
     what = f"copying {bucket.label(key)} to {bucket.label(target)}"
-    more: dict[str, Any] = {"IfNoneMatch": "*"} if not replace and bucket.creates_atomically else {}
+    more: dict[str, Any] = {"IfNoneMatch": "*"} if not replace and bucket.capabilities.atomic_create else {}
     if (source.size or 0) > ONE_REQUEST:
         await _in_parts(bucket, key, target, what, source, more)
         return

@@ -183,7 +183,7 @@ class S3Parts:
         failpoint("s3.before_complete")
         if not replace:
             await self._bucket.refuse_existing(self._key)
-        create = not replace and self._bucket.creates_atomically
+        create = not replace and self._bucket.capabilities.atomic_create
         with self._gone():
             await self._uploads.complete(
                 self._what, self._key, self._upload, self._sent, create=create, there=self._is_there
