@@ -22,6 +22,7 @@ from flowrunner_provider.core.errors import (
     NotFound,
     SecurityError,
 )
+from flowrunner_provider.files.crypt.home import gnupg_home
 from flowrunner_provider.files.operators import FileCryptoOperator
 from tests.files.stage import KILLS, Stage, stage
 from tests.support.context import execute, make_context
@@ -203,6 +204,25 @@ def test_what_gnupg_sends_by_default(there, gpg, keys):
     assert [signer.upper() for signer in result["signers"]] == [fingerprint]
     assert there.disk.names() == ["in", "out"]
     assert homes() == []
+
+
+def test_an_attempt_that_wakes_late_leaves_the_gnupg_home_of_its_successor():
+    zombie, successor = gnupg_home("token"), gnupg_home("token")
+    zombie.__enter__()
+    home = Path(successor.__enter__())
+    zombie.__exit__(None, None, None)
+    assert home.is_dir()
+    assert home.stat().st_mode & 0o777 == 0o700
+    successor.__exit__(None, None, None)
+    assert homes() == []
+
+
+def test_a_gnupg_home_of_a_killed_attempt_is_removed():
+    killed = gnupg_home("token")
+    left = Path(killed.__enter__())
+    with gnupg_home("token") as home:
+        assert not left.exists()
+        assert home != str(left)
 
 
 @pytest.mark.parametrize("case", ["a stranger", "ourselves", "another partner", "changed", "cut off", "wrong password"])

@@ -1,38 +1,33 @@
-"""A private home for GnuPG, in memory where the machine has such a place, for as long as one message takes."""
+"""A private GnuPG home directory that exists for the length of one message, in memory where the machine allows it."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import gettempdir
-
-from flowrunner_provider.core.errors import SecurityError
+from tempfile import gettempdir, mkdtemp
 
 __all__ = ["gnupg_home"]
 
-_MEMORY = Path("/dev/shm")  # noqa: S108 - the name in it is ours alone, see below
+_MEMORY = Path("/dev/shm")  # noqa: S108 - mkdtemp chooses the name in it
 
 
 @contextmanager
 def gnupg_home(token: str) -> Iterator[str]:
-    """An empty folder that only this user may enter; gone afterwards.
+    """Yield an empty directory that only this user may enter, and remove it afterwards.
 
-    :param token: of the task: what a killed attempt has left there is removed by the next one.
-    :raises SecurityError: if somebody else has put something there.
+    Each attempt has a directory of its own: one that wakes late must not remove its successor's.
+
+    :param token: names the task. Directories that its earlier attempts left behind are removed first.
     """
     parent = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else Path(gettempdir())
-    home = parent / f"flowrunner-gpg-{os.getuid()}-{token}"
-    with suppress(FileNotFoundError):
-        found = home.lstat()
-        if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
-            raise SecurityError(f"{home} is somebody else's", remedy="remove it: keys are kept there for a moment")
-        shutil.rmtree(home)
-    home.mkdir(mode=0o700)  # fails if anybody was quicker
+    prefix = f"flowrunner-gpg-{os.getuid()}-{token}-"
+    for leftover in parent.glob(f"{prefix}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    home = mkdtemp(prefix=prefix, dir=parent)
     try:
-        yield str(home)
+        yield home
     finally:
-        shutil.rmtree(home, ignore_errors=True)  # which also ends the agent that it had
+        shutil.rmtree(home, ignore_errors=True)  # gpg-agent ends when its home is gone
