@@ -365,6 +365,7 @@ def test_no_key_is_kept_or_shown(here, gpg, keys, caplog):
         ("encrypt", {"scheme": "age", "signed": True}, ConfigError, "scheme"),
         ("sign", {"scheme": "age"}, ConfigError, "scheme"),
         ("encrypt", {"dest": None}, ConfigError, "dest"),
+        ("encrypt", {"dest": ""}, ConfigError, "dest"),
         ("verify", {}, ConfigError, "dest"),
         ("encrypt", {"if_exists": "rename"}, ConfigError, "if_exists"),
         ("encrypt", {"keys_conn_id": "nobody"}, ConfigError, "conn_id"),

@@ -1,4 +1,4 @@
-"""Packing files into archives, and unpacking them."""
+"""The operators that create and unpack archives."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ __all__ = ["FileArchiveOperator", "FileExtractOperator"]
 
 
 class FileArchiveOperator(FlowRunnerOperator):
-    """The archive is whole under its final name and holds every file that ``source`` named, each as it was listed.
+    """On success, the archive is complete under its final name and contains every file that ``source`` matched, as it
+    was when it was listed.
 
-    Killed or retried, it is made again from the start, unless it is found published already; readers never see a
-    part, and no temporary file is left. The archive goes to its store as a stream: no copy of it lies on the worker,
-    and memory does not grow with the bytes; about 1 KB is needed per file. Links are not followed, empty folders
-    left out, owners and modes not kept.
+    A killed or retried task writes the archive again from the start, unless an earlier attempt already published it.
+    Readers never see a partial archive, and no temporary file is left behind.
 
-    :param source: what to pack: a file, a folder, or a glob such as ``sftp://partner@/out/*.csv``; or a list.
-    :param dest: the archive, e.g. ``/data/out/orders.zip``; one that lies among the sources is refused.
-    :param format: ``auto`` goes by the end of ``dest``: ``.zip`` ``.tar`` ``.tar.gz`` ``.tgz`` ``.tar.zst``
-        ``.tzst`` ``.gz`` ``.zst``; the last two hold one file.
-    :param arcname: how a file is called in the archive: ``{path}`` is its path below the folder of its source,
-        ``{name}`` the last component. Two files of one name are refused, and names that would lead elsewhere.
-    :param keys_conn_id: a ``generic`` connection whose password encrypts the files in a zip with AES-256; their
-        names stay readable. Prefer ``files.crypt`` where the other side can.
-    :param level: of compression, 0 to 9, for zst to 19; by default 6, for zst 3.
-    :param reproducible: all times are 1980-01-01, so that the same files give the same bytes (not with a password).
-    :param recursive: also what is below the folders.
-    :param if_exists: when ``dest`` is there: replace it, leave it alone, or fail.
-    :param max_files: more matches than this are an error before anything is written.
+    The archive is streamed to its store: it is not stored on the worker, and memory does not grow with its size, only
+    by about 1 KB per file. Symbolic links and empty folders are left out; owners and permissions are not stored.
+
+    :param source: a file, a folder, a glob such as ``sftp://partner@/out/*.csv``, or a list of them.
+    :param dest: the archive to write, e.g. ``/data/out/orders.zip``. It must not be one of the sources.
+    :param format: the archive format. ``auto`` takes it from the end of ``dest``: ``.zip``, ``.tar``, ``.tar.gz``,
+        ``.tgz``, ``.tar.zst``, ``.tzst``, ``.gz`` or ``.zst``. The last two hold a single file.
+    :param arcname: the name of each file in the archive. ``{path}`` is the path below the source folder, ``{name}`` is
+        the last component. Duplicate names, and names that lead outside the archive, are refused.
+    :param keys_conn_id: a ``generic`` connection whose password encrypts the files of a zip with AES-256. File names
+        stay readable. Prefer ``files.crypt`` if the recipient supports it.
+    :param level: compression level, 0 to 9, for zst 0 to 19. Default: 6, for zst 3.
+    :param reproducible: store 1980-01-01 as the time of every file, so that equal files give equal archives. Has no
+        such effect with a password.
+    :param recursive: include subfolders.
+    :param if_exists: if ``dest`` exists, ``overwrite`` it, ``skip`` the task's work, or ``fail``.
+    :param max_files: fail before anything is written if more files match.
     """
 
     action: ClassVar[str] = "files.archive"
@@ -66,7 +69,6 @@ class FileArchiveOperator(FlowRunnerOperator):
         self.max_files = max_files
 
     async def perform(self, run: Run) -> ArchiveResult:
-        """Open the stores and pack."""
         from flowrunner_provider.files.archives.archive import ArchiveOptions, archive
         from flowrunner_provider.files.hook import places
         from flowrunner_provider.files.hooks.keys import zip_password
@@ -96,25 +98,28 @@ class FileArchiveOperator(FlowRunnerOperator):
 
 
 class FileExtractOperator(FlowRunnerOperator):
-    """Every wanted file of the archive is in ``dest``, whole and checked against the archive's own checksums.
+    """On success, every selected file of the archive is complete in ``dest`` and verified against the checksums of the
+    archive.
 
-    Killed or retried, it goes on behind the files that are done; readers never see a part of one. Before the first
-    file is written the whole archive is looked at and refused if it is damaged, if a wanted name would lead out of
-    ``dest`` or come twice, if a wanted entry is a link or a device, or if a limit is passed; a packed TAR is
-    therefore read twice. What it is, is told by its bytes, not its name: zip (stored or deflate, encrypted by AES or
-    the old cipher), tar, tar.gz, tar.zst, gz, zst. Archives within the archive stay files. Memory does not grow with
-    bytes. Owners, modes and empty folders are not made.
+    A killed or retried task continues after the last finished file; readers never see a partial file.
 
-    :param archive: one file, e.g. ``sftp://partner@/out/orders.zip``.
-    :param dest: a folder; it is made if it is missing.
-    :param members: globs of the wanted files; one without ``/`` is for the name in any folder. None: all.
-    :param strip_prefix: a folder in the archive that is left out of the names.
-    :param keys_conn_id: a ``generic`` connection whose password opens the archive.
-    :param if_exists: when a target is there: replace it, leave it alone, or fail before anything is written.
-    :param preserve_times: give the files the times that the archive says (ZIP tells no time zone; UTC is assumed).
-    :param max_ratio: more unpacked bytes per packed byte than this are taken for a bomb (from 1 MiB on).
-    :param max_size: the most unpacked bytes, by default 10 GiB.
-    :param max_entries: the most entries, wanted or not.
+    The whole archive is checked before the first file is written. It is refused if it is damaged, if a selected name
+    is duplicated or leads outside ``dest``, if a selected entry is a link or a device, or if a limit is exceeded. A
+    compressed TAR is therefore read twice. The format is detected from the content, not from the name: zip (stored or
+    deflated; AES or ZipCrypto encryption), tar, tar.gz, tar.zst, gz, zst. Nested archives are not unpacked. Memory
+    does not grow with the size of the files. Owners, permissions and empty folders are not restored.
+
+    :param archive: the archive, e.g. ``sftp://partner@/out/orders.zip``.
+    :param dest: the target folder; created if it does not exist.
+    :param members: a glob or a list of globs of the files to unpack. A glob without ``/`` matches the file name in any
+        folder. None: all files.
+    :param strip_prefix: a folder of the archive to remove from the names, e.g. ``export/2026``.
+    :param keys_conn_id: a ``generic`` connection whose password decrypts the archive.
+    :param if_exists: if a target exists, ``overwrite`` it, ``skip`` it, or ``fail`` before anything is written.
+    :param preserve_times: set the modification times that the archive records. ZIP has no time zone; UTC is assumed.
+    :param max_ratio: refuse archives with a higher compression ratio; applies from 1 MiB of unpacked data on.
+    :param max_size: the most unpacked bytes; default 10 GiB.
+    :param max_entries: the most entries in the archive, selected or not.
     """
 
     action: ClassVar[str] = "files.extract"
@@ -148,7 +153,6 @@ class FileExtractOperator(FlowRunnerOperator):
         self.max_entries = max_entries
 
     async def perform(self, run: Run) -> ExtractResult:
-        """Open the stores, look, then unpack."""
         from flowrunner_provider.files.archives.extract import ExtractOptions, extract
         from flowrunner_provider.files.archives.members import Limits
         from flowrunner_provider.files.hook import places

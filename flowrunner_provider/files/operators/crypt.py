@@ -1,4 +1,4 @@
-"""Encrypting, decrypting, signing and verifying files."""
+"""The operator that encrypts, decrypts, signs and verifies files."""
 
 from __future__ import annotations
 
@@ -15,35 +15,37 @@ __all__ = ["FileCryptoOperator"]
 
 
 class FileCryptoOperator(FlowRunnerOperator):
-    """Every file that ``source`` named is encrypted, decrypted, signed or verified, and each result is whole.
+    """On success, every file that ``source`` matched is encrypted, decrypted, signed or verified, and each result is
+    complete under its final name.
 
-    Killed or retried, it goes on behind the files that are done and makes none twice. Nothing is published before
-    the last byte was authenticated: a wrong key, a changed or cut file, a missing or foreign signature, an expired
-    or revoked key is a SecurityError (BadSignature), and no result is there. Bytes are streamed through a process
-    of its own that holds the keys; no plaintext lies on a disk of the worker. Decrypting takes that process about
-    170 MB. OpenPGP is pysequoia's, age is pyrage's, AES-256-GCM is cryptography's (12 bytes of nonce, the text, 16
-    bytes of tag; at most 64 GiB). A message that is encrypted, compressed and signed all in one
-    (GnuPG's default for both) is read by the worker's own ``gpg`` where that is installed, which reads the source
-    once more and keeps the keys for that moment in a private folder in memory; without ``gpg`` it is refused. A key
-    that has expired opens nothing any more.
+    A killed or retried task continues after the last finished file and produces no result twice. A result is
+    published only after its last byte was authenticated: a wrong key, a modified or truncated file, a missing or
+    foreign signature, or an expired or revoked key raises a SecurityError and leaves no result.
 
-    :param operation: ``encrypt`` to all public keys of the connection, ``decrypt`` with its secret key, ``sign``
-        (a signature beside the file), or ``verify`` with its public keys.
-    :param source: a file, or a glob such as ``sftp://partner@/out/*.pgp``; or a list.
-    :param keys_conn_id: a ``generic`` connection with keys below ``flowrunner`` of its extra: ``pgp_secret_key`` and
-        ``pgp_public_keys`` (armored), or ``age_secret_key`` and ``age_recipients``, or ``aes_key`` (32 bytes in
-        hexadecimal digits or base64). Its password opens the secret key of PGP.
-    :param dest: a folder if it ends with ``/`` or several files may come, else the new file. In a folder a result
-        is called as its source with ``.pgp``, ``.asc``, ``.age``, ``.aes`` or ``.sig`` put behind or taken away.
-        None where a signature beside the file is verified.
-    :param scheme: ``pgp``, ``age``, or ``aes_gcm`` for partners with whom one shares a key.
-    :param signed: encrypt: sign with the secret key, too; decrypt: demand a valid signature by one of the public
-        keys. By default yes for PGP; the others know none.
-    :param signature: for ``verify``: where the signature of a file is, ``{path}`` stands for the file's path in its
-        store; empty for files that hold their signature themselves, whose content then goes to ``dest``.
-    :param armor: results in letters and digits.
-    :param if_exists: when a target is there: replace it, leave it alone, or fail before anything is written.
-    :param max_files: more matches than this are an error before anything is written.
+    Files are streamed through a child process that holds the keys, so no plaintext is stored on the worker's disk.
+    OpenPGP uses pysequoia, age uses pyrage, AES-256-GCM uses cryptography (12-byte nonce, ciphertext, 16-byte tag; at
+    most 64 GiB). Decrypting PGP takes about 170 MB of memory. pysequoia cannot read messages that are encrypted,
+    compressed and signed at once, which is GnuPG's default. The worker's ``gpg`` reads those if it is installed: it
+    reads the source a second time and keeps the keys in a private directory in memory meanwhile. Without ``gpg`` such
+    a message is refused.
+
+    :param operation: ``encrypt`` to all public keys of the connection, ``decrypt`` with its secret key, ``sign`` to
+        write a detached signature, or ``verify`` with its public keys.
+    :param source: a file, a glob such as ``sftp://partner@/out/*.pgp``, or a list of them.
+    :param keys_conn_id: a ``generic`` connection whose extra holds keys under ``flowrunner``: ``pgp_secret_key`` and
+        ``pgp_public_keys`` (armored), ``age_secret_key`` and ``age_recipients``, or ``aes_key`` (32 bytes, hexadecimal
+        or base64). The connection's password unlocks the PGP secret key.
+    :param dest: the target file, or a folder if it ends with ``/`` or ``source`` can match several files. In a folder,
+        ``.pgp``, ``.asc``, ``.age``, ``.aes`` or ``.sig`` is added to or removed from the name of the source. Leave it
+        None to verify detached signatures.
+    :param scheme: ``pgp``, ``age``, or ``aes_gcm`` for partners who share a symmetric key.
+    :param signed: with ``encrypt``, also sign with the secret key; with ``decrypt``, require a valid signature by one
+        of the public keys. Default: True for ``pgp``; the other schemes have no signatures.
+    :param signature: for ``verify``: the path of the detached signature, where ``{path}`` is the path of the file.
+        Empty if the files contain their signature; then their content is written to ``dest``.
+    :param armor: write ASCII-armored output.
+    :param if_exists: if a target exists, ``overwrite`` it, ``skip`` it, or ``fail`` before anything is written.
+    :param max_files: fail before anything is written if more files match.
     """
 
     action: ClassVar[str] = "files.crypt"
@@ -77,7 +79,6 @@ class FileCryptoOperator(FlowRunnerOperator):
         self.max_files = max_files
 
     async def perform(self, run: Run) -> CryptResult:
-        """Read the keys, open the stores, and do it."""
         from flowrunner_provider.files.crypt.engine import CryptOptions, crypt
         from flowrunner_provider.files.hook import places
         from flowrunner_provider.files.hooks.keys import keys_for
@@ -94,9 +95,16 @@ class FileCryptoOperator(FlowRunnerOperator):
             if_exists=self.if_exists,
             max_files=self.max_files,
         )
-        if (self.dest is None) is not options.detached:
-            what = "verifying a signature beside its file makes none" if self.dest else "there is none"
-            raise ConfigError(f"dest: {what}", field="dest", remedy="see the documentation of dest and signature")
+        if self.dest and options.detached:
+            raise ConfigError(
+                "dest is set, but verifying a detached signature writes no file",
+                field="dest",
+                remedy="remove dest, or set signature to '' if the files contain their signature",
+            )
+        if not self.dest and not options.detached:
+            raise ConfigError(
+                f"dest is missing, and {self.operation} writes files", field="dest", remedy="name a file or a folder"
+            )
         sources = several(uris, "source")
         dests = [no_pattern(self.dest, "dest")] if self.dest else []
         options = replace(options, keys=keys_for(self.keys_conn_id, self.scheme, self.operation, signed))

@@ -1,4 +1,4 @@
-"""Signed addresses of files."""
+"""The operator that creates presigned URLs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ __all__ = ["FilePresignOperator"]
 
 
 class FilePresignOperator(FlowRunnerOperator):
-    """There is a URL for every file of ``path`` by which anybody who has it may read, or write, that file until it
-    expires.
+    """On success, there is a presigned URL for every file of ``path``; anyone who has the URL can read, or write, that
+    file until the URL expires.
 
-    Killed or retried, it signs anew; nothing is changed in the store, and an earlier URL stays valid until its end.
-    **The URL is a key**: it is masked in logs and in our errors, but it is the result, so whoever may read the XCom
-    may use it. Keep ``expires`` short. Nothing is looked at: a URL to read what is not there answers 404. With
-    temporary credentials (a role, a machine's identity) it ends with these at the latest, on S3 often after one hour.
+    A killed or retried task signs again; the store is not changed, and earlier URLs stay valid until they expire.
 
-    :param path: a file in ``s3://``, ``gs://`` or ``wasb://``, or a list, e.g. ``s3://lake@raw/report.pdf``.
-    :param method: ``GET`` to read; ``PUT`` to write (to Azure with the header ``x-ms-blob-type: BlockBlob``).
-    :param expires: how long it is good for, at most 7 days.
+    **Treat the URL as a credential.** It is masked in logs and error messages, but it is the task's result: whoever
+    can read the XCom can use it. Keep ``expires`` short. The files are not checked: a URL to read a missing file
+    answers 404. URLs that are signed with temporary credentials (a role or a managed identity) expire no later than
+    the credentials do, on S3 often after one hour.
+
+    :param path: a file in ``s3://``, ``gs://`` or ``wasb://``, e.g. ``s3://lake@raw/report.pdf``, or a list of files.
+    :param method: ``GET`` to read, or ``PUT`` to write. Azure requires the header ``x-ms-blob-type: BlockBlob`` for
+        ``PUT``.
+    :param expires: how long the URLs are valid, e.g. ``"15m"``; at most 7 days.
     """
 
     action: ClassVar[str] = "files.presign"
@@ -46,7 +49,6 @@ class FilePresignOperator(FlowRunnerOperator):
         self.expires = expires
 
     async def perform(self, run: Run) -> PresignResult:
-        """Read the connections and sign."""
         from flowrunner_provider.files.hook import open_store
         from flowrunner_provider.files.presign import check, presign
         from flowrunner_provider.files.uri import one_file, several
@@ -60,5 +62,5 @@ class FilePresignOperator(FlowRunnerOperator):
         stores = {location.root: open_store(location) for location in locations}
         files = [(stores[location.root], location.path, uri) for location, uri in zip(locations, uris, strict=True)]
         signed = await presign(files, self.method, expires, run.clock.now())
-        mask(text for one in signed for text in (one.url, one.url.partition("?")[2]))
+        mask(text for file in signed for text in (file.url, file.url.partition("?")[2]))
         return PresignResult(url=signed[0].url, expires_at=signed[0].expires_at, files=signed)

@@ -1,4 +1,4 @@
-"""Splitting files, joining them, and writing texts in another encoding."""
+"""The operators that split and concatenate files, and convert their encoding."""
 
 from __future__ import annotations
 
@@ -13,27 +13,30 @@ __all__ = ["FileConcatOperator", "FileEncodingOperator", "FileSplitOperator"]
 
 
 class FileSplitOperator(FlowRunnerOperator):
-    """Every part of ``source`` is whole in ``dest``, and the parts one after another, without repeated headers, are
-    exactly its bytes.
+    """On success, every part of ``source`` is complete in ``dest``; concatenated, without repeated headers, the parts
+    are exactly the bytes of ``source``.
 
-    Killed or retried, it goes on behind the parts that are done, in the same places; readers never see half a part.
-    The file is read once as a stream, in constant memory. A file that changes meanwhile is an error (the parts until
-    then stay). An empty one gives one part. Parts of an earlier and longer file stay in the folder: trust the
-    result, not the folder. ``parts`` of the result is the list to map over; Airflow maps over what a task returns,
-    so a small task hands that list on (see the example).
+    A killed or retried task continues after the last finished part and splits at the same positions; readers never
+    see a partial part.
 
-    :param source: the file, e.g. ``sftp://partner@/out/orders.csv``.
-    :param dest: the folder of the parts, in any store.
-    :param by: ``lines``: so many lines per part; ``bytes``: at most so many bytes per part; ``count``: so many parts
-        of about the same size, fewer if there are not so many lines.
-    :param size: how many lines, bytes, or parts.
-    :param keep_header: the first line is at the start of every part, and counts only as bytes.
-    :param whole_lines: no line is cut; False for files that are no texts (by bytes or count).
-    :param quoted: a line break between double quotes does not end a line: CSV with line breaks in its fields.
-    :param names: what a part is called: ``{stem}`` and ``{suffix}`` of the source, ``{number}`` from 0001.
-    :param if_exists: when a part is there: replace it, leave it alone, or fail (with ``count`` before anything is
-        written, else at the first that is taken).
-    :param max_parts: more parts are an error; where that shows only on the way, the parts until then stay.
+    The file is read once, as a stream in constant memory. If it changes meanwhile the task fails, and the parts
+    written so far remain. An empty file gives one empty part. Parts of an earlier, longer file are not removed: use
+    the task's result, not the folder listing. ``parts`` of the result is the list to map over. Airflow maps over the
+    return value of a task, so a small task must return that list (see the example).
+
+    :param source: the file to split, e.g. ``sftp://partner@/out/orders.csv``.
+    :param dest: the folder for the parts, in any store.
+    :param by: the unit of ``size``: ``lines`` per part, ``bytes`` per part at most, or the ``count`` of parts, which
+        have about equal sizes. A file with fewer lines than ``count`` gives fewer parts.
+    :param size: the number of lines, bytes, or parts.
+    :param keep_header: repeat the first line at the start of every part. It counts towards ``bytes``, not ``lines``.
+    :param whole_lines: split only between lines. Set False for binary files (with ``bytes`` or ``count``).
+    :param quoted: ignore line breaks between double quotes, for CSV files with line breaks in fields.
+    :param names: the names of the parts: ``{stem}`` and ``{suffix}`` come from the source, ``{number}`` counts from
+        0001.
+    :param if_exists: if a part exists, ``overwrite`` it, ``skip`` it, or ``fail``. With ``count`` it fails before
+        anything is written, otherwise at the first existing part.
+    :param max_parts: fail if there are more parts. With ``lines`` and ``bytes`` the parts written so far remain.
     """
 
     action: ClassVar[str] = "files.split"
@@ -67,7 +70,6 @@ class FileSplitOperator(FlowRunnerOperator):
         self.max_parts = max_parts
 
     async def perform(self, run: Run) -> SplitResult:
-        """Open the stores and split."""
         from flowrunner_provider.files.hook import places
         from flowrunner_provider.files.split import SplitOptions, split
         from flowrunner_provider.files.uri import no_pattern, one_file
@@ -96,19 +98,20 @@ class FileSplitOperator(FlowRunnerOperator):
 
 
 class FileConcatOperator(FlowRunnerOperator):
-    """``dest`` holds what all files of ``source`` hold, one after another, and is whole under its final name.
+    """On success, ``dest`` is complete under its final name and contains all files of ``source``, one after another.
 
-    Killed or retried, it is made again from the start, unless it is found published already; readers never see a
-    part of it. Bytes go through as a stream, in constant memory. A file that changes meanwhile is an error.
+    A killed or retried task writes it again from the start, unless an earlier attempt already published it; readers
+    never see a partial file. Data is streamed in constant memory. If a source changes meanwhile the task fails.
 
-    :param source: files and globs, joined in the order of the list, each glob by path.
-    :param dest: the new file; one that is among the sources is refused.
-    :param skip_header_after_first: the first line is taken from the first file alone. All must have the same one,
-        but for the line ending and a byte order mark; a file without any is an error.
-    :param as_text: where a file lacks its last line break, one is put; a byte order mark counts at the start alone;
-        files with NUL are refused. False joins the bytes as they are: parts of an archive, ``.gz``.
-    :param if_exists: when ``dest`` is there: replace it, leave it alone, or fail.
-    :param max_files: more matches than this are an error before anything is written.
+    :param source: a file, a glob, or a list of them. List entries keep their order; matches of a glob are sorted by
+        path.
+    :param dest: the file to write. It must not be one of the sources.
+    :param skip_header_after_first: keep the first line of the first file only. All files must start with the same
+        line, apart from line ending and byte order mark; a file without a first line is an error.
+    :param as_text: add a missing final line break between files, keep only the first byte order mark, and refuse
+        files that contain NUL. Set False to join raw bytes, e.g. the volumes of an archive or ``.gz`` files.
+    :param if_exists: if ``dest`` exists, ``overwrite`` it, ``skip`` the task's work, or ``fail``.
+    :param max_files: fail before anything is written if more files match.
     """
 
     action: ClassVar[str] = "files.concat"
@@ -134,7 +137,6 @@ class FileConcatOperator(FlowRunnerOperator):
         self.max_files = max_files
 
     async def perform(self, run: Run) -> ConcatResult:
-        """Open the stores and join."""
         from flowrunner_provider.files.concat import ConcatOptions, concat
         from flowrunner_provider.files.hook import places
         from flowrunner_provider.files.uri import one_file, several
@@ -160,26 +162,30 @@ class FileConcatOperator(FlowRunnerOperator):
 
 
 class FileEncodingOperator(FlowRunnerOperator):
-    """Every text that ``source`` named is in ``dest`` in the encoding ``to_encoding``, each whole.
+    """On success, every text file that ``source`` matched is complete in ``dest``, encoded as ``to_encoding``.
 
-    Killed or retried, it goes on behind the files that are done; readers never see half a file. Bytes go through as
-    streams, in constant memory; with ``auto`` a text is read twice as far as it is plain ASCII. With ``strict``
-    nothing is lost: what cannot be read or written is an error that names the byte or the line, and that file is not
-    there; otherwise ``lost`` of the result counts what was.
+    A killed or retried task continues after the last finished file; readers never see a partial file.
 
-    :param source: a file or a glob, e.g. ``sftp://partner@/out/*.csv``; or a list.
-    :param dest: a folder if it ends with ``/`` or several files may come, else the new file; never the source.
-    :param from_encoding: ``cp1252``, ``latin-1``, ``shift_jis``, ...; ``auto``: a byte order mark decides, else whether
-        it is valid UTF-8, else the letters, if one encoding fits far better than all others: more often than not
-        they leave it open, and then ``fallback_encoding`` is taken, or it is an error.
-    :param to_encoding: any encoding that Python knows; ``utf-8-sig``, ``utf-16`` and ``utf-32`` come with a mark.
-    :param fallback_encoding: what files are in that are no UTF-8, where ``auto`` is not sure.
-    :param newline: line breaks stay, or become ``lf`` or ``crlf`` (a lone CR counts as one, too).
-    :param bom: put a byte order mark at the start, as Excel likes it; one of the source is never kept by itself.
-    :param on_error: for what cannot be read or written: ``strict`` fails, ``replace`` puts U+FFFD or ``?``,
-        ``ignore`` leaves it out.
-    :param if_exists: when a target is there: replace it, leave it alone, or fail before anything is written.
-    :param max_files: more matches than this are an error before anything is written.
+    Data is streamed in constant memory; with ``auto``, the leading part of a file that is plain ASCII is read twice.
+    With ``on_error="strict"`` nothing is lost: bytes that cannot be decoded and characters that cannot be encoded fail
+    the task with the byte offset or the line number, and that file is not written. Otherwise ``lost`` of the result
+    counts them.
+
+    :param source: a file, a glob such as ``sftp://partner@/out/*.csv``, or a list of them.
+    :param dest: the target file, or a folder if it ends with ``/`` or ``source`` can match several files. It must not
+        be the source.
+    :param from_encoding: the encoding of the files, e.g. ``cp1252``, ``latin-1`` or ``shift_jis``. ``auto`` uses the
+        byte order mark, then UTF-8 if the file is valid UTF-8, then statistical detection. Detection is often
+        ambiguous; then ``fallback_encoding`` applies, or the task fails.
+    :param to_encoding: any encoding that Python supports. ``utf-8-sig``, ``utf-16`` and ``utf-32`` write a byte order
+        mark.
+    :param fallback_encoding: the encoding to assume if ``auto`` cannot decide. Empty: fail.
+    :param newline: ``keep`` line endings, or convert them to ``lf`` or ``crlf``; a lone CR counts as a line ending.
+    :param bom: write a byte order mark, as Excel expects. The mark of the source is never copied.
+    :param on_error: for bytes or characters that cannot be converted: ``strict`` fails, ``replace`` writes U+FFFD or
+        ``?``, ``ignore`` drops them.
+    :param if_exists: if a target exists, ``overwrite`` it, ``skip`` it, or ``fail`` before anything is written.
+    :param max_files: fail before anything is written if more files match.
     """
 
     action: ClassVar[str] = "files.convert_encoding"
@@ -213,7 +219,6 @@ class FileEncodingOperator(FlowRunnerOperator):
         self.max_files = max_files
 
     async def perform(self, run: Run) -> EncodingResult:
-        """Open the stores and convert."""
         from flowrunner_provider.files.encoding.engine import EncodingOptions, convert
         from flowrunner_provider.files.hook import places
         from flowrunner_provider.files.uri import no_pattern, several
