@@ -175,15 +175,32 @@ class _Copy:
             if self._books.progress:
                 self._books.progress.advance(sum(batch.done.values()))
             yield batch
-        for items in chain(batches(failed), batches(plan.ahead(cursor, begun))):
-            batch = Batch(items=items, choices=await self._targets.choose(items))
-            if self._options.done_marker and not self._files:
-                with suppress(NotFound):  # the one of an earlier run says nothing about these
-                    await self._dest.store.delete(self._dest.path_of(self._options.done_marker))
-            if self._ledger:
-                intended = (one.intended for one in (*self._books.batches, batch))
-                await self._ledger.announce(chain.from_iterable(intended))
-            yield await self._books.open(batch)
+        for items in batches(failed):
+            yield await self._announced(await self._retried(items))
+        for items in batches(plan.ahead(cursor, begun)):
+            yield await self._announced(Batch(items=items, choices=await self._targets.choose(items)))
+
+    async def _announced(self, batch: Batch) -> Batch:
+        if self._options.done_marker and not self._files:
+            with suppress(NotFound):  # the one of an earlier run says nothing about these
+                await self._dest.store.delete(self._dest.path_of(self._options.done_marker))
+        if self._ledger:
+            intended = (one.intended for one in (*self._books.batches, batch))
+            await self._ledger.announce(chain.from_iterable(intended))
+        return await self._books.open(batch)
+
+    async def _retried(self, items: list[Item]) -> Batch:
+        """A batch of files that failed before. One whose copy exists only has to be taken from its source."""
+        batch = Batch.of(items)
+
+        async def is_ours(index: int, choice: int) -> bool:
+            try:
+                return await self._adopt(batch, index, choice)
+            except PermanentError:  # it fails again where failures are counted
+                return False
+
+        batch.choices = await self._targets.choose(items, is_ours)
+        return batch
 
     # -- what was done before
 
@@ -262,20 +279,23 @@ class _Copy:
 
     async def _ours(self, batch: Batch, index: int, target: str) -> None:
         """A target that is there with the source's bytes is what this task has made before it was killed."""
-        present = await self._targets.find(target)
-        if present is None:
+        if await self._targets.find(target) is None or await self._adopt(batch, index, batch.choices[index]):
             return
-        item = batch.items[index]
-        if await self._targets.hold(item, batch.choices[index]):
-            await self._dest.store.forget(target, self._books.token)
-            if self._options.write_sidecar:
-                digest = await digest_of(self._dest.store.read(target), self._options.algorithm)
-                await self._write_sidecar(target, digest)
-            batch.done[index] = present.size or 0
-        elif self._options.if_exists == "skip":
-            batch.choices[index] = SKIPPED
-        else:
+        if self._options.if_exists != "skip":
             raise taken(target)
+        batch.choices[index] = SKIPPED
+
+    async def _adopt(self, batch: Batch, index: int, choice: int) -> bool:
+        """Count a target that holds the bytes of its source as copied; return whether it does."""
+        item, store = batch.items[index], self._dest.store
+        if not await self._targets.hold(item, choice):
+            return False
+        target = self._dest.target(item, choice)
+        await store.forget(target, self._books.token)
+        if self._options.write_sidecar:
+            await self._write_sidecar(target, await digest_of(store.read(target), self._options.algorithm))
+        batch.done[index] = (await store.stat(target)).size or 0
+        return True
 
     async def _end(self, batch: Batch) -> None:
         """All of the batch is copied: let go of its sources; then it is history."""
@@ -290,10 +310,11 @@ class _Copy:
             for index in batch.done:
                 self._ledger.settle(batch.items[index])
         self._cursor = max(self._cursor or batch.items[-1].key, batch.items[-1].key)
-        self._files += len(batch.done)
-        self._bytes += sum(batch.done.values())
-        self._skipped += len(batch.items) - len(batch.done) - len(batch.failed - set(batch.done))
-        for index in sorted(batch.done):
+        finished = {index: size for index, size in batch.done.items() if index not in batch.failed}
+        self._files += len(finished)
+        self._bytes += sum(finished.values())
+        self._skipped += len(batch.items) - len(finished) - len(batch.failed)
+        for index in sorted(finished):
             if len(self._preview) == _PREVIEW or len(json.dumps(self._preview)) >= _PREVIEW_CHARACTERS:
                 break
             self._preview.append([self._dest.target(batch.items[index], batch.choices[index]), batch.done[index]])

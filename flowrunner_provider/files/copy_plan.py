@@ -129,17 +129,21 @@ class CopyPlan:
         return [self._sources[item.source].path_of(item.relative) for item in items]
 
     def _check(self) -> None:
-        """Refuse names that lead elsewhere, names that would become one file, and a copy of a file onto itself.
+        """Refuse names that lead elsewhere or collide, and copies that the source would list again.
 
         :raises PathEscape: for a name that is no plain name.
         """
-        dest, spellings = self._dest, Spellings(self._spool)
-        marker = dest.path_of(self._options.done_marker) if self._options.done_marker else None
+        dest, options, spellings = self._dest, self._options, Spellings(self._spool)
+        marker = dest.path_of(options.done_marker) if options.done_marker else None
         for item in self.files.sorted():
             target = dest.target(item)
             source = self._sources[item.source]
-            if source.store is dest.store and source.store.join(source.folder, item.relative) == target:
-                raise ConfigError(f"{target} would be copied onto itself", field="dest", remedy="choose another folder")
+            if source.store is dest.store:
+                self._refuse_loop(source, item, target, "dest")
+            if options.archive:
+                self._refuse_loop(source, item, source.archive_path(options.archive, item.relative), "after")
+            if options.write_sidecar and item.relative.endswith(f".{options.algorithm}"):
+                self._refuse_second_sidecar(dest.name(item))
             if target == marker:
                 raise ConfigError(
                     f"{target} is a file and the done marker", field="done_marker", remedy="choose another name"
@@ -152,3 +156,26 @@ class CopyPlan:
                 f"two files would become {dest.path_of(double)}", field="source", remedy="copy them to two folders"
             )
         spellings.check(dest.store.where)
+
+    def _refuse_loop(self, source: Source, item: Item, target: str, field: str) -> None:
+        """Raise ``ConfigError`` if ``target`` is the source itself, or a file that the source would list next time."""
+        origin = source.store.join(source.folder, item.relative)
+        if target == origin:
+            what = "copied" if field == "dest" else "moved"
+            raise ConfigError(f"{target} would be {what} onto itself", field=field, remedy="choose another folder")
+        folder = origin.removesuffix(item.relative).removeprefix("./")
+        below = target.removeprefix("./")
+        if below.startswith(folder) and source.selects(below.removeprefix(folder), self._options.recursive):
+            raise ConfigError(
+                f"{source.path} also matches {target}, so the file would be copied again and again",
+                field=field,
+                remedy="choose a folder that the source does not match",
+            )
+
+    def _refuse_second_sidecar(self, name: str) -> None:
+        if self.files.named([name.removesuffix(f".{self._options.algorithm}")]):
+            raise ConfigError(
+                f"{name} would be copied, and written as a sidecar",
+                field="write_sidecar",
+                remedy="set verify_sidecar=True, which leaves the sidecars of the source out, or match fewer files",
+            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from flowrunner_provider.core.errors import AlreadyExists, NotFound
 from flowrunner_provider.files.books import SKIPPED
@@ -14,6 +14,8 @@ from flowrunner_provider.files.store import Entry, identity
 from flowrunner_provider.files.transfer import digest_of
 
 __all__ = ["Targets", "taken"]
+
+IsOurs = Callable[[int, int], Awaitable[bool]]
 
 
 class Targets:
@@ -57,18 +59,23 @@ class Targets:
 
         await each(self._at_once, check, items)
 
-    async def choose(self, items: Sequence[Item]) -> list[int]:
-        """For each file 0 for its own name, a number for another one, or that it is skipped."""
+    async def choose(self, items: Sequence[Item], is_ours: IsOurs | None = None) -> list[int]:
+        """Return for each file 0 for its own name, a number for another one, or ``SKIPPED``.
+
+        :param is_ours: asked about each target that exists, by index and choice; one that is ours is chosen.
+        """
         choices = [0] * len(items)
 
         async def choose(index: int) -> None:
             while await self._is_taken(items[index], choices[index]):
-                if self._if_exists == "skip":
-                    choices[index] = SKIPPED
+                if is_ours is not None and await is_ours(index, choices[index]):
+                    return
+                if self._if_exists != "rename":
+                    choices[index] = SKIPPED if self._if_exists == "skip" else 0
                     return
                 choices[index] += 1
 
-        if self._if_exists in ("skip", "rename"):
+        if self._if_exists in ("skip", "rename") or (is_ours is not None and self._if_exists == "fail"):
             await each(self._at_once, choose, range(len(items)))
         return choices
 

@@ -23,20 +23,8 @@ class Leaving:
         self._sources, self._options, self._books = sources, options, books
 
     def check(self) -> None:
-        """Refuse what could not be done, or would be found as a source again.
-
-        :raises ConfigError: naming the parameter.
-        """
+        """Raise ``ConfigError`` for what a store cannot do."""
         for source in self._sources:
-            deep = self._options.recursive or "/" in source.pattern or source.pattern == "**"
-            if self._options.archive and deep:
-                top = f"{source.folder.rstrip('/')}/"
-                if f"{self._folder(source)}/".startswith(top):
-                    raise ConfigError(
-                        f"{self._folder(source)} lies in {top} and would be copied again",
-                        field="after",
-                        remedy="name a folder outside of the source",
-                    )
             able = source.store.capabilities
             if self._options.remove_empty_folders and able.folders and not able.removes_folders:
                 raise ConfigError(
@@ -71,13 +59,9 @@ class Leaving:
             if not self._options.archive:
                 await source.store.delete(path)
                 return
-            target = source.store.join(self._folder(source), relative)
+            target = source.archive_path(self._options.archive, relative)
             await self._books.folder_of(source.store, target)
             await source.store.rename(path, target, replace=True)
-
-    def _folder(self, source: Source) -> str:
-        archive = self._options.archive
-        return archive if archive.startswith("/") else f"{source.folder.rstrip('/')}/{archive}"
 
     async def empty_folders(self) -> None:
         """Remove every folder below the sources' that is empty, the deepest first."""

@@ -54,13 +54,13 @@ class Ledger:
         """Put what is known to be copied into ``known``; returns what was announced and perhaps not done."""
         self._known = known
         announced: list[Announced] = []
-        async for row in self._rows(self._book):
-            known.add(self._item(row))
-        async for row in self._rows(self._daybook):
-            if len(row) == 6:
-                announced.append((self._item(row[:5]), int(str(row[5]))))
+        async for item, _ in self._rows(self._book):
+            known.add(item)
+        async for item, choice in self._rows(self._daybook):
+            if choice is None:
+                self.settle(item)
             else:
-                self.settle(self._item(row))
+                announced.append((item, choice))
         return announced
 
     def prune(self, listed: Rows) -> None:
@@ -117,13 +117,14 @@ class Ledger:
         finally:
             await upload.close()
 
-    async def _rows(self, path: str) -> AsyncIterator[list[object]]:
+    async def _rows(self, path: str) -> AsyncIterator[tuple[Item, int | None]]:
+        """Yield each file with the choice that was announced for it; None for a file that was copied."""
         try:
             async for line in lines(self._store.read(path), what=path):
                 row = json.loads(line)
                 if not isinstance(row, list) or len(row) not in (5, 6):
                     raise ValueError("no row")
-                yield row
+                yield Item.from_json(row[:5]), int(str(row[5])) if len(row) == 6 else None
         except NotFound:
             return
         except ValueError as error:
@@ -132,6 +133,3 @@ class Ledger:
                 field="only_new",
                 remedy="look at it; without it every file counts as new",
             ) from error
-
-    def _item(self, row: list[object]) -> Item:
-        return Item.from_json(row)  # type: ignore[arg-type]

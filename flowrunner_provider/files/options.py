@@ -63,12 +63,17 @@ class CopyOptions:
             raise ConfigError(
                 f"done_marker {self.done_marker!r} is no plain name", field="done_marker", remedy="write e.g. _SUCCESS"
             )
-        if self.chmod is not None and not re.fullmatch(r"0?o?[0-7]{3,4}", str(self.chmod)):
-            raise ConfigError(f"chmod is {self.chmod!r}", field="chmod", remedy="write octal digits such as '0640'")
+        # A number is refused: 0640 in YAML and 0o640 in Python are 416, which are other permission bits.
+        if self.chmod is not None and not re.fullmatch(
+            r"0?o?[0-7]{3,4}", self.chmod if isinstance(self.chmod, str) else ""
+        ):
+            raise ConfigError(
+                f"chmod is {self.chmod!r}", field="chmod", remedy="write octal digits as a text, such as '0640'"
+            )
 
     def _check_after(self) -> None:
         folder = self.after.removeprefix("move:")
-        if self.after not in ("none", "delete") and (folder == self.after or not folder.strip("/")):
+        if self.after not in ("none", "delete") and (folder == self.after or not _normalized(folder).strip("/")):
             raise ConfigError(
                 f"after is {self.after!r}", field="after", remedy="write none, delete, or move:<folder of the source>"
             )
@@ -91,12 +96,12 @@ class CopyOptions:
     @property
     def archive(self) -> str:
         """The folder that sources are moved to: absolute, or below the folder of the source."""
-        return self.after.removeprefix("move:").rstrip("/") if self.leaves == "move" else ""
+        return _normalized(self.after.removeprefix("move:")) if self.leaves == "move" else ""
 
     @property
     def mode(self) -> int | None:
         """The permission bits of the copies."""
-        return None if self.chmod is None else int(str(self.chmod).replace("o", ""), 8)
+        return None if self.chmod is None else int(self.chmod.replace("o", ""), 8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +121,13 @@ class SyncOptions:
         _one_of(self, "compare", ("size_mtime", "checksum", "name"))
         _number(self, "concurrency", 1, 64)
         _number(self, "max_deletes", 0, 10_000_000)
+
+
+def _normalized(folder: str) -> str:
+    """Return ``folder`` without empty components and ``.``; an absolute path stays absolute."""
+    return ("/" if folder.startswith("/") else "") + "/".join(
+        part for part in folder.split("/") if part not in ("", ".")
+    )
 
 
 def _one_of(options: Any, name: str, allowed: Iterable[str]) -> None:

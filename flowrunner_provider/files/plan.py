@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -98,6 +98,28 @@ class Source:
         """The path of a file below the folder, as a listing spells it."""
         return f"{self.folder.rstrip('/')}/{relative}"
 
+    def archive_path(self, folder: str, relative: str) -> str:
+        """Return where ``relative`` goes in an archive folder: an absolute one, or one below this source's folder."""
+        base = folder if folder.startswith("/") else f"{self.folder.rstrip('/')}/{folder}"
+        return self.store.join(base, relative)
+
+    def selects(self, relative: str, recursive: bool) -> bool:
+        """Return whether a listing of this source would include a file with this relative path."""
+        if self.is_file:
+            return relative == self.path.rpartition("/")[2]
+        pattern, deep = self._effective_pattern(recursive)
+        return (deep or "/" not in relative or bool(pattern)) and self._matcher(pattern)(relative)
+
+    def _effective_pattern(self, recursive: bool) -> tuple[str, bool]:
+        """Return the glob below the folder (empty for every file), and whether the listing descends."""
+        pattern = self.pattern
+        if recursive and pattern and "/" not in pattern and pattern != "**":
+            pattern = f"**/{pattern}"
+        return pattern, recursive or "/" in pattern or pattern == "**"
+
+    def _matcher(self, pattern: str) -> Callable[[str], bool]:
+        return matcher(pattern, "glob", field="source") if pattern else lambda relative: True
+
     async def matches(self, index: int, recursive: bool, run: Run, *, missing_ok: bool) -> AsyncIterator[Item]:
         """The files, unordered, as the listing goes on.
 
@@ -123,11 +145,8 @@ class Source:
             entry = await self.store.stat(self.path)
             yield Item.of(index, entry.name, entry)
             return
-        pattern = self.pattern or ("**" if recursive else "")
-        if recursive and pattern and "/" not in pattern and pattern != "**":
-            pattern = f"**/{pattern}"
-        accept = matcher(pattern, "glob", field="source") if self.pattern else None
-        links = 0
+        pattern, deep = self._effective_pattern(recursive)
+        accept, links = self._matcher(pattern), 0
 
         def count(entry: Entry) -> None:
             nonlocal links
@@ -136,8 +155,8 @@ class Source:
         async for relative, entry in walk(
             self.store,
             self.folder,
-            lambda relative, entry: accept is None or accept(relative),
-            recursive=recursive or "/" in pattern or pattern == "**",
+            lambda relative, entry: accept(relative),
+            recursive=deep,
             skipped_link=count,
         ):
             yield Item.of(index, relative, entry)

@@ -139,7 +139,16 @@ def one_file(uri: str, field: str) -> Location:
 
 
 def apart(one: Location, other: Location, field: str) -> None:
-    """Refuse two folders of which one lies in the other."""
-    first, second = (f"{location.path.rstrip('/')}/" for location in (one, other))
-    if one.root == other.root and (first.startswith(second) or second.startswith(first)):
-        raise ConfigError(f"{first} and {second} lie in one another", field=field, remedy="name folders that do not")
+    """Raise ``ConfigError`` if one of two folders contains the other, or if they are the same folder."""
+    if one.root == other.root and (_contains(one.path, other.path) or _contains(other.path, one.path)):
+        raise ConfigError(
+            f"one of the folders {one.path} and {other.path} contains the other",
+            field=field,
+            remedy="name folders that do not overlap",
+        )
+
+
+def _contains(folder: str, path: str) -> bool:
+    if folder == ".":  # the home directory, below which all relative paths lie
+        return not path.startswith("/")
+    return f"{path.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")

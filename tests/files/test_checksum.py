@@ -92,6 +92,12 @@ def test_two_trees(here, there, monkeypatch):
         check(here, "one", compare_with=there.uri("nowhere"))
 
 
+def test_two_trees_whose_names_have_wildcards(there):
+    there.put("[1]/a", "b*/a")
+    there.disk.put("b*/a", b"[1]/a")
+    assert check(there, "[[]1]", compare_with=there.uri("b[*]"))["compared"] == 1
+
+
 @pytest.mark.parametrize(
     ("options", "field"),
     [
@@ -99,7 +105,7 @@ def test_two_trees(here, there, monkeypatch):
         ({"expected": "x", "verify_sidecar": True}, "expected"),
         ({"path": []}, "path"),
         ({"path": "x"}, "path"),
-        ({"compare_with": "/a/*"}, "path"),
+        ({"compare_with": "/a/*"}, "compare_with"),
         ({"path": "sftp://nobody@/x"}, "conn_id"),
     ],
 )

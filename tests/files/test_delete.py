@@ -252,6 +252,10 @@ class TestMkdir:
         with pytest.raises(PermanentError):
             self.make(there, "to_file")
 
+    def test_wildcards_are_escaped_as_everywhere(self, there):
+        self.make(there, "a/[*]/[[]b]")
+        assert (there.disk.path / "a/*/[b]").is_dir()
+
     def test_a_pattern_is_refused(self, there):
         with pytest.raises(ConfigError, match="pattern"):
             self.make(there, "a*")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.files.listing import Filter, matcher
 from flowrunner_provider.files.store import Entry
-from flowrunner_provider.files.uri import Location, parse, split_glob
+from flowrunner_provider.files.uri import Location, apart, parse, split_glob
 
 
 @pytest.mark.parametrize(
@@ -114,3 +115,52 @@ def test_filter():
     assert Filter(now=now, newer_than=now - timedelta(seconds=5))("f", entry(4, 0))
     assert not Filter(now=now, newer_than=now - timedelta(seconds=5))("f", entry(5, 0))
     assert not Filter(now=now, min_size=2)("f", entry(0, 1))
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("pattern", ["*_*_*_*_*_*_*.csv", "*a*_*_?_*_[_]*_*.csv", "**/*_*_*_*_*_*/x.csv"])
+def test_a_name_cannot_make_a_glob_slow(pattern):
+    """Names come from the far side: with backtracking these take hours."""
+    match = matcher(pattern, "glob")
+    assert not match("_" * 255)
+    assert not match("a" + "_" * 250 + ".cs")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "yes", "no"),
+    [
+        ("*a*ab", ["aab", "xaxab", "aabab"], ["ab", "a/ab", "aaba"]),
+        ("*/*.gz/*", ["a/b.gz/c", "a/b.gz.gz/c"], ["a/b.gz", "a/b/c.gz/d"]),
+        ("*.tar.*.gz", ["a.tar.x.gz", "a.tar.tar.gz.gz"], ["a.tar.gz", "a.tar.x.gzip"]),
+        ("*", ["a"], ["a/b", ".a"]),
+        ("a*", ["a", "ab", "a.b"], ["ba", "a/b"]),
+        ("*?*", ["a", "ab"], ["", "a/b"]),
+    ],
+)
+def test_stars(pattern, yes, no):
+    match = matcher(pattern, "glob")
+    assert [name for name in yes if not match(name)] == []
+    assert [name for name in no if match(name)] == []
+
+
+@given(st.text(alphabet="ab*?", max_size=8), st.text(alphabet="ab", min_size=1, max_size=8))
+def test_stars_match_as_in_the_standard_library(pattern, name):
+    assert matcher(pattern.replace("**", "*"), "glob")(name) == fnmatch.fnmatchcase(name, pattern)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("/a/", "/a/b/"), ("sftp://c@/~/", "sftp://c@/~/in/"), ("sftp://c@/~/in", "sftp://c@/~/"),
+        ("/", "/a"), ("sftp://c@/~/in/", "sftp://c@/~/in/x/"),
+    ],
+)  # fmt: skip
+def test_folders_in_one_another_are_refused(one, other):
+    with pytest.raises(ConfigError):
+        apart(parse(one), parse(other), "dest")
+
+
+def test_folders_that_are_apart():
+    apart(parse("/a/"), parse("/ab/"), "dest")
+    apart(parse("sftp://c@/~/in"), parse("sftp://c@/~/out"), "dest")
+    apart(parse("sftp://c@/~/in"), parse("sftp://d@/~/in"), "dest")

@@ -94,11 +94,11 @@ class FileChecksumOperator(FlowRunnerOperator):
         from flowrunner_provider.files.checksum import compare_trees
         from flowrunner_provider.files.hook import opened
         from flowrunner_provider.files.tree import Tree, chooser
-        from flowrunner_provider.files.uri import parse, split_glob
+        from flowrunner_provider.files.uri import no_pattern
 
-        one, other = parse(uris[0], field="path"), parse(second, field="compare_with")
-        if len(uris) > 1 or split_glob(one.path)[1] or split_glob(other.path)[1]:
-            raise ConfigError("compare_with compares two folders", field="path", remedy="name one folder each")
+        if len(uris) > 1:
+            raise ConfigError("compare_with compares two folders", field="path", remedy="name one folder as path")
+        one, other = no_pattern(uris[0], "path"), no_pattern(second, "compare_with")
         async with AsyncExitStack() as stack:
             stores = await opened(run, stack, path=[one], compare_with=[other])
             everything = chooser([], [])

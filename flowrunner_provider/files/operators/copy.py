@@ -128,7 +128,15 @@ class FileCopyOperator(FlowRunnerOperator):
                 (stores[dest.root], dest.path),
                 run,
                 options,
-                identity_of_work=["files.copy", *uris, self.dest, options.leaves, options.archive, self.if_exists],
+                identity_of_work=[
+                    "files.copy",
+                    *uris,
+                    self.dest,
+                    options.leaves,
+                    options.archive,
+                    self.if_exists,
+                    *(["recursive"] if self.recursive else []),
+                ],
                 label=self.dest,
                 ledger=(stores[ledger.root], ledger.path) if ledger else None,
             )

@@ -108,11 +108,9 @@ class MakeDirectoryOperator(FlowRunnerOperator):
     async def perform(self, run: Run) -> FolderResult:
         """Look, announce, make."""
         from flowrunner_provider.files.hook import opened
-        from flowrunner_provider.files.uri import parse, split_glob
+        from flowrunner_provider.files.uri import no_pattern
 
-        location = parse(self.path, field="path")
-        if split_glob(location.path)[1]:
-            raise ConfigError(f"path {self.path!r} is a pattern", field="path", remedy="name one folder")
+        location = no_pattern(self.path, "path")
         path = location.path.rstrip("/") or "/"
         async with AsyncExitStack() as stack:
             store = (await opened(run, stack, path=[location]))[location.root]
