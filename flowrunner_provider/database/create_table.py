@@ -1,4 +1,4 @@
-"""A table is made, once; one that is there is compared, replaced, or an error."""
+"""Create a table once; compare, replace or reject an existing one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flowrunner_provider.database.identifiers import Identifier, TableName
 from flowrunner_provider.database.ledger import aside, stand_in
 from flowrunner_provider.database.once import Once
 from flowrunner_provider.database.results import CreateTableResult, SchemaDifference
-from flowrunner_provider.database.schema_check import compared, told
+from flowrunner_provider.database.schema_check import compare, summary
 
 __all__ = ["CreatePlan", "create_table", "table_spec"]
 
@@ -42,65 +42,75 @@ _FAMILIES = {
 }
 _COLUMN_KEYS = {"type", "nullable", "default"}
 _INDEX_KEYS = {"columns", "unique", "name"}
-_NAME_BYTES = 60
+_MAX_NAME_BYTES = 60
 
 
-def _bad(field: str, message: str, remedy: str) -> ConfigError:
+def _config_error(field: str, message: str, remedy: str) -> ConfigError:
     return ConfigError(message, field=field, remedy=remedy)
 
 
 def table_spec(table: str, columns: Any, keys: Any, indexes: Any) -> TableSpec:
-    """What the user wrote, checked.
+    """Validate the user's description of a table.
 
-    :raises ConfigError: naming the parameter to mend.
+    :raises ConfigError: naming the parameter to correct.
     """
     if not isinstance(columns, Mapping) or not columns:
-        raise _bad("columns", "columns must be an object with at least one column", 'write {"id": "integer"}, say')
+        raise _config_error(
+            "columns", "columns must be an object with at least one column", 'pass an object such as {"id": "integer"}'
+        )
     specs = [_column(name, value) for name, value in columns.items()]
-    keys = _listed("keys", keys or [], columns)
+    keys = _column_list("keys", keys or [], columns)
     for name in keys:
         if next(spec for spec in specs if spec.name == name).type in ("object", "array"):
-            raise _bad("keys", f"the key {name!r} is an object or array", "choose another column")
+            raise _config_error("keys", f"the key {name!r} is of type object or array", "choose another column")
     if not isinstance(indexes or [], list | tuple):
-        raise _bad("indexes", "indexes must be a list", 'write [{"columns": ["day"]}]')
-    made = [_index(TableName.parse(table), value, columns) for value in indexes or []]
-    if len({index.name for index in made}) != len(made):
-        raise _bad("indexes", "two indexes have one name", "give each a name of its own")
-    return TableSpec(columns=specs, keys=keys, indexes=made)
+        raise _config_error("indexes", "indexes must be a list", 'pass a list such as [{"columns": ["day"]}]')
+    index_specs = [_index(TableName.parse(table), value, columns) for value in indexes or []]
+    if len({index.name for index in index_specs}) != len(index_specs):
+        raise _config_error("indexes", "two indexes have the same name", "use unique names")
+    return TableSpec(columns=specs, keys=keys, indexes=index_specs)
 
 
-def _listed(field: str, names: Any, columns: Mapping[str, Any]) -> list[str]:
+def _column_list(field: str, names: Any, columns: Mapping[str, Any]) -> list[str]:
     if not isinstance(names, list | tuple) or len(set(map(str, names))) != len(names):
-        raise _bad(field, f"{field} must be a list that names each column once", 'write ["id"], say')
+        raise _config_error(field, f"{field} must be a list that names each column once", 'pass a list such as ["id"]')
     if unknown := [name for name in names if name not in columns]:
-        raise _bad(field, f"{field} names {str(unknown[0])[:80]!r}, which is no column", "name columns of the table")
+        raise _config_error(
+            field,
+            f"{field} names {str(unknown[0])[:80]!r}, which is not a column",
+            "pass names of columns of the table",
+        )
     return list(names)
 
 
 def _column(name: Any, value: Any) -> ColumnSpec:
     if not isinstance(name, str):
-        raise _bad("columns", "the name of a column is no text", 'write {"id": "integer"}, say')
+        raise _config_error(
+            "columns", "the name of a column is not a string", 'pass an object such as {"id": "integer"}'
+        )
     Identifier(name)
     given = {"type": value} if isinstance(value, str) else value
     if not isinstance(given, Mapping) or given.get("type") not in get_args(Type) or set(given) - _COLUMN_KEYS:
-        raise _bad(
+        raise _config_error(
             "columns",
-            f"the column {name[:80]!r} has no known type",
-            f'write "integer" or {{"type": "integer", "nullable": false, "default": 0}}; types are '
+            f"the column {name[:80]!r} has an unknown type or option",
+            f'pass "integer" or {{"type": "integer", "nullable": false, "default": 0}}; types are '
             f"{', '.join(get_args(Type))}",
         )
     kind: Type = cast("Type", given["type"])
     nullable, default = given.get("nullable", True), given.get("default")
     if not isinstance(nullable, bool):
-        raise _bad("columns", f"nullable of {name[:80]!r} must be true or false", "correct it")
-    if default is not None and not _suits(kind, default):
-        raise _bad("columns", f"the default of {name[:80]!r} is no {kind}", "correct it, or leave it away")
+        raise _config_error("columns", f"nullable of {name[:80]!r} must be true or false", "correct it")
+    if default is not None and not _is_valid_default(kind, default):
+        raise _config_error(
+            "columns", f"the default of {name[:80]!r} is not of type {kind}", "correct it, or remove it"
+        )
     return ColumnSpec(name=name, type=kind, nullable=nullable, default=default)
 
 
-def _suits(kind: Type, value: Any) -> bool:
-    """Whether a default is one of the type."""
-    moments: dict[str, Callable[[str], Any]] = {
+def _is_valid_default(kind: Type, value: Any) -> bool:
+    """Return whether a default value is of the type."""
+    parsers: dict[str, Callable[[str], Any]] = {
         "date": date.fromisoformat, "time": time.fromisoformat, "timestamp": datetime.fromisoformat,
     }  # fmt: skip
     if kind == "boolean" or isinstance(value, bool):
@@ -118,8 +128,8 @@ def _suits(kind: Type, value: Any) -> bool:
                 and re.fullmatch(r"-?\d+(\.\d+)?", str(value)) is not None
                 and bool(Decimal(str(value)).is_finite())
             )
-        if kind in moments and isinstance(value, str):
-            return value == NOW or bool(str(moments[kind](value)))
+        if kind in parsers and isinstance(value, str):
+            return value == NOW or bool(str(parsers[kind](value)))
     except (ValueError, InvalidOperation):
         return False
     return False
@@ -127,16 +137,18 @@ def _suits(kind: Type, value: Any) -> bool:
 
 def _index(table: TableName, value: Any, columns: Mapping[str, Any]) -> IndexSpec:
     if not isinstance(value, Mapping) or set(value) - _INDEX_KEYS or not value.get("columns"):
-        raise _bad("indexes", "an index needs columns", 'write {"columns": ["day"], "unique": false, "name": "by_day"}')
-    names = _listed("indexes", value["columns"], columns)
+        raise _config_error(
+            "indexes", "an index needs columns", 'pass {"columns": ["day"], "unique": false, "name": "by_day"}'
+        )
+    names = _column_list("indexes", value["columns"], columns)
     unique, name = value.get("unique", False), value.get("name")
     if not isinstance(unique, bool) or not isinstance(name, str | None):
-        raise _bad("indexes", "unique must be true or false, and name a text", "correct the index")
+        raise _config_error("indexes", "unique must be true or false, and name a string", "correct the index")
     if name is None:
         name = "_".join([table.name.text, *names, "key" if unique else "idx"])
-        if len(name.encode()) > _NAME_BYTES:
+        if len(name.encode()) > _MAX_NAME_BYTES:
             digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-            name = f"{name.encode()[: _NAME_BYTES - 9].decode(errors='ignore')}_{digest}"
+            name = f"{name.encode()[: _MAX_NAME_BYTES - 9].decode(errors='ignore')}_{digest}"
     return IndexSpec(name=Identifier(name).text, columns=names, unique=unique)
 
 
@@ -144,7 +156,7 @@ def _index(table: TableName, value: Any, columns: Mapping[str, Any]) -> IndexSpe
 class CreatePlan:
     """The parameters of the action ``sql.create_table``.
 
-    :raises ConfigError: naming the parameter to mend.
+    :raises ConfigError: naming the parameter to correct.
     """
 
     table: str
@@ -154,18 +166,18 @@ class CreatePlan:
     def __post_init__(self) -> None:
         TableName.parse(self.table)
         if self.if_exists not in get_args(IfExists):
-            raise _bad("if_exists", "unknown if_exists", f"use one of {', '.join(get_args(IfExists))}")
+            raise _config_error("if_exists", "unknown if_exists", f"use one of {', '.join(get_args(IfExists))}")
 
 
 def create_table(plan: CreatePlan, connect: Callable[[], Session], run: Run) -> CreateTableResult:
-    """The table is there, with these columns, and the ledger beside it says who made it; once over all attempts."""
-    work = _Work(plan, run)
+    """Create the table and record it in the ledger, once over all attempts."""
+    work = _Creation(plan, run)
     done = Once(
         action="sql.create_table",
         target=TableName.parse(plan.table),
         fingerprint=fingerprint(asdict(plan)),
         connect=connect,
-        body=work.make,
+        body=work.create,
         run=run,
         point=lambda name: failpoint(f"sql.create_table.{name}"),
         publish=work.publish,
@@ -178,78 +190,79 @@ def create_table(plan: CreatePlan, connect: Callable[[], Session], run: Run) -> 
 
 
 @dataclass
-class _Work:
+class _Creation:
     plan: CreatePlan
     run: Run
-    swap: tuple[Table, TableName, TableName] | None = field(default=None, init=False)
+    pending_swap: tuple[Table, TableName, TableName] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.key = self.run.effects.key("sql.create_table")
-        self.mark = f"flowrunner {self.key}"
+        self.marker = f"flowrunner {self.key}"
 
-    def make(self, session: Session) -> dict[str, Any]:
-        self.swap = None
+    def create(self, session: Session) -> dict[str, Any]:
+        self.pending_swap = None
         target = session.locate(TableName.parse(self.plan.table))
         table = session.table(target)
         if table is None:
-            session.make(target, self.plan.spec, self.mark)
+            session.make(target, self.plan.spec, self.marker)
             failpoint("sql.create_table.after_create")
             return {"table": str(target), "created": True, "replaced": False}
-        if session.maker(target) == self.mark:  # an earlier attempt of this task, killed before it could say so
+        if session.maker(target) == self.marker:  # by an earlier attempt that was killed before it recorded this
             return {"table": str(target), "created": True, "replaced": False}
         if self.plan.if_exists == "fail":
-            raise AlreadyExists(f"the table {target} is there already", remedy="drop it, or change if_exists")
+            raise AlreadyExists(f"the table {target} exists already", remedy="drop it, or change if_exists")
         if self.plan.if_exists == "skip":
-            self._compare(session, target)
+            self._check_matches(session, target)
             return {"table": str(target), "created": False, "replaced": False}
         self._replace(session, table, target)
         return {"table": str(target), "created": True, "replaced": True}
 
     def _replace(self, session: Session, table: Table, target: TableName) -> None:
         try:
-            new = session.remake(table, self.plan.spec, stand_in(self.key), self.mark)
+            new = session.remake(table, self.plan.spec, stand_in(self.key), self.marker)
         except ConfigError as error:
             if error.field != "mode":
                 raise
-            raise _bad(
+            raise _config_error(
                 "if_exists",
                 error.message.replace("mode=", "if_exists="),
-                "take these away first and make them again afterwards, or change the table in a migration",
+                "drop these first and recreate them afterwards, or change the table in a migration",
             ) from None
         failpoint("sql.create_table.after_create")
         if new != table.name:
-            self.swap = table, new, aside(target, self.key)
+            self.pending_swap = table, new, aside(target, self.key)
 
     def publish(self, session: Session) -> None:
-        """The new table takes its place, where that is a step of its own."""
-        if self.swap is not None:
+        """Swap the new table in, where that is a separate step."""
+        if self.pending_swap is not None:
             self.run.lease.check()
-            session.swap(*self.swap)
+            session.swap(*self.pending_swap)
             failpoint("sql.create_table.after_swap")
 
     def tidy(self, session: Session, target: TableName, done: bool) -> None:
-        """Drop what a replacement has left; the old table only when the new one is known to be in its place."""
+        """Drop what a replacement left behind; the old table only when the new one is known to be in its place."""
         if self.plan.if_exists == "replace":
             new, old = target.beside(stand_in(self.key)), aside(target, self.key)
             session.tidy(*((new, old) if done else (new,)))
 
-    def _compare(self, session: Session, target: TableName) -> None:
+    def _check_matches(self, session: Session, target: TableName) -> None:
         wanted, found = session.sketched(self.plan.spec, target), session.shape(target)
-        if differences := unfit(str(target), wanted, found or Shape(columns={})):
+        if differences := incompatibilities(str(target), wanted, found or Shape(columns={})):
             raise IntegrityError(
-                f"{target} is there and does not fit: {told(differences)}",
+                f"{target} exists and does not match: {summary(differences)}",
                 remedy="change it in a migration, correct columns, or use if_exists='replace', which drops its rows",
             )
 
 
-def unfit(table: str, wanted: Shape, found: Shape) -> list[SchemaDifference]:
-    """In what the table differs so that it is not the wanted one.
+def incompatibilities(table: str, wanted: Shape, found: Shape) -> list[SchemaDifference]:
+    """Return the differences that make an existing table unsuitable.
 
-    More columns that may stay empty, more indexes, other defaults and types of the same family are no such difference.
+    Additional columns that are nullable or have a default, additional indexes, other defaults and other types of the
+    same family are accepted.
     """
     definitions = set(found.indexes.values())
     differences = []
-    for item in compared({table: wanted}, {table: found}):
+    for item in compare({table: wanted}, {table: found}):
         if item.what in ("foreign_key", "default"):
             fits = item.what == "foreign_key" or not item.expected or bool(item.found)
         elif item.what == "index":

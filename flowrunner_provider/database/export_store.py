@@ -1,4 +1,4 @@
-"""Exports into a store: the rows are complete in files on this disk before the first one appears in the store."""
+"""Upload an export to a store, after all its rows are complete in local files."""
 
 from __future__ import annotations
 
@@ -22,45 +22,45 @@ from flowrunner_provider.database.results import ExportResult
 from flowrunner_provider.files.publish import Publisher, Sink
 from flowrunner_provider.files.store import Store
 
-__all__ = ["scratch", "upload"]
+__all__ = ["temporary_folder", "upload"]
 
-_BLOCK = 1024 * 1024
+_BLOCK_BYTES = 1024 * 1024
 
 
 @contextmanager
-def scratch(run: Run) -> Iterator[Path]:
-    """A folder on this disk for the files until they are in the store; what a killed attempt has left goes first."""
+def temporary_folder(run: Run) -> Iterator[Path]:
+    """Yield a local folder for the files of an export, and delete what a killed attempt left behind."""
     token = hashlib.sha256("\0".join(run.scope).encode()).hexdigest()[:16]
     prefix = f"flowrunner-export-{token}-"
     with disk_errors(tempfile.gettempdir()):
-        for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-            if not left.is_symlink() and left.stat().st_uid == os.getuid():
-                shutil.rmtree(left, ignore_errors=True)  # one that is not dead may still write into it
+        for leftover in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+            if not leftover.is_symlink() and leftover.stat().st_uid == os.getuid():
+                shutil.rmtree(leftover, ignore_errors=True)  # a zombie attempt may still be writing to it
         folder = Path(tempfile.mkdtemp(prefix=prefix))
     failpoint("sql.export.after_scratch")
     try:
         yield folder
     finally:
         with disk_errors(str(folder)):
-            if folder.exists():  # no more if a newer attempt has taken over
+            if folder.exists():  # a newer attempt deletes it when it takes over
                 shutil.rmtree(folder)
 
 
 async def upload(exported: ExportResult, local: Path, store: Store, path: str, dest: str, run: Run) -> ExportResult:
-    """The files are in the store, each whole under its final name, and an earlier run's surplus ones are gone.
+    """Upload the files, each complete under its final name, and delete surplus files of an earlier run.
 
-    :param local: the folder of this disk below which the files are.
-    :param path: the file asked for; others are put beside it, and below its folder.
-    :param dest: its address, for the result.
+    :param local: the local folder that holds the files.
+    :param path: the requested file; other files go beside it or into subfolders.
+    :param dest: its URI, for the result.
     """
     folder, _, last = path.rpartition("/")
     names = [str(Path(file.path).relative_to(local)) for file in exported.files]
-    # not joined: the folders are named by us, with what would lead elsewhere escaped, which looks like an escape
+    # concatenated, not joined: the escapes in our own folder names would be rejected as path escapes
     targets = [f"{folder}/{name}" if folder or path.startswith("/") else name for name in names]
     sizes: Json = [file.bytes for file in exported.files]
     publisher = Publisher(run, store, "sql.export", sizes, "overwrite", announce=False)
     for target, file in zip(targets, exported.files, strict=True):
-        await publisher.publish(target, _Sender(file))
+        await publisher.publish(target, _FileUpload(file))
     counts = Counter(target.rpartition("/")[0] for target in targets)
     if names and (name := names[0].rpartition("/")[2]) != last:
         for place, count in counts.items():
@@ -71,8 +71,8 @@ async def upload(exported: ExportResult, local: Path, store: Store, path: str, d
     return replace(exported, path=done[0].path if done else dest, files=done)
 
 
-class _Sender:
-    """Writes one file of this disk into the store."""
+class _FileUpload:
+    """Writes one local file to the store."""
 
     def __init__(self, file: Dataset) -> None:
         self._file = file
@@ -85,15 +85,15 @@ class _Sender:
 
 async def _blocks(path: Path) -> AsyncIterator[bytes]:
     with disk_errors(str(path)), path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
+        while block := stream.read(_BLOCK_BYTES):
             yield block
 
 
 async def _remove_surplus(store: Store, folder: str, name: str, count: int, run: Run) -> None:
-    """Files of an earlier run that had more of them.
+    """Delete files of an earlier run that wrote more of them.
 
-    :param name: of one that is there now.
-    :param count: how many are.
+    :param name: the name of one current file.
+    :param count: the number of current files.
     """
     found = re.fullmatch(r"(.*)-\d{5,}(\.[^/]*)", name)
     if found is None:
@@ -110,4 +110,4 @@ async def _remove_surplus(store: Store, folder: str, name: str, count: int, run:
         try:
             await store.delete(path)
         except NotFound:
-            continue  # by an attempt that was killed afterwards
+            continue  # a killed attempt deleted it already

@@ -1,4 +1,4 @@
-"""Structures of tables: written down, and compared with what was written."""
+"""Take snapshots of table structures and compare them."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from flowrunner_provider.database.dialects.structure import ColumnShape, Shape
 from flowrunner_provider.database.identifiers import TableName
 from flowrunner_provider.database.results import SchemaDifference
 
-__all__ = ["MOST_BYTES", "compared", "look", "parsed", "rendered", "told"]
+__all__ = ["MAX_SNAPSHOT_BYTES", "compare", "parse", "read_structures", "render", "summary"]
 
-MOST_BYTES = 8_000_000
-"""Of a file of structures."""
+MAX_SNAPSHOT_BYTES = 8_000_000
+"""The size limit of a snapshot file."""
 
 _FORMAT = 1
-_MOST_TABLES = 10_000
-_SHOWN = 10
+_MAX_TABLES = 10_000
+_MAX_SHOWN = 10
 
 Shapes = Mapping[str, Shape]
 
 
-def look(connect: Callable[[], Session], tables: Sequence[str]) -> tuple[str, dict[str, Shape | None]]:
-    """The kind of the database, and the structure of each table (None: it is not there), all at one moment."""
+def read_structures(connect: Callable[[], Session], tables: Sequence[str]) -> tuple[str, dict[str, Shape | None]]:
+    """Return the kind of the database and the structure of each table (None if missing), read in one transaction."""
     names = [TableName.parse(table, "tables") for table in tables]
-    if not names or len(names) > _MOST_TABLES:
+    if not names or len(names) > _MAX_TABLES:
         raise ConfigError(
-            f"there are no tables to look at, or more than {_MOST_TABLES}", field="tables", remedy="name the tables"
+            f"tables must name 1 to {_MAX_TABLES} tables", field="tables", remedy="pass the names of the tables"
         )
     with connect() as session:
         session.begin("repeatable read", read_only=True)
@@ -39,22 +39,22 @@ def look(connect: Callable[[], Session], tables: Sequence[str]) -> tuple[str, di
         return session.kind, found
 
 
-def rendered(kind: str, found: Mapping[str, Shape | None]) -> str:
-    """The file of structures, the same text for the same structures.
+def render(kind: str, found: Mapping[str, Shape | None]) -> str:
+    """Return the snapshot file; the same structures give the same text.
 
-    :raises NotFound: if a table is missing: nobody wants to remember that.
+    :raises NotFound: if a table is missing.
     """
     if missing := sorted(name for name, shape in found.items() if shape is None):
-        raise NotFound(f"the table {missing[0]} is not there; no snapshot was written", remedy="correct its name")
+        raise NotFound(f"the table {missing[0]} does not exist; no snapshot was written", remedy="correct its name")
     tables = {name: asdict(shape) for name, shape in found.items() if shape is not None}
     return json.dumps({"format": _FORMAT, "database": kind, "tables": tables}, indent=1, sort_keys=True) + "\n"
 
 
-def parsed(value: Any, what: str) -> tuple[str, dict[str, Shape]]:
-    """The kind of database and the structures that a file holds.
+def parse(value: Any, what: str) -> tuple[str, dict[str, Shape]]:
+    """Return the kind of database and the structures in a snapshot file.
 
     :param value: its JSON.
-    :param what: the file, for the message.
+    :param what: the file, for error messages.
     """
     try:
         if value["format"] != _FORMAT:
@@ -63,10 +63,10 @@ def parsed(value: Any, what: str) -> tuple[str, dict[str, Shape]]:
         kind = value["database"]
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise IntegrityError(
-            f"{what} is no file of structures ({type(error).__name__})", remedy="write one anew, with snapshot"
+            f"{what} is not a snapshot of structures ({type(error).__name__})", remedy="write a new one with snapshot"
         ) from None
     if not tables:
-        raise IntegrityError(f"{what} names no tables", remedy="write one anew, with snapshot")
+        raise IntegrityError(f"{what} names no tables", remedy="write a new one with snapshot")
     return str(kind), tables
 
 
@@ -78,8 +78,8 @@ def _shape(item: Mapping[str, Any]) -> Shape:
     return Shape(**{**item, "columns": columns})
 
 
-def compared(expected: Shapes, found: Mapping[str, Shape | None]) -> list[SchemaDifference]:
-    """Every difference, table by table in the order of ``found``."""
+def compare(expected: Shapes, found: Mapping[str, Shape | None]) -> list[SchemaDifference]:
+    """Return every difference, table by table in the order of ``found``."""
     differences: list[SchemaDifference] = []
     for table, shape in found.items():
         before = expected.get(table)
@@ -90,38 +90,42 @@ def compared(expected: Shapes, found: Mapping[str, Shape | None]) -> list[Schema
                     SchemaDifference(table=table, change=change, what="table", name="", expected="", found="")
                 )
             continue
-        differences += _of_table(table, before, shape)
+        differences += _compare_table(table, before, shape)
     return differences
 
 
-def _of_table(table: str, before: Shape, now: Shape) -> Iterator[SchemaDifference]:
+def _compare_table(table: str, before: Shape, now: Shape) -> Iterator[SchemaDifference]:
     old, new = before.columns, now.columns
-    yield from _of_items(table, "column", {name: item.type for name, item in old.items() if name not in new}, {})
-    yield from _of_items(table, "column", {}, {name: item.type for name, item in new.items() if name not in old})
+    yield from _compare_items(table, "column", {name: item.type for name, item in old.items() if name not in new}, {})
+    yield from _compare_items(table, "column", {}, {name: item.type for name, item in new.items() if name not in old})
     both = [name for name in old if name in new]
-    yield from _of_items(table, "type", {n: old[n].type for n in both}, {n: new[n].type for n in both})
-    yield from _of_items(table, "nullability", {n: _null(old[n]) for n in both}, {n: _null(new[n]) for n in both})
-    yield from _of_items(
+    yield from _compare_items(table, "type", {n: old[n].type for n in both}, {n: new[n].type for n in both})
+    yield from _compare_items(
+        table, "nullability", {n: _nullability(old[n]) for n in both}, {n: _nullability(new[n]) for n in both}
+    )
+    yield from _compare_items(
         table, "default", {n: old[n].default or "" for n in both}, {n: new[n].default or "" for n in both}
     )
-    yield from _of_items(
-        table, "primary_key", _keyed("", ", ".join(before.primary_key)), _keyed("", ", ".join(now.primary_key))
+    yield from _compare_items(
+        table, "primary_key", _entry("", ", ".join(before.primary_key)), _entry("", ", ".join(now.primary_key))
     )
-    yield from _of_items(table, "index", before.indexes, now.indexes)
-    yield from _of_items(
+    yield from _compare_items(table, "index", before.indexes, now.indexes)
+    yield from _compare_items(
         table, "foreign_key", {key: key for key in before.foreign_keys}, {key: key for key in now.foreign_keys}
     )
 
 
-def _null(column: ColumnShape) -> str:
+def _nullability(column: ColumnShape) -> str:
     return "nullable" if column.nullable else "not null"
 
 
-def _keyed(name: str, text: str) -> dict[str, str]:
+def _entry(name: str, text: str) -> dict[str, str]:
     return {name: text} if text else {}
 
 
-def _of_items(table: str, what: str, before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[SchemaDifference]:
+def _compare_items(
+    table: str, what: str, before: Mapping[str, str], now: Mapping[str, str]
+) -> Iterator[SchemaDifference]:
     for name in dict.fromkeys([*before, *now]):
         old, new = before.get(name), now.get(name)
         if old == new:
@@ -130,13 +134,13 @@ def _of_items(table: str, what: str, before: Mapping[str, str], now: Mapping[str
         yield SchemaDifference(table=table, change=change, what=what, name=name, expected=old or "", found=new or "")
 
 
-def told(differences: Sequence[SchemaDifference]) -> str:
-    """The first differences, for a message."""
+def summary(differences: Sequence[SchemaDifference]) -> str:
+    """Return the first differences as text for an error message."""
     parts = []
-    for item in differences[:_SHOWN]:
+    for item in differences[:_MAX_SHOWN]:
         values = (
             f" ({item.expected or '-'} -> {item.found or '-'})" if item.what not in ("table", "foreign_key") else ""
         )
         parts.append(f"{item.table}: {item.what} {item.name} {item.change}".replace("  ", " ") + values)
-    more = len(differences) - _SHOWN
+    more = len(differences) - _MAX_SHOWN
     return "; ".join(parts) + (f"; and {more} more" if more > 0 else "")

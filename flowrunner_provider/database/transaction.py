@@ -1,4 +1,4 @@
-"""Several statements in one transaction, once."""
+"""Run several statements in one transaction, once."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from flowrunner_provider.database.results import StatementResult, TransactionRes
 
 __all__ = ["Statement", "TransactionPlan", "transact"]
 
-_COMMENT = re.compile(r"[\s;]+|--[^\n]*(?:\n|$)|/\*((?:[^*]|\*(?!/))*)\*/", re.ASCII)
-_WORD = re.compile(r"[A-Za-z]+|\(")
-_CONTROL = frozenset(
+_SKIPPED = re.compile(r"[\s;]+|--[^\n]*(?:\n|$)|/\*((?:[^*]|\*(?!/))*)\*/", re.ASCII)
+_KEYWORD = re.compile(r"[A-Za-z]+|\(")
+_TRANSACTION_CONTROL = frozenset(
     {"ABORT", "BEGIN", "COMMIT", "END", "PREPARE", "RELEASE", "ROLLBACK", "SAVEPOINT", "START", "ATTACH", "DETACH"}
 )
 _KEYS = ("sql", "params", "expect_rows", "name", "savepoint")
@@ -35,7 +35,7 @@ class Statement:
     """One statement.
 
     :param sql: with the placeholders of the driver.
-    :param savepoint: a name: an error from here to the next savepoint may be undone alone.
+    :param savepoint: the name of a savepoint before it; an error up to the next savepoint can be undone alone.
     """
 
     sql: str
@@ -45,52 +45,52 @@ class Statement:
     savepoint: str | None
 
     @classmethod
-    def read(cls, value: Any, number: int) -> Statement:
-        """From the object that the user wrote.
+    def parse(cls, value: Any, number: int) -> Statement:
+        """Parse a statement as the user wrote it.
 
-        :raises ConfigError: naming what to mend, and never a value.
+        :raises ConfigError: naming what to correct, never a value.
         """
         where = f"statement {number}"
         if isinstance(value, str):
             value = {"sql": value}
         if not isinstance(value, Mapping) or not isinstance(value.get("sql"), str):
-            raise _bad(f"{where} has no sql", 'write {"sql": "UPDATE ...", "params": [...]}')
+            raise _config_error(f"{where} has no sql", 'pass {"sql": "UPDATE ...", "params": [...]}')
         if unknown := sorted(set(map(str, value)) - set(_KEYS)):
-            raise _bad(f"{where} has the unknown key {unknown[0]!r}", f"known keys: {', '.join(_KEYS)}")
+            raise _config_error(f"{where} has the unknown key {unknown[0]!r}", f"use only {', '.join(_KEYS)}")
         params, expect, savepoint = value.get("params"), value.get("expect_rows"), value.get("savepoint")
         if params is not None and not isinstance(params, list | tuple | dict):
-            raise _bad(f"{where}: params must be a list or an object", "one value per placeholder")
+            raise _config_error(f"{where}: params must be a list or an object", "pass one value per placeholder")
         if isinstance(expect, str) and expect.isascii() and expect.isdigit():
             expect = int(expect)
         if expect is not None and (not isinstance(expect, int) or isinstance(expect, bool) or expect < 0):
-            raise _bad(f"{where}: expect_rows must be 0 or more", "give a whole number")
+            raise _config_error(f"{where}: expect_rows must be 0 or more", "pass an integer")
         if savepoint is not None:
             if not isinstance(savepoint, str):
-                raise _bad(f"{where}: savepoint must be a name", "write 'audit', say")
+                raise _config_error(f"{where}: savepoint must be a name", "pass a name such as 'audit'")
             Identifier(savepoint)
         _check_sql(value["sql"], where)
         name = str(value.get("name") or number)
         return cls(sql=value["sql"], params=params, expect_rows=expect, name=name, savepoint=savepoint)
 
 
-def _bad(message: str, remedy: str) -> ConfigError:
+def _config_error(message: str, remedy: str) -> ConfigError:
     return ConfigError(message, field="statements", remedy=remedy)
 
 
 def _check_sql(sql: str, where: str) -> None:
-    """A statement that would end the transaction is refused; the database itself refuses two in one text."""
+    """Reject a statement that would end the transaction; the database itself rejects two in one text."""
     position = 0
-    while found := _COMMENT.match(sql, position):
+    while found := _SKIPPED.match(sql, position):
         if found[1] and "/*" in found[1]:
-            raise _bad(f"{where} begins with a comment in a comment", "leave it away")
+            raise _config_error(f"{where} begins with a nested comment", "remove it")
         position = found.end()
-    word = _WORD.match(sql, position)
+    word = _KEYWORD.match(sql, position)
     if word is None:
-        raise _bad(f"{where} does not begin with a word of SQL", "write one statement")
-    if word[0].upper() in _CONTROL:
-        raise _bad(
+        raise _config_error(f"{where} does not begin with an SQL keyword", "pass one statement")
+    if word[0].upper() in _TRANSACTION_CONTROL:
+        raise _config_error(
             f"{where} is {word[0].upper()}, which would act on the transaction itself",
-            "leave it away: the action begins and ends the transaction; parts of it get a savepoint",
+            "remove it: the action begins and ends the transaction; use savepoint for parts of it",
         )
 
 
@@ -98,7 +98,7 @@ def _check_sql(sql: str, where: str) -> None:
 class TransactionPlan:
     """The parameters of the action ``sql.transaction``.
 
-    :raises ConfigError: naming the parameter to mend.
+    :raises ConfigError: naming the parameter to correct.
     """
 
     statements: Sequence[Statement]
@@ -116,34 +116,31 @@ class TransactionPlan:
                     remedy=f"use one of {', '.join(map(repr, get_args(choices)))}",
                 )
         if not self.statements:
-            raise _bad("there are no statements", "give at least one")
+            raise _config_error("statements is empty", "pass at least one")
         names = [statement.name for statement in self.statements]
         if len(set(names)) != len(names):
-            raise _bad("two statements have one name", "give each a name of its own")
+            raise _config_error("two statements have the same name", "use unique names")
         if (self.on_error == "rollback_to") != any(statement.savepoint for statement in self.statements):
             raise ConfigError(
-                "on_error='rollback_to' needs a statement with a savepoint, and savepoints need it",
+                "on_error='rollback_to' and savepoint are used together",
                 field="on_error",
-                remedy="give a statement a savepoint, or leave both away",
+                remedy="add a savepoint to a statement, or use on_error='rollback' without savepoints",
             )
 
     @property
     def ledger(self) -> TableName:
-        """Where the ledger is; without a schema where the database looks first."""
+        """The ledger table; without a schema it is in the database's default one."""
         return TableName.of(NAME, self.ledger_schema)
 
     def fingerprint(self) -> str:
-        """A digest of what would be done; the same in every attempt."""
+        """Return a digest of the statements; the same in every attempt."""
         parts = [asdict(statement) for statement in self.statements]
         text = json.dumps([parts, self.on_error], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
 def transact(plan: TransactionPlan, connect: Callable[[], Session], run: Run) -> TransactionResult:
-    """All statements have happened, together with the ledger's row, or none of them.
-
-    Killed or repeated anywhere, it does them exactly once.
-    """
+    """Run all statements and record them in the ledger in one commit, exactly once over all attempts."""
     work = Once(
         action="sql.transaction",
         target=plan.ledger,
@@ -166,30 +163,30 @@ def transact(plan: TransactionPlan, connect: Callable[[], Session], run: Run) ->
 def _run_all(session: Session, plan: TransactionPlan, run: Run) -> list[StatementResult]:
     results: list[StatementResult] = []
     savepoint: str | None = None
-    begun = 0  # the place of the first result behind the savepoint
-    failed = False
+    start = 0  # index of the first result after the savepoint
+    skipping = False
     for statement in plan.statements:
         if statement.savepoint is not None:
-            savepoint, begun, failed = statement.savepoint, len(results), False
+            savepoint, start, skipping = statement.savepoint, len(results), False
             session.savepoint(savepoint)
         run.deadline.check("the transaction")
         rows = 0
-        if not failed:
+        if not skipping:
             try:
-                rows = _run_one(session, statement)
+                rows = _run_statement(session, statement)
             except (PermanentError, ConfigError) as error:
                 if savepoint is None:
                     raise
-                failed = True
+                skipping = True
                 session.back(savepoint)
-                run.log.warning("%s What came after the savepoint was undone.", error.message)
-                results[begun:] = [StatementResult(name=done.name, rows=0, undone=True) for done in results[begun:]]
-        results.append(StatementResult(name=statement.name, rows=rows, undone=failed))
+                run.log.warning("%s The statements since the savepoint were undone.", error.message)
+                results[start:] = [StatementResult(name=done.name, rows=0, undone=True) for done in results[start:]]
+        results.append(StatementResult(name=statement.name, rows=rows, undone=skipping))
         failpoint("sql.transaction.after_statement")
     return results
 
 
-def _run_one(session: Session, statement: Statement) -> int:
+def _run_statement(session: Session, statement: Statement) -> int:
     try:
         rows = session.execute(statement.sql, statement.params)
     except FlowRunnerError as error:
@@ -199,7 +196,7 @@ def _run_one(session: Session, statement: Statement) -> int:
         raise
     if statement.expect_rows not in (None, rows):
         raise IntegrityError(
-            f"statement {statement.name!r} met {rows} rows, expected were {statement.expect_rows}; nothing was stored",
-            remedy="look at the table, or correct expect_rows",
+            f"statement {statement.name!r} matched {rows} rows, expected {statement.expect_rows}; nothing was stored",
+            remedy="check the table, or correct expect_rows",
         )
     return rows

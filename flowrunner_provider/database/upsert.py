@@ -1,4 +1,4 @@
-"""Rows that are written into the DAG itself, as a source of a load."""
+"""Rows written in the DAG, as the source of a load."""
 
 from __future__ import annotations
 
@@ -11,35 +11,37 @@ from typing import Any
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.database.dialects.model import Row
 
-__all__ = ["MOST_ROWS", "GivenRows"]
+__all__ = ["MAX_ROWS", "GivenRows"]
 
-MOST_ROWS = 10_000
-"""More rows belong into a file."""
+MAX_ROWS = 10_000
+"""The limit of rows written in a DAG; more rows belong in a file."""
 
 
 class GivenRows:
-    """A list of objects that all have the same keys.
+    """A list of objects with the same columns.
 
-    :raises ConfigError: naming the row, and never a value.
+    :raises ConfigError: naming the row, never a value.
     """
 
     def __init__(self, value: Any) -> None:
-        if not isinstance(value, list | tuple) or len(value) > MOST_ROWS:
+        if not isinstance(value, list | tuple) or len(value) > MAX_ROWS:
             raise ConfigError(
-                f"rows must be a list of at most {MOST_ROWS} objects",
+                f"rows must be a list of at most {MAX_ROWS} objects",
                 field="rows",
-                remedy='write [{"id": 1, "name": "a"}], and pass many rows as source, a file',
+                remedy='pass [{"id": 1, "name": "a"}]; for more rows, pass a file as source',
             )
         for number, row in enumerate(value, 1):
             if not isinstance(row, Mapping) or not all(isinstance(name, str) for name in row) or not row:
                 raise ConfigError(
-                    f"row {number} is no object", field="rows", remedy='write {"id": 1, "name": "a"}, column -> value'
+                    f"row {number} is not an object",
+                    field="rows",
+                    remedy='pass column -> value, e.g. {"id": 1, "name": "a"}',
                 )
             if row.keys() != value[0].keys():
                 raise ConfigError(
-                    f"row {number} has not the same columns as the first one",
+                    f"row {number} does not have the same columns as the first one",
                     field="rows",
-                    remedy="give every row all columns; null is a value as well",
+                    remedy="add all columns to every row; use null for missing values",
                 )
         self.columns = list(value[0]) if value else []
         self._rows: list[Row] = [tuple(row[name] for name in self.columns) for row in value]
@@ -52,11 +54,11 @@ class GivenRows:
             yield self._rows
 
     @contextmanager
-    def opened(self) -> Iterator[GivenRows]:
-        """A source opens; there is nothing to do."""
+    def open(self) -> Iterator[GivenRows]:
+        """Yield the rows; there is nothing to open."""
         yield self
 
     def identity(self) -> dict[str, str]:
-        """What tells these rows from other ones in every attempt."""
+        """Return what identifies these rows; the same in every attempt."""
         text = json.dumps([self.columns, self._rows], default=str)
         return {"rows": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()}

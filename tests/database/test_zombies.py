@@ -109,9 +109,8 @@ def test_syncs(make: Make, case: str, kind: str) -> None:
 
 
 @pytest.mark.backend
-@pytest.mark.skipif(not EVERY, reason="as the others: with FLOWRUNNER_KILLS")
 def test_partitions_that_are_swapped(make: Make) -> None:
-    swept(lambda: maintenance.partitioned(make("postgres")), maintenance.swap, maintenance.swapped)
+    swept(lambda: maintenance.partitioned(make("postgres")), maintenance.swap, maintenance.swapped, "after_swap")
 
 
 @pytest.mark.parametrize("kind", KINDS if EVERY else ["postgres", "mysql"])

@@ -1,4 +1,4 @@
-"""Actions on SQL databases."""
+"""Operators for SQL databases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Queries into files."""
+"""Export the rows of a query to files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.database.operators.arguments import number
+from flowrunner_provider.database.operators.arguments import parse_count
 from flowrunner_provider.database.results import ExportResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator, run_to_end
 
@@ -20,34 +20,35 @@ __all__ = ["SqlExportOperator"]
 
 
 class SqlExportOperator(FlowRunnerOperator):
-    """Every row of the query or table is in the file ``dest``, as one read-only transaction saw them at one moment.
+    """On success, the file ``dest`` holds every row of the query, read from one snapshot in a read-only transaction.
 
-    A killed attempt leaves nothing under the final name; the retry starts over, removes what was left and writes
-    the rows as they are then. In a store each file appears whole, and none before all rows are complete on this disk.
-    Memory is constant. PostgreSQL writes CSV itself (``COPY``): NULL is an empty field and empty text is ``""``;
-    the same rows in the same order give the same bytes.
+    A killed attempt leaves nothing under the final name. The retry removes its leftovers and exports the rows as they
+    are then. Each file appears complete, by an atomic rename or upload. In a store, no file appears before all rows are
+    complete on the worker's disk. Memory use is constant. PostgreSQL formats CSV itself (``COPY``): NULL is an empty
+    field and an empty string is ``""``. The same rows in the same order produce the same bytes.
 
-    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; its type chooses the dialect.
-    :param dest: the file, .csv, .jsonl, .parquet or .xlsx, on the worker's disk or in any store, as
-        ``s3://aws_default@raw/orders.csv``; ``.gz`` at the end compresses the first two. In Excel files text is never
-        a formula, and numbers of more than 15 digits and times with a zone are text.
-    :param sql: one query; placeholders are those of the database's driver: ``%s`` and ``%(name)s`` for PostgreSQL
-        and MySQL (where ``%`` itself is then ``%%``), ``?`` and ``:name`` for SQLite.
-    :param table: in place of ``sql``: ``table`` or ``schema.table``, taken literally.
-    :param parameters: values for the placeholders, a list or an object; bound by the driver.
-    :param columns: which columns, in which order; all by default.
-    :param order_by: columns to sort by; without them the order is the database's choice.
-    :param partition_by: write ``country=DE/orders.parquet`` and so on beside ``dest``, a folder for each combination of
-        values of these columns, which are then not in the files, as Hive, Spark and Arrow read them back. Texts,
-        whole numbers, truth values and dates; NULL is ``__HIVE_DEFAULT_PARTITION__``, and what a path cannot hold is
-        written as ``%2F``. The database sorts, one file is open at a time, 10,000 folders are the most. Folders that
-        the rows do not name are left as they are; without rows nothing is written. ``files`` names all. In a store,
-        a file that a killed attempt put into a folder which the retry has no rows for stays there.
-    :param max_rows_per_file: write ``name-00001.csv`` and so on, with so many rows each; ``files`` in the result has
-        a dataset for each. Files of an earlier run with higher numbers are removed.
-    :param skip_if_empty: write nothing if there are no rows; a file that is there already stays.
-    :param chunk_size: rows in memory at a time.
-    :param expected_rows: how many rows there must be; otherwise nothing is written.
+    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; the type selects the dialect.
+    :param dest: the .csv, .jsonl, .parquet or .xlsx file to write, on the worker's disk or in any store, e.g.
+        ``s3://aws_default@raw/orders.csv``. Append ``.gz`` to compress CSV or JSON Lines. In Excel files, text is never
+        evaluated as a formula; numbers with more than 15 digits and timestamps with a time zone are written as text.
+    :param sql: one query, with the placeholders of the database driver: ``%s`` and ``%(name)s`` for PostgreSQL and
+        MySQL (write a literal ``%`` as ``%%`` when you pass parameters), ``?`` and ``:name`` for SQLite.
+    :param table: the table or view to export instead of ``sql``: ``table`` or ``schema.table``, taken literally.
+    :param parameters: values for the placeholders, a list or an object; the driver binds them.
+    :param columns: the columns to export, in this order; by default all.
+    :param order_by: the columns to sort by; without them, the database chooses the order.
+    :param partition_by: write one folder per combination of values of these columns, e.g. ``country=DE/orders.parquet``
+        beside ``dest``. The files leave these columns out; Hive, Spark and Arrow read them back from the folder names.
+        Strings, integers, booleans and dates are accepted. NULL becomes ``__HIVE_DEFAULT_PARTITION__``; characters that
+        a path cannot hold are escaped, e.g. ``%2F``. The database sorts the rows, so one file is open at a time. An
+        export may write at most 10,000 folders. Existing folders without exported rows are left as they are; without
+        rows nothing is written. The result lists all files in ``files``. In a store, a file of a killed attempt remains
+        if the retry has no rows for its folder.
+    :param max_rows_per_file: split the export into files of at most this many rows, named ``name-00001.csv`` and so on.
+        The result lists them in ``files``. Files of an earlier run with higher numbers are deleted.
+    :param skip_if_empty: write nothing if the query returns no rows; an existing file is kept.
+    :param chunk_size: the number of rows held in memory at a time.
+    :param expected_rows: the number of rows the query must return; otherwise nothing is written and the task fails.
     """
 
     action: ClassVar[str] = "sql.export"
@@ -97,13 +98,14 @@ class SqlExportOperator(FlowRunnerOperator):
         self.expected_rows = expected_rows
 
     def perform(self, run: Run) -> ExportResult:
-        from flowrunner_provider.database.export_store import scratch
+        from flowrunner_provider.database.export_store import temporary_folder
         from flowrunner_provider.files.hook import open_store
         from flowrunner_provider.files.uri import one_file
 
-        if (location := one_file(self.dest, "dest")).scheme != "file":
-            open_store(location, field="dest")  # what its connection lacks is told before the rows are read
-            with scratch(run) as folder:
+        location = one_file(self.dest, "dest")
+        if location.scheme != "file":
+            open_store(location, field="dest")  # report connection errors before reading any rows
+            with temporary_folder(run) as folder:
                 exported = self._export(str(folder / location.path.rpartition("/")[2]), run)
                 return run_to_end(self._upload(exported, folder, location, run), run.deadline)
         return self._export(self.dest, run)
@@ -132,7 +134,7 @@ class SqlExportOperator(FlowRunnerOperator):
             max_rows_per_file=self.max_rows_per_file,
             skip_if_empty=self.skip_if_empty,
             chunk_size=self.chunk_size,
-            expected_rows=number(self.expected_rows, "expected_rows"),
+            expected_rows=parse_count(self.expected_rows, "expected_rows"),
         )
         hook = hook_for(self.conn_id)
         return export(plan, lambda: hook.open(run.deadline), run)

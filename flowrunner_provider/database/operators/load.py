@@ -1,4 +1,4 @@
-"""Files into tables."""
+"""Load files into tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import UNKNOWN, Dataset
 from flowrunner_provider.database.choices import BadRow, Keep, Mode
-from flowrunner_provider.database.operators.arguments import csv_file, identity, number
+from flowrunner_provider.database.operators.arguments import csv_file, parse_count, source_identity
 from flowrunner_provider.database.results import LoadResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
@@ -21,39 +21,40 @@ __all__ = ["SqlLoadOperator"]
 
 
 class SqlLoadOperator(FlowRunnerOperator):
-    """Every row of ``source`` is in ``table``, and all of them became visible in one commit.
+    """On success, every row of ``source`` is in ``table``, and all rows became visible in a single commit.
 
-    Killed anywhere and retried, or run twice at once, it stores the rows exactly once: a row in the table
-    ``flowrunner_ledger``, in the same schema and committed in the same transaction, tells the next attempt that
-    the work is done.
-    Memory is constant; the rows travel by ``COPY`` to PostgreSQL, by ``LOAD DATA`` to MySQL and MariaDB,
-    and in batches to SQLite. MySQL commits at every change of a structure: there ``replace`` fills the new table out of
-    sight and one ``RENAME TABLE`` decides (what others write into the old one meanwhile is lost with it), and a table
-    that ``create_table`` makes stays, empty, when the load fails. Tested with MariaDB; MySQL 8 is not.
+    A killed or retried task, or two attempts at once, store the rows exactly once. A row in the table
+    ``flowrunner_ledger``, in the same schema and committed in the same transaction, tells the next attempt that the
+    work is done. Memory use is constant. Rows travel by ``COPY`` to PostgreSQL, by ``LOAD DATA`` to MySQL and MariaDB,
+    by ``INSERT BULK`` to SQL Server and in batches to SQLite. MySQL commits implicitly at every DDL statement. There,
+    ``replace`` fills a hidden table and publishes it with one ``RENAME TABLE``; rows that others write to the old table
+    meanwhile are lost. A table that ``create_table`` created remains, empty, if the load fails. Tested with MariaDB,
+    not with MySQL 8.
 
-    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; its type chooses the dialect.
+    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; the type selects the dialect.
     :param source: the result of the task that wrote the rows, or the path of a .csv, .jsonl or .parquet file.
-    :param table: ``table`` or ``schema.table``, taken literally (no folding to lower case); odd names are
-        quoted as in SQL.
-    :param mode: ``append`` adds the rows; ``truncate`` replaces the rows of the table (with DELETE, so readers
-        go on seeing the old ones until the commit; other writers wait); ``replace`` fills a new table and swaps it
-        in (readers wait for the moment of the swap); ``upsert`` updates rows whose ``keys`` are there and inserts
-        the others.
+    :param table: the target, ``table`` or ``schema.table``, taken literally (not folded to lower case); quote unusual
+        names as in SQL, e.g. ``"my table"``.
+    :param mode: ``append`` adds the rows. ``truncate`` replaces all rows of the table with DELETE and INSERT: readers
+        see the old rows until the commit, other writers wait. ``replace`` fills a new table and swaps it in: readers
+        wait only for the swap. ``upsert`` updates the rows whose ``keys`` exist and inserts the others.
     :param keys: for ``upsert``: the columns of a primary key or unique index of the table.
-    :param column_map: source column -> table column, or null to leave it out; the others keep their names.
-    :param create_table: create a table (or database file) that is missing, with the types that the dataset
-        declares or else those of the first batch. With ``replace`` the table is made anew with these columns.
-    :param batch_size: rows in memory at a time.
-    :param keep: for ``upsert``, when source rows share their keys: ``error``, or keep the ``last``.
-    :param null_text: CSV: the text that is NULL, by default the empty field; null for none.
-    :param delimiter: CSV: one character.
-    :param encoding: CSV: of the file; the default reads UTF-8 with or without BOM.
-    :param expected_rows: how many rows the source must have.
-    :param min_rows: how many rows it must have at least; by default an empty source loads nothing and succeeds
-        (and empties the table with ``truncate`` and ``replace``).
-    :param on_bad_row: ``fail`` stores nothing when a row does not fit; ``reject`` sets such rows aside.
-    :param reject_path: for ``reject``: the file (JSON Lines) for these rows and the reasons, for its owner only.
-    :param max_failures: for ``reject``: with more such rows nothing is stored.
+    :param column_map: maps source columns to table columns; map a column to null to leave it out. Other columns keep
+        their names.
+    :param create_table: create the table (for SQLite also the database file) if it is missing. The types are those that
+        the dataset declares, or those of the first batch. With ``replace``, the table is rebuilt with these columns.
+    :param batch_size: the number of rows held in memory at a time.
+    :param keep: for ``upsert``, when several source rows have the same keys: ``error`` fails, ``last`` keeps the last
+        one.
+    :param null_text: CSV: the text that means NULL; by default an empty field. Null turns this off.
+    :param delimiter: CSV: the field separator, one character.
+    :param encoding: CSV: the encoding of the file; the default reads UTF-8 with or without BOM.
+    :param expected_rows: the number of rows the source must have; otherwise nothing is stored and the task fails.
+    :param min_rows: the minimum number of rows. By default an empty source succeeds; with ``truncate`` or ``replace``
+        it empties the table.
+    :param on_bad_row: ``fail`` stores nothing if any row does not fit the table; ``reject`` sets such rows aside.
+    :param reject_path: for ``reject``: the JSON Lines file for these rows and the reasons, readable by its owner only.
+    :param max_failures: for ``reject``: the maximum number of such rows; with more, nothing is stored.
     """
 
     action: ClassVar[str] = "sql.load"
@@ -113,11 +114,11 @@ class SqlLoadOperator(FlowRunnerOperator):
 
         if not isinstance(self.batch_size, int) or not 1 <= self.batch_size <= 1_000_000:
             raise ConfigError(
-                "batch_size must be between 1 and 1000000", field="batch_size", remedy="5000 is a good value"
+                "batch_size must be between 1 and 1000000", field="batch_size", remedy="use the default, 5000"
             )
         if self.column_map is not None and not isinstance(self.column_map, Mapping):
             raise ConfigError(
-                "column_map must be an object", field="column_map", remedy='write {"source name": "table name"}'
+                "column_map must be an object", field="column_map", remedy='pass {"source column": "table column"}'
             )
         return LoadPlan(
             table=self.table,
@@ -126,7 +127,7 @@ class SqlLoadOperator(FlowRunnerOperator):
             column_map=self.column_map or {},
             create_table=self.create_table,
             keep=self.keep,
-            expected_rows=number(self.expected_rows, "expected_rows"),
+            expected_rows=parse_count(self.expected_rows, "expected_rows"),
             min_rows=self.min_rows,
             on_bad_row=self.on_bad_row,
             reject_path=self.reject_path,
@@ -139,20 +140,20 @@ class SqlLoadOperator(FlowRunnerOperator):
 
         plan = self._plan()
         dataset = Dataset.from_value(self.source)
-        self._rows(dataset)  # tells what is wrong with the options before anything is opened
+        self._open(dataset)  # report invalid options before connecting
         hook = hook_for(self.conn_id)
         return load(
-            lambda: self._rows(dataset),
+            lambda: self._open(dataset),
             plan,
             lambda: hook.open(run.deadline, create=self.create_table),
             run,
-            fingerprint=plan.fingerprint(identity(dataset)),
+            fingerprint=plan.fingerprint(source_identity(dataset)),
             types=dataset.columns,
             total=dataset.rows if dataset.rows != UNKNOWN else None,
             csv=csv_file(dataset, delimiter=self.delimiter, encoding=self.encoding, null_text=self.null_text),
         )
 
-    def _rows(self, dataset: Dataset) -> RowReader:
+    def _open(self, dataset: Dataset) -> RowReader:
         from flowrunner_provider.data.readers import open_rows
 
         return open_rows(

@@ -1,4 +1,4 @@
-"""Upkeep of tables."""
+"""Maintain tables."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ __all__ = ["SqlMaintainOperator"]
 
 
 class SqlMaintainOperator(FlowRunnerOperator):
-    """The operation has been done on every one of ``tables``, of which none was missing.
+    """On success, the operation has been applied to every table in ``tables``, and none of them was missing.
 
-    Killed anywhere and retried, ``truncate``, ``drop`` and ``swap_partition`` have happened exactly once, on all of the
-    tables or none: a row in the table ``flowrunner_ledger``, beside the first table and committed in the same
-    transaction, tells the next attempt so. The others are simply done again, which changes nothing.
-    MySQL and MariaDB commit at every change of a structure: there one ``RENAME TABLE`` decides about a ``drop``, and
-    ``truncate`` deletes the rows. So does SQL Server where a foreign key refers to the table, or it numbers its rows.
+    A killed or retried task applies ``truncate``, ``drop`` and ``swap_partition`` exactly once, to all tables or none.
+    A row in the table ``flowrunner_ledger``, in the schema of the first table and committed in the same transaction,
+    tells the next attempt that the work is done. The other operations are repeated, which is harmless. MySQL and
+    MariaDB commit implicitly at every DDL statement: there, ``drop`` is decided by one ``RENAME TABLE`` and
+    ``truncate`` deletes the rows. SQL Server also deletes the rows if the table has an identity column or a foreign key
+    refers to it.
 
-    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; its type chooses the dialect.
-    :param operation: ``truncate`` removes all rows, ``drop`` the tables (never what depends on them); ``analyze``
-        renews statistics; ``vacuum`` gives room back (SQLite: of the whole file, without ``tables``; MySQL: OPTIMIZE;
-        SQL Server: indexes are reorganised, a table without a clustered index is written anew); ``reindex`` builds
-        indexes anew; ``refresh_mview`` (PostgreSQL) fills materialized views; ``swap_partition`` (PostgreSQL) exchanges
-        the rows of a partition and of ``replacement`` by exchanging the tables.
-    :param tables: ``table`` or ``schema.table`` each, taken literally, with capitals as the database has them.
-    :param confirm: for ``truncate`` and ``drop``: the same names once more; this parameter takes no templates, so that
-        a name that came out of a template otherwise than meant does no harm.
-    :param max_rows: for ``truncate`` and ``drop``: when a table has more rows nothing is done; null for no limit.
-    :param replacement: for ``swap_partition``: the table that is to be the partition, in the same schema; it has the
-        former rows afterwards.
-    :param concurrently: for ``refresh_mview``: readers do not wait; the view needs a unique index.
-    :param dry_run: do nothing but look whether the tables are there, and count the rows that would go.
+    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; the type selects the dialect.
+    :param operation: ``truncate`` removes all rows. ``drop`` drops the tables, but never objects that depend on them.
+        ``analyze`` refreshes statistics. ``vacuum`` reclaims space (SQLite: of the database file, without ``tables``;
+        MySQL: OPTIMIZE TABLE; SQL Server: reorganizes indexes and rebuilds tables without a clustered index).
+        ``reindex`` rebuilds indexes. ``refresh_mview`` (PostgreSQL) refreshes materialized views. ``swap_partition``
+        (PostgreSQL) exchanges a partition with the table ``replacement``.
+    :param tables: the tables, each ``table`` or ``schema.table``, taken literally and in the database's own case.
+    :param confirm: for ``truncate`` and ``drop``: the same names again. This parameter takes no templates, so a
+        template that renders to an unexpected name does no harm.
+    :param max_rows: for ``truncate`` and ``drop``: do nothing and fail if a table has more rows; null for no limit.
+    :param replacement: for ``swap_partition``: the table in the same schema that becomes the partition. It holds the
+        former rows of the partition afterwards.
+    :param concurrently: for ``refresh_mview``: do not block readers; the view needs a unique index.
+    :param dry_run: change nothing; only check that the tables exist and count the rows that would be removed.
     """
 
     action: ClassVar[str] = "sql.maintain"
@@ -62,7 +63,7 @@ class SqlMaintainOperator(FlowRunnerOperator):
         self.max_rows = max_rows
         self.replacement = replacement
         self.concurrently = concurrently
-        self.looking = dry_run  # dry_run() is a method of every operator
+        self.dry_run_only = dry_run  # BaseOperator has a method named dry_run
 
     def perform(self, run: Run) -> MaintainResult:
         from flowrunner_provider.database.hook import hook_for
@@ -75,7 +76,7 @@ class SqlMaintainOperator(FlowRunnerOperator):
             max_rows=self.max_rows,
             replacement=self.replacement,
             concurrently=self.concurrently,
-            dry_run=self.looking,
+            dry_run=self.dry_run_only,
         )
         hook = hook_for(self.conn_id)
         return maintain(plan, lambda: hook.open(run.deadline), run)

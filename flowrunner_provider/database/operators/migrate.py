@@ -1,4 +1,4 @@
-"""Versioned scripts."""
+"""Run versioned migration scripts."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ __all__ = ["SqlMigrateOperator"]
 
 
 class SqlMigrateOperator(FlowRunnerOperator):
-    """Every script up to the target has run once and in order, and a history in the database says which, when and by
-    whom.
+    """On success, every script up to ``target`` has run once and in order, and a history table records which, when and
+    by whom.
 
-    Killed anywhere and retried, or run twice at once, each script runs once: on PostgreSQL, SQL Server and SQLite it
-    commits together with its row in the history, and a lock lets one run work at a time. MySQL and MariaDB commit at
-    every change of a structure: a script that stopped half way is recorded, and every later run stops there with an
-    error until ``on_interrupted`` says what it means. The same holds for a script that starts with the line
-    ``-- flowrunner:no-transaction``; it is one statement, such as ``CREATE INDEX CONCURRENTLY``.
-    A script that was changed or is missing after it ran, or that comes too late, is an error before anything runs. A
-    run keeps two connections open. SQL Server runs the batches between lines of ``GO`` one after the other, in the same
-    transaction.
+    A killed or retried task, or two runs at once, run each script once. On PostgreSQL, SQL Server and SQLite, a script
+    commits together with its row in the history, and a lock lets one run work at a time. MySQL and MariaDB commit
+    implicitly at every DDL statement. There, an interrupted script is recorded, and every later run fails until
+    ``on_interrupted`` says how to handle it. The same applies to a script that starts with the line ``--
+    flowrunner:no-transaction``, which must be a single statement such as ``CREATE INDEX CONCURRENTLY``. A script that
+    changed or disappeared after it ran, or that is older than the last applied version, is an error before anything
+    runs. A run keeps two connections open. For SQL Server, ``GO`` lines separate batches, which run in one transaction.
 
     :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``.
-    :param location: the folder of the scripts, in any store: ``V1.2__orders.sql`` once, ``R__views.sql`` after them
-        whenever it was changed, ``U1.2__orders.sql`` to undo. Other files that end in ``.sql`` are an error; folders
-        below it are not looked into. For Alembic a folder on this machine, with ``versions`` in it.
-    :param command: ``apply`` runs what is pending; ``status`` only lists; ``validate`` only compares scripts and
-        history; ``baseline`` says that the database is at ``target`` already; ``undo`` goes back to ``target``.
-    :param target: the last version to apply, or the one to stay with ``undo`` (``0`` undoes all); by default the
-        newest. With Alembic a revision.
-    :param history_table: with its schema, if it is not where the database looks first; by default
-        ``flowrunner_migrations``, with Alembic ``alembic_version``.
+    :param location: the folder of the scripts, in any store: ``V1.2__orders.sql`` runs once, ``R__views.sql`` runs
+        after these whenever it changed, ``U1.2__orders.sql`` undoes version 1.2. Other .sql files are an error;
+        subfolders are ignored. For Alembic: a local folder that contains ``versions``.
+    :param command: ``apply`` runs pending scripts; ``status`` lists them; ``validate`` compares scripts and history;
+        ``baseline`` records that the database is already at ``target``; ``undo`` goes back to ``target``.
+    :param target: the last version to apply, or for ``undo`` the version to keep (``0`` undoes all); by default the
+        newest. For Alembic, a revision.
+    :param history_table: the history table, with its schema unless it is in the default one. The default is
+        ``flowrunner_migrations``, for Alembic ``alembic_version``.
     :param vars: values for ``${name}`` (a word or number), ``${name:identifier}`` (a quoted name) and ``${name:text}``
-        (a literal with its quotes). Each must have a value, and each value a place. Without vars nothing is replaced.
-    :param on_interrupted: what an unfinished script of an earlier run means: ``stop``; ``done`` (completed by hand); or
-        ``again`` (it may run once more).
-    :param dry_run: only list what would run.
-    :param engine: ``builtin``, or ``alembic`` for revisions of Alembic in PostgreSQL and SQLite; its ``env.py`` is not
-        run, and ``done`` names the revisions of the last attempt alone.
+        (a quoted literal). Every placeholder needs a value, and every value must be used. Without ``vars``, nothing is
+        replaced.
+    :param on_interrupted: how to treat a script that an earlier run left unfinished: ``stop`` with an error, ``done``
+        (somebody completed it by hand), or ``again`` (run it once more).
+    :param dry_run: only list the scripts that would run.
+    :param engine: ``builtin``, or ``alembic`` to run Alembic revisions in PostgreSQL and SQLite. Alembic's ``env.py``
+        is not executed, and ``done`` in the result lists only the revisions of the last attempt.
     """
 
     action: ClassVar[str] = "sql.migrate"
@@ -74,7 +74,7 @@ class SqlMigrateOperator(FlowRunnerOperator):
         self.history_table = history_table
         self.vars = vars
         self.on_interrupted = on_interrupted
-        self.listing = dry_run  # dry_run() is a method of every operator
+        self.dry_run_only = dry_run  # BaseOperator has a method named dry_run
         self.engine = engine
 
     def perform(self, run: Run) -> MigrateResult:
@@ -88,7 +88,7 @@ class SqlMigrateOperator(FlowRunnerOperator):
             history_table=self.history_table,
             vars=self.vars,
             on_interrupted=self.on_interrupted,
-            dry_run=self.listing,
+            dry_run=self.dry_run_only,
         )
         hook = hook_for(self.conn_id)
         create = plan.changes and plan.command != "undo"
@@ -105,7 +105,9 @@ class SqlMigrateOperator(FlowRunnerOperator):
         location = no_pattern(self.location, "location")
         if self.engine == "alembic" and location.scheme != "file":
             raise ConfigError(
-                "Alembic reads its revisions from this machine alone", field="location", remedy="write /path/of/folder"
+                "Alembic reads its revisions from a local folder",
+                field="location",
+                remedy="pass a path such as /opt/migrations",
             )
         return location
 

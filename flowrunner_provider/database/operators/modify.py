@@ -1,4 +1,4 @@
-"""Updates and deletes."""
+"""Update or delete rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.database.choices import Operation
-from flowrunner_provider.database.operators.arguments import number
+from flowrunner_provider.database.operators.arguments import parse_count
 from flowrunner_provider.database.results import ModifyResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
@@ -15,24 +15,24 @@ __all__ = ["SqlModifyOperator"]
 
 
 class SqlModifyOperator(FlowRunnerOperator):
-    """The rows of ``table`` that match ``where`` are updated or deleted, and they were not more than agreed on.
+    """On success, the rows of ``table`` that match ``where`` are updated or deleted, within the agreed limits.
 
-    Killed anywhere and retried, or run twice at once, it happens exactly once: a row in the table
-    ``flowrunner_ledger``, in the same schema and committed in the same transaction, tells the next attempt so.
-    Rows that the database itself changes along (triggers, ON DELETE CASCADE) are not counted.
+    A killed or retried task, or two attempts at once, apply the change exactly once. A row in the table
+    ``flowrunner_ledger``, in the same schema and committed in the same transaction, tells the next attempt that the
+    work is done. Rows that the database changes as a consequence (triggers, ON DELETE CASCADE) are not counted.
 
-    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; its type chooses the dialect.
+    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; the type selects the dialect.
     :param operation: ``update`` or ``delete``.
     :param table: ``table`` or ``schema.table``, taken literally.
-    :param where: which rows: column -> value (a list means any of them, null means no value) or an object of
-        operators such as ``{">=": 5, "<": 9}``, all of which must hold; the operators are ``= != < <= > >= like
-        not_like in not_in``. Or a condition as SQL text, whose values belong into ``parameters``.
+    :param where: the rows to change: an object column -> value (a list matches any of its values, null matches NULL),
+        or column -> object of operators, e.g. ``{">=": 5, "<": 9}``. All conditions must hold. The operators are ``= !=
+        < <= > >= like not_like in not_in``. Alternatively a condition as SQL text, with its values in ``parameters``.
     :param set: for ``update``: column -> new value.
-    :param parameters: values for the placeholders of a text: ``%s`` and ``%(name)s`` for PostgreSQL and MySQL
-        (where ``%`` itself is then ``%%``), ``?`` and ``:name`` for SQLite.
-    :param max_affected: with more rows nothing is changed; null for no limit.
-    :param expect_affected: with another number of rows nothing is changed.
-    :param dry_run: change nothing and count all rows that match.
+    :param parameters: values for the placeholders of a ``where`` text: ``%s`` and ``%(name)s`` for PostgreSQL and MySQL
+        (write a literal ``%`` as ``%%`` when you pass parameters), ``?`` and ``:name`` for SQLite.
+    :param max_affected: the maximum number of rows; with more, nothing is changed. Null for no limit.
+    :param expect_affected: the exact number of rows; with any other number, nothing is changed.
+    :param dry_run: change nothing and count all matching rows.
     """
 
     action: ClassVar[str] = "sql.modify"
@@ -61,7 +61,7 @@ class SqlModifyOperator(FlowRunnerOperator):
         self.parameters = parameters
         self.max_affected = max_affected
         self.expect_affected = expect_affected
-        self.counting = dry_run  # dry_run() is a method of every operator
+        self.dry_run_only = dry_run  # BaseOperator has a method named dry_run
 
     def perform(self, run: Run) -> ModifyResult:
         from flowrunner_provider.database.hook import hook_for
@@ -74,8 +74,8 @@ class SqlModifyOperator(FlowRunnerOperator):
             set=self.set,
             params=self.parameters,
             max_affected=self.max_affected,
-            expect_affected=number(self.expect_affected, "expect_affected"),
-            dry_run=self.counting,
+            expect_affected=parse_count(self.expect_affected, "expect_affected"),
+            dry_run=self.dry_run_only,
         )
         hook = hook_for(self.conn_id)
         return modify(plan, lambda: hook.open(run.deadline), run)

@@ -1,4 +1,4 @@
-"""Stored procedures and functions."""
+"""Call stored procedures and functions."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ __all__ = ["SqlProcedureOperator"]
 
 
 class SqlProcedureOperator(FlowRunnerOperator):
-    """The procedure or function has run, and what it returned is the result; rows are in the file if one was named.
+    """On success, the procedure or function has run, and the result holds its outputs; ``save_to`` holds its rows.
 
-    Killed anywhere and retried, or run twice at once, it has run exactly once: a row in the table
-    ``flowrunner_ledger``, committed in the same transaction and holding the result, tells the next attempt so.
-    A procedure that commits by itself cannot be in that transaction: with ``once=False`` it is called outside of one,
-    and a call that was interrupted is never repeated but stops as OutcomeUnknown. MySQL and SQL Server do not refuse
-    such a procedure in a transaction: there the task stops as OutcomeUnknown after it. A procedure of SQL Server that
-    returns another code than 0 has failed, and nothing of it is stored (with ``once=False`` what it committed stays),
-    unless an argument of mode return takes the code.
+    A killed or retried task, or two attempts at once, run it exactly once. A row in the table ``flowrunner_ledger``,
+    committed in the same transaction, records the result for the next attempt. This cannot cover a procedure that
+    commits by itself. Call such a procedure with ``once=False``: it runs outside a transaction, and an interrupted call
+    is never repeated but fails as OutcomeUnknown. MySQL and SQL Server do not refuse such a procedure inside a
+    transaction; there, the task fails as OutcomeUnknown afterwards. A SQL Server procedure that returns a code other
+    than 0 has failed and is rolled back (except what it committed itself with ``once=False``), unless an argument of
+    mode ``return`` takes the code.
 
     :param conn_id: a connection of type ``postgres``, ``mysql`` or ``mssql``; SQLite has no procedures.
     :param name: ``name`` or ``schema.name``, taken literally.
-    :param arguments: in their order, each a value, or an object: ``mode`` is in, out or inout, ``value`` the value,
-        ``type`` (of a dataset) how a text is to be read (``date``, ``timestamp``, ``decimal``, ``binary`` in base64,
-        ...), ``name`` that of an output in the result (PostgreSQL gives its own). In SQL Server a name that begins
-        with ``@`` is the parameter's, in any order, and one argument may have the mode return: the return code.
+    :param arguments: the arguments in order. Each is a value, or an object with ``mode`` (``in``, ``out`` or
+        ``inout``), ``value``, ``type`` (a dataset type that says how to read a string: ``date``, ``timestamp``,
+        ``decimal``, ``binary`` in base64, ...) and ``name`` (of an output in the result; PostgreSQL uses its own
+        names). For SQL Server, a name that starts with ``@`` passes the argument by name, and one argument may have
+        mode ``return`` for the return code.
     :param routine: ``procedure`` (CALL, EXEC) or ``function`` (PostgreSQL: ``SELECT * FROM name(...)``).
-    :param max_rows: how many rows may be returned without ``save_to``; with more nothing is stored.
-    :param save_to: a .jsonl, .csv or .parquet file on the worker's disk for the rows of the only result; it appears
-        whole, before the commit.
-    :param once: False for a procedure that commits by itself; its result is then remembered in the task's state.
-    :param ledger_schema: the schema of the ledger; by default the one in which the database looks first.
+    :param max_rows: the maximum number of rows in the result without ``save_to``; with more, nothing is stored.
+    :param save_to: a .jsonl, .csv or .parquet file on the worker's disk for the rows of a single result set. The file
+        appears complete, before the commit.
+    :param once: set to False for a procedure that commits by itself; its result is then stored in the task's state.
+    :param ledger_schema: the schema of the ledger; by default the database's default schema.
     """
 
     action: ClassVar[str] = "sql.procedure"
@@ -69,15 +70,22 @@ class SqlProcedureOperator(FlowRunnerOperator):
         self.ledger_schema = ledger_schema
 
     async def perform(self, run: Run) -> ProcedureResult:
-        """Check the arguments, then call."""
+        """Validate the arguments, then call the routine."""
         from flowrunner_provider.database.hook import hook_for
-        from flowrunner_provider.database.procedure import ProcedurePlan, argument, call_now, call_once
+        from flowrunner_provider.database.procedure import (
+            ProcedurePlan,
+            call_in_transaction,
+            call_outside_transaction,
+            parse_argument,
+        )
 
         if not isinstance(self.arguments, list | tuple | None):
-            raise ConfigError("arguments must be a list", field="arguments", remedy='write [7, {"mode": "out"}], say')
+            raise ConfigError(
+                "arguments must be a list", field="arguments", remedy='pass a list such as [7, {"mode": "out"}]'
+            )
         plan = ProcedurePlan(
             name=self.name,
-            arguments=[argument(given, number) for number, given in enumerate(self.arguments or (), 1)],
+            arguments=[parse_argument(given, number) for number, given in enumerate(self.arguments or (), 1)],
             routine=self.routine,
             max_rows=self.max_rows,
             save_to=None if self.save_to is None else Dataset.from_value(self.save_to, field="save_to"),
@@ -86,10 +94,10 @@ class SqlProcedureOperator(FlowRunnerOperator):
         )
         hook = hook_for(self.conn_id)
         if self.once:
-            found = await asyncio.to_thread(call_once, plan, lambda: hook.open(run.deadline), run)
+            result = await asyncio.to_thread(call_in_transaction, plan, lambda: hook.open(run.deadline), run)
         else:
-            found = await call_now(plan, lambda: hook.open(run.deadline), run)
-        dataset = Dataset(**found["dataset"]) if found["dataset"] is not None else None
+            result = await call_outside_transaction(plan, lambda: hook.open(run.deadline), run)
+        dataset = Dataset(**result["dataset"]) if result["dataset"] is not None else None
         return ProcedureResult(
-            outputs=found["outputs"], result_sets=found["result_sets"], rows=found["rows"], dataset=dataset
+            outputs=result["outputs"], result_sets=result["result_sets"], rows=result["rows"], dataset=dataset
         )

@@ -1,4 +1,4 @@
-"""Two sides compared."""
+"""Compare two tables or queries."""
 
 from __future__ import annotations
 
@@ -18,32 +18,34 @@ __all__ = ["SqlReconcileOperator"]
 
 
 class SqlReconcileOperator(FlowRunnerOperator):
-    """The two sides hold the same, each as one read-only transaction saw it; otherwise the task fails and says how.
+    """On success, both sides hold the same data, each read from one snapshot; otherwise the task fails with a summary.
 
-    Nothing is changed: a killed attempt leaves nothing, and the retry compares again.
-    ``rows`` reads both sides in the order of their keys and compares every value: memory is constant, both servers
-    sort. The sides are read at the same time but are no common snapshot: compare what does not move.
+    The task changes nothing: a killed attempt leaves nothing behind, and the retry compares again. ``rows`` reads both
+    sides in key order and compares every value. Memory use is constant; both servers sort. The two sides are read at
+    the same time, but not from a common snapshot: compare data that does not change meanwhile.
 
     :param left_conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``.
-    :param right_conn_id: the other one, or the same.
+    :param right_conn_id: the connection of the other side; it may be the same.
     :param left_table: the table or view on the left, taken literally.
-    :param left_sql: in place of it: one query.
-    :param left_parameters: values for its placeholders, a list or an object.
+    :param left_sql: one query to compare instead of ``left_table``.
+    :param left_parameters: values for the placeholders of ``left_sql``, a list or an object.
     :param right_table: the table or view on the right.
-    :param right_sql: in place of it: one query.
-    :param right_parameters: values for its placeholders.
-    :param compare: ``count`` the rows, ``sums`` of columns and the count, or all ``rows``.
-    :param keys: for ``rows``: columns that name a row on both sides.
-    :param columns: for ``sums`` and ``rows``: which columns, called alike on both sides; by default all that hold
-        numbers, or all.
-    :param tolerance: the largest difference of two numbers or sums that is none.
-    :param time_tolerance: the same for times, as a duration.
-    :param diff_path: for ``rows``: a .jsonl file on the worker's disk for the keys that differ, with ``found``
-        (``only_left``, ``only_right``, ``different``) and the names of the ``columns``; no values but the keys.
-    :param max_diffs: how many of them the file holds at most; all are counted.
-    :param on_mismatch: ``fail``, or ``report`` the difference in the result only.
-    :param allow_empty: whether two sides without rows are the same.
-    :param batch_size: rows of each side in memory at a time.
+    :param right_sql: one query to compare instead of ``right_table``.
+    :param right_parameters: values for the placeholders of ``right_sql``.
+    :param compare: ``count`` compares the number of rows; ``sums`` the number of rows and the sums of columns; ``rows``
+        every value.
+    :param keys: for ``rows``: the columns that identify a row on both sides.
+    :param columns: for ``sums`` and ``rows``: the columns to compare, with the same names on both sides. The default is
+        all numeric columns for ``sums`` and all columns for ``rows``.
+    :param tolerance: the largest difference between two numbers or sums that counts as equal.
+    :param time_tolerance: the largest difference between two timestamps that counts as equal, as a duration.
+    :param diff_path: for ``rows``: a .jsonl file on the worker's disk for the keys that differ. Each line holds the
+        key, ``found`` (``only_left``, ``only_right`` or ``different``) and the names of the differing ``columns``, but
+        no other values.
+    :param max_diffs: the maximum number of lines in ``diff_path``; all differences are counted.
+    :param on_mismatch: ``fail``, or ``report`` the differences in the result only.
+    :param allow_empty: accept two sides without rows as equal.
+    :param batch_size: the number of rows of each side held in memory at a time.
     """
 
     action: ClassVar[str] = "sql.reconcile"
@@ -133,7 +135,7 @@ class SqlReconcileOperator(FlowRunnerOperator):
 
     def _tolerance(self) -> Decimal:
         with suppress(ArithmeticError, ValueError):
-            found = Decimal(str(self.tolerance))
-            if found >= 0:
-                return found
-        raise ConfigError("tolerance must be 0 or more", field="tolerance", remedy="give a number")
+            tolerance = Decimal(str(self.tolerance))
+            if tolerance >= 0:
+                return tolerance
+        raise ConfigError("tolerance must be 0 or more", field="tolerance", remedy="pass a number")

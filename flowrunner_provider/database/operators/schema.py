@@ -1,4 +1,4 @@
-"""Tables are made, and their structures compared with what was expected."""
+"""Create tables, and compare their structure with an expected one."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ if TYPE_CHECKING:
 
 __all__ = ["SqlCreateTableOperator", "SqlSchemaCheckOperator"]
 
-_MOST = 200  # differences in a result
+_MAX_DIFFERENCES = 200  # in the result
 
 
 class SqlCreateTableOperator(FlowRunnerOperator):
-    """The table is there with these columns, keys and indexes; one that was there before fits, or was replaced.
+    """On success, the table exists with these columns, keys and indexes; an existing table matched or was replaced.
 
-    Killed anywhere and retried, or run twice at once, it is made (or replaced) exactly once: a row in the table
-    ``flowrunner_ledger``, in the same schema and committed together with it, tells the next attempt so; rows that
-    came into the new table meanwhile stay. MySQL and MariaDB commit at every change of a structure: there the
-    table's comment says which attempt has made it, and one ``RENAME TABLE`` decides about a replacement.
+    A killed or retried task, or two attempts at once, create (or replace) the table exactly once. A row in the table
+    ``flowrunner_ledger``, in the same schema and committed in the same transaction, tells the next attempt that the
+    work is done; rows inserted into the new table meanwhile are kept. MySQL and MariaDB commit implicitly at every DDL
+    statement: there, the table's comment records which task created it, and one ``RENAME TABLE`` decides a replacement.
 
-    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; its type chooses the dialect.
-    :param table: ``table`` or ``schema.table``, taken literally (no folding to lower case).
+    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; the type selects the dialect.
+    :param table: ``table`` or ``schema.table``, taken literally (not folded to lower case).
     :param columns: name -> type, or name -> ``{"type": ..., "nullable": false, "default": ...}``. The types are those
-        of a dataset: ``string integer number decimal boolean object array date time timestamp binary``. A default is
-        a value; that of a date or time may be ``now``, when the row is inserted.
-    :param infer_from: the result of a task that wrote rows, or the path of a .csv, .jsonl or .parquet file: its
-        columns and types (those of the first rows, where it declares none; CSV holds text); ``columns`` goes before.
+        of a dataset: ``string integer number decimal boolean object array date time timestamp binary``. A default is a
+        literal value; for a date or time, ``now`` means the time of the insert.
+    :param infer_from: the result of a task that wrote rows, or the path of a .csv, .jsonl or .parquet file, to take
+        columns and types from. Types the dataset does not declare come from its first rows; CSV columns are strings.
+        ``columns`` overrides these.
     :param keys: the columns of the primary key, which are never null.
-    :param indexes: each ``{"columns": [...], "unique": true, "name": ...}``, the last two as needed. In MySQL a text
-        in a key or index has at most 255 characters.
-    :param if_exists: ``skip`` leaves a table that fits (all columns with types of the same family, nullability, the
-        primary key, the indexes; more columns may be there if they can stay empty) and fails with the differences
-        otherwise; ``replace`` drops the table with its rows, and refuses where more would be lost, such as views;
-        ``fail``.
+    :param indexes: a list of ``{"columns": [...], "unique": true, "name": ...}``; the last two are optional. In MySQL,
+        a string column in a key or index holds at most 255 characters.
+    :param if_exists: ``skip`` accepts an existing table that matches, and otherwise fails with the differences. A table
+        matches if all columns exist with types of the same family and the same nullability, and the primary key and
+        indexes are the same; additional columns must be nullable or have a default. ``replace`` drops the table with
+        its rows, but refuses if that would lose more, such as views. ``fail`` fails.
     """
 
     action: ClassVar[str] = "sql.create_table"
@@ -76,15 +77,17 @@ class SqlCreateTableOperator(FlowRunnerOperator):
         from flowrunner_provider.database.hook import hook_for
 
         if self.columns is not None and not isinstance(self.columns, Mapping):
-            raise ConfigError("columns must be an object", field="columns", remedy='write {"id": "integer"}, say')
-        columns = {**self._inferred(), **(self.columns or {})}
+            raise ConfigError(
+                "columns must be an object", field="columns", remedy='pass an object such as {"id": "integer"}'
+            )
+        columns = {**self._infer_columns(), **(self.columns or {})}
         spec = table_spec(self.table, columns, self.keys, self.indexes)
         plan = CreatePlan(table=self.table, spec=spec, if_exists=self.if_exists)
         hook = hook_for(self.conn_id)
         return create_table(plan, lambda: hook.open(run.deadline, create=True), run)
 
-    def _inferred(self) -> dict[str, Any]:
-        """The columns of the dataset with their types."""
+    def _infer_columns(self) -> dict[str, Any]:
+        """Return the columns of ``infer_from`` and their types."""
         from flowrunner_provider.data.readers import open_rows
         from flowrunner_provider.database.dialects.values import types_of
         from flowrunner_provider.database.load import column_type
@@ -102,18 +105,19 @@ class SqlCreateTableOperator(FlowRunnerOperator):
 
 
 class SqlSchemaCheckOperator(FlowRunnerOperator):
-    """Every table has the structure that ``expected`` says, or the differences are told; a ``snapshot`` is whole.
+    """On success, every table has the structure in ``expected``, or the result lists the differences; ``snapshot`` is
+    complete.
 
-    It only reads the database, so a retry after a kill looks again; a snapshot gets its final name when it is whole,
-    and only after a comparison that did not fail. Compared are columns, types, nullability, defaults, primary keys,
-    indexes and foreign keys, as the database itself names them; all tables are looked at in one transaction.
-    MySQL and MariaDB show a login only the tables that it may read: another one counts as removed.
+    The task only reads the database, so a killed or retried task checks again. A snapshot gets its final name when it
+    is complete, and only after the comparison did not fail. The comparison covers columns, types, nullability,
+    defaults, primary keys, indexes and foreign keys, as the database itself reports them, for all tables in one
+    transaction. MySQL and MariaDB show a login only the tables it may read; other tables count as removed.
 
-    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; its type chooses the dialect.
-    :param tables: ``table`` or ``schema.table`` each, taken literally; by default those of ``expected``.
-    :param expected: a file that a ``snapshot`` has written, in any store, e.g. ``s3://lake@schemas/sales.json``.
-    :param snapshot: the file, in any store, that gets the structures as they are now; another one than ``expected``.
-    :param on_drift: ``fail`` at a difference, or ``warn`` in the log and tell them in the result.
+    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; the type selects the dialect.
+    :param tables: the tables, each ``table`` or ``schema.table``, taken literally; by default those in ``expected``.
+    :param expected: a file that ``snapshot`` wrote, in any store, e.g. ``s3://lake@schemas/sales.json``.
+    :param snapshot: the file to write the current structures to, in any store; it must differ from ``expected``.
+    :param on_drift: at a difference, ``fail``, or ``warn`` in the log and list the differences in the result.
     """
 
     action: ClassVar[str] = "sql.schema_check"
@@ -137,7 +141,7 @@ class SqlSchemaCheckOperator(FlowRunnerOperator):
         self.on_drift = on_drift
 
     async def perform(self, run: Run) -> SchemaCheckResult:
-        """Read what is expected, look, compare, write what is there."""
+        """Read the expected structures, compare, then write the snapshot."""
         from flowrunner_provider.database import schema_check as engine
         from flowrunner_provider.database.hook import hook_for
         from flowrunner_provider.files.content import write_once
@@ -149,35 +153,37 @@ class SqlSchemaCheckOperator(FlowRunnerOperator):
             stores = await opened(run, stack, **{field: [location] for field, location in files.items()})
             kind, expected = await self._expected(stores, files.get("expected"))
             tables = list(expected) if self.tables is None else self.tables
-            now, found = await asyncio.to_thread(engine.look, lambda: hook.open(run.deadline), tables)
-            if kind not in (None, now):
+            actual_kind, found = await asyncio.to_thread(
+                engine.read_structures, lambda: hook.open(run.deadline), tables
+            )
+            if kind not in (None, actual_kind):
                 raise ConfigError(
-                    f"expected is of a {kind} database, and the connection's is {now}",
+                    f"expected describes a {kind} database, but the connection is {actual_kind}",
                     field="expected",
-                    remedy="write a snapshot of a database of the same kind",
+                    remedy="write a snapshot from a database of the same kind",
                 )
-            differences = engine.compared(expected, found) if kind is not None else []
+            differences = engine.compare(expected, found) if kind is not None else []
             if differences and self.on_drift == "fail":
                 raise IntegrityError(
-                    f"{len(differences)} difference(s): {engine.told(differences)}",
-                    remedy="take the change back, or write a new snapshot once it is meant",
+                    f"{len(differences)} difference(s): {engine.summary(differences)}",
+                    remedy="revert the change, or write a new snapshot if the change is intended",
                 )
             if differences:
-                self.log.warning("%d difference(s): %s", len(differences), engine.told(differences))
+                self.log.warning("%d difference(s): %s", len(differences), engine.summary(differences))
             if self.snapshot is not None:
                 where = files["snapshot"]
-                data = engine.rendered(now, found).encode()
+                data = engine.render(actual_kind, found).encode()
                 await write_once(stores[where.root], where.path, data, "overwrite", run, self.snapshot)
         return SchemaCheckResult(
             tables=len(found),
             drift=bool(differences),
             count=len(differences),
-            differences=differences[:_MOST],
+            differences=differences[:_MAX_DIFFERENCES],
             snapshot=self.snapshot or "",
         )
 
     def _files(self) -> dict[str, Location]:
-        """The files that are given, after a look at the arguments."""
+        """Validate the arguments and return the locations of the given files."""
         from flowrunner_provider.database.identifiers import TableName
         from flowrunner_provider.files.uri import one_file
 
@@ -186,25 +192,27 @@ class SqlSchemaCheckOperator(FlowRunnerOperator):
         given = {"expected": self.expected, "snapshot": self.snapshot}
         files = {field: one_file(uri, field) for field, uri in given.items() if uri is not None}
         if not files:
-            raise ConfigError("neither expected nor snapshot is given", field="expected", remedy="give at least one")
+            raise ConfigError("neither expected nor snapshot is given", field="expected", remedy="pass at least one")
         if len(files) == 2 and files["expected"] == files["snapshot"]:
             raise ConfigError(
-                "snapshot is the same file as expected", field="snapshot", remedy="a retry could not compare any more"
+                "snapshot is the same file as expected",
+                field="snapshot",
+                remedy="pass another file: a retry must still find expected",
             )
         if (self.tables is None and self.expected is None) or (self.tables is not None and not self.tables):
-            raise ConfigError("tables is empty", field="tables", remedy="name at least one table")
+            raise ConfigError("tables is empty", field="tables", remedy="pass at least one table")
         if not isinstance(self.tables, list | tuple | None):
-            raise ConfigError("tables must be a list", field="tables", remedy='write ["sales.orders"]')
+            raise ConfigError("tables must be a list", field="tables", remedy='pass a list such as ["sales.orders"]')
         for table in self.tables or ():
             TableName.parse(table, "tables")
         return files
 
     async def _expected(self, stores: Mapping[str, Store], where: Location | None) -> tuple[str | None, Any]:
-        from flowrunner_provider.database.schema_check import MOST_BYTES, parsed
+        from flowrunner_provider.database.schema_check import MAX_SNAPSHOT_BYTES, parse
         from flowrunner_provider.files.content import decoded, read_whole
 
         if where is None:
             return None, {}
-        data = await read_whole(stores[where.root], where.path, MOST_BYTES)
+        data = await read_whole(stores[where.root], where.path, MAX_SNAPSHOT_BYTES)
         what = str(self.expected)
-        return parsed(decoded(data, "json", "utf-8", what), what)
+        return parse(decoded(data, "json", "utf-8", what), what)

@@ -1,4 +1,4 @@
-"""Tables kept like those of another database."""
+"""Keep a table in sync with a table or query of another database."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.database.operators.arguments import number
+from flowrunner_provider.database.operators.arguments import parse_count
 from flowrunner_provider.database.sync.results import Drift, ReplaceBy, SyncMode, SyncResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
@@ -21,44 +21,44 @@ __all__ = ["SqlSyncOperator"]
 
 
 class SqlSyncOperator(FlowRunnerOperator):
-    """The rows of the source are in ``table``, as one read-only transaction saw them, and became visible in one commit.
+    """On success, ``table`` holds the rows of the source, read from one snapshot and published in a single commit.
 
-    Killed anywhere and retried, or run twice at once, it happens exactly once: rows in the table ``flowrunner_ledger``,
-    in the schema of ``table`` and committed in the same transaction, hold what is done and the watermark.
-    Runs of the same sync wait for each other. Memory is constant: between PostgreSQL servers the rows travel as they
-    are (binary ``COPY`` where the types agree, else text), from PostgreSQL to MariaDB as ``COPY`` text into
-    ``LOAD DATA``, between others in batches. MySQL commits at every change of a structure: there a swap is decided by
-    one ``RENAME TABLE``, and a column that was added stays when the sync fails. SQL Server reads one state of the
-    source without locks where the database allows snapshots (``ALLOW_SNAPSHOT_ISOLATION``); elsewhere writers wait.
+    A killed or retried task, or two attempts at once, apply the rows exactly once. Rows in the table
+    ``flowrunner_ledger``, in the schema of ``table`` and committed in the same transaction, record what is done and the
+    watermark. Runs of the same sync wait for each other. Memory use is constant. Between PostgreSQL servers, rows
+    travel by binary ``COPY`` where the types agree, else as text; from PostgreSQL to MariaDB as ``COPY`` text into
+    ``LOAD DATA``; between other databases in batches. MySQL commits implicitly at every DDL statement: there, one
+    ``RENAME TABLE`` decides a swap, and an added column remains if the sync fails. SQL Server reads one snapshot
+    without locks if the database has ``ALLOW_SNAPSHOT_ISOLATION``; otherwise writers wait.
 
-    :param source_conn_id: where to read: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``.
-    :param conn_id: where to write.
-    :param table: the destination, which is there: ``table`` or ``schema.table``, taken literally.
+    :param source_conn_id: the connection to read: of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``.
+    :param conn_id: the connection to write, of one of the same types.
+    :param table: the existing destination table: ``table`` or ``schema.table``, taken literally.
     :param source_table: the table or view to read.
-    :param sql: in place of it: one query, in the placeholder style of the source's driver. It is put into
-        parentheses, where SQL Server takes neither ``WITH`` nor ``ORDER BY``.
+    :param sql: one query to read instead of ``source_table``, with the placeholders of the source's driver. It runs as
+        a subquery, where SQL Server accepts neither ``WITH`` nor ``ORDER BY``.
     :param parameters: values for the placeholders, a list or an object.
-    :param mode: ``full`` puts all rows in the place of the old ones; ``merge`` reads all, updates rows whose ``keys``
-        are there and inserts the others; ``incremental`` does so with the rows whose ``watermark`` has grown.
-    :param keys: columns of a primary key or unique index of the table.
-    :param watermark: for ``incremental``: a column of the source that grows with every change and always has a value.
-        Rows from the last value on are read (those that have it once more), up to the largest at the start. Another
-        query, or other ``parameters``, begins from the first row again.
-    :param lookback: for ``incremental``: how far to go back behind the last value, for rows that were committed late:
-        a duration for times, a number for numbers.
-    :param column_map: source column -> table column, or null to leave it out; the others keep their names.
-    :param schema_drift: what to do when the source has a column that the table has not: ``fail``, ``ignore`` it,
-        or ``add`` it.
-    :param replace_by: for ``full``: ``swap`` fills a new table out of sight and swaps it in; ``delete`` replaces the
-        rows in one transaction; ``auto`` swaps unless the table has what a new one would lack (views, foreign keys).
-    :param detect_deletes: for ``merge`` and ``incremental``: also delete the rows whose keys a complete listing of
-        the source does not have. Nothing else may write into the table then.
-    :param soft_delete_column: mark such rows in this column (a truth value or a time) and do not delete them; a row
-        that comes back is unmarked.
-    :param max_deletes: with more of them nothing is changed; null for no limit.
-    :param allow_empty: whether a source without rows may empty the table. By default that is an error, but for
-        ``incremental`` without news.
-    :param batch_size: rows in memory at a time, where they go in batches.
+    :param mode: ``full`` replaces all rows; ``merge`` reads all rows, updates those whose ``keys`` exist and inserts
+        the others; ``incremental`` does the same with only the rows whose ``watermark`` has grown.
+    :param keys: the columns of a primary key or unique index of the table.
+    :param watermark: for ``incremental``: a source column that grows with every change and is never NULL. A run reads
+        the rows from the last value (inclusive) up to the largest value at its start. Another query, or other
+        ``parameters``, starts from the first row again.
+    :param lookback: for ``incremental``: how far to go back behind the last value, to catch rows that were committed
+        late; a duration for timestamps, a number for numbers.
+    :param column_map: maps source columns to table columns; map a column to null to leave it out. Other columns keep
+        their names.
+    :param schema_drift: what to do with a source column that the table does not have: ``fail``, ``ignore`` or ``add``.
+    :param replace_by: for ``full``: ``swap`` fills a hidden new table and swaps it in; ``delete`` replaces the rows in
+        one transaction; ``auto`` swaps unless a new table would lack something (views, foreign keys).
+    :param detect_deletes: for ``merge`` and ``incremental``: also delete rows whose keys are missing in a complete
+        listing of the source. Nothing else may write to the table then.
+    :param soft_delete_column: instead of deleting such rows, mark them in this column (a boolean or timestamp). A row
+        that returns is unmarked.
+    :param max_deletes: the maximum number of deletes; with more, nothing is changed. Null for no limit.
+    :param allow_empty: allow a source without rows to empty the table. By default that is an error, except for
+        ``incremental`` without new rows.
+    :param batch_size: the number of rows held in memory at a time, where rows travel in batches.
     """
 
     action: ClassVar[str] = "sql.sync"
@@ -140,7 +140,7 @@ class SqlSyncOperator(FlowRunnerOperator):
             replace_by=self.replace_by,
             detect_deletes=self.detect_deletes,
             soft_delete_column=self.soft_delete_column,
-            max_deletes=number(self.max_deletes, "max_deletes"),
+            max_deletes=parse_count(self.max_deletes, "max_deletes"),
             allow_empty=self.allow_empty,
             batch_size=self.batch_size,
         )
@@ -152,7 +152,7 @@ class SqlSyncOperator(FlowRunnerOperator):
         plan = self._plan()
         source, dest = hook_for(self.source_conn_id), hook_for(self.conn_id)
         if self.source_conn_id == self.conn_id:
-            self._check_same(dest)
+            self._check_shared_connection(dest)
         return sync(
             plan,
             lambda: source.open(run.deadline),
@@ -162,13 +162,13 @@ class SqlSyncOperator(FlowRunnerOperator):
             and Path(source.config.path).resolve() == Path(dest.config.path).resolve(),
         )
 
-    def _check_same(self, hook: SqlHook[Any]) -> None:
-        """Source and destination are on one connection."""
+    def _check_shared_connection(self, hook: SqlHook[Any]) -> None:
+        """Raise ConfigError unless one connection can serve as both source and destination."""
         if self.source_table == self.table:
-            raise ConfigError("source and destination are the same table", field="table", remedy="name another one")
+            raise ConfigError("source and destination are the same table", field="table", remedy="pass another table")
         if getattr(hook.config, "max_connections", None) == 1:
             raise ConfigError(
-                f"connection {self.conn_id!r} allows one connection, and reading and writing at once takes two",
+                f"connection {self.conn_id!r} has max_connections=1, but reading and writing at once takes two",
                 field="max_connections",
-                remedy="raise it in the extra, or read through a connection of its own",
+                remedy="raise it in the extra, or use another Airflow connection as source",
             )

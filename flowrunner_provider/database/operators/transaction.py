@@ -1,4 +1,4 @@
-"""Statements in one transaction."""
+"""Run several statements in one transaction."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ __all__ = ["SqlTransactionOperator"]
 
 
 class SqlTransactionOperator(FlowRunnerOperator):
-    """All statements have taken effect in one commit, each with the number of rows that it was to meet.
+    """On success, all statements took effect in a single commit, each with the expected number of rows.
 
-    Killed anywhere and retried, or run twice at once, they take effect exactly once: a row in the table
-    ``flowrunner_ledger``, committed with them, tells the next attempt that the work is done.
-    A deadlock or serialization failure is answered by doing all of it again, a few times. Values of parameters
-    appear in no log and no error.
+    A killed or retried task, or two attempts at once, apply them exactly once. A row in the table
+    ``flowrunner_ledger``, committed in the same transaction, tells the next attempt that the work is done. After a
+    deadlock or serialization failure, the transaction is retried a few times. Parameter values appear in no log or
+    error.
 
-    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; its type chooses the dialect.
-    :param statements: in their order, each an object. ``sql`` is one statement, ``params`` the values of its
-        placeholders, which are those of the driver: ``%s`` and ``%(name)s`` for PostgreSQL and MySQL (with params
-        ``%`` itself is ``%%``), ``?`` and ``:name`` for SQLite. ``expect_rows`` is how many rows it must change or
-        return; ``name`` is for the result; ``savepoint`` is a name, see ``on_error``.
-    :param isolation: of the transaction, at least; SQLite's are always serializable.
-    :param on_error: ``rollback`` undoes everything and fails. ``rollback_to`` undoes a statement that was refused or
-        met a wrong number of rows, and those with it from its savepoint up to the next one, and goes on there; the
-        result says what was undone. Before the first savepoint it is as ``rollback``.
-    :param once: False to keep no ledger: then a retry after a kill at the commit may do the statements again.
-    :param ledger_schema: the schema of the ledger; by default the one in which the database looks first.
+    :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``; the type selects the dialect.
+    :param statements: the statements in order, each an object. ``sql`` is one statement and ``params`` the values for
+        the driver's placeholders: ``%s`` and ``%(name)s`` for PostgreSQL and MySQL (write a literal ``%`` as ``%%``
+        when you pass params), ``?`` and ``:name`` for SQLite. ``expect_rows`` is the number of rows the statement must
+        change or return. ``name`` identifies it in the result. ``savepoint`` names a savepoint before it, see
+        ``on_error``.
+    :param isolation: the minimum isolation level of the transaction; SQLite is always serializable.
+    :param on_error: ``rollback`` undoes everything and fails. ``rollback_to`` undoes the statements from the last
+        savepoint up to the next one if one of them fails or matches an unexpected number of rows, then continues at the
+        next savepoint; the result lists what was undone. Before the first savepoint, it acts as ``rollback``.
+    :param once: set to False to keep no ledger; then a retry after a kill at the commit may run the statements again.
+    :param ledger_schema: the schema of the ledger; by default the database's default schema.
     """
 
     action: ClassVar[str] = "sql.transaction"
@@ -62,9 +63,11 @@ class SqlTransactionOperator(FlowRunnerOperator):
         from flowrunner_provider.database.transaction import Statement, TransactionPlan, transact
 
         if not isinstance(self.statements, list | tuple):
-            raise ConfigError("statements must be a list", field="statements", remedy='write [{"sql": "UPDATE ..."}]')
+            raise ConfigError(
+                "statements must be a list", field="statements", remedy='pass a list such as [{"sql": "UPDATE ..."}]'
+            )
         plan = TransactionPlan(
-            statements=[Statement.read(value, number) for number, value in enumerate(self.statements, 1)],
+            statements=[Statement.parse(value, number) for number, value in enumerate(self.statements, 1)],
             isolation=self.isolation,
             on_error=self.on_error,
             once=self.once,
