@@ -609,9 +609,9 @@ def test_a_page():
         [
             listing(
                 '<ListBucketResult xmlns="urn:x"><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>'
-                "<NextContinuationToken>a+/=</NextContinuationToken><Contents><Key>a%20b</Key><Size>5</Size>"
+                "<NextContinuationToken>a+/=</NextContinuationToken><Contents><Key>a+b%2Bc%20d</Key><Size>5</Size>"
                 "<ETag>e</ETag><LastModified>2026-11-21T10:00:00.000Z</LastModified></Contents>"
-                "<CommonPrefixes><Prefix>d/</Prefix></CommonPrefixes></ListBucketResult>"
+                "<CommonPrefixes><Prefix>d+e/</Prefix></CommonPrefixes></ListBucketResult>"
             ),
             listing("<ListBucketResult/>"),
         ]
@@ -619,8 +619,8 @@ def test_a_page():
 
     async def act(objects):
         page = await objects.page("listing", {"Prefix": "a &"})
-        assert [row["Key"] for row in page["Contents"]] == ["a b"]
-        assert page["CommonPrefixes"] == [{"Prefix": "d/"}]
+        assert [row["Key"] for row in page["Contents"]] == ["a b+c d"]
+        assert page["CommonPrefixes"] == [{"Prefix": "d e/"}]
         assert page["IsTruncated"] is True
         await objects.page("listing", {"Prefix": "", "ContinuationToken": page["NextContinuationToken"]})
 

@@ -19,11 +19,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import partial
 from hashlib import md5
 from html import unescape
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, quote_plus, unquote
 from xml.sax.saxutils import escape
 
 from tests.support.rgw import S3Server
@@ -138,7 +139,7 @@ class Storage:
     def listing(self, bucket: str, query: Headers) -> Answer:
         prefix, delimiter, most = query.get("prefix", ""), query.get("delimiter", ""), int(query.get("max-keys", PAGE))
         after = query.get("continuation-token") or query.get("start-after") or query.get("marker") or ""
-        write = quote if query.get("encoding-type") == "url" else escape
+        write = partial(quote_plus, safe="/") if query.get("encoding-type") == "url" else escape  # as AWS does
         found = self.buckets[bucket]
         rows: list[str] = []
         folders: dict[str, None] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 __all__ = ["attach", "page_of", "root_of"]
@@ -73,7 +73,7 @@ def root_of(body: bytes, name: str) -> tuple[ElementTree.Element, str]:
 
 def _page(root: ElementTree.Element, space: str) -> dict[str, Any]:
     plain = {child.tag.removeprefix(space): child.text or "" for child in root if not len(child)}
-    decoded: Callable[[str], str] = unquote if plain.get("EncodingType") == "url" else str
+    decoded: Callable[[str], str] = unquote_plus if plain.get("EncodingType") == "url" else str
     rows = [{item.tag.removeprefix(space): item.text or "" for item in row} for row in root.iter(f"{space}Contents")]
     return {
         "Contents": [_row(row, decoded) for row in rows],
