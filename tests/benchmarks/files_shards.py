@@ -22,8 +22,8 @@ from typing import Any
 
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.options import SyncOptions
-from flowrunner_provider.files.shards.book import Book, Wave
 from flowrunner_provider.files.shards.plan import plan_shards
+from flowrunner_provider.files.shards.plan_folder import PlanFolder, Wave
 from flowrunner_provider.files.store import Entry
 from flowrunner_provider.files.stores.local import LocalStore
 from tests.benchmarks.files_plan import FILES, MadeUp
@@ -79,7 +79,7 @@ class Nothing(MadeUp):
             yield entry
 
 
-class Watched(Book):
+class Watched(PlanFolder):
     """Knows when the first wave was published, and how many files were listed by then."""
 
     source: MadeUp
@@ -93,21 +93,21 @@ class Watched(Book):
 
 def _plan(scene: dict[str, Any], *, dest: MadeUp, copies: int) -> Iterator[None]:
     run, source, folder = Run.alone(), MadeUp(changed=10), tempfile.mkdtemp()
-    book = Watched(LocalStore(), f"{folder}/plan")
-    book.source = source
+    plan_folder = Watched(LocalStore(), f"{folder}/plan")
+    plan_folder.source = source
     yield
     began = time.perf_counter()
     work = plan_shards(
         (source, "/one"), (dest, "/two"), run, SyncOptions(delete_extra=True), shards=8, wave_size=10_000,
-        work="work", book=book, label="plan",
+        work="work", plan_folder=plan_folder, label="plan",
     )  # fmt: skip
     result = asyncio.run(work)
     yield
-    size = sum(path.stat().st_size for path in Path(book.path).iterdir())
+    size = sum(path.stat().st_size for path in Path(plan_folder.path).iterdir())
     shutil.rmtree(folder)
-    if result.files != copies or book.first is None:
+    if result.files != copies or plan_folder.first is None:
         raise AssertionError(f"{result.files} copies planned")
-    told = {"first_wave_after_s": round(book.first[0] - began, 1), "listed_by_then": book.first[1]}
+    told = {"first_wave_after_s": round(plan_folder.first[0] - began, 1), "listed_by_then": plan_folder.first[1]}
     sys.stderr.write(json.dumps({**told, "waves": result.waves, "plan_bytes": size}) + "\n")
 
 

@@ -18,7 +18,7 @@ from flowrunner_provider.core.deadline import SYSTEM_CLOCK
 from flowrunner_provider.core.errors import PermanentError
 from flowrunner_provider.files import books
 from flowrunner_provider.files.operators import FileSyncShardOperator
-from flowrunner_provider.files.shards import patience
+from flowrunner_provider.files.shards import waiting as wave_waiting
 from flowrunner_provider.files.shards.triggers import WaveTrigger
 from tests.files.far import Disk
 from tests.files.stage import KILLS, LONG_AGO
@@ -31,7 +31,7 @@ STATE = "flowrunner_provider.runtime.task_state.task_state"
 
 def at_once() -> Any:
     """Without waiting on the worker."""
-    return patch.multiple(patience, IN_PLACE=0.0, STARTING=0.0)
+    return patch.multiple(wave_waiting, IN_PLACE=0.0, STARTING=0.0)
 
 
 @pytest.fixture
@@ -72,9 +72,9 @@ class TestWaiting:
 
     def test_a_moment_is_waited_for_on_the_worker(self, local: Sharded) -> None:
         local.plan()
-        with patch.multiple(patience, IN_PLACE=60.0, STARTING=30.0, _POKE=0.01):
+        with patch.multiple(wave_waiting, IN_PLACE=60.0, STARTING=30.0, _POLL_SECONDS=0.01):
             assert begin(local, 0, ["queued", "", "running", "running", "success"])["copied"] == 3
-        with patch.multiple(patience, IN_PLACE=60.0, _POKE=0.01), pytest.raises(AirflowRescheduleException):
+        with patch.multiple(wave_waiting, IN_PLACE=60.0, _POLL_SECONDS=0.01), pytest.raises(AirflowRescheduleException):
             begin(local, 1, ["running", "up_for_retry"])
 
     @pytest.mark.parametrize("state", ["failed", "upstream_failed", "skipped", "removed"])

@@ -27,11 +27,11 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.options import SyncOptions
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.shards import plan
-from flowrunner_provider.files.shards.book import Book, Summary, Wave
-from flowrunner_provider.files.shards.deal import FILE_COST, Deal
-from flowrunner_provider.files.shards.look import Place, look
+from flowrunner_provider.files.shards.balance import FILE_COST, Balancer
+from flowrunner_provider.files.shards.engine import finish, plan_is_complete, run_shard
+from flowrunner_provider.files.shards.next_wave import Position, find_next
 from flowrunner_provider.files.shards.plan import plan_shards
-from flowrunner_provider.files.shards.run import finish, planned_before, run_shard
+from flowrunner_provider.files.shards.plan_folder import PlanFolder, Summary, Wave
 from flowrunner_provider.files.store import Entry
 from flowrunner_provider.files.stores.local import LocalStore
 from flowrunner_provider.files.sync import plan as sync_plan
@@ -75,7 +75,7 @@ class Bench:
             folder.mkdir()
         self.more(0, files)
         self.states: dict[str, MemoryStore] = {}
-        self.book = Book(LocalStore(), str(self.plans / "plan"))
+        self.plan_folder = PlanFolder(LocalStore(), str(self.plans / "plan"))
         self.source: LocalStore = LocalStore()
         self.options = SyncOptions(delete_extra=True, concurrency=2)
 
@@ -92,20 +92,22 @@ class Bench:
     def trees(self) -> Any:
         return (self.source, str(self.one)), (LocalStore(), str(self.two))
 
-    async def plan(self, run: Run | None = None, *, wave_size: int = 10, book: Book | None = None) -> Any:
+    async def plan(self, run: Run | None = None, *, wave_size: int = 10, plan_folder: PlanFolder | None = None) -> Any:
         return await plan_shards(
             *self.trees, run or self.run("plan"), self.options, shards=SHARDS, wave_size=wave_size, work="work",
-            book=book or self.book, label="plan",
+            plan_folder=plan_folder or self.plan_folder, label="plan",
         )  # fmt: skip
 
-    async def shard(self, number: int, state_of: Any = planned_before, wait: Any = None, **more: Any) -> Any:
+    async def shard(self, number: int, state_of: Any = plan_is_complete, wait: Any = None, **more: Any) -> Any:
         run = self.run(f"shard-{number}", **more)
-        how = {"shard": number, "work": "work", "book": self.book, "state_of": state_of, "wait": wait}
+        how = {"shard": number, "work": "work", "plan_folder": self.plan_folder, "state_of": state_of, "wait": wait}
         return await run_shard(*self.trees, run, self.options, **how)
 
     async def finish(self) -> Any:
         parent = str(self.plans)
-        return await finish(*self.trees, self.run("finish"), self.options, work="work", book=self.book, parent=parent)
+        return await finish(
+            *self.trees, self.run("finish"), self.options, work="work", plan_folder=self.plan_folder, parent=parent
+        )
 
     async def rest(self) -> list[Any]:
         """The shards, and the end, which finds nothing left to copy."""
@@ -128,25 +130,25 @@ def bench(tmp_path: Path) -> Bench:
 
 class TestDeal:
     def test_the_shares_are_equal_over_all_waves(self) -> None:
-        deal = Deal(3)
+        balancer = Balancer(3)
         for wave in range(5):
             files = [(item(f"{wave}-{number}", number * 100_000), False) for number in range(7 + wave)]
-            parts, lines = deal.out(files)
+            parts, lines = balancer.assign(files)
             assert [len(text) for text in lines] == [part.size for part in parts]
             assert sum(part.files for part in parts) == len(files)
-            deal.count(parts)
-        costs = [cost for cost, _ in deal._least]
+            balancer.record(parts)
+        costs = [cost for cost, _ in balancer._costs]
         assert max(costs) - min(costs) <= FILE_COST + 1_000_000
-        assert deal.files == sum(range(7, 12))
-        assert deal.size == sum(sum(range(7 + wave)) for wave in range(5)) * 100_000
+        assert balancer.files == sum(range(7, 12))
+        assert balancer.size == sum(sum(range(7 + wave)) for wave in range(5)) * 100_000
 
     def test_what_is_dealt_counts_when_it_is_published(self) -> None:
-        deal = Deal(2)
-        assert deal.out([(item("a", 5), True)]) == deal.out([(item("a", 5), True)])
-        assert (deal.files, deal.largest) == (0, 0)
+        balancer = Balancer(2)
+        assert balancer.assign([(item("a", 5), True)]) == balancer.assign([(item("a", 5), True)])
+        assert (balancer.files, balancer.largest) == (0, 0)
 
     def test_files_of_unknown_size_come_last(self) -> None:
-        _, (lines,) = Deal(1).out([(item("u", None), False), (item("s", 1), False), (item("b", 2), False)])
+        _, (lines,) = Balancer(1).assign([(item("u", None), False), (item("s", 1), False), (item("b", 2), False)])
         assert [json.loads(line)[1] for line in lines.splitlines()] == ["b", "s", "u"]
 
 
@@ -162,9 +164,9 @@ class TestWaves:
             async def state_of() -> str:
                 return "success" if planning.done() else "running"
 
-            async def wait(place: Place, state: str) -> None:
+            async def wait(position: Position, state: str) -> None:
                 seen.append((len(hashes(bench.two)), gated.listed < 35))
-                if place.wave >= 2:
+                if position.wave >= 2:
                     gated.gate.set()
                 await asyncio.sleep(0.005)
 
@@ -194,17 +196,17 @@ class TestWaves:
         """What is known when it is old, or large, is published while the listing goes on; not in small pieces then."""
         listed_slowly(monkeypatch)
         monkeypatch.setattr(plan, limit, value)
-        real = Book.publish
+        real = PlanFolder.publish
 
         async def held() -> Any:
             gated = bench.source = Gated(15)
 
-            async def publish(self: Book, *what: Any) -> bool:
+            async def publish(self: PlanFolder, *what: Any) -> bool:
                 gated.gate.set()
                 monkeypatch.setattr(plan, limit, 1e9)
                 return await real(self, *what)
 
-            monkeypatch.setattr(Book, "publish", publish)
+            monkeypatch.setattr(PlanFolder, "publish", publish)
             return await bench.plan(wave_size=1000)
 
         result = asyncio.run(held())
@@ -224,14 +226,14 @@ class TestWaves:
             asyncio.run(bench.shard(0, lambda: asyncio.sleep(0, "failed")))
 
     def test_a_wave_that_leads_elsewhere(self, bench: Bench) -> None:
-        parts, lines = Deal(SHARDS).out([(item("../a", 5), False)])
+        parts, lines = Balancer(SHARDS).assign([(item("../a", 5), False)])
         wave = Wave.of("g", 1, parts)
 
         async def forged() -> None:
             run = bench.run("plan")
-            assert await bench.book.publish(wave, lines, run)
+            assert await bench.plan_folder.publish(wave, lines, run)
             how = {"generation": "g", "shards": SHARDS, "waves": 1, "chain": wave.chained("")}
-            await bench.book.tell(Summary(work="work", **how), run)
+            await bench.plan_folder.publish_summary(Summary(work="work", **how), run)
             await bench.shard(0)
 
         with pytest.raises(PathEscape):
@@ -252,15 +254,15 @@ class TestGoingOn:
     def broken(self, bench: Bench, waves: int) -> None:
         """An attempt that ends after so many waves."""
         published: list[Wave] = []
-        real = Book.publish
+        real = PlanFolder.publish
 
-        async def publish(self: Book, wave: Wave, *more: Any) -> bool:
+        async def publish(self: PlanFolder, wave: Wave, *more: Any) -> bool:
             if len(published) == waves:
                 raise Unavailable("the store is away")
             published.append(wave)
             return await real(self, wave, *more)
 
-        with patch.object(Book, "publish", publish), pytest.raises(Unavailable):
+        with patch.object(PlanFolder, "publish", publish), pytest.raises(Unavailable):
             asyncio.run(bench.plan())
 
     def test_what_is_published_stays_and_nothing_is_dealt_twice(self, bench: Bench) -> None:
@@ -300,7 +302,7 @@ class TestGoingOn:
     def test_a_shard_that_has_begun_a_wave_ends_it_before_another_generation(self, bench: Bench) -> None:
         """So that nothing of it is left half done."""
         self.broken(bench, 1)
-        away = patch("flowrunner_provider.files.shards.run.sync", side_effect=Unavailable("away"))
+        away = patch("flowrunner_provider.files.shards.engine.sync", side_effect=Unavailable("away"))
         with away, pytest.raises(Unavailable):
             asyncio.run(bench.shard(0, lambda: asyncio.sleep(0, "running")))
         asyncio.run(bench.plan(bench.run("plan", resume=False)))
@@ -312,16 +314,16 @@ class TestGoingOn:
         """The older one is fenced where it looks; where it was faster its wave is a fact."""
         self.broken(bench, 1)
         names = sorted(set(hashes(bench.one)) - set(bench.waves()[0]))[-2:]
-        real, stolen = Book.publish, []
+        real, stolen = PlanFolder.publish, []
 
-        async def publish(self: Book, wave: Wave, lines: Any, run: Run) -> bool:
+        async def publish(self: PlanFolder, wave: Wave, lines: Any, run: Run) -> bool:
             if wave.number == 2 and not stolen:
                 files = [(Item.of(0, name, await LocalStore().stat(f"{bench.one}/{name}")), False) for name in names]
-                parts, theirs = Deal(SHARDS).out(files)
+                parts, theirs = Balancer(SHARDS).assign(files)
                 stolen.append(await real(self, Wave.of(wave.generation, 2, parts), theirs, run))
             return await real(self, wave, lines, run)
 
-        with patch.object(Book, "publish", publish):
+        with patch.object(PlanFolder, "publish", publish):
             result = asyncio.run(bench.plan())
         assert (stolen, sorted(bench.waves()[1])) == ([True], names)
         assert sorted(name for wave in bench.waves() for name in wave) == sorted(hashes(bench.one))
@@ -339,29 +341,29 @@ class TestGoingOn:
 class TestLook:
     def test_the_end_is_believed_of_a_plan_that_has_succeeded(self, bench: Bench) -> None:
         asyncio.run(bench.plan())
-        told = asyncio.run(bench.book.summary())
+        told = asyncio.run(bench.plan_folder.summary())
         assert told is not None
-        end = Place(generation=told.generation, wave=4, chain=told.chain)
+        end = Position(generation=told.generation, wave=4, chain=told.chain)
 
-        def seen(place: Place, state: str) -> Any:
-            return asyncio.run(look(bench.book, "work", place, state))
+        def seen(position: Position, state: str) -> Any:
+            return asyncio.run(find_next(bench.plan_folder, "work", position, state))
 
-        assert seen(end, "running").nothing
+        assert seen(end, "running").must_wait
         assert seen(end, "success").end == told
-        assert seen(Place(), "running").wave.number == 1
+        assert seen(Position(), "running").wave.number == 1
         for state in ("", "queued", "up_for_retry"):
-            assert seen(Place(), state).nothing
+            assert seen(Position(), state).must_wait
         with pytest.raises(ConfigError, match="another source"):
-            asyncio.run(look(bench.book, "other work", Place(), "success"))
-        assert asyncio.run(look(bench.book, "other work", Place(), "running")).nothing
+            asyncio.run(find_next(bench.plan_folder, "other work", Position(), "success"))
+        assert asyncio.run(find_next(bench.plan_folder, "other work", Position(), "running")).must_wait
 
     def test_no_plan(self, bench: Bench) -> None:
-        assert asyncio.run(look(bench.book, "work", Place(), "running")).nothing
-        with pytest.raises(NotFound, match="no plan"):
-            asyncio.run(look(bench.book, "work", Place(), "success"))
+        assert asyncio.run(find_next(bench.plan_folder, "work", Position(), "running")).must_wait
+        with pytest.raises(NotFound, match="no (complete )?plan"):
+            asyncio.run(find_next(bench.plan_folder, "work", Position(), "success"))
 
     def test_a_store_that_shows_what_is_being_written_is_looked_at_afterwards(self, bench: Bench) -> None:
         asyncio.run(bench.plan())
-        bench.book.store.capabilities = replace(bench.book.store.capabilities, visible_partials=True)
-        assert asyncio.run(look(bench.book, "work", Place(), "running")).nothing
-        assert asyncio.run(look(bench.book, "work", Place(), "success")).wave is not None
+        bench.plan_folder.store.capabilities = replace(bench.plan_folder.store.capabilities, visible_partials=True)
+        assert asyncio.run(find_next(bench.plan_folder, "work", Position(), "running")).must_wait
+        assert asyncio.run(find_next(bench.plan_folder, "work", Position(), "success")).wave is not None

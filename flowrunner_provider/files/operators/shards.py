@@ -1,4 +1,4 @@
-"""One sync as several tasks: planned by one, copied by as many as there are shards, finished by one."""
+"""The operators of a sync that is spread over several tasks: plan, copy in shards, finish."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 if TYPE_CHECKING:
     from flowrunner_provider.files.options import SyncOptions
-    from flowrunner_provider.files.shards.book import Book
-    from flowrunner_provider.files.shards.look import Place
-    from flowrunner_provider.files.shards.patience import Patience
+    from flowrunner_provider.files.shards.next_wave import Position
+    from flowrunner_provider.files.shards.plan_folder import PlanFolder
+    from flowrunner_provider.files.shards.waiting import WaveWait
     from flowrunner_provider.files.store import Store
     from flowrunner_provider.files.uri import Location
 
@@ -30,22 +30,24 @@ __all__ = ["FileSyncFinishOperator", "FileSyncPlanOperator", "FileSyncShardOpera
 
 
 class _ShardedSync(FlowRunnerOperator):
-    """What the tasks of one sync have in common; each is given the same.
+    """The parameters that all tasks of one sync share; give each task the same values.
 
-    :param source: a folder, e.g. ``sftp://partner@/out/``. A path on the worker must be the same disk on all workers.
-    :param dest: a folder in any store.
-    :param plan_path: the folder for plans, in any store that all workers reach; by default ``.flowrunner`` in
-        ``dest``, which no sync takes for a part of the tree. Each plan is in a folder of its own below it.
-    :param plan_name: tells apart the syncs of one DAG.
-    :param compare: a file is the same if size and time are (to the coarser of the two stores' precision), if its
-        bytes are (both sides are read), or if the name is there.
-    :param delete_extra: delete the files that only ``dest`` has, in the last task.
-    :param max_deletes: more deletions are an error before the first; the plan says so already.
-    :param backup_dir: a folder of the same store as ``dest`` and outside of it: what would be replaced is copied
-        there first, what would be deleted is moved there.
-    :param include: only files that match one of these globs; one without ``/`` is for the name in any folder.
-    :param exclude: and none of these.
-    :param concurrency: files at a time in each task, at most 64.
+    :param source: the folder to copy from, e.g. ``sftp://partner@/out/``. A local path must be the same disk on all
+        workers.
+    :param dest: the folder to copy to, in any store.
+    :param plan_path: the folder for plans, in any store that all workers reach. Default: ``.flowrunner`` in ``dest``,
+        which syncs ignore. Each plan has its own subfolder.
+    :param plan_name: distinguishes several syncs of one DAG.
+    :param compare: when two files count as equal: ``size_mtime`` compares size and modification time (with the
+        precision of the less precise store), ``checksum`` reads and compares both files, ``name`` compares names only.
+    :param delete_extra: in the last task, delete the files that only ``dest`` has.
+    :param max_deletes: fail before the first deletion if there are more; the plan already checks this.
+    :param backup_dir: a folder in the store of ``dest``, outside of ``dest``. Files are copied there before they are
+        replaced, and moved there instead of being deleted.
+    :param include: copy only files that match one of these globs. A glob without ``/`` matches the file name in any
+        folder.
+    :param exclude: globs of files to leave out.
+    :param concurrency: how many files each task copies at the same time, at most 64.
     """
 
     template_fields: Sequence[str] = ("source", "dest", "plan_path", "backup_dir", "include", "exclude")
@@ -74,8 +76,8 @@ class _ShardedSync(FlowRunnerOperator):
         self.concurrency = concurrency
 
 
-class _Scene:
-    """The parameters of a task, read and checked."""
+class _Settings:
+    """The validated parameters of a task."""
 
     def __init__(self, task: _ShardedSync, run: Run, *, dry_run: bool = False) -> None:
         from flowrunner_provider.core.checkpoint import fingerprint
@@ -91,7 +93,7 @@ class _Scene:
             apart(self.dest, backup, "backup_dir")
             if backup.root != self.dest.root:
                 raise ConfigError(
-                    "backup_dir is in another store than dest", field="backup_dir", remedy="name a folder beside dest"
+                    "backup_dir is not in the store of dest", field="backup_dir", remedy="name a folder beside dest"
                 )
         where = task.plan_path or f"{task.dest.rstrip('/')}/{OWN_FOLDER}"
         self.plans = no_pattern(where, "plan_path")
@@ -112,10 +114,10 @@ class _Scene:
         )  # fmt: skip
         self._run = run
 
-    async def open(self, stack: AsyncExitStack) -> tuple[tuple[Store, str], tuple[Store, str], Book]:
-        """Source and destination, each with its path, and the folder of the plan."""
+    async def open(self, stack: AsyncExitStack) -> tuple[tuple[Store, str], tuple[Store, str], PlanFolder]:
+        """Open the stores; return source and destination, each with its path, and the folder of the plan."""
         from flowrunner_provider.files.hook import opened
-        from flowrunner_provider.files.shards.book import Book
+        from flowrunner_provider.files.shards.plan_folder import PlanFolder
 
         stores = await opened(self._run, stack, source=[self.source], dest=[self.dest], plan_path=[self.plans])
 
@@ -123,27 +125,29 @@ class _Scene:
             return stores[location.root], location.path
 
         store = stores[self.plans.root]
-        return at(self.source), at(self.dest), Book(store, store.join(self.plans.path, self.name))
+        return at(self.source), at(self.dest), PlanFolder(store, store.join(self.plans.path, self.name))
 
 
 class FileSyncPlanOperator(_ShardedSync):
-    """What has to be copied from the folder ``source`` to the folder ``dest`` is written down, dealt to ``shards``.
+    """On success, the plan contains every file to copy from ``source`` to ``dest``, divided among ``shards`` tasks.
 
-    Killed or retried, it goes on: what it has published stays as it is, what its new listing shows besides is
-    published behind that, and no file is dealt twice. Both listings are complete when it succeeds, and not too many
-    deletions are ahead; a plan of less than one wave is not published before.
+    A killed or retried task continues: published waves stay as they are, files that a new listing finds in addition
+    are published in further waves, and no file is assigned twice.
 
-    The plan is published in waves while the listings go on: the first when ``dest`` is listed and 10,000 files of
-    ``source`` are, each when it has ``wave_size`` files, or 10 seconds after the last one; not before both listings
-    are complete if ``dest`` takes two spellings of a name for one file. A wave is one file, with about 80 bytes
-    per file to copy and its name. The shards get equal shares, counted over all waves: the largest files of a wave
-    are dealt first, each to the shard with the least to do, where a file counts 256 KiB besides its size. Long
-    listings are on the worker's disk (some 300 bytes per file), so memory does not grow with them. See
-    ``sync_task_group()`` for the tasks that follow.
+    Both folders are listed completely, and the number of deletions is checked, before the task succeeds. A plan that
+    fits into one wave is published only then. Longer plans are published in waves during the listing, so that shards
+    can start: the first wave when ``dest`` and 10,000 files of ``source`` are listed, each further one when it has
+    ``wave_size`` files or after 10 seconds. If ``dest`` is case-insensitive, nothing is published before both listings
+    are complete.
 
-    :param shards: how many tasks will copy, from 1 to 256.
-    :param wave_size: how many files are published at a time, at most 100,000.
-    :param dry_run: only tell the counts and the first names, and write nothing.
+    A wave is one file, with the name and about 80 bytes per file to copy. The shards get equal shares over all waves:
+    the largest files of a wave are assigned first, each to the shard with the least work, where every file counts 256
+    KiB in addition to its size. Listings are kept on the worker's disk (about 300 bytes per file), so memory does not
+    grow with them. See ``sync_task_group()`` for the tasks that follow.
+
+    :param shards: the number of tasks that copy, 1 to 256.
+    :param wave_size: how many files a wave has, at most 100,000.
+    :param dry_run: return the counts and the first names without writing a plan.
     """
 
     action: ClassVar[str] = "files.sync_plan"
@@ -154,41 +158,43 @@ class FileSyncPlanOperator(_ShardedSync):
         self.only_plan = dry_run  # BaseOperator has a method of the other name
 
     async def perform(self, run: Run) -> SyncPlanResult:
-        """List, compare, deal."""
-        from flowrunner_provider.files.shards.book import MOST_SHARDS
         from flowrunner_provider.files.shards.plan import MOST_FILES, plan_shards
+        from flowrunner_provider.files.shards.plan_folder import MOST_SHARDS
 
         for field, value, most in (("shards", self.shards, MOST_SHARDS), ("wave_size", self.wave_size, MOST_FILES)):
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
                 raise ConfigError(f"{field} is {value!r}", field=field, remedy=f"write a whole number from 1 to {most}")
-        scene = _Scene(self, run, dry_run=self.only_plan)
+        settings = _Settings(self, run, dry_run=self.only_plan)
         async with AsyncExitStack() as stack:
-            source, dest, book = await scene.open(stack)
+            source, dest, plan_folder = await settings.open(stack)
             return await plan_shards(
-                source, dest, run, scene.options, shards=self.shards, wave_size=self.wave_size, work=scene.work,
-                book=book, label=scene.label,
+                source, dest, run, settings.options, shards=self.shards, wave_size=self.wave_size, work=settings.work,
+                plan_folder=plan_folder, label=settings.label,
             )  # fmt: skip
 
 
 class FileSyncShardOperator(_ShardedSync):
-    """Every file that ``files.sync_plan`` has dealt to this shard is in ``dest`` as it is in ``source`` now.
+    """On success, every file that ``files.sync_plan`` assigned to this shard is in ``dest`` with its current content.
 
-    Killed or retried, it goes on where it was, also within a file, and touches no other shard's files; readers of
-    ``dest`` find the old file or the new one, never a part. A file that has changed since the plan was made is copied
-    as it is now, one that is gone is left out. Nothing is listed and nothing deleted. Cleared after a success, it
-    copies its shard once more.
+    A killed or retried task resumes where it stopped, also inside a file, and never touches files of other shards.
+    Readers of ``dest`` see the old file or the new one, never a partial one. Cleared after a success, it copies its
+    shard again.
 
-    With ``plan_task`` it begins while the plan is being made, and works off wave after wave. For the next one it
-    waits on the worker for up to 20 seconds while the plan's task runs (5 if it does not), then without a slot: in
-    the triggerer where that may look at ``plan_path``, else by being started again. If the plan fails, so does the
-    shard.
+    A file that changed after the plan was made is copied with its current content; a file that no longer exists is
+    left out. The task lists and deletes nothing.
 
-    :param shard: which one, from 0.
-    :param plan_task: the task that makes the plan, if this one may start beside it; else the plan must be complete.
-    :param plan_timeout: how long to wait for the next wave.
-    :param poll_interval: the time between two looks without a slot, at least 5 seconds. A shard that has to be
-        started again for each waits longer by and by, up to 5 minutes.
-    :param deferrable: wait in the triggerer, if the plan is in a store and not on the worker's disk.
+    With ``plan_task``, the shard starts while the plan is still being made, and copies wave after wave. It waits for
+    the next wave on the worker for up to 20 seconds if the plan's task is running (else 5), and then without a slot:
+    deferred to the triggerer if that can read ``plan_path``, otherwise by rescheduling itself. If the plan fails, the
+    shard fails.
+
+    :param shard: the number of this shard, from 0.
+    :param plan_task: the id of the task that makes the plan, if this task may start before the plan is complete. None:
+        the plan must be complete.
+    :param plan_timeout: how long to wait for the next wave before failing.
+    :param poll_interval: the time between two checks without a slot, at least 5 seconds. A shard that reschedules
+        itself increases it gradually, up to 5 minutes.
+    :param deferrable: wait in the triggerer. Has no effect if the plan is on the worker's disk.
     """
 
     action: ClassVar[str] = "files.sync_shard"
@@ -212,50 +218,50 @@ class FileSyncShardOperator(_ShardedSync):
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
-        """The triggerer saw something new: look from here, and go on."""
+        """Continue after the trigger fired."""
         from flowrunner_provider.runtime.trigger import outcome
 
         self._resume_after(True)
 
-        def go_on(run: Run) -> Any:
+        def resume(run: Run) -> Any:
             outcome(event)
             return self.perform(run)
 
-        return self.attempt(context, go_on)
+        return self.attempt(context, resume)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Any) -> Any:
-        """A wait in the triggerer that took too long ends as one on the worker does."""
+        """Handle a timeout in the triggerer like one on the worker."""
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except TaskDeferralTimeout:
             return self.execute_complete(context, {"status": "done"})
 
     def _resume_after(self, waited: bool) -> None:
-        """Going on after a wait is no new attempt, so that ``resume=False`` was heeded before."""
+        """Continue after a wait: that is not a new attempt, and ``resume=False`` already had its effect."""
         self.resume = self.resume or waited
 
     async def perform(self, run: Run) -> ShardResult:
-        """Copy."""
-        from flowrunner_provider.files.shards.patience import Patience
-        from flowrunner_provider.files.shards.run import planned_before, run_shard
+        from flowrunner_provider.files.shards.engine import plan_is_complete, run_shard
+        from flowrunner_provider.files.shards.waiting import WaveWait
         from flowrunner_provider.runtime.task_state import task_state
 
         if isinstance(self.shard, bool) or not isinstance(self.shard, int):
             raise ConfigError(f"shard is {self.shard!r}", field="shard", remedy="write a whole number from 0")
         interval = self._interval()
-        patience = Patience(run, parse_duration(self.plan_timeout, "plan_timeout"))
-        scene = _Scene(self, run)
+        wave_wait = WaveWait(run, parse_duration(self.plan_timeout, "plan_timeout"))
+        settings = _Settings(self, run)
 
-        async def wait(place: Place, state: str) -> None:
-            if not await patience.in_place(place, state):
-                self._give_up_slot(scene, run, place, state, patience, interval)
+        async def wait(position: Position, state: str) -> None:
+            if not await wave_wait.on_worker(position, state):
+                self._give_up_slot(settings, run, position, state, wave_wait, interval)
 
         task = self.plan_task
         async with AsyncExitStack() as stack:
-            source, dest, book = await scene.open(stack)
+            source, dest, plan_folder = await settings.open(stack)
             return await run_shard(
-                source, dest, run, scene.options, shard=self.shard, work=scene.work, book=book, wait=wait,
-                state_of=partial(task_state, run.scope[0], run.scope[1], task) if task else planned_before,
+                source, dest, run, settings.options, shard=self.shard, work=settings.work,
+                plan_folder=plan_folder, wait=wait,
+                state_of=partial(task_state, run.scope[0], run.scope[1], task) if task else plan_is_complete,
             )  # fmt: skip
 
     def _interval(self) -> timedelta:
@@ -267,44 +273,54 @@ class FileSyncShardOperator(_ShardedSync):
         return interval
 
     def _give_up_slot(
-        self, scene: _Scene, run: Run, place: Place, state: str, patience: Patience, interval: timedelta
+        self, settings: _Settings, run: Run, position: Position, state: str, wave_wait: WaveWait, interval: timedelta
     ) -> None:
-        """Wait elsewhere. In the triggerer only while the plan runs: what is deferred may keep a pool's slot, and a
-        plan that is to begin may need that one."""
-        from flowrunner_provider.files.shards.look import RUNNING
+        """Defer or reschedule. A deferred task may keep its pool slot, which a plan that has not started may need, so
+        the shard defers only while the plan runs."""
+        from flowrunner_provider.files.shards.next_wave import RUNNING
         from flowrunner_provider.files.shards.triggers import WaveTrigger
         from flowrunner_provider.runtime.trigger import sealed
 
-        left = patience.left(place)
+        remaining = wave_wait.remaining(position)
         failpoint("files.sync_shard.before_wait")
-        if not self.deferrable or state != RUNNING or scene.plans.scheme == "file":
-            again = run.clock.now() + patience.pause(interval, left)
-            raise AirflowRescheduleException(again)  # type: ignore[no-untyped-call]
+        if not self.deferrable or state != RUNNING or settings.plans.scheme == "file":
+            start_at = run.clock.now() + wave_wait.pause(interval, remaining)
+            raise AirflowRescheduleException(start_at)  # type: ignore[no-untyped-call]
         dag_id, run_id = run.scope[:2]
         trigger = WaveTrigger(
-            plans=scene.where, name=scene.name, work=scene.work, generation=place.generation, wave=place.wave,
+            plans=settings.where, name=settings.name, work=settings.work,
+            generation=position.generation, wave=position.wave,
             dag_id=dag_id, run_id=run_id, plan_task=str(self.plan_task), poll_interval=interval.total_seconds(),
         )  # fmt: skip
-        self.defer(trigger=sealed(trigger), method_name="execute_complete", timeout=left)
+        self.defer(trigger=sealed(trigger), method_name="execute_complete", timeout=remaining)
 
 
 class FileSyncFinishOperator(_ShardedSync):
-    """The folder ``dest`` holds every chosen file of ``source``, and with ``delete_extra`` no others; the plan is gone.
+    """On success, the folder ``dest`` contains every selected file of ``source``, with ``delete_extra`` no other
+    files, and the plan is removed.
 
-    Killed or retried, it lists again and goes on. It begins only if every shard has worked off every wave of the plan.
-    It compares both complete listings, copies what has changed since
-    the plan was made, and only then deletes what is extra: never if a listing fails or if it were more than
-    ``max_deletes`` over all attempts. With ``compare="checksum"`` the shards have compared the bytes, so that sizes
-    are compared here. It costs the two listings; the listings are on the worker's disk.
+    A killed or retried task lists both folders again and continues.
+
+    The task starts its work only if every shard has copied every wave of the plan. It compares both complete listings,
+    copies files that changed after the plan was made, and only then deletes extra files: never after a failed listing,
+    and never more than ``max_deletes`` over all attempts. With ``compare="checksum"`` it compares sizes, because the
+    shards have compared the content. It costs the two listings, which are kept on the worker's disk.
     """
 
     action: ClassVar[str] = "files.sync_finish"
 
     async def perform(self, run: Run) -> SyncFinishResult:
-        """Compare, delete, tidy up."""
-        from flowrunner_provider.files.shards.run import finish
+        from flowrunner_provider.files.shards.engine import finish
 
-        scene = _Scene(self, run)
+        settings = _Settings(self, run)
         async with AsyncExitStack() as stack:
-            source, dest, book = await scene.open(stack)
-            return await finish(source, dest, run, scene.options, work=scene.work, book=book, parent=scene.plans.path)
+            source, dest, plan_folder = await settings.open(stack)
+            return await finish(
+                source,
+                dest,
+                run,
+                settings.options,
+                work=settings.work,
+                plan_folder=plan_folder,
+                parent=settings.plans.path,
+            )

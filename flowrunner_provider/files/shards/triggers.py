@@ -1,12 +1,12 @@
-"""What the triggerer looks at while a shard waits for its next wave."""
+"""The trigger of a shard that waits for its next wave."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from flowrunner_provider.core.errors import Json
-from flowrunner_provider.files.shards.book import Book
-from flowrunner_provider.files.shards.look import RUNNING, Place, look
+from flowrunner_provider.files.shards.next_wave import RUNNING, Position, find_next
+from flowrunner_provider.files.shards.plan_folder import PlanFolder
 from flowrunner_provider.files.uri import parse
 from flowrunner_provider.runtime.task_state import task_state
 from flowrunner_provider.runtime.trigger import FlowRunnerTrigger
@@ -15,13 +15,16 @@ __all__ = ["WaveTrigger"]
 
 
 class WaveTrigger(FlowRunnerTrigger):
-    """Looks until there is another wave, or the plan is no longer being made.
+    """Fires when the next wave is published, or when the plan's task no longer runs.
 
-    :param plans: the address of the folder of the plans.
-    :param name: of the plan's own folder in it.
+    :param plans: the address of the folder that holds the plans.
+    :param name: the name of this plan's folder.
     :param work: the fingerprint of the sync.
-    :param generation: with ``wave``: where the shard is.
-    :param plan_task: the task that makes the plan, in the run ``run_id`` of ``dag_id``.
+    :param generation: the generation of the shard's position.
+    :param wave: the number of the last wave that the shard started.
+    :param dag_id: the DAG of the sync.
+    :param run_id: its DAG run.
+    :param plan_task: the task that makes the plan.
     """
 
     def __init__(
@@ -56,6 +59,6 @@ class WaveTrigger(FlowRunnerTrigger):
             return {"plan": state}
         location = parse(self.plans, field="plan_path")
         async with await aopen_store(location, field="plan_path") as store:
-            book = Book(store, store.join(location.path, self.name))
-            seen = await look(book, self.work, Place(generation=self.generation, wave=self.wave), state)
-        return None if seen.wave is None else {"plan": state, "wave": seen.wave.number}
+            plan_folder = PlanFolder(store, store.join(location.path, self.name))
+            step = await find_next(plan_folder, self.work, Position(generation=self.generation, wave=self.wave), state)
+        return None if step.wave is None else {"plan": state, "wave": step.wave.number}
