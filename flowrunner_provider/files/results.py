@@ -1,4 +1,4 @@
-"""What the file actions return; light, because whoever reads a DAG imports it."""
+"""Results of the file actions; a light module, because the DAG processor imports it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LeftBecause = Literal["exists", "known", "young", "changing"]
 
 @dataclass(frozen=True, kw_only=True)
 class CopiedFile:
-    """One file of the result's preview."""
+    """A copied file."""
 
     path: str
     size: int
@@ -44,10 +44,10 @@ class CopiedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class LeftFile:
-    """One file that is not copied.
+    """A file that is not copied.
 
-    :param because: its target ``exists``; it was copied before and is ``known``; it is too ``young``, or still
-        ``changing``.
+    :param because: ``exists``: the target exists; ``known``: an earlier run has copied it; ``young``: it was modified
+        too recently; ``changing``: it is still changing.
     """
 
     path: str
@@ -56,17 +56,17 @@ class LeftFile:
 
 @dataclass(frozen=True, kw_only=True)
 class CopyResult:
-    """What was copied, over all attempts; of a dry run what would be.
+    """The files that were copied, over all attempts; in a dry run, those that would be.
 
-    :param files: how many files were copied (or moved).
-    :param bytes: their size together.
-    :param skipped: how many were left alone because their target was there.
-    :param dest: where they are.
-    :param entries: the first of them, at most 20.
-    :param known: with ``only_new``: how many were left alone because they were copied before.
-    :param dry_run: nothing was done.
-    :param reasons: in a dry run: how many match and would be left alone, by reason; see ``left``.
-    :param left: in a dry run: the first of these, at most 20.
+    :param files: the number of copied (or moved) files.
+    :param bytes: their total size.
+    :param skipped: the number of files that were skipped because their target exists.
+    :param dest: the destination.
+    :param entries: the first copied files, at most 20.
+    :param known: with ``only_new``, the number of files that earlier runs have copied.
+    :param dry_run: whether nothing was written.
+    :param reasons: in a dry run, the number of files that would be skipped, by reason; see ``left``.
+    :param left: in a dry run, the first files that would be skipped, at most 20.
     """
 
     files: int
@@ -82,17 +82,17 @@ class CopyResult:
 
 @dataclass(frozen=True, kw_only=True)
 class SyncResult:
-    """What was done, over all attempts; ``listed`` = ``copied`` + ``unchanged``.
+    """What a sync did, over all attempts; ``listed`` = ``copied`` + ``unchanged``.
 
-    :param listed: how many files the source has.
-    :param copied: how many of them were copied; in a dry run: how many would be.
-    :param unchanged: how many were there already.
-    :param bytes: the size of the copied ones together.
-    :param deleted: how many extra files were deleted, or moved into the backup; in a dry run: would be.
-    :param extra: how many files are in ``dest`` alone and stay there.
-    :param dry_run: nothing was done.
-    :param copies: the first names that were copied, in the last attempt, at most 20.
-    :param deletes: the first names that were deleted, in the last attempt, at most 20.
+    :param listed: the number of files in the source.
+    :param copied: the number of copied files; in a dry run, of files that would be copied.
+    :param unchanged: the number of files that were up to date.
+    :param bytes: the total size of the copied files.
+    :param deleted: the number of extra files that were deleted, or moved to the backup; in a dry run, that would be.
+    :param extra: the number of files that only ``dest`` has and that were kept.
+    :param dry_run: whether nothing was written.
+    :param copies: the first files that the last attempt copied, at most 20.
+    :param deletes: the first files that the last attempt deleted, at most 20.
     """
 
     listed: int
@@ -108,17 +108,17 @@ class SyncResult:
 
 @dataclass(frozen=True, kw_only=True)
 class SyncPlanResult:
-    """A plan.
+    """The plan of a sharded sync.
 
-    :param plan: the folder that it lies in; empty after a dry run.
-    :param shards: into how many parts it was cut.
-    :param waves: in how many steps it was published.
-    :param listed: how many files the source has.
-    :param files: how many of them are to be copied, or compared by their bytes; in a dry run: to be copied.
-    :param bytes: their size together.
-    :param largest: the size of the files of the largest shard together.
-    :param deletes: how many extra files will be deleted at the end.
-    :param extra: how many files are in ``dest`` alone and stay there.
+    :param plan: the folder of the plan; empty after a dry run.
+    :param shards: the number of shards.
+    :param waves: the number of waves in which the plan was published.
+    :param listed: the number of files in the source.
+    :param files: the number of files to copy, or to compare by their bytes; in a dry run, of files to copy.
+    :param bytes: their total size.
+    :param largest: the total size of the files of the largest shard.
+    :param deletes: the number of extra files that will be deleted at the end.
+    :param extra: the number of files that only ``dest`` has and that are kept.
     :param copies: the first names, at most 20.
     """
 
@@ -137,13 +137,13 @@ class SyncPlanResult:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardResult:
-    """What became of one shard, over all attempts; ``files`` = ``copied`` + ``unchanged``.
+    """What one shard did, over all attempts; ``files`` = ``copied`` + ``unchanged``.
 
-    :param waves: how many waves the plan had.
-    :param files: how many files were planned for it.
-    :param copied: how many of them were copied.
-    :param unchanged: how many turned out to be the same, or are gone from the source since.
-    :param bytes: the size of the copied ones together.
+    :param waves: the number of waves of the plan.
+    :param files: the number of files that were assigned to the shard.
+    :param copied: the number of copied files.
+    :param unchanged: the number of files that were up to date, or are gone from the source since the plan was made.
+    :param bytes: the total size of the copied files.
     """
 
     shard: int
@@ -156,14 +156,14 @@ class ShardResult:
 
 @dataclass(frozen=True, kw_only=True)
 class SyncFinishResult:
-    """The whole sync.
+    """The sharded sync as a whole.
 
-    :param listed: how many files the source has at the end.
-    :param planned: how many were to be copied by the shards.
-    :param planned_bytes: their size together.
-    :param late: how many had changed since the plan was made, and were copied at the end.
-    :param deleted: how many extra files were deleted, or moved into the backup.
-    :param extra: how many files are in ``dest`` alone and stay there.
+    :param listed: the number of files in the source at the end.
+    :param planned: the number of files that were assigned to shards.
+    :param planned_bytes: their total size.
+    :param late: the number of files that had changed since the plan was made and were copied at the end.
+    :param deleted: the number of extra files that were deleted, or moved to the backup.
+    :param extra: the number of files that only ``dest`` has and that were kept.
     """
 
     listed: int
@@ -178,12 +178,13 @@ class SyncFinishResult:
 class DeleteResult:
     """What was deleted, over all attempts; ``matched`` = ``deleted`` + ``kept``.
 
-    :param matched: how many files the path named.
-    :param deleted: how many of them are gone; in a dry run: how many would be.
-    :param kept: how many were left, by age, by ``keep_last``, or because they changed after they were listed.
-    :param bytes: the size of the deleted ones together, where the store knows sizes.
-    :param dry_run: nothing was deleted.
-    :param paths: the first of the deleted, at most 20.
+    :param matched: the number of files that matched.
+    :param deleted: the number of deleted files; in a dry run, of files that would be deleted.
+    :param kept: the number of files that were kept: by age, by ``keep_last``, or because they changed after the
+        listing.
+    :param bytes: the total size of the deleted files, as far as the store knows sizes.
+    :param dry_run: whether nothing was deleted.
+    :param paths: the first deleted files, at most 20.
     """
 
     matched: int
@@ -198,8 +199,8 @@ class DeleteResult:
 class FolderResult:
     """A folder.
 
-    :param path: where it is.
-    :param created: this task has made it; False if it was there before.
+    :param path: its path.
+    :param created: whether this task created it; False if it existed before.
     """
 
     path: str
@@ -208,10 +209,10 @@ class FolderResult:
 
 @dataclass(frozen=True, kw_only=True)
 class ListedFile:
-    """One file.
+    """A file in a listing.
 
-    :param path: its address, to be used as ``source`` of another action.
-    :param modified: in UTC, ISO 8601; None where the store does not know.
+    :param path: its address, which other actions accept as ``source``.
+    :param modified: in UTC, ISO 8601; None if the store does not know it.
     """
 
     path: str
@@ -222,10 +223,10 @@ class ListedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class ListResult:
-    """What was found.
+    """A listing.
 
-    :param count: how many files match.
-    :param files: those files, or the first ``limit`` of them.
+    :param count: the number of matching files.
+    :param files: these files, or the first ``limit`` of them.
     """
 
     count: int
@@ -234,7 +235,7 @@ class ListResult:
 
 @dataclass(frozen=True, kw_only=True)
 class ArrivedFile(ListedFile):
-    """One file of an event.
+    """A file of an event.
 
     :param change: ``created`` or ``updated``.
     """
@@ -246,8 +247,8 @@ class ArrivedFile(ListedFile):
 class Arrival:
     """An event of a watched folder.
 
-    :param id: the same whenever the same version of the same files is told again.
-    :param files: the one that it is about; with ``batch="look"`` all that one look has found, at most 40.
+    :param id: identical whenever the same version of the same files is reported again.
+    :param files: the file of this event; with ``batch="look"``, all files that one listing found, at most 40.
     """
 
     id: str
@@ -256,10 +257,10 @@ class Arrival:
 
 @dataclass(frozen=True, kw_only=True)
 class WaitResult:
-    """What was waited for.
+    """The files that were waited for.
 
-    :param count: how many files are there.
-    :param files: those files by path, or the first 1,000 of them.
+    :param count: the number of files.
+    :param files: these files by path, or the first 1,000 of them.
     """
 
     count: int
@@ -268,7 +269,7 @@ class WaitResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """One file and its checksum, in lower-case hexadecimal."""
+    """A file and its checksum, in lower-case hexadecimal."""
 
     path: str
     size: int
@@ -277,13 +278,13 @@ class Checked:
 
 @dataclass(frozen=True, kw_only=True)
 class ChecksumResult:
-    """What was read and compared.
+    """The files that were read and compared.
 
-    :param files: how many files were read (of two trees: names that are in both).
-    :param bytes: their size together.
-    :param algorithm: of the checksums.
-    :param compared: how many had something to be compared with, and were the same.
-    :param entries: the files with their checksums, at most 500.
+    :param files: the number of files (of two folders: of names in both).
+    :param bytes: their total size.
+    :param algorithm: the checksum algorithm.
+    :param compared: the number of files that had something to be compared with, and matched.
+    :param entries: the files and their checksums, at most 500.
     """
 
     files: int
@@ -295,10 +296,10 @@ class ChecksumResult:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadResult:
-    """A file's content.
+    """The content of a file.
 
     :param size: in bytes.
-    :param content: a text, a list of lines, base64, or what the JSON says.
+    :param content: a text, a list of lines, base64, or the JSON value.
     """
 
     path: str
@@ -308,12 +309,12 @@ class ReadResult:
 
 @dataclass(frozen=True, kw_only=True)
 class WriteResult:
-    """What was written.
+    """The file that was written.
 
-    :param path: the file.
-    :param bytes: how many bytes ``content`` has.
-    :param size: how many bytes the file had when this task was through with it.
-    :param skipped: it was there and was left alone.
+    :param path: its path.
+    :param bytes: the size of ``content`` in bytes.
+    :param size: the size of the file after the task.
+    :param skipped: whether the file existed and the write was skipped.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""Waiting for files in any store."""
+"""Sensor that waits for files in any store."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ __all__ = ["StoreFileSensor"]
 
 
 class StoreFileSensor(FlowRunnerSensor):
-    """At least ``min_files`` files that match are there, as they should be, and the result names them.
+    """On success, at least ``min_files`` files match all conditions, and the result names them.
 
-    Killed or retried, it simply looks again: looking changes nothing; ``stable_for`` begins anew. One listing per
-    ``poke_interval``. A file, folder or marker that the store knows not to be there is waited for; no permission, a
-    broken connection or a listing that fails in the middle is never taken for that. Paths on the worker are always
-    waited for by the worker, as the triggerer may have other disks. Links are not followed.
+    A killed or retried task lists again, which changes nothing; ``stable_for`` starts over. Each check is one listing.
+    A file, folder or marker that does not exist yet is waited for; access denied, a broken connection or an incomplete
+    listing is an error and never taken for "does not exist". A path on the worker is always watched by the worker,
+    because the triggerer may have other disks. Symbolic links are not followed.
 
     :param path: a file, a folder, or a glob such as ``sftp://partner@/out/*.csv``.
-    :param pattern: a glob below the folder ``path``, if that is no glob itself.
-    :param recursive: also what is below the folders.
-    :param min_files: so many files must be there.
-    :param min_size: files of fewer bytes do not count.
-    :param stable_for: only files count whose size and time have not changed over the looks of so long, e.g. ``"2m"``.
-    :param newer_than: only files modified later count; a datetime, or ISO 8601, with a time zone.
-    :param marker_file: a file of this name must be in the folder, too; it is not among the result.
-    :param poke_interval: the time between two looks, at least a second.
-    :param timeout: how long to wait in all.
-    :param deferrable: wait in the triggerer instead of holding a worker slot.
+    :param pattern: a glob below the folder ``path``, if ``path`` is not a glob.
+    :param recursive: include all files below the folders.
+    :param min_files: the number of files to wait for.
+    :param min_size: ignore files of fewer bytes.
+    :param stable_for: ignore files whose size or time has changed within this time, e.g. ``"2m"``, as seen by the
+        checks.
+    :param newer_than: ignore files modified before this time: a datetime or ISO 8601, with a time zone.
+    :param marker_file: also wait for a file of this name in the folder; it is not part of the result.
+    :param poke_interval: the time between two checks, at least one second.
+    :param timeout: the maximum time to wait in total.
+    :param deferrable: wait in the triggerer instead of occupying a worker slot.
     """
 
     action: ClassVar[str] = "files.wait"
@@ -64,7 +65,7 @@ class StoreFileSensor(FlowRunnerSensor):
     ) -> None:
         interval = parse_duration(poke_interval, "poke_interval").total_seconds()
         if interval < 1:
-            raise ConfigError("poke_interval is below a second", field="poke_interval", remedy="write '30s', say")
+            raise ConfigError("poke_interval is below one second", field="poke_interval", remedy="write e.g. '30s'")
         seconds = parse_duration(timeout, "timeout").total_seconds()
         super().__init__(poke_interval=interval, timeout=seconds, deferrable=deferrable, **kwargs)
         self.path, self.pattern, self.recursive = path, pattern, recursive
@@ -73,12 +74,12 @@ class StoreFileSensor(FlowRunnerSensor):
         self._memory: Memory = {}
 
     def execute(self, context: Any) -> Any:
-        """As every sensor; a path on this machine is watched from this machine."""
+        """Wait as every sensor does, but for a path on this machine never in the triggerer."""
         from flowrunner_provider.files.uri import parse
 
         with boundary():
             if self.deferrable and parse(self.path, field="path").scheme == "file":
-                self.log.info("%s is on the worker, which therefore waits itself.", self.path)
+                self.log.info("%s is on the worker, so the worker waits for it.", self.path)
                 self.deferrable = False
         return super().execute(context)
 
@@ -100,7 +101,7 @@ class StoreFileSensor(FlowRunnerSensor):
         watch.check()
         if watch.stable_for and not self.deferrable and self.reschedule:
             raise ConfigError(
-                "stable_for compares looks, and mode='reschedule' forgets them",
+                "stable_for compares checks, and mode='reschedule' does not keep them",
                 field="stable_for",
                 remedy="use deferrable=True, or mode='poke'",
             )

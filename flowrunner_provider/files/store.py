@@ -1,15 +1,15 @@
-"""What a store is: the few operations that every place with files offers, and what each promises.
+"""The store interface: the few operations that every place with files offers, and what each of them guarantees.
 
-A store says by :class:`Capabilities` what it cannot do; nobody finds out by trying. Every operation either does
-what it says or raises one class of :mod:`flowrunner_provider.core.errors`:
+A store declares in :class:`Capabilities` what it can do; nobody finds out by trying. Every operation either succeeds
+or raises one class of :mod:`flowrunner_provider.core.errors`:
 
-* ``NotFound`` only when the store *knows* that the thing is not there. No permission is ``AccessDenied``, a broken
-  connection ``ConnectionLost``, silence ``TimedOut``; none of them is ever taken for "absent".
-* A listing that fails in the middle raises in the middle; it never just ends.
+* ``NotFound`` only if the store *knows* that the file does not exist. Missing permissions are ``AccessDenied``, a
+  broken connection is ``ConnectionLost``, silence is ``TimedOut``; none of them is ever taken for "does not exist".
+* A listing that fails half-way raises half-way; it never just ends.
 
-**Under kills.** A file appears under its final name in :meth:`Upload.commit` and nowhere else, whole. Whatever was
-written before lies under a hidden name (or in an upload that the store keeps) which the same *token* finds again.
-``delete``, ``mkdir`` and ``rename`` are done or not done; each may be repeated.
+**Under kills.** A file appears under its final name in :meth:`Upload.commit` and nowhere else, and it is complete.
+Until then its bytes are under a hidden name (or in a multipart upload), which a later attempt finds by the same
+*token*. ``delete``, ``mkdir`` and ``rename`` are atomic, and each may be repeated.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = [
 
 
 class Entry(NamedTuple):
-    """One thing in a store; a tuple, as a listing makes very many of them.
+    """A file, folder or link in a store; a tuple, because a listing creates very many of them.
 
-    :param path: its path in the store, as the store takes it back.
-    :param name: the last component.
-    :param size: in bytes; None where the store cannot say.
-    :param modified: in UTC; None where the store cannot say.
-    :param is_link: a symbolic link, not followed; size and time are its own.
-    :param version: changes whenever the content does (an ETag, a generation); empty where there is none.
+    :param path: the path in the store, in the form that the store's methods accept.
+    :param name: the last component of the path.
+    :param size: in bytes; None if the store does not know it.
+    :param modified: in UTC; None if the store does not know it.
+    :param is_link: whether it is a symbolic link; links are not followed, so size and time are those of the link.
+    :param version: an ETag or generation, which changes whenever the content does; empty if the store has none.
     """
 
     path: str
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
 
 
 def identity(entry: Entry) -> tuple[int | None, datetime | None, str]:
-    """What differs when the content of a file was changed or replaced."""
+    """Return what differs once the content of a file was changed or replaced."""
     return entry.size, entry.modified, entry.version
 
 
@@ -57,33 +57,33 @@ def identity(entry: Entry) -> tuple[int | None, datetime | None, str]:
 class Capabilities:
     """What a store can do.
 
-    :param atomic_replace: ``commit(replace=True)`` swaps in one step; otherwise there is a moment without a file.
-    :param atomic_create: ``commit(replace=False)`` cannot lose a race; otherwise it looks first.
-    :param resumable_upload: a later ``begin`` with the same token finds what survived and goes on behind it. Without
-        it nothing is skipped by position; a store may still recognise, by checksum, parts that it holds already.
+    :param atomic_replace: ``commit(replace=True)`` swaps in one step; otherwise the file is missing for a moment.
+    :param atomic_create: ``commit(replace=False)`` cannot lose a race; otherwise it checks first.
+    :param resumable_upload: a later ``begin`` with the same token resumes after the bytes that survived. Otherwise no
+        bytes are skipped by position, but a store may still recognize parts that it holds by their checksums.
     :param readable_parts: ``Upload.read_back`` works.
-    :param ranged_read: ``read`` can start anywhere.
-    :param server_side_copy: the store copies within itself: it is a :class:`CopyingStore`.
-    :param presigns: it makes addresses that open one file to whoever has them: it is a :class:`SigningStore`.
-    :param hashes: checksums that it keeps by itself, e.g. ``md5``.
+    :param ranged_read: ``read`` can start at any offset.
+    :param server_side_copy: the store copies within itself; it is a :class:`CopyingStore`.
+    :param presigns: the store creates presigned URLs; it is a :class:`SigningStore`.
+    :param hashes: the checksums that the store keeps for every file, e.g. ``md5``.
     :param case_sensitive: ``A.txt`` and ``a.txt`` are two files.
-    :param modified_precision: of ``Entry.modified``, in seconds.
-    :param sets_modified: ``commit`` can give the file the time of its source.
-    :param sets_mode: its uploads can be given permission bits: each is a :class:`ModeUpload`.
-    :param removes_folders: it removes empty folders: it is a :class:`FolderStore`.
-    :param visible_partials: readers may see a file before it is whole.
-    :param posix_names: any name but ``.`` and ``..`` without ``/`` and NUL is possible.
-    :param folders: a folder is a thing of its own; otherwise a prefix.
-    :param reads_whole: files of up to so many bytes are read at one moment, in one go.
-    :param finishes: the end of an upload and its check are one wait: each is a :class:`FinishingUpload`.
-    :param tiny_at_once: so many files of a few KiB are under way at a time at the most; more would wait for each other.
-    :param nearby: reading is cheap (this machine): a resumed digest is taken from here.
-    :param opens_files: its files are open files of this machine: it is a :class:`DiskStore`, its uploads are each a
+    :param modified_precision: the precision of ``Entry.modified`` in seconds.
+    :param sets_modified: ``commit`` can set the modification time.
+    :param sets_mode: uploads can set permission bits; each is a :class:`ModeUpload`.
+    :param removes_folders: the store removes empty folders; it is a :class:`FolderStore`.
+    :param visible_partials: readers may see a file before it is complete.
+    :param posix_names: every name without ``/`` and NUL, except ``.`` and ``..``, is allowed.
+    :param folders: folders exist on their own; otherwise they are prefixes.
+    :param reads_whole: files of up to this many bytes are read by one request, as of one moment.
+    :param finishes: an upload can be synced and checked in one round trip; each is a :class:`FinishingUpload`.
+    :param tiny_at_once: the maximum number of files of a few KiB in flight; more would only wait for each other.
+    :param nearby: reading is cheap (this machine), so a resumed digest is computed from the part.
+    :param opens_files: files are open files of this machine; the store is a :class:`DiskStore`, its uploads are
         :class:`DiskUpload`.
-    :param reads_ranges: what is larger than so many bytes it writes into an open file of this machine by itself, in
-        ranges of so many: it is a :class:`RangeStore`. 0 if it does not.
-    :param takes_ranges: what is larger than so many bytes its uploads read from an open file of this machine by
-        themselves, in parts of so many: each is a :class:`RangeUpload`. 0 if they do not.
+    :param reads_ranges: larger files (in bytes) can be written straight into an open file of this machine, in ranges
+        of this size; the store is a :class:`RangeStore`. 0 if it cannot.
+    :param takes_ranges: larger files (in bytes) can be read straight from an open file of this machine, in parts of
+        this size; each upload is a :class:`RangeUpload`. 0 if it cannot.
     """
 
     atomic_replace: bool
@@ -112,90 +112,91 @@ class Capabilities:
 
 
 class Upload(Protocol):
-    """A file that is being written and that nobody sees yet."""
+    """A file that is being written and that readers do not see yet."""
 
     @property
     def offset(self) -> int:
-        """How many bytes it holds: at first what survived of an earlier attempt, then what was written."""
+        """The number of bytes it holds: initially those that survived from an earlier attempt."""
 
     async def write(self, chunk: bytes) -> None:
-        """Append ``chunk``. It may still be under way on return; a failure is raised by a later call."""
+        """Append ``chunk``. It may still be in flight on return; a failure is raised by a later call."""
 
     async def sync(self) -> None:
-        """All that was written has arrived and survives a kill of this process: now a checkpoint may say so."""
+        """Wait until all bytes have arrived and survive a kill of this process, so that a checkpoint may say so."""
 
     async def size(self) -> int:
-        """How many bytes the far side says it holds, asked after :meth:`sync`."""
+        """Return how many bytes the server says it holds; called after :meth:`sync`."""
 
     def read_back(self, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
-        """The bytes as the far side holds them (only with ``readable_parts``)."""
+        """Yield the bytes as the server holds them (only with ``readable_parts``)."""
 
     async def commit(self, *, replace: bool = True, modified: datetime | None = None, durable: bool = False) -> None:
-        """Give the file its final name, in one step where the store can.
+        """Give the file its final name, in one step if the store can.
 
-        :param replace: False to raise ``AlreadyExists`` when the name is taken; the upload stays.
-        :param modified: the time to give it, where the store can.
-        :param durable: it survives a crash of the far side, too, where the store can; because the source is deleted.
+        :param replace: if False, raise ``AlreadyExists`` if the name is taken; the upload is kept.
+        :param modified: the modification time to set, if the store can.
+        :param durable: make the file survive a crash of the server, if the store can; used when the source is deleted.
         """
 
     async def close(self) -> None:
-        """Let go; what was written stays for the next attempt. Harmless after commit and discard."""
+        """Release all resources; the bytes are kept for the next attempt. Harmless after commit and discard."""
 
     async def discard(self) -> None:
-        """Let go and remove what was written."""
+        """Close the upload and delete what was written."""
 
     async def withdraw(self) -> None:
-        """Let go, and remove what was written if the store can tell that no newer attempt has it."""
+        """Close the upload, and delete what was written if certainly no newer attempt uses it."""
 
 
 class ModeUpload(Upload, Protocol):
     """An upload with permission bits (``sets_mode``)."""
 
     async def chmod(self, mode: int) -> None:
-        """Nobody ever sees the file with other bits: it gets its final name with these."""
+        """Set the permission bits; the file never appears with others under its final name."""
 
 
 class FinishingUpload(Upload, Protocol):
-    """An upload that does in one go what comes between its last byte and its name (``finishes``)."""
+    """An upload that does everything between the last byte and the final name at once (``finishes``)."""
 
     async def finish(self, *, modified: datetime | None = None, durable: bool = False) -> None:
-        """:meth:`sync`, and what :meth:`commit` does with the time and for durability; then commit only names it.
+        """Do what :meth:`sync` does, and what :meth:`commit` does for time and durability; commit then only renames.
 
-        Afterwards nothing can be written, read back, or given bits, and :meth:`size` is what the far side says.
+        Afterwards nothing can be written, read back or given permission bits. :meth:`size` is what the server
+        reported.
         """
 
 
 class DiskUpload(Upload, Protocol):
-    """An upload whose part is a file of this machine (``opens_files``)."""
+    """An upload to a file of this machine (``opens_files``)."""
 
     async def open_file(self) -> OpenFile:
-        """The part, for those who write what lies behind :attr:`offset` by themselves, in any order."""
+        """Return the open file, for callers that write what follows :attr:`offset` themselves, in any order."""
 
     def filled(self, offset: int) -> None:
-        """All before ``offset`` is written."""
+        """Record that everything before ``offset`` is written."""
 
 
 class RangeUpload(Upload, Protocol):
     """An upload that reads an open file by itself (``takes_ranges``)."""
 
     async def write_file(self, file: OpenFile, size: int, advance: Callable[[int], None]) -> None:
-        """Take all ``size`` bytes of a file for this upload, which is empty; on return they have arrived.
+        """Upload all ``size`` bytes of a file to this empty upload; on return they have arrived.
 
         :param size: more than ``takes_ranges``.
-        :param advance: told how many bytes have arrived since it was told last.
+        :param advance: called with the number of bytes that have arrived since the last call.
         """
 
 
 class Store(Protocol):
-    """A place with files. ``async with`` opens it; entering may be tried again after a failure."""
+    """A place with files. ``async with`` opens it; entering may be retried after a failure."""
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do; final once the store is open."""
+        """What the store can do; final once it is open."""
 
     @property
     def where(self) -> str:
-        """How messages call it, e.g. ``sftp://partner@``; without secrets."""
+        """The name of the store in messages, e.g. ``sftp://partner@``; contains no secrets."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -204,56 +205,56 @@ class Store(Protocol):
     ) -> None: ...
 
     def join(self, folder: str, relative: str) -> str:
-        """The path of ``relative`` below ``folder``; ``PathEscape`` for a name that would lead elsewhere."""
+        """Return the path of ``relative`` below ``folder``; raise ``PathEscape`` if it would lead elsewhere."""
 
     async def stat(self, path: str) -> Entry:
-        """What is at ``path``; a link is not followed. ``NotFound`` only when it is known not to be there."""
+        """Return the entry at ``path`` without following links; raise ``NotFound`` if it certainly does not exist."""
 
     def list(self, path: str, recursive: bool = False) -> AsyncIterator[Entry]:
-        """What is in the folder ``path``, as it comes, in no order; with ``recursive`` also what is below.
+        """Yield the entries of the folder ``path`` in no particular order; with ``recursive`` also those below it.
 
-        Links are given as such and not followed. Constant memory but for the open folders.
+        Links are yielded as links and not followed. Memory is constant except for the open folders.
         """
 
     def read(self, path: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
-        """The bytes of a file from ``offset``, at most ``length`` of them. Fewer come only if the file ends there."""
+        """Yield at most ``length`` bytes from ``offset``. Fewer are yielded only if the file ends there."""
 
     async def begin(self, path: str, token: str, *, resume_at: int = 0, size: int | None = None) -> Upload:
-        """Start to write ``path``, or go on.
+        """Start an upload to ``path``, or resume one.
 
-        :param token: names the task; its attempts share what they wrote.
-        :param resume_at: go on at this many bytes, or where fewer survived; what lies beyond is cut off. 0: afresh,
-            in a new file, so that a forgotten attempt that still writes writes into the void.
-        :param size: the final size if known; some stores want it in advance.
+        :param token: names the task; its attempts share what they have written.
+        :param resume_at: resume at this many bytes, or where fewer survived; anything beyond is cut off. With 0, a new
+            temporary file is created, so that a forgotten attempt that is still writing cannot disturb it.
+        :param size: the final size if known; some stores need it in advance.
         """
 
     async def forget(self, path: str, token: str) -> None:
-        """Remove what uploads to ``path`` with ``token`` have left; nothing left is fine."""
+        """Delete what uploads to ``path`` with ``token`` have left; it may be nothing."""
 
     async def delete(self, path: str) -> None:
-        """Remove a file. ``NotFound`` if it is not there; a folder is refused."""
+        """Delete a file; raise ``NotFound`` if it does not exist. Folders are refused."""
 
     async def mkdir(self, path: str, parents: bool = False) -> None:
-        """Make a folder; one that is there already is fine. A store without folders does nothing."""
+        """Create a folder unless it exists. A store without folders does nothing."""
 
     async def rename(self, path: str, target: str, *, replace: bool = False) -> None:
-        """Rename a file. ``AlreadyExists`` if ``target`` is taken and may not be replaced."""
+        """Rename a file; raise ``AlreadyExists`` if ``target`` exists and ``replace`` is False."""
 
 
 class FolderStore(Store, Protocol):
     """A store that removes folders (``removes_folders``)."""
 
     async def rmdir(self, path: str) -> bool:
-        """Remove a folder if it is empty; whether it is gone now. One that is not there is gone."""
+        """Remove a folder if it is empty, and return whether it is gone. A missing folder is gone."""
 
 
 class WholeStore(Store, Protocol):
-    """A store that reads small files in one go (``reads_whole``): nobody has to ask afterwards whether they changed."""
+    """A store that reads small files by one request (``reads_whole``), so they cannot change while they are read."""
 
     async def read_whole(self, path: str, size: int, version: str) -> bytes | None:
-        """A file as it is at one moment; None if it is not of this size and version.
+        """Return a file as of one moment; None if it does not have this size and version.
 
-        :param size: up to ``reads_whole``, and not 0.
+        :param size: at most ``reads_whole``, and not 0.
         :param version: ``Entry.version``; empty for any.
         """
 
@@ -262,7 +263,7 @@ class DiskStore(Store, Protocol):
     """A store whose files are open files of this machine (``opens_files``)."""
 
     async def open_file(self, path: str) -> OpenFile:
-        """A file to read from anywhere."""
+        """Open a file that can be read at any offset."""
 
 
 class RangeStore(Store, Protocol):
@@ -270,31 +271,31 @@ class RangeStore(Store, Protocol):
 
     @property
     def ranges_at_once(self) -> int:
-        """How many ranges of one file it should be asked for at a time."""
+        """How many ranges of one file should be in flight."""
 
     async def read_into(self, file: OpenFile, path: str, offset: int, length: int, version: str) -> int:
-        """Write a range of a file to the same place in an open one; returns the CRC-32 of its bytes.
+        """Write a range of a file to the same place of an open file, and return the CRC-32 of its bytes.
 
-        :param version: ``Entry.version``; ``IntegrityError`` if it is another one by now, or too short.
+        :param version: ``Entry.version``; ``IntegrityError`` if the file now has another one, or is too short.
         """
 
 
 class CopyingStore(Store, Protocol):
-    """A store that copies within itself (``server_side_copy``): no byte passes through this machine."""
+    """A store that copies within itself (``server_side_copy``): no bytes pass through this machine."""
 
     async def copy_within(self, path: str, target: str, *, replace: bool = True, version: str = "") -> Entry:
-        """Copy a file of any size; returns what is at ``target`` then. Done or not done; it may be repeated.
+        """Copy a file of any size, and return the new entry at ``target``. The copy is atomic and may be repeated.
 
-        :param replace: False to raise ``AlreadyExists`` when ``target`` is taken.
-        :param version: ``Entry.version`` that the file must still have; empty for any.
+        :param replace: if False, raise ``AlreadyExists`` if ``target`` exists.
+        :param version: the ``Entry.version`` that the file must still have; empty for any.
         """
 
 
 class SigningStore(Store, Protocol):
-    """A store that makes signed addresses (``presigns``)."""
+    """A store that creates presigned URLs (``presigns``)."""
 
     async def presign(self, path: str, method: str, expires: timedelta) -> str:
-        """A URL by which anybody may ``GET`` or ``PUT`` this one file until it expires; the store need not be open.
+        """Return a URL by which anyone may ``GET`` or ``PUT`` this file until it expires; the store need not be open.
 
-        :raises ConfigError: if the connection's credentials cannot sign.
+        :raises ConfigError: if the credentials of the connection cannot sign.
         """

@@ -1,4 +1,4 @@
-"""Several actions that belong together, as one task group."""
+"""Task groups for files."""
 
 from __future__ import annotations
 
@@ -38,36 +38,36 @@ def sync_task_group(
     dry_run: bool = False,
     **task: Any,
 ) -> TaskGroup:
-    """``files.sync`` spread over workers: when the group has succeeded, ``dest`` is what ``source`` is.
+    """``files.sync``, spread over several workers: when the group has succeeded, ``dest`` is a copy of ``source``.
 
-    Any of its tasks may be killed and retried alone. The tasks are ``plan``, which lists and deals out; ``shard``,
-    mapped ``shards`` times, on whatever workers the executor has; and ``finish``, which compares the whole, deletes
-    what is extra, and removes the plan. With ``dry_run`` there is only ``plan``, which tells what would be done.
+    Each task may be killed and retried alone. The task ``plan`` lists both folders and assigns the files to shards;
+    ``shard`` is mapped ``shards`` times and copies; ``finish`` compares both folders, deletes extra files, and removes
+    the plan. With ``dry_run`` the group consists of ``plan`` only.
 
-    The shards begin with the plan, and copy while it still lists: a wave of ``wave_size`` files at a time, the first
-    when ``dest`` is listed and 10,000 files of ``source`` are. A shard that has nothing to do yet gives its slot up,
-    so that one slot is enough for all. If ``plan`` fails for good the shards fail, too: clear the whole group then.
+    The shards start together with ``plan``, and copy while it is still listing. Files are published in waves of
+    ``wave_size``; the first wave is ready when ``dest`` and 10,000 files of ``source`` are listed. A shard without
+    work releases its slot, so one slot is enough for all of them. If ``plan`` fails for good, the shards fail too:
+    clear the whole group then.
 
-    **What it costs.** Each folder is listed twice, by ``plan`` and by ``finish``: with the number of files, a request
-    per page or folder. Neither memory nor Airflow's database grows with them. The copies take as long as ``files.sync``
-    needs for the shard that has most, about 1/``shards`` of the files and bytes, if network, far side and workers
-    give that much; where each file costs round trips rather than bytes, shards and ``concurrency`` multiply. Each wave
-    costs one written file, and each shard two reads and one write of its state; a sync of less than ``wave_size``
-    files is one wave. Each task costs Airflow's start of a process: one worker that is not busy is better served by
-    ``files.sync``.
+    **Cost.** ``plan`` and ``finish`` each list both folders, one request per page or folder. Neither memory nor
+    Airflow's database grows with the number of files. If network, server and workers have the capacity, the copies
+    take as long as ``files.sync`` takes for the largest shard, about 1/``shards`` of the files and bytes. Where files
+    cost round trips rather than bandwidth, shards and ``concurrency`` multiply. Each wave writes one file; each shard
+    reads its state twice and writes it once. Each task costs the start of a process, so a single idle worker is better
+    served by ``files.sync``.
 
     :param source: a folder; a path on the worker must be the same disk on all workers.
     :param dest: a folder in any store.
-    :param shards: how many tasks copy, from 1 to 256; those that run at once are limited by pools and workers.
+    :param shards: the number of copying tasks, from 1 to 256; pools and workers limit how many run at once.
     :param plan_path: the folder for plans, in any store; by default ``.flowrunner`` in ``dest``.
-    :param concurrency: files at a time in each task.
-    :param wave_size: how many files are dealt to the shards at a time.
+    :param concurrency: files in flight in each task.
+    :param wave_size: the number of files per wave.
     :param plan_timeout: how long a shard waits for the next wave.
-    :param poll_interval: the time between two looks for it without a slot, at least 5 seconds; without ``deferrable``
-        it grows to 5 minutes while nothing comes.
-    :param deferrable: wait for it in the triggerer, if the plan is in a store and not on the workers' disk.
+    :param poll_interval: the time between two checks for the next wave, at least 5 seconds; without ``deferrable`` it
+        grows to 5 minutes while nothing happens.
+    :param deferrable: wait for the next wave in the triggerer, unless the plan is on the workers' disk.
     :param dry_run: only plan.
-    :param task: what every task shall have besides: ``pool``, ``queue``, ``executor``, ``retries``, ``timeout`` ...
+    :param task: arguments of all tasks: ``pool``, ``queue``, ``executor``, ``retries``, ``timeout`` ...
 
     The other parameters are those of ``files.sync``.
     """

@@ -1,4 +1,4 @@
-"""What the triggerer looks at, for the file sensors and for assets. Triggers only observe, and carry no secret."""
+"""Triggers for the file sensors, and watchers for assets. Triggers only observe and carry no secrets."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from flowrunner_provider.runtime.watcher import FlowRunnerWatcher, Seen
 __all__ = ["FileArrivedTrigger", "FileTrigger"]
 
 LOOK_SECONDS = 600.0
-"""For one look at a watched folder."""
+"""The timeout of one listing of a watched folder."""
 
 
 class FileTrigger(FlowRunnerTrigger):
-    """Looks at a folder until the files that are waited for are there.
+    """Lists a folder until the expected files exist.
 
-    :param watch: a :class:`FileWatch` in its JSON form.
+    :param watch: a :class:`FileWatch` as JSON.
     """
 
     def __init__(self, *, watch: Mapping[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.watch = dict(watch)
         self.memory: Memory = {}
-        """What earlier looks saw; a triggerer that starts anew begins to watch anew."""
+        """The state of earlier checks; empty again after a restart of the triggerer."""
 
     def arguments(self) -> dict[str, Any]:
         return {"watch": self.watch}
@@ -53,29 +53,32 @@ class FileTrigger(FlowRunnerTrigger):
 
 
 class FileArrivedTrigger(FlowRunnerWatcher):
-    """The asset has an event for each version of each file that came to a place and matches.
+    """The asset receives an event for each version of each matching file.
 
-    A triggerer that is killed or started again goes on where it was: no file is left out, and one that was just being
-    told may be told again, with the same ``id``. Each look is one listing over a connection of its own; failures are
-    logged and waited out, and nothing is taken for gone because of them. A version is the size and the time of the
-    file, and the ETag or generation where the store has one. A file that is gone for two looks in a row is forgotten,
-    and new when it comes back. What is known takes 14 bytes per file in the asset's state store; above 2,500 files
-    it is in ``[flowrunner] state_path``, which all triggerers must share then; more than 100,000 files are refused.
-    At most 40 files are told in one look, the oldest first; the others come with the next looks, 10 seconds later.
-    Links are not followed. Any store, and the triggerer's own disk.
+    A triggerer that is killed or restarted resumes: no file is missed, and one that was just being reported may be
+    reported again with the same ``id``. Each check is one listing over a new connection. Failures are logged and
+    retried later; a file is never considered deleted because of them.
+
+    The version of a file is its size and modification time, plus the ETag or generation if the store has one. A file
+    that is missing from two listings in a row is forgotten, and new if it comes back. The state takes 14 bytes per
+    file in the asset's state store. Above 2,500 files it is kept in ``[flowrunner] state_path``, which all triggerers
+    must then share; more than 100,000 files are refused. One check reports at most 40 files, the oldest first; the
+    others follow 10 seconds later. Symbolic links are not followed. Works with any store and with the triggerer's own
+    disk.
 
     :param path: a file, a folder, or a glob such as ``sftp://partner@/out/*.csv``.
-    :param pattern: a glob below the folder ``path``, if that is no glob itself.
-    :param recursive: also what is below the folders.
-    :param on: tell of files that are new, of those that have changed, or of both.
-    :param stable_for: a file is told when its size and time have not changed over the looks of so long, e.g. ``"2m"``.
-        A triggerer that is started again begins to watch anew.
-    :param min_size: files of fewer bytes do not count.
-    :param marker_file: nothing is told while there is no file of this name in the folder; it is never told itself.
-    :param batch: one event for each file, or one for all that a look has found.
-    :param start: whether only files are told that come, or change, from now on, or also those that are there.
-    :param poll_interval: the time between two looks, at least a second.
-    :param name: tells apart two watchers of the same place.
+    :param pattern: a glob below the folder ``path``, if ``path`` is not a glob.
+    :param recursive: include all files below the folders.
+    :param on: report new files, changed files, or both.
+    :param stable_for: report a file once its size and time have not changed for this long, e.g. ``"2m"``. It starts
+        over when the triggerer restarts.
+    :param min_size: ignore files of fewer bytes.
+    :param marker_file: report nothing until a file of this name exists in the folder; the marker itself is never
+        reported.
+    :param batch: one event per ``file``, or one per ``look``, with all files that a listing found.
+    :param start: ``now`` reports only files that arrive or change from now on, ``beginning`` also the existing ones.
+    :param poll_interval: the time between two checks, at least one second.
+    :param name: distinguishes two watchers of the same path.
     """
 
     action: ClassVar[str] = "files.arrived"
@@ -126,6 +129,6 @@ class FileArrivedTrigger(FlowRunnerWatcher):
                 events, known, more = await watch.look(store, location, known, self._pending, SYSTEM_CLOCK.monotonic())
         except TimeoutError as error:
             raise TimedOut(
-                f"a look at {location.path} took longer than {LOOK_SECONDS:g} s", remedy="watch a smaller folder"
+                f"listing {location.path} took longer than {LOOK_SECONDS:g} s", remedy="watch a smaller folder"
             ) from error
         return Seen(events=tuple(events), cursor=await known.to_json(shelf, cursor, self), more=more)

@@ -1,4 +1,4 @@
-"""The operators for files in any store, one module per noun."""
+"""Operators for files in any store, one module per noun."""
 
 from __future__ import annotations
 

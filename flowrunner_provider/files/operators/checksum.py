@@ -1,4 +1,4 @@
-"""Checksums of files in any store."""
+"""Compute and verify checksums of files in any store."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ __all__ = ["FileChecksumOperator"]
 
 
 class FileChecksumOperator(FlowRunnerOperator):
-    """Every byte of the files was read, and all checksums are those that were expected.
+    """On success, every byte of the files was read, and all checksums match the expected ones.
 
-    Killed or retried, it reads again; with ``write_sidecar`` it writes the same again. A difference, a missing file
-    and a missing sidecar are errors that name the first twenty. Memory does not grow with the size of the files; of
-    two trees only the differences are kept, of a list about 1 KB for each file.
+    A killed or retried task reads again; with ``write_sidecar`` it writes the same sidecars again. A mismatch, a
+    missing file and a missing sidecar are errors that name the first 20 files. Memory does not grow with the size of
+    the files. Comparing two folders keeps only the differences in memory; otherwise about 1 KB per file.
 
-    :param path: a file, a folder, or a glob such as ``sftp://partner@/out/*.csv``; or a list. Sidecars are left out.
-    :param algorithm: of the checksums.
-    :param recursive: also what is below the folders.
-    :param expected: the checksum of the one file, or a mapping from names (relative to the folder) to checksums.
-    :param verify_sidecar: compare with ``<file>.<algorithm>`` beside each file, as ``sha256sum`` writes it.
-    :param write_sidecar: write that file.
-    :param compare_with: a second folder that must hold the same files as the folder ``path``, with all that is below.
+    :param path: a file, a folder, or a glob such as ``sftp://partner@/out/*.csv``; or a list of these. Sidecars are
+        skipped.
+    :param algorithm: the checksum algorithm.
+    :param recursive: include all files below the folders.
+    :param expected: the checksum of a single file, or a mapping from names (relative to the folder) to checksums.
+    :param verify_sidecar: compare each file with ``<file>.<algorithm>`` beside it, as written by ``sha256sum``.
+    :param write_sidecar: write such a sidecar beside each file.
+    :param compare_with: a second folder, which must hold the same files as the folder ``path``, at any depth.
     """
 
     action: ClassVar[str] = "files.checksum"
@@ -55,14 +56,13 @@ class FileChecksumOperator(FlowRunnerOperator):
         self.compare_with = compare_with
 
     async def perform(self, run: Run) -> ChecksumResult:
-        """Read and compare."""
         from flowrunner_provider.files.checksum import check_files
         from flowrunner_provider.files.hook import opened
         from flowrunner_provider.files.uri import parse
 
         uris = [self.path] if isinstance(self.path, str) else list(self.path)
         if not uris:
-            raise ConfigError("there is no path", field="path", remedy="name at least one file or pattern")
+            raise ConfigError("path is empty", field="path", remedy="name at least one file or glob")
         if self.algorithm not in get_args(Algorithm):
             raise ConfigError(
                 f"algorithm is {self.algorithm!r}",
@@ -71,7 +71,7 @@ class FileChecksumOperator(FlowRunnerOperator):
             )
         if sum((self.expected is not None, self.verify_sidecar, self.write_sidecar, self.compare_with is not None)) > 1:
             raise ConfigError(
-                "more than one comparison is asked for",
+                "more than one kind of comparison is set",
                 field="expected",
                 remedy="use one of expected, verify_sidecar, write_sidecar and compare_with",
             )
@@ -98,12 +98,12 @@ class FileChecksumOperator(FlowRunnerOperator):
 
         if len(uris) > 1:
             raise ConfigError("compare_with compares two folders", field="path", remedy="name one folder as path")
-        one, other = no_pattern(uris[0], "path"), no_pattern(second, "compare_with")
+        first, other = no_pattern(uris[0], "path"), no_pattern(second, "compare_with")
         async with AsyncExitStack() as stack:
-            stores = await opened(run, stack, path=[one], compare_with=[other])
+            stores = await opened(run, stack, path=[first], compare_with=[other])
             everything = chooser([], [])
             return await compare_trees(
-                Tree(stores[one.root], one.path, everything, field="path"),
+                Tree(stores[first.root], first.path, everything, field="path"),
                 Tree(stores[other.root], other.path, everything, field="compare_with"),
                 algorithm=self.algorithm,
             )

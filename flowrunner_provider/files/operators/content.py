@@ -1,4 +1,4 @@
-"""Reading and writing small files in any store."""
+"""Read and write small files in any store."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["FileReadOperator", "FileWriteOperator"]
 
 
 class FileReadOperator(FlowRunnerOperator):
-    """The result holds the whole content of the file, as it was at one moment.
+    """On success, the result is the complete content of the file as of one moment.
 
-    It only reads, so a retry reads again; a file that is longer than ``max_bytes``, or not of the encoding, is an
-    error and never cut or patched. The content goes into the result, so keep it small.
+    The task only reads, so a retry reads again. A file larger than ``max_bytes``, or not in ``encoding``, is an error;
+    it is never truncated or repaired. The content is stored in XCom, so keep it small.
 
     :param path: one file, e.g. ``sftp://partner@/out/control.json``.
-    :param read_as: ``text``, its ``lines`` without their ends, the bytes as ``base64``, or the value that is
-        written there as ``json``.
-    :param encoding: of the text; a byte order mark of UTF-8 is left out.
-    :param max_bytes: the most that a file may have, at most 10,000,000.
+    :param read_as: return the content as ``text``, as a list of ``lines`` without line ends, as ``base64``, or as the
+        parsed ``json`` value.
+    :param encoding: the text encoding; a UTF-8 byte order mark is dropped.
+    :param max_bytes: the maximum size of the file, at most 10,000,000.
     """
 
     action: ClassVar[str] = "files.read"
@@ -50,38 +50,39 @@ class FileReadOperator(FlowRunnerOperator):
         self.max_bytes = max_bytes
 
     async def perform(self, run: Run) -> ReadResult:
-        """Read it and say what it means."""
         from flowrunner_provider.files.content import decoded, read_whole, text_encoding
         from flowrunner_provider.files.hook import opened
 
         location = _file(self.path)
         _one_of("read_as", self.read_as, ("text", "lines", "base64", "json"))
         text_encoding(self.encoding)
-        most = self.max_bytes
-        if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= 10_000_000:
-            raise ConfigError(f"max_bytes is {most!r}", field="max_bytes", remedy="write a number from 1 to 10000000")
+        limit = self.max_bytes
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 10_000_000:
+            raise ConfigError(f"max_bytes is {limit!r}", field="max_bytes", remedy="write a number from 1 to 10000000")
         async with AsyncExitStack() as stack:
             store = (await opened(run, stack, path=[location]))[location.root]
-            data = await read_whole(store, location.path, most)
+            data = await read_whole(store, location.path, limit)
         content = decoded(data, self.read_as, self.encoding, self.path)
         return ReadResult(path=self.path, size=len(data), content=content)
 
 
 class FileWriteOperator(FlowRunnerOperator):
-    """The file is there with exactly this content, or with ``append`` has it once behind what it held before.
+    """On success, the file holds exactly ``content``; with ``append``, what it held before, then ``content`` once.
 
-    Killed or retried, it writes the same again, and an append is never doubled: the file is replaced by a longer
-    one in one step, and what it held is remembered before. Readers never see a part. ``append`` therefore copies
-    the file (streamed), is for one writer at a time, needs the same content in every attempt, and stops as
-    OutcomeUnknown if somebody else wrote while a killed attempt was away.
+    A killed or retried task writes the same again and never appends twice. Readers never see a partial file.
 
-    :param path: the file; missing folders are made.
-    :param content: a text as it stands; anything else is written as JSON. A file with the text as a template is
-        ``{% include "report.md.j2" %}``, looked up beside the DAG and in its ``template_searchpath``.
-    :param append: put it behind what the file holds; a file that is missing is made.
-    :param encoding: of the text.
-    :param newline: how lines end: as in ``content`` (where Airflow's templates write ``lf``), ``lf`` or ``crlf``.
-    :param if_exists: when the file is there (without ``append``): replace it, leave it alone, or fail.
+    ``append`` replaces the file with a longer one in a single step: it copies the file (streamed), supports one writer
+    at a time, and needs the same ``content`` in every attempt. If somebody else changes the file between two attempts,
+    the task fails with ``OutcomeUnknown``.
+
+    :param path: the file; missing folders are created.
+    :param content: a text, written as it is; any other value is written as JSON. To render a template file, write
+        ``{% include "report.md.j2" %}``; it is looked up beside the DAG file and in its ``template_searchpath``.
+    :param append: add ``content`` to the end of the file; a missing file is created.
+    :param encoding: the text encoding.
+    :param newline: the line ends: ``keep`` those of ``content`` (Airflow's templates produce ``lf``), ``lf`` or
+        ``crlf``.
+    :param if_exists: if the file exists (without ``append``): replace it, skip the write, or fail.
     """
 
     action: ClassVar[str] = "files.write"
@@ -108,7 +109,6 @@ class FileWriteOperator(FlowRunnerOperator):
         self.if_exists = if_exists
 
     async def perform(self, run: Run) -> WriteResult:
-        """Encode, then write."""
         from flowrunner_provider.files.content import Appending, as_bytes, write_once
         from flowrunner_provider.files.hook import opened
 
@@ -116,7 +116,7 @@ class FileWriteOperator(FlowRunnerOperator):
         _one_of("newline", self.newline, ("keep", "lf", "crlf"))
         _one_of("if_exists", self.if_exists, ("overwrite", "skip", "fail"))
         if self.append and self.if_exists != "overwrite":
-            raise ConfigError("append and if_exists are both given", field="if_exists", remedy="keep one of them")
+            raise ConfigError("append and if_exists are both set", field="if_exists", remedy="remove one of them")
         data = as_bytes(self._text(), self.encoding, self.newline)
         async with AsyncExitStack() as stack:
             store = (await opened(run, stack, path=[location]))[location.root]
@@ -125,10 +125,10 @@ class FileWriteOperator(FlowRunnerOperator):
             return await write_once(store, location.path, data, self.if_exists, run, self.path)
 
     def _text(self) -> Any:
-        """The content with the final end of line that Jinja takes off every text which it renders."""
+        """Return the content with the final line end that Jinja strips from every rendered text."""
         given, content = self._given, self.content
-        taken = isinstance(given, str) and given.endswith("\n") and content != given
-        return f"{content}\n" if taken and isinstance(content, str) else content
+        stripped = isinstance(given, str) and given.endswith("\n") and content != given
+        return f"{content}\n" if stripped and isinstance(content, str) else content
 
 
 def _file(path: str) -> Location:

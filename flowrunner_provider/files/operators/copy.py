@@ -1,4 +1,4 @@
-"""Copying and moving files between any two stores."""
+"""Copy and move files between any two stores."""
 
 from __future__ import annotations
 
@@ -19,52 +19,57 @@ __all__ = ["FileCopyOperator"]
 
 
 class FileCopyOperator(FlowRunnerOperator):
-    """Every file that ``source`` named is whole and verified under its final name in ``dest``.
+    """On success, every file that ``source`` matched is complete and verified under its final name in ``dest``.
 
-    Killed or retried, it goes on where it was, also within a file; readers of ``dest`` never see a part, nothing is
-    copied under two names, and no temporary file is left after success. Nothing is written before the listing is
-    complete and was judged. Bytes are streamed, and a listing of more than some 40,000 files is kept on the worker's
-    disk (200 bytes per file), so memory grows with neither. Within one store that copies by itself no byte
-    passes through the worker. Links are not followed and empty folders not made.
+    A killed or retried task resumes where it stopped, also inside a file. Readers of ``dest`` never see a partial
+    file, no file is copied under two names, and no temporary file is left after success.
 
-    :param source: what to copy: a file, a folder, or a glob such as ``sftp://partner@/out/*.csv``; or a list.
-        A name without scheme is a path on the worker. ``**`` stands for any number of folders; ``[*]``, ``[?]`` and
-        ``[[]`` for these very characters.
-    :param dest: where to: a folder if it ends with ``/`` or more than one file may come, else the new file.
-    :param move: delete each source after its copy has been verified and found unchanged: ``after="delete"``.
-    :param after: what becomes of such a source: ``none``, ``delete``, or ``move:FOLDER``, which renames it into a
-        folder of its own store (absolute, or below the folder of the source), where the latest of a name stays.
-    :param remove_empty_folders: after a move, remove every folder below the source folders that is empty.
-    :param recursive: also what is below the folders.
-    :param only_new: leave out what earlier runs have copied, by name, size, time and version. The ledger of these is
-        a hidden file in ``dest``, or the file that is named here, e.g. ``/data/state/partner.jsonl``; it has one line
-        per file and forgets files that the source no longer has beyond 100,000. A file whose run was killed for good
-        is recognised by its bytes while its copy is still there.
-    :param min_age: leave out what was modified less long ago, e.g. ``"5m"``: it may still be being written.
-    :param stable_for: list twice, so far apart, and leave out what differs; at most 10 minutes.
-    :param if_exists: when a target is there: replace it, skip the file, choose ``name.1.ext``, or fail before
-        anything is written.
-    :param verify: ``size`` asks the far side for the size; ``checksum`` reads every byte back before the file gets
-        its final name (where the store cannot show a part: right after it).
-    :param verify_sidecar: compare with ``<file>.<algorithm>`` beside each source, as ``sha256sum`` writes it, before
-        the copy gets its name; these sidecars are not copied and go with a moved source.
-    :param write_sidecar: write such a file beside each copy.
-    :param algorithm: of the checksums.
-    :param done_marker: the name of an empty file in ``dest`` that is written when every file is there, and removed
-        before the first is written, e.g. ``_SUCCESS``.
-    :param chmod: permission bits of the copies, e.g. ``"0640"``, on this machine and over SFTP.
-    :param on_item_error: ``continue`` copies the others when a file cannot be copied (no permission, changed while
-        it was read, wrong checksum), and then fails naming them; a retry does only these. A lost connection and the
-        like end the attempt in any case.
-    :param max_failures: with ``continue``, more failures than this end the attempt.
-    :param concurrency: files at a time, at most 64; of files below 1 MiB sixteen times as many, at most
-        64, too, and of those below 64 KiB 256; 1 is one in any case.
-    :param preserve_times: give the copies the modification times of their sources.
-    :param max_files: more matches than this are an error before anything is written.
-    :param max_bytes: so is a larger sum of their sizes.
-    :param missing_ok: nothing to copy is fine; otherwise it is an error.
-    :param dry_run: only list, choose and judge, as a copy would, and tell the counts, the first names, and what would
-        be left alone and why; nothing is written on either side, and no ledger.
+    Nothing is written until the listing is complete and has passed all checks. Bytes are streamed, and a listing of
+    more than about 40,000 files is kept on the worker's disk (200 bytes per file), so memory stays constant. A copy
+    within one store that supports server-side copies moves no bytes through the worker. Symbolic links are not
+    followed, and empty folders are not created.
+
+    :param source: the files to copy: a file, a folder, or a glob such as ``sftp://partner@/out/*.csv``; or a list of
+        these. A path without a scheme is on the worker. ``**`` matches any number of folders; write ``[*]``, ``[?]``
+        and ``[[]`` for the characters themselves.
+    :param dest: the target. It is a folder if it ends with ``/``, or if ``source`` is a folder, a glob or several
+        paths; otherwise it is the new file.
+    :param move: delete each source once its copy is verified and the source is unchanged; same as ``after="delete"``.
+    :param after: what to do with a source once its copy is verified: ``none`` keeps it, ``delete`` deletes it, and
+        ``move:FOLDER`` renames it into a folder of its own store. The folder is absolute, or relative to the folder of
+        the source; a file of the same name there is replaced.
+    :param remove_empty_folders: after a move, remove every empty folder below the source folders.
+    :param recursive: include all files below the folders.
+    :param only_new: skip files that earlier runs have copied, compared by name, size, time and version. The ledger of
+        copied files is a hidden file in ``dest``, or the file named here, e.g. ``/data/state/partner.jsonl``. It has
+        one line per file; above 100,000 lines, files that are gone from the source are dropped. After a run that was
+        killed for good, its copies are recognized by their bytes as long as they are still in ``dest``.
+    :param min_age: skip files modified more recently than this, e.g. ``"5m"``, which may still be being written.
+    :param stable_for: list twice, this far apart, and skip files that differ; at most 10 minutes.
+    :param if_exists: if a target exists: replace it, skip the file, copy to ``name.1.ext``, or fail before anything is
+        written.
+    :param verify: ``size`` compares the sizes on both sides; ``checksum`` also reads every byte back before the file
+        gets its final name (on stores that cannot read an unfinished upload: right after).
+    :param verify_sidecar: compare each file with ``<file>.<algorithm>`` beside it, as written by ``sha256sum``, before
+        the copy gets its final name. The sidecars are not copied; when a source is moved or deleted, so is its
+        sidecar.
+    :param write_sidecar: write such a sidecar beside each copy.
+    :param algorithm: the checksum algorithm.
+    :param done_marker: the name of an empty file, e.g. ``_SUCCESS``, that is written to ``dest`` after the last file
+        and deleted before the first one.
+    :param chmod: the permission bits of the copies as octal digits, e.g. ``"0640"``; for local disks and SFTP.
+    :param on_item_error: ``continue`` copies the other files if one fails (access denied, changed while it was read,
+        wrong checksum), and then fails with a list; a retry copies only the failed files. Errors that affect all
+        files, such as a lost connection, always end the attempt.
+    :param max_failures: with ``on_item_error="continue"``, end the attempt after more failures than this.
+    :param concurrency: files in flight, at most 64. Smaller files are cheaper: 16 times as many (at most 64) if below
+        1 MiB, and up to 256 if below 64 KiB. 1 always means one file.
+    :param preserve_times: give each copy the modification time of its source.
+    :param max_files: fail before anything is written if more files match.
+    :param max_bytes: fail before anything is written if the matching files are larger in total.
+    :param missing_ok: succeed if there is nothing to copy; by default that is an error.
+    :param dry_run: list, choose and check as a copy would, and return the counts, the first names, and which files
+        would be skipped and why. Nothing is written to either side or to the ledger.
     """
 
     action: ClassVar[str] = "files.copy"
@@ -112,7 +117,6 @@ class FileCopyOperator(FlowRunnerOperator):
         self.only_plan = dry_run  # BaseOperator has a method of the other name
 
     async def perform(self, run: Run) -> CopyResult:
-        """Open the stores and copy."""
         from flowrunner_provider.files.copy import copy
         from flowrunner_provider.files.hook import opened
         from flowrunner_provider.files.uri import no_pattern, several

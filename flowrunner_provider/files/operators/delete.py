@@ -1,4 +1,4 @@
-"""Deleting files and making folders in any store."""
+"""Delete files and create folders in any store."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ __all__ = ["FileDeleteOperator", "MakeDirectoryOperator"]
 
 
 class FileDeleteOperator(FlowRunnerOperator):
-    """Every file that ``path`` named and that neither ``older_than`` nor ``keep_last`` protects is gone.
+    """On success, every file that ``path`` matched and that ``older_than`` or ``keep_last`` did not protect is deleted.
 
-    Killed or retried, it deletes what is left and counts what an earlier attempt has deleted once. Nothing is
-    deleted before the listing is complete, and nothing at all if it fails in the middle or names more than
-    ``max_deletes`` files. A file that changes after it was listed is kept. Folders themselves stay, links are left
-    alone. Memory grows with ``max_deletes`` and ``keep_last``, not with what is listed (but for a list of paths).
+    A killed or retried task deletes the rest; files that an earlier attempt deleted are counted once. Nothing is
+    deleted until the listing is complete, and nothing at all if it fails or more than ``max_deletes`` files would be
+    deleted.
 
-    :param path: a file, a glob such as ``sftp://partner@/out/*.csv``, or with ``recursive`` a folder; or a list.
-    :param recursive: also what is below the folders; needed to empty a folder that is named without a glob.
-    :param older_than: only what was last modified at least so long ago, e.g. ``"30d"``.
-    :param keep_last: the newest so many of all matches are kept, however old.
-    :param missing_ok: nothing to delete is fine; otherwise it is an error.
-    :param max_deletes: more files to delete, over all attempts, are an error before the first is deleted.
-    :param dry_run: only count and name what would be deleted.
+    A file that changes after it was listed is kept. Folders and symbolic links are never deleted. Memory grows with
+    ``max_deletes`` and ``keep_last``, not with the number of listed files (except if ``path`` is a list).
+
+    :param path: a file, a glob such as ``sftp://partner@/out/*.csv``, or with ``recursive`` a folder; or a list of
+        these.
+    :param recursive: include all files below the folders; required for a folder without a glob.
+    :param older_than: only files that have not been modified for this long, e.g. ``"30d"``.
+    :param keep_last: keep the newest files, this many over all matches, whatever their age.
+    :param missing_ok: succeed if nothing matches; by default that is an error.
+    :param max_deletes: fail before the first deletion if more files would be deleted, over all attempts.
+    :param dry_run: only return the count and the first names of the files that would be deleted.
     """
 
     action: ClassVar[str] = "files.delete"
@@ -62,7 +65,6 @@ class FileDeleteOperator(FlowRunnerOperator):
         self.only_plan = dry_run  # BaseOperator has a method of the other name
 
     async def perform(self, run: Run) -> DeleteResult:
-        """List everything, then delete."""
         from flowrunner_provider.files.delete import DeleteOptions, Place, delete
         from flowrunner_provider.files.hook import opened
         from flowrunner_provider.files.uri import parse
@@ -77,7 +79,7 @@ class FileDeleteOperator(FlowRunnerOperator):
         )
         uris = [self.path] if isinstance(self.path, str) else list(self.path)
         if not uris:
-            raise ConfigError("there is no path", field="path", remedy="name at least one file or pattern")
+            raise ConfigError("path is empty", field="path", remedy="name at least one file or glob")
         locations = [parse(uri, field="path") for uri in uris]
         async with AsyncExitStack() as stack:
             stores = await opened(run, stack, path=locations)
@@ -86,14 +88,14 @@ class FileDeleteOperator(FlowRunnerOperator):
 
 
 class MakeDirectoryOperator(FlowRunnerOperator):
-    """The folder ``path`` is there.
+    """On success, the folder ``path`` exists.
 
-    Killed or retried, it looks again and goes on: a folder that a killed attempt has made counts as made by this
-    task, also with ``exist_ok=False``. A few requests; a store without folders has nothing to make.
+    A killed or retried task checks again; a folder that an earlier attempt created counts as created by this task,
+    also with ``exist_ok=False``. It takes a few requests. On stores without folders there is nothing to create.
 
     :param path: the folder, e.g. ``sftp://partner@/in/2026/``.
-    :param parents: make the folders above it, too.
-    :param exist_ok: a folder that is there already is fine; otherwise it is an error.
+    :param parents: also create missing parent folders.
+    :param exist_ok: succeed if the folder already exists; otherwise that is an error.
     """
 
     action: ClassVar[str] = "files.mkdir"
@@ -106,7 +108,6 @@ class MakeDirectoryOperator(FlowRunnerOperator):
         self.exist_ok = exist_ok
 
     async def perform(self, run: Run) -> FolderResult:
-        """Look, announce, make."""
         from flowrunner_provider.files.hook import opened
         from flowrunner_provider.files.uri import no_pattern
 
@@ -118,11 +119,11 @@ class MakeDirectoryOperator(FlowRunnerOperator):
 
     async def _make(self, store: Store, path: str, run: Run) -> FolderResult:
         checkpoint = run.checkpoint("mkdir", self.path)
-        begun = checkpoint.state is not None
-        if await _is_there(store, path):
-            if not (begun or self.exist_ok):
-                raise AlreadyExists(f"{self.path} is there already", remedy="set exist_ok=True if that is fine")
-            return FolderResult(path=self.path, created=begun)
+        resumed = checkpoint.state is not None
+        if await _folder_exists(store, path):
+            if not (resumed or self.exist_ok):
+                raise AlreadyExists(f"{self.path} already exists", remedy="set exist_ok=True to allow that")
+            return FolderResult(path=self.path, created=resumed)
         checkpoint.save(True, force=True)
         failpoint("files.mkdir.before_mkdir")
         await store.mkdir(path, parents=self.parents)
@@ -130,14 +131,14 @@ class MakeDirectoryOperator(FlowRunnerOperator):
         return FolderResult(path=self.path, created=True)
 
 
-async def _is_there(store: Store, path: str) -> bool:
-    """Whether there is a folder; something else under that name is an error."""
+async def _folder_exists(store: Store, path: str) -> bool:
+    """Return whether the folder exists; raise ``AlreadyExists`` if the path is something else."""
     try:
         entry = await store.stat(path)
     except NotFound:
         return False
     if entry.is_link:
-        await store.mkdir(path)  # which makes nothing, and is refused unless the link leads to a folder
+        await store.mkdir(path)  # creates nothing, and fails unless the link points to a folder
     elif not entry.is_dir:
-        raise AlreadyExists(f"{path} is there and not a folder", remedy="choose another name")
+        raise AlreadyExists(f"{path} exists and is not a folder", remedy="choose another path")
     return True

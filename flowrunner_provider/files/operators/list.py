@@ -1,4 +1,4 @@
-"""Listing files in any store."""
+"""List files in any store."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 __all__ = ["FileListOperator"]
 
 XCOM_FILES = 10_000
-"""How many files a result may hold unless the caller sets a limit."""
+"""The maximum number of files in a result without ``limit``."""
 
 
 class FileListOperator(FlowRunnerOperator):
-    """The result is the complete list of the files that match, or the first ``limit`` of them.
+    """On success, the result is the complete list of matching files, or the first ``limit`` of them.
 
-    It only reads, so a retry lists again; a listing that breaks off in the middle is an error and never a short
-    list. Links, folders and files that are being written by this package are left out.
+    The task only reads, so a retry lists again. A listing that breaks off is an error, never a short list. Symbolic
+    links, folders and unfinished uploads of this package are not listed.
 
     :param path: a folder, or a glob such as ``sftp://partner@/out/*.csv``.
-    :param pattern: which files below ``path``; matched against the path relative to it.
-    :param syntax: of ``pattern``.
-    :param recursive: also what is below the folders.
-    :param min_age: only what was last modified at least so long ago, e.g. ``"5m"``: not still being written.
-    :param newer_than: only what was modified later; a datetime, or ISO 8601, with a time zone.
-    :param min_size: only files of at least so many bytes.
+    :param pattern: which files below the folder ``path``; matched against the path relative to it.
+    :param syntax: the syntax of ``pattern``.
+    :param recursive: include all files below the folders.
+    :param min_age: only files that have not been modified for this long, e.g. ``"5m"``.
+    :param newer_than: only files modified after this time: a datetime or ISO 8601, with a time zone.
+    :param min_size: only files of at least this many bytes.
     :param sort: the order of the result.
-    :param limit: at most so many files in the result; without it more than 10,000 are an error.
+    :param limit: the maximum number of files in the result; by default, more than 10,000 are an error.
     """
 
     action: ClassVar[str] = "files.list"
@@ -70,7 +70,6 @@ class FileListOperator(FlowRunnerOperator):
         self.limit = limit
 
     async def perform(self, run: Run) -> ListResult:
-        """List, keeping no more than is asked for."""
         from flowrunner_provider.files.hook import opened
         from flowrunner_provider.files.listing import Filter, matcher, moment, selection
         from flowrunner_provider.files.uri import parse

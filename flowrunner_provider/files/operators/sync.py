@@ -1,4 +1,4 @@
-"""Making one folder like another, in any store."""
+"""Make one folder a copy of another, in any store."""
 
 from __future__ import annotations
 
@@ -15,29 +15,33 @@ __all__ = ["FileSyncOperator"]
 
 
 class FileSyncOperator(FlowRunnerOperator):
-    """The folder ``dest`` holds every chosen file of the folder ``source``, and with ``delete_extra`` no others.
+    """On success, ``dest`` holds every selected file of the folder ``source``, and with ``delete_extra`` no others.
 
-    Killed or retried, it lists again and goes on, also within a file; readers of ``dest`` find the old file or the
-    new one, never a part. Nothing is deleted before both listings are complete, nor if one fails or more than
-    ``max_deletes`` files would be deleted; deletions come last, when every copy is done. Up to 10,000 files in
-    ``source`` that holds for copies, too; a longer source is copied while it is still being listed. Listings of more
-    than some 40,000 files are on the worker's disk (200 bytes per file), so memory does not grow with them. Within one
-    store that copies by itself no byte passes through the worker. Links are not followed, files that are not chosen
-    are left alone on both sides, as is a folder ``.flowrunner`` at their top, and folders are never removed.
+    A killed or retried task lists both folders again and resumes, also inside a file. Readers of ``dest`` see the old
+    file or the new one, never a partial file.
+
+    Nothing is deleted until both listings are complete and all copies are done, and nothing at all if a listing fails
+    or more than ``max_deletes`` files would be deleted. Copies start once ``dest`` and all, or 10,000, files of
+    ``source`` are listed. Listings of more than about 40,000 files are kept on the worker's disk (200 bytes per file),
+    so memory stays constant. A sync within one store that supports server-side copies moves no bytes through the
+    worker. Symbolic links are not followed. Files that are not selected are left alone on both sides, as is a folder
+    ``.flowrunner`` at the top. Folders are never removed.
 
     :param source: a folder, e.g. ``sftp://partner@/out/``.
-    :param dest: a folder in any store; it is made when it is missing.
-    :param compare: a file is the same if size and time are (to the coarser of the two stores' precision), if its
-        bytes are (both sides are read), or if the name is there.
-    :param delete_extra: delete the files that only ``dest`` has.
-    :param max_deletes: more deletions, over all attempts, are an error before the first.
-    :param backup_dir: a folder of the same store as ``dest`` and outside of it: what would be replaced is copied
-        there first, what would be deleted is moved there; the latest one of a name stays.
-    :param include: only files that match one of these globs; one without ``/`` is for the name in any folder.
-    :param exclude: and none of these.
-    :param concurrency: files at a time, at most 64; of files below 1 MiB sixteen times as many, at most
-        64, too, and of those below 64 KiB 256; 1 is one in any case.
-    :param dry_run: only plan, and tell the counts and the first names.
+    :param dest: a folder in any store; it is created if it does not exist.
+    :param compare: when two files count as equal: ``size_mtime`` if size and modification time agree (to the coarser
+        precision of the two stores), ``checksum`` if their bytes agree (both sides are read), ``name`` if the name
+        exists.
+    :param delete_extra: delete files in ``dest`` that ``source`` does not have.
+    :param max_deletes: fail before the first deletion if more files would be deleted, over all attempts.
+    :param backup_dir: a folder in the store of ``dest``, outside of it. A file is copied there before it is replaced,
+        and moved there instead of being deleted; a file of the same name there is replaced.
+    :param include: select only files that match one of these globs; a glob without ``/`` matches the name in any
+        folder.
+    :param exclude: do not select files that match one of these globs.
+    :param concurrency: files in flight, at most 64. Smaller files are cheaper: 16 times as many (at most 64) if below
+        1 MiB, and up to 256 if below 64 KiB. 1 always means one file.
+    :param dry_run: only compare, and return the counts and the first names.
     """
 
     action: ClassVar[str] = "files.sync"
@@ -71,7 +75,6 @@ class FileSyncOperator(FlowRunnerOperator):
         self.only_plan = dry_run  # BaseOperator has a method of the other name
 
     async def perform(self, run: Run) -> SyncResult:
-        """Open the stores and sync."""
         from flowrunner_provider.files.hook import opened
         from flowrunner_provider.files.options import SyncOptions
         from flowrunner_provider.files.sync.engine import sync
