@@ -218,7 +218,7 @@ class TestNothingIsDeletedOnError:
 class TestRefused:
     def test_no_plan(self, both):
         for act in (lambda: both.shard(0), both.finish):
-            with pytest.raises(NotFound, match="no (complete )?plan") as caught:
+            with pytest.raises(NotFound, match=r"no (complete )?plan") as caught:
                 act()
             assert "files.sync_plan" in caught.value.remedy
 
@@ -454,5 +454,5 @@ def test_a_plan_that_a_killed_attempt_is_still_removing(local, monkeypatch):
 def test_a_plan_that_was_killed_is_none(tmp_path):
     scene = scenes("local", tmp_path, None, -1)()
     assert attempt(do_plan, scene, rules=[kill_at("files.sync_plan.before_tell")]).killed
-    with pytest.raises(FlowRunnerError, match="no (complete )?plan"):
+    with pytest.raises(FlowRunnerError, match=r"no (complete )?plan"):
         scene.shard(0)

@@ -359,7 +359,7 @@ class TestLook:
 
     def test_no_plan(self, bench: Bench) -> None:
         assert asyncio.run(find_next(bench.plan_folder, "work", Position(), "running")).must_wait
-        with pytest.raises(NotFound, match="no (complete )?plan"):
+        with pytest.raises(NotFound, match=r"no (complete )?plan"):
             asyncio.run(find_next(bench.plan_folder, "work", Position(), "success"))
 
     def test_a_store_that_shows_what_is_being_written_is_looked_at_afterwards(self, bench: Bench) -> None:
