@@ -114,8 +114,8 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
     def resume(self, deadline: Deadline) -> None:
         super().resume(deadline)
         limit_waits(self._connection, self._silence)
-        mariadb = "mariadb" in self._connection.server_version.lower()
-        self.run(settings(self._config, deadline, self._silence, mariadb=mariadb))
+        version = str(self._connection.server_version)
+        self.run(settings(self._config, deadline, self._silence, version=version))
 
     def park(self) -> bool:
         self._guard.cancel()
@@ -209,7 +209,8 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
             yield iter(lambda: list(cursor.fetchmany(batch_rows)), [])
 
     def sort_key(self, kind: str, name: str) -> str:
-        return f"CONVERT({name} USING utf8mb4) COLLATE utf8mb4_bin" if kind == "string" else name
+        """Sort texts by their bytes: ``utf8mb4_bin`` pads with spaces, so it puts ``a<tab>`` before ``a``."""
+        return f"CAST(CONVERT({name} USING utf8mb4) AS BINARY)" if kind == "string" else name
 
     def commit(self) -> None:
         if not self._connection.server_status & _IN_TRANSACTION:

@@ -42,15 +42,32 @@ _MEANING = {
     3819: "it breaks a check", 4025: "it breaks a check", 1300: "a text is not valid UTF-8",
 }  # fmt: skip
 
+_NO_LOCAL_DATA = "takes no local data", "set local_infile=ON on the server, or leave it off for good"
+_NO_KEY = "wants a primary key in every table", "create the table with a primary key, then load into it"
+_BINARY_LOG = (
+    "cannot write this into its binary log",
+    "set binlog_format=ROW on the server (with GTIDs: MySQL 8.0.13 or newer)",
+)
+_OF_THE_SERVER = {
+    1148: _NO_LOCAL_DATA, 3948: _NO_LOCAL_DATA, 4166: _NO_LOCAL_DATA, 1173: _NO_KEY, 3750: _NO_KEY,
+    1665: _BINARY_LOG, 1785: _BINARY_LOG, 1786: _BINARY_LOG, 1787: _BINARY_LOG, 3748: _BINARY_LOG,
+}  # fmt: skip
+"""Statements that a setting of the server forbids: what it says, and what to do."""
+
 
 def connect_failed(number: int, where: str) -> FlowRunnerError:
     """Why there is no connection."""
-    if number in (1044, 1045, 1130, 1251, 1698, 1862, 3118, 2059):
+    if number in (1044, 1045, 1130, 1251, 1698, 1862, 3118, 3955, 4151, 2059):
         return AccessDenied(f"{where} refused the login ({number})", remedy="check login, password and ssl_mode")
+    if number == 3159:
+        return AccessDenied(
+            f"{where} takes no connection without TLS ({number})",
+            remedy="remove ssl_mode=DISABLED from the extra, or switch TLS on at the server",
+        )
     if number == 1049:
         return NotFound(f"{where}: there is no such database", remedy="correct the schema of the connection")
-    if number in (1040, 1203, 1226):
-        return Unavailable(f"{where} takes no connections now ({number})", remedy="lower the number of tasks")
+    if number in (1040, 1047, 1129, 1203, 1226):
+        return Unavailable(f"{where} takes no connections now ({number})", remedy="run fewer tasks at once")
     if number == 2026:
         return AccessDenied(
             f"{where}: the server's certificate or its TLS does not fit the connection",
@@ -84,12 +101,17 @@ def classified(number: int, text: str, where: str, *, broken: bool, deadline: De
         )
     if broken or number in LOST:
         return ConnectionLost(f"the connection to {where} broke ({number})")
-    if number in (1205, 1213, 1020, 3572):
+    if number in (1205, 1213, 1020, 3058, 3101, 3572):
         why = {1205: "lock time-out", 1213: "deadlock"}.get(number, "another transaction was in the way")
         return Conflict(f"{where}: {why} ({number}); nothing was stored", remedy="the retry starts afresh")
-    if number in (1021, 1037, 1038, 1041, 1114, 1206, 1290, 1836):
-        return Unavailable(f"{where}: out of a resource ({number}); nothing was stored", remedy="look at the server")
-    if number in (1044, 1045, 1142, 1143, 1227, 1370, 3950):
+    if number in (1290, 1836):
+        return Unavailable(f"{where} is read-only ({number}); nothing was stored", remedy="connect to the primary")
+    if number in (1021, 1037, 1038, 1041, 1047, 1114, 1206):
+        return Unavailable(f"{where} ran out of a resource ({number}); nothing was stored", remedy="check the server")
+    if number in _OF_THE_SERVER:
+        problem, remedy = _OF_THE_SERVER[number]
+        return ConfigError(f"{where} {problem} ({number})", field="conn_id", remedy=remedy)
+    if number in (1044, 1045, 1142, 1143, 1227, 1370, 1820):
         return AccessDenied(f"{where}: the login may not do that ({number})", remedy="grant it the privilege")
     if number in (1146, 1051, 1049, 1109):
         return NotFound(

@@ -1,16 +1,18 @@
-"""The bulk way in: ``LOAD DATA LOCAL``, every warning of which fails."""
+"""Bulk loads: ``LOAD DATA LOCAL``, or ``INSERT`` where the server has that switched off. Every warning fails."""
 
+# ruff: noqa: S608 - names are quoted by identifiers.py, values by InsertStream
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.model import Copier, CsvFile
 from flowrunner_provider.database.dialects.mysql_errors import refused_row
+from flowrunner_provider.database.dialects.mysql_insert import InsertStream
 from flowrunner_provider.database.dialects.mysql_rows import LOADED_AS, TextCopier, csv_blocks, csv_fits, line_end
 from flowrunner_provider.database.dialects.mysql_tables import kinds_of
 from flowrunner_provider.database.dialects.mysql_wire import LoadStream, load_data
@@ -51,7 +53,7 @@ class Loading(Session):
         self, table: TableName, columns: Sequence[str], file: CsvFile, passed: Callable[[int], None]
     ) -> tuple[int, int] | None:
         kinds = kinds_of(self, table, columns)
-        if not csv_fits(file) or any(kinds):
+        if not csv_fits(file) or any(kinds) or not self._takes_local_data():
             return None
         style, lines = _CSV.format(line_end(file)), 0
         self.savepoint()
@@ -73,10 +75,16 @@ class Loading(Session):
             count_rows(block) for block, _ in csv_blocks(file)
         )
 
+    def _takes_local_data(self) -> bool:
+        return bool(self.run("SELECT @@local_infile")[0][0])
+
     @contextmanager
     def _loading(
         self, table: TableName, columns: Sequence[str], style: str, kinds: Sequence[str]
-    ) -> Iterator[LoadStream]:
+    ) -> Iterator[LoadStream | InsertStream]:
+        if not self._takes_local_data():
+            yield self._inserting(table, columns, kinds)
+            return
         targets = [f"@flowrunner_{n}" if kind else self.sql(columns[n]) for n, kind in enumerate(kinds)]
         sets = [
             f"{self.sql(columns[n])} = {LOADED_AS[kind].format(targets[n])}" for n, kind in enumerate(kinds) if kind
@@ -89,5 +97,19 @@ class Loading(Session):
             with load_data(self._connection, statement) as stream:
                 yield stream
             if stream.warnings or stream.skipped:
-                found = self.run("SHOW WARNINGS LIMIT 1")
-                raise refused_row(int(found[0][1]), str(found[0][2])) if found else refused_row(0, "")
+                self._refuse_warning()
+
+    def _inserting(self, table: TableName, columns: Sequence[str], kinds: Sequence[str]) -> InsertStream:
+        forms = [LOADED_AS.get(kind, "{}") for kind in kinds]
+        return InsertStream(f"INSERT INTO {self.sql(table)} ({self.names(columns)}) VALUES ", forms, self._insert)
+
+    def _insert(self, statement: bytes) -> int:
+        with self.typed(), self._connection.cursor() as cursor:
+            rows = int(cursor.execute(statement))
+            if cursor.warning_count:
+                self._refuse_warning()
+        return rows
+
+    def _refuse_warning(self) -> NoReturn:
+        found = self.run("SHOW WARNINGS LIMIT 1")
+        raise refused_row(int(found[0][1]), str(found[0][2])) if found else refused_row(0, "")

@@ -33,6 +33,8 @@ _ALLOWED = frozenset(
 )
 _HEAD = re.compile(r"(?:[\s;(]+|--(?=[\s\x00-\x1f])[^\n]*(?:\n|$)|\#[^\n]*(?:\n|$)|/\*(?![!M])(?:[^*]|\*(?!/))*\*/)*+")
 _WORD = re.compile(r"[A-Za-z]+")
+_MAJOR = re.compile(r"\d+")
+_LONGEST_WAIT = 2_147_483  # seconds; the largest wait_timeout of a server on Windows
 _BINARY = 63  # the number of the character set of bytes
 _UNSIGNED = 32  # of a column's flags
 _NUMBERS = {1: "integer", 2: "integer", 3: "integer", 8: "integer", 9: "integer", 13: "integer", 16: "integer"}
@@ -60,22 +62,32 @@ def check_statement(statement: str) -> None:
         )
 
 
-def settings(config: MysqlConfig, deadline: Deadline, silence: float, *, mariadb: bool) -> str:
-    """The statement that makes a session strict, its time zone UTC, and its waits finite.
+def settings(config: MysqlConfig, deadline: Deadline, silence: float, *, version: str) -> str:
+    """Return the statement that makes a session strict, its time zone UTC, and its waits finite.
 
-    :param silence: seconds after which the server is to end a session that says nothing.
+    The server's own limits on silence are too short for us: within ``net_read_timeout`` (30 seconds) it gives up a
+    load whose source pauses, within ``net_write_timeout`` a query whose reader does, and after ``wait_timeout`` the
+    session that holds the lock of a migration.
+
+    :param silence: seconds after which the server is to end a session that sends and takes nothing.
+    :param version: the server's.
     """
     wait = max(1, int(deadline.limit(config.lock_timeout.total_seconds())))
     longest = deadline.remaining()
     if config.statement_timeout is not None:
         longest = min(longest, config.statement_timeout.total_seconds())
-    limit = f"max_statement_time = {max(0.001, longest):.3f}"
+    idle = min(int(silence) + 1, _LONGEST_WAIT)
     chosen = [
         f"sql_mode = '{_MODES}'", "time_zone = '+00:00'", "sql_notes = 0", f"innodb_lock_wait_timeout = {wait}",
         f"lock_wait_timeout = {wait}", "unique_checks = 1", "foreign_key_checks = 1",
-        f"wait_timeout = LEAST(@@wait_timeout, {int(silence) + 1})",
-        limit if mariadb else f"max_execution_time = {max(1, int(longest * 1000))}",
+        f"wait_timeout = {idle}", f"net_read_timeout = {idle}", f"net_write_timeout = {idle}",
     ]  # fmt: skip
+    if "mariadb" in version.lower():
+        chosen.append(f"max_statement_time = {max(0.001, longest):.3f}")
+    else:
+        chosen.append(f"max_execution_time = {max(1, int(longest * 1000))}")
+        if (found := _MAJOR.match(version)) and int(found[0]) >= 8:
+            chosen.append("information_schema_stats_expiry = 0")  # or AUTO_INCREMENT may be a day old
     return f"SET SESSION {', SESSION '.join(chosen)}"
 
 

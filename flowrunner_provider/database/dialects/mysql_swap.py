@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from flowrunner_provider.core.errors import Rejected
 from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.model import Column, Conflict, Merge, Merged, Table
+from flowrunner_provider.database.dialects.mysql_tables import sees_triggers
 from flowrunner_provider.database.dialects.refusals import unsuitable
 from flowrunner_provider.database.identifiers import TableName
 
@@ -33,9 +34,15 @@ _LOST = (
 
 
 def belongings_lost(session: Session, name: TableName) -> list[str]:
-    """What belongs to the table that a new one would not have."""
+    """Return what belongs to the table and would be lost with it.
+
+    A login without the TRIGGER privilege sees no triggers, so there may be some.
+    """
     where = [name.schema.text if name.schema else "", name.name.text]
-    return sorted(row[0] for row in session.run(_LOST, where))
+    lost = sorted(row[0] for row in session.run(_LOST, where))
+    if "triggers" not in lost and not sees_triggers(session, name):
+        lost.append("perhaps triggers (the login needs the TRIGGER privilege to see them)")
+    return lost
 
 
 def stand_in(session: Session, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:

@@ -9,7 +9,7 @@ from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.model import Column
 from flowrunner_provider.database.identifiers import TableName
 
-__all__ = ["UNIQUE", "alike", "created", "described_columns", "find", "kinds_of", "may_create"]
+__all__ = ["UNIQUE", "alike", "created", "described_columns", "find", "kinds_of", "may_create", "sees_triggers"]
 
 UNIQUE = (
     "SELECT INDEX_NAME, IF(SUB_PART IS NULL, COLUMN_NAME, NULL) FROM information_schema.STATISTICS"
@@ -24,6 +24,8 @@ _FIND = (
 _NUMBER = "SELECT AUTO_INCREMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = \x001\0 AND TABLE_NAME = \x002\0"
 _BYTES = frozenset({"binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob"})
 _MAY_CREATE = re.compile(r"\bALL PRIVILEGES ON|\bCREATE(?=,| ON)")
+_GRANT = re.compile(r"GRANT (.*?) ON (?:\*|`((?:[^`]|``)*)`)\.(?:\*|`((?:[^`]|``)*)`) TO ")
+_MEMBERSHIP = re.compile(r"GRANT `[^ ]*`(?:@`[^ ]*`)?(?:,`[^ ]*)* TO ")
 
 
 def find(session: Session, name: TableName) -> tuple[TableName, str, str | None] | None:
@@ -81,3 +83,27 @@ def kinds_of(session: Session, table: TableName, columns: Sequence[str]) -> list
 def may_create(session: Session) -> bool:
     """Whether the grants of the login say so."""
     return any(_MAY_CREATE.search(str(row[0])) for row in session.run("SHOW GRANTS"))
+
+
+def sees_triggers(session: Session, name: TableName) -> bool:
+    """Whether the login may see the triggers of a table; assumed of one that has roles."""
+    lines = [str(row[0]) for row in session.run("SHOW GRANTS")]
+    return any(_MEMBERSHIP.match(line) or _grants_trigger(line, name) for line in lines)
+
+
+def _grants_trigger(line: str, name: TableName) -> bool:
+    found = _GRANT.match(line)
+    if found is None or not {"ALL PRIVILEGES", "TRIGGER"}.intersection(found[1].split(", ")):
+        return False
+    _, schema, table = found.groups()
+    of_schema = schema is None or (name.schema is not None and _like(schema).fullmatch(name.schema.text) is not None)
+    return of_schema and table in (None, name.name.text.replace("`", "``"))
+
+
+def _like(pattern: str) -> re.Pattern[str]:
+    """Return the regular expression for a name in a grant, in which ``_`` and ``%`` are wildcards unless escaped."""
+    parts = re.findall(r"\\[_%\\]|.", pattern.replace("``", "`"), re.DOTALL)
+    wild = {"_": ".", "%": ".*"}
+    return re.compile(
+        "".join(wild.get(part) or re.escape(part.removeprefix("\\") or part) for part in parts), re.DOTALL
+    )
