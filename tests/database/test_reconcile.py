@@ -114,6 +114,21 @@ class TestEveryPair:
 
 
 class TestKeys:
+    def test_a_key_with_a_character_below_the_space(self, request: pytest.FixtureRequest) -> None:
+        """MySQL compares texts as if they had spaces at their ends."""
+        sides = sides_of(request, "postgres", "mysql").prepare("(1, 'a', 1)", "(2, 'a ', 1)")
+        for far, tab in ((sides.left, "E'a\\tb'"), (sides.right, "'a\\tb'")):
+            far.run(f"INSERT INTO {far.name('orders')} VALUES (3, {tab}, 1)")
+        assert sides.compare(compare="rows", keys=["note"])["matches"]
+
+    def test_a_key_that_is_not_a_number(self, request: pytest.FixtureRequest) -> None:
+        sides = sides_of(request, "postgres", "postgres")
+        for far in (sides.left, sides.right):
+            far.run(f"CREATE TABLE {far.name('orders')} (id double precision PRIMARY KEY)")
+            far.run(f"INSERT INTO {far.name('orders')} VALUES (1), ('NaN')")
+        with pytest.raises(ConfigError, match="order"):
+            sides.compare(compare="rows", keys=["id"])
+
     def test_a_key_twice_or_missing(self, request: pytest.FixtureRequest) -> None:
         sides = sides_of(request, "postgres", "sqlite").prepare(*ROWS)
         with pytest.raises(IntegrityError, match="no value in a key"):

@@ -169,6 +169,28 @@ class TestDeletes:
         assert (result["deleted"], result["rows"]) == (1, 2)
         assert [row[0] for row in into.rows()] == [1, 3, 4]
 
+    def test_long_texts_as_keys(self, request: pytest.FixtureRequest) -> None:
+        """MariaDB has unique indexes on them, but they cannot be a primary key."""
+        pair = pair_of(request, "postgres", "mysql")
+        pair.source.run(f"CREATE TABLE {pair.source.name('orders')} (id text PRIMARY KEY, n integer)")
+        pair.dest.run(f"CREATE TABLE {pair.dest.name('copy')} (id longtext, n integer, UNIQUE (id))")
+        pair.dest.run(f"INSERT INTO {pair.dest.name('copy')} VALUES ('a', 0), ('gone', 0)")
+        pair.fill("('a', 1)", "('b', 2)")
+        result = pair.sync(mode="merge", keys=["id"], detect_deletes=True)
+        assert (result["inserted"], result["updated"], result["deleted"]) == (1, 1, 1)
+        assert pair.rows() == [("a", 1), ("b", 2)]
+
+    @pytest.mark.parametrize("name", ["s", "t"])
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_table_that_is_named_like_an_alias(self, request: pytest.FixtureRequest, kind: str, name: str) -> None:
+        pair = pair_of(request, "postgres", kind)
+        pair.source.run(f"CREATE TABLE {pair.source.name('orders')} (id integer PRIMARY KEY, n integer)")
+        pair.dest.run(f"CREATE TABLE {pair.dest.name(name)} (id integer PRIMARY KEY, n integer)")
+        pair.dest.run(f"INSERT INTO {pair.dest.name(name)} VALUES (1, 1), (2, 2), (3, 3)")
+        pair.fill("(1, 10)", "(3, 3)", "(4, 40)")
+        pair.sync(mode="merge", keys=["id"], detect_deletes=True, table=pair.dest.name(name))
+        assert pair.dest.rows(name) == [(1, 10), (3, 3), (4, 40)]
+
 
 class TestColumns:
     def test_a_new_column_is_an_error_by_default(self, into: Pair) -> None:
@@ -308,6 +330,18 @@ class TestWatermark:
         with pytest.raises(IntegrityError, match="in the future"):
             into.sync(**self.SETTINGS)
         assert into.rows() == []
+
+    def test_a_value_that_no_row_can_follow_is_an_error(self, request: pytest.FixtureRequest) -> None:
+        """Compared with NaN or infinity, no later row is new."""
+        pair = pair_of(request, "postgres", "postgres")
+        for far, table in ((pair.source, "orders"), (pair.dest, "copy")):
+            far.run(f"CREATE TABLE {far.name(table)} (id integer PRIMARY KEY, n double precision)")
+        for odd in ("NaN", "Infinity"):
+            pair.source.run(f"DELETE FROM {pair.source.name('orders')}")
+            pair.fill("(1, 1)", f"(2, '{odd}')")
+            with pytest.raises(IntegrityError, match="no row can come after it"):
+                pair.sync(mode="incremental", keys=["id"], watermark="n")
+        assert pair.rows() == []
 
     def test_a_failed_run_does_not_move_it(self, into: Pair) -> None:
         self.timed(into).fill("(1, 'a', 1, '2026-01-01')")

@@ -221,8 +221,9 @@ def _without_alias(tree: exp.Expression) -> exp.Expression:
     elif isinstance(tree, exp.Update) and isinstance(tree.args.get("from_"), exp.From) and not tree.this.db:
         source = tree.args["from_"].this
         if isinstance(source, exp.Table) and source.alias == tree.this.name:
+            others = source.args.pop("joins", None)
             tree.set("this", source)
-            tree.set("from_", None)
+            tree.set("from_", exp.From(this=others[0].this) if others else None)
     return tree
 
 

@@ -158,17 +158,17 @@ def merged(session: Session, merge: Merge) -> Merged:
     """
     session.check_unique(merge.stage, merge.keys)
     target, staged = session.sql(merge.table), session.sql(merge.stage)
-    same = session.same(merge.keys, "s", session.sql(merge.table.name))
+    same = session.same(merge.keys)
     if merge.rest:
         sets = ", ".join(f"{session.sql(column)} = s.{session.sql(column)}" for column in merge.rest)
-        session.run(f"UPDATE {target} {_HOLD} SET {sets} FROM {staged} AS s WHERE {same}")
+        session.run(f"UPDATE t SET {sets} FROM {target} AS t {_HOLD}, {staged} AS s WHERE {same}")
     there = session.same(merge.keys, "t", staged)
     known = session.execute(f"DELETE FROM {staged} WHERE EXISTS (SELECT 1 FROM {target} AS t {_HOLD} WHERE {there})")
     names = session.names(merge.columns)
     new = session.count(merge.stage)
     with own_numbers(session, merge.table, merge.columns):
         session.run(f"INSERT INTO {target} ({names}) SELECT {names} FROM {staged} ORDER BY {session.sql(ROW)}")
-    stored = session.run(f"SELECT COUNT_BIG(*) FROM {staged} AS s JOIN {target} ON {same}")[0][0]
+    stored = session.run(f"SELECT COUNT_BIG(*) FROM {staged} AS s JOIN {target} AS t ON {same}")[0][0]
     if int(stored) != new:
         raise IntegrityError(
             f"the database stored {stored} of {new} rows; all were taken back",

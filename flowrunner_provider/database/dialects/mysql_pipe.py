@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.database.dialects.mysql_load import OURS, Loading
-from flowrunner_provider.database.dialects.mysql_tables import kinds_of
+from flowrunner_provider.database.dialects.mysql_tables import described_columns, kinds_of
 from flowrunner_provider.database.dialects.syncing import Flag, Form, Sink
 from flowrunner_provider.database.identifiers import TableName
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from flowrunner_provider.database.dialects.model import Column, Table
 
 __all__ = ["Piped"]
+
+_PREFIX = "(191)"  # characters of a long text in an index
 
 
 class Piped(Loading):
@@ -63,11 +65,15 @@ class Piped(Loading):
         self.run(f"DROP TEMPORARY TABLE {self.sql(stage)}")
 
     def unlisted(self, listing: TableName, keys: Sequence[str]) -> str:
-        """With an index, which is all the difference between seconds and hours."""
+        """Copy the keys into a table with an index, which is the difference between seconds and hours."""
         known = listing.beside("flowrunner_listed")
+        long = {name for name, kind, _ in described_columns(self, listing) if kind.endswith(("text", "blob"))}
+        index = f"PRIMARY KEY ({self.names(keys)})"
+        if long.intersection(keys):  # MariaDB has unique indexes on them, but they can be in an index by a prefix only
+            index = f"INDEX ({', '.join(self.sql(key) + (_PREFIX if key in long else '') for key in keys)})"
         self.run(f"DROP TEMPORARY TABLE IF EXISTS {self.sql(known)}")
         self.run(
-            f"CREATE TEMPORARY TABLE {self.sql(known)} (PRIMARY KEY ({self.names(keys)})) ENGINE=InnoDB"
+            f"CREATE TEMPORARY TABLE {self.sql(known)} ({index}) ENGINE=InnoDB"
             f" AS SELECT DISTINCT {self.names(keys)} FROM {self.sql(listing)}"
         )
         return super().unlisted(known, keys)

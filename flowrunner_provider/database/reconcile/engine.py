@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, get_args
@@ -200,7 +200,7 @@ def _compare(left: Sequence[Any], right: Sequence[Any]) -> int:
         try:
             if one != other:
                 return -1 if one < other else 1
-        except TypeError:
+        except (TypeError, InvalidOperation):  # a number that is none has no order
             raise _bad(
                 "keys", "the keys of the two sides have types without a common order", "cast them in sql"
             ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -82,10 +83,15 @@ def _unfit(what: str) -> ConfigError:
 
 
 def check_not_ahead(value: Any, now: datetime, column: str) -> None:
-    """Refuse a watermark in the future: every row that comes until then would be left out.
+    """Raise unless later rows can have a larger watermark: every row below it would be left out.
 
-    :raises IntegrityError: if it is more than a day ahead.
+    :raises IntegrityError: if it is more than a day in the future, infinite, or not a number.
     """
+    if isinstance(value, float | Decimal) and not math.isfinite(value):
+        raise IntegrityError(
+            f"the largest {column} of the source is {value}: no row can come after it",
+            remedy="correct that row, or leave such rows out with sql",
+        )
     if not isinstance(value, date):
         return
     moment = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day, tzinfo=UTC)
