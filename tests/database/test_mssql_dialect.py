@@ -236,6 +236,13 @@ def test_no_text_crashes_the_guard(text: str) -> None:
         check_statement(f"SELECT {text}")
 
 
+def test_more_parameters_than_the_server_takes() -> None:
+    assert len(bound(", ".join(["%s"] * 2098), [1] * 2098)[1]) == 2098
+    assert len(bound(", ".join(["%s"] * 9999), [None] * 9999)[1]) == 0
+    with pytest.raises(Rejected, match="2099 parameters"):
+        bound(", ".join(["%s"] * 2099), [1] * 2099)
+
+
 def test_parameters_become_those_of_the_server() -> None:
     assert bound("a = %s AND b = %s AND c LIKE '%%'", [1, None]) == ("a = @P1 AND b = NULL AND c LIKE '%'", {"@P1": 1})
     assert bound("%(x)s %(x)s %(y)s", {"x": 1, "y": {"k": 2}}) == ("@P1 @P1 @P2", {"@P1": 1, "@P2": '{"k": 2}'})
@@ -306,7 +313,8 @@ def test_values_arrive(one: Described, value: Any, wanted: Any) -> None:
         (column("int"), ""), (column("bit"), "2"), (column("float"), "nan"), (column("real"), 1e300),
         (column("decimal", precision=5, scale=2), "1000"), (column("decimal", precision=5, scale=2), "1e999999"),
         (column("money"), 10**15), (column("date"), "2024-02-30"), (column("datetime"), "0001-01-01"),
-        (column("datetimeoffset"), "0001-01-01T00:00+14:00"), (column("uniqueidentifier"), "x"),
+        (column("datetimeoffset"), "0001-01-01T00:00+14:00"), (column("datetimeoffset"), "2024-01-01T00:00+14:01"),
+        (column("uniqueidentifier"), "x"),
         (column("nvarchar", size=2), "🙂"), (column("varchar", size=9, code_page=1252), "Ж"),
         (column("varchar", size=3, code_page=65001), "🙂"), (column("varbinary", size=1), b"ab"),
         (column("varbinary", size=-1), "text"), (column("nvarchar", size=-1), "\ud800"),
@@ -514,7 +522,8 @@ def test_two_attempts_wait_for_each_other(server: TdsFake, tls: Tls) -> None:
 
 @pytest.mark.parametrize(
     ("number", "kind"),
-    [(1205, Conflict), (1222, Conflict), (3960, Conflict), (2627, Rejected), (229, AccessDenied), (3952, ConfigError)],
+    [(1205, Conflict), (1222, Conflict), (3960, Conflict), (2627, Rejected), (229, AccessDenied), (3952, ConfigError)]
+    + [(number, Unavailable) for number in (976, 4221, 40501, 40549, 40613, 49918, 49919, 49920)],
 )
 def test_numbers(number: int, kind: type[FlowRunnerError]) -> None:
     assert type(classified(number, "here", broken=False, deadline=Deadline(5))) is kind

@@ -40,7 +40,13 @@ OF_A_ROW: tuple[str, ...] = (
 """A row does not fit: no value where one must be, a duplicate, a broken check, out of range, too long, unreadable."""
 
 _LOGIN = frozenset({4064, 18401, 18452, 18456, 18470, 18486, 18487, 18488, 40532, 40615})
-_RESOURCES = frozenset({701, 802, 1101, 1105, 1204, 3967, 8645, 8651, 9002, 10928, 10929, 40197, 40501, 40544, 40613})
+_RESOURCES = frozenset(
+    {
+        615, 701, 802, 921, 922, 976, 983, 1101, 1105, 1204, 3967, 4221, 8645, 8651, 9002, 10928, 10929, 10936, 40197,
+        40501, 40544, 40549, 40550, 40551, 40552, 40553, 40613, 49918, 49919, 49920,
+    }
+)  # fmt: skip
+"""Out of a resource, busy, or failing over; most are Azure's list of transient faults."""
 _DENIED = frozenset({229, 230, 262, 297, 300, 916, 1088, 2760, 3906, 3930, 15151, 15247, 18456})
 _LOST = frozenset({64, 121, 233, 596, 1236, 6005, 10053, 10054, 10060, 40143})
 

@@ -69,6 +69,7 @@ _OTHER = frozenset(
 )  # fmt: skip
 _DIGITS = re.compile(r"(?:decimal|numeric)\((\d+), ?(\d+)\)")
 _JOINERS = frozenset({"UNION", "ALL", "EXCEPT", "INTERSECT"})
+_MOST_PARAMETERS = 2_098  # of 2,100; sp_executesql takes two itself
 _PLACEHOLDER = re.compile(r"%(?:%|s|\((?P<name>[^)]*)\)s|(?P<odd>.|\Z))", re.DOTALL)
 
 _KINDS: Mapping[str, str] = MappingProxyType(
@@ -240,6 +241,11 @@ def bound(text: str, params: Params) -> tuple[str, dict[str, Any]]:
     written = _PLACEHOLDER.sub(one, text)
     if waiting:
         raise misfit
+    if len(values) > _MOST_PARAMETERS:
+        raise Rejected(
+            f"the statement has {len(values)} parameters, and SQL Server takes {_MOST_PARAMETERS}",
+            remedy="load the values into a table, and join it",
+        )
     return written, values
 
 

@@ -28,6 +28,7 @@ _WHOLE = re.compile(r"\s*[+-]?\d{1,40}\s*", re.ASCII)
 _TRUE, _FALSE = frozenset({"1", "true", "t", "yes", "y", "on"}), frozenset({"0", "false", "f", "no", "n", "off"})
 _DAYS_BEFORE_1900 = date(1900, 1, 1).toordinal()
 _EXACT = Context(prec=100)
+_FARTHEST_ZONE = timedelta(hours=14)
 _TIME_BYTES = (3, 3, 3, 4, 4, 5, 5, 5)  # by scale
 _CHUNKS, _UNKNOWN, _NO_CHUNKS = b"\xff" * 8, struct.pack("<Q", 2**64 - 2), b"\0" * 4
 
@@ -265,6 +266,8 @@ def _moments(column: Described) -> Encoder:
         if not zoned:
             return data
         offset = _moment(value).utcoffset() or timedelta()
+        if abs(offset) > _FARTHEST_ZONE:
+            raise refused_row(242)
         return data + struct.pack("<h", int(offset.total_seconds()) // 60)
 
     return Encoder(column.declaration, bytes([0x2B if zoned else 0x2A, scale]), b"\0", write)
