@@ -1,1 +1,1 @@
-"""The health of connections and the expiry of credentials. Credentials themselves are a matter of each connection."""
+"""Connection health checks and expiry dates of credentials. Authentication itself belongs to each connection."""

@@ -1,7 +1,7 @@
-"""When credentials end: certificates of servers and clients, tokens, SSH keys and their certificates.
+"""Expiry dates of credentials: server and client certificates, tokens, SSH keys and their certificates.
 
-Everything here is read, nothing is trusted: a token's ``exp`` is read without its signature being checked, and a
-server's certificate also when nobody vouches for it (whether somebody does is said separately).
+Nothing is verified while reading: a token's ``exp`` is read without checking its signature, and a server certificate is
+read even if it is not trusted (``Expiry.verified`` reports that separately).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -25,36 +25,40 @@ __all__ = [
     "Expiry",
     "ExpiryTarget",
     "Kind",
-    "certificates_expire",
-    "failed",
-    "rated",
+    "certificate_expiries",
+    "rate",
     "read_certificates",
-    "ssh_expires",
-    "tls_expires",
-    "token_expires",
+    "ssh_expiries",
+    "tls_expiries",
+    "token_expiry",
+    "unreadable",
 ]
 
 Kind = Literal["tls_cert", "jwt", "ssh_key", "client_cert"]
 
 _DAY = 86400.0
-_FOREVER = 2**64 - 1  # an OpenSSH certificate without an end
-_LATEST = datetime(9999, 12, 31, tzinfo=UTC)
+_FOREVER = 2**64 - 1  # an OpenSSH certificate that never expires
+_EARLIEST, _LATEST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExpiryTarget:
-    """One thing to look at."""
+    """One credential to check."""
 
     kind: Kind = option(label="Kind", help="tls_cert, jwt, ssh_key or client_cert.")
-    host: str = option("", label="Host", help="Of tls_cert: host or host:port, 443 by default.")
-    ca_file: str = option("", label="CA file", help="Of tls_cert: the authorities to trust instead of the system's.")
-    conn_id: str = option("", label="Connection", help="Of the other kinds.")
-    field: str = option("password", label="Field", help="Of jwt: password, or a key of the extra or of `flowrunner`.")
+    host: str = option("", label="Host", help="For tls_cert: host or host:port; port 443 by default.")
+    ca_file: str = option(
+        "", label="CA file", help="For tls_cert: certificate authorities to trust instead of the system's."
+    )
+    conn_id: str = option("", label="Connection", help="Connection id, for all other kinds.")
+    field: str = option("password", label="Field", help="For jwt: password, or a key of the extra or of `flowrunner`.")
 
     def __post_init__(self) -> None:
         needed = "host" if self.kind == "tls_cert" else "conn_id"
         if not getattr(self, needed):
-            raise ConfigError(f"a target {self.kind} needs {needed!r}", field="targets", remedy=f"add {needed!r} to it")
+            raise ConfigError(
+                f"a target of kind {self.kind} needs {needed!r}", field="targets", remedy=f"add {needed!r} to it"
+            )
         if needed == "host":
             self.address()
 
@@ -63,7 +67,9 @@ class ExpiryTarget:
         if not colon or self.host.endswith("]"):
             host, port = self.host.strip(), "443"
         if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536 or "/" in host:
-            raise ConfigError(f"{self.host!r} is not host:port", field="targets", remedy="write 'api.example.com:443'")
+            raise ConfigError(
+                f"{self.host!r} is not host:port", field="targets", remedy="use e.g. 'api.example.com:443'"
+            )
         return host.strip("[]"), int(port)
 
     @property
@@ -73,10 +79,10 @@ class ExpiryTarget:
 
 @dataclass(frozen=True, kw_only=True)
 class Expiry:
-    """One thing that ends.
+    """When one credential expires.
 
-    :param expires: None when it never does.
-    :param verified: whether somebody whom this worker trusts vouches for it; None where nobody was asked.
+    :param expires: None if it never does.
+    :param verified: whether this worker trusts its issuer; None if that was not checked.
     """
 
     kind: str
@@ -85,58 +91,59 @@ class Expiry:
     note: str = ""
 
 
-def rated(target: str, found: Expiry, *, now: datetime, warn_days: float, fail_days: float) -> ExpiryRow:
-    """The row of what was found."""
-    if found.expires is None:
+def rate(target: str, expiry: Expiry, *, now: datetime, warn_days: float, fail_days: float) -> ExpiryRow:
+    """Return the report row of an expiry date, rated against the limits in days."""
+    if expiry.expires is None:
         return ExpiryRow(
-            target=target, kind=found.kind, expires=None, days_left=None, state="ok", verified=found.verified,
-            note=found.note,
+            target=target, kind=expiry.kind, expires=None, days_left=None, state="ok", verified=expiry.verified,
+            note=expiry.note,
         )  # fmt: skip
-    days = (found.expires - now).total_seconds() / _DAY
+    days = (expiry.expires - now).total_seconds() / _DAY
     state: State = "fail" if days <= 0 or days < fail_days else "warn" if days < warn_days else "ok"
     return ExpiryRow(
         target=target,
-        kind=found.kind,
-        expires=found.expires.isoformat(),
+        kind=expiry.kind,
+        expires=expiry.expires.isoformat(),
         days_left=round(days, 2),
         state=state,
-        verified=found.verified,
-        note=found.note,
+        verified=expiry.verified,
+        note=expiry.note,
     )
 
 
-async def tls_expires(host: str, port: int, *, ca_file: str, deadline: Deadline) -> list[Expiry]:
-    """The certificate that a TLS server shows, and the first to end of those that it sends along.
+async def tls_expiries(host: str, port: int, *, ca_file: str, deadline: Deadline) -> list[Expiry]:
+    """Return the expiry of a TLS server's certificate, and of the first to expire in the chain it sends.
 
-    Nothing but two handshakes takes place: one that accepts anything, and one that verifies.
+    Makes two handshakes, one that accepts any certificate and one that verifies; sends no request.
 
     :param ca_file: PEM file with the authorities to trust instead of the system's.
-    :raises ConnectionLost: if there is no TLS server.
+    :raises ConnectionLost: if no TLS server answers.
     """
-    anything = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    anything.check_hostname, anything.verify_mode = False, ssl.CERT_NONE
+    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
     try:
-        trusting = ssl.create_default_context(cafile=ca_file or None)
+        verified_context = ssl.create_default_context(cafile=ca_file or None)
     except OSError as error:
         raise ConfigError(
-            f"ca_file cannot be used ({type(error).__name__})", field="ca_file", remedy="give a PEM file"
+            f"ca_file cannot be loaded ({type(error).__name__})", field="ca_file", remedy="use a PEM file"
         ) from None
     try:
-        chain = await _handshake(host, port, anything, deadline)
+        chain = await _handshake(host, port, unverified, deadline)
     except OSError as error:
         reason = getattr(error, "reason", None) or error.strerror or type(error).__name__
         raise ConnectionLost(
-            f"{host}:{port}: no TLS handshake ({reason})", remedy="check host and port, and that it speaks TLS at once"
+            f"{host}:{port}: no TLS handshake ({reason})",
+            remedy="check host and port, and that the server speaks TLS without STARTTLS",
         ) from None
     verified, note = True, ""
     try:
-        await _handshake(host, port, trusting, deadline)
+        await _handshake(host, port, verified_context, deadline)
     except ssl.SSLCertVerificationError as error:
         verified, note = False, f"not trusted: {error.verify_message}"
     except OSError as error:
         verified, note = False, f"not verified ({type(error).__name__})"
-    found = certificates_expire("tls_cert", chain)
-    return [Expiry(kind=one.kind, expires=one.expires, verified=verified, note=note or one.note) for one in found]
+    found = certificate_expiries("tls_cert", chain)
+    return [replace(expiry, verified=verified, note=note or expiry.note) for expiry in found]
 
 
 async def _handshake(host: str, port: int, context: ssl.SSLContext, deadline: Deadline) -> list[Any]:
@@ -147,39 +154,39 @@ async def _handshake(host: str, port: int, context: ssl.SSLContext, deadline: De
             _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=host)
     except TimeoutError:
         raise TimedOut(
-            f"{host}:{port}: no TLS handshake in time",
+            f"{host}:{port}: the TLS handshake timed out",
             remedy="check host, port and firewall, or raise `target_timeout`",
         ) from None
     try:
-        shown = writer.get_extra_info("ssl_object")
-        inner: Any = getattr(shown, "_sslobj", shown)  # public as of Python 3.13 only
-        sent = inner.get_unverified_chain() or [shown.getpeercert(binary_form=True)]
+        ssl_object = writer.get_extra_info("ssl_object")
+        inner: Any = getattr(ssl_object, "_sslobj", ssl_object)  # public since Python 3.13
+        sent = inner.get_unverified_chain() or [ssl_object.getpeercert(binary_form=True)]
     finally:
         writer.transport.abort()
-    ders = [one if isinstance(one, bytes) else ssl.PEM_cert_to_DER_cert(one.public_bytes()) for one in sent]
+    ders = [cert if isinstance(cert, bytes) else ssl.PEM_cert_to_DER_cert(cert.public_bytes()) for cert in sent]
     return [x509.load_der_x509_certificate(der) for der in ders]
 
 
-def certificates_expire(kind: str, chain: Sequence[Any]) -> list[Expiry]:
-    """The leaf, and the first to end of the others in the file or handshake."""
+def certificate_expiries(kind: str, chain: Sequence[Any]) -> list[Expiry]:
+    """Return the expiry of the leaf certificate, and of the first to expire among the others."""
     leaf, *others = chain
-    found = [Expiry(kind=kind, expires=leaf.not_valid_after_utc, note=_not_yet(leaf))]
+    found = [Expiry(kind=kind, expires=leaf.not_valid_after_utc, note=_valid_from(leaf))]
     if others:
-        first = min(others, key=lambda one: one.not_valid_after_utc)
+        first = min(others, key=lambda cert: cert.not_valid_after_utc)
         found.append(
             Expiry(kind=f"{kind}_chain", expires=first.not_valid_after_utc, note=first.subject.rfc4514_string())
         )
     return found
 
 
-def _not_yet(certificate: Any) -> str:
+def _valid_from(certificate: Any) -> str:
     return f"valid from {certificate.not_valid_before_utc:%Y-%m-%d}"
 
 
-def token_expires(token: str) -> Expiry:
-    """The ``exp`` claim of a JWT, read without checking who signed it.
+def token_expiry(token: str) -> Expiry:
+    """Return the ``exp`` claim of a JWT, without checking its signature.
 
-    :raises ConfigError: if it is no JWT.
+    :raises ConfigError: if the token is not a JWT.
     """
     jws = load("joserfc.jws", extra="oauth", needed_for="reading a JWT")
     errors = load("joserfc.errors", extra="oauth", needed_for="reading a JWT")
@@ -189,41 +196,41 @@ def token_expires(token: str) -> Expiry:
         end = claims.get("exp")
     except (errors.JoseError, ValueError, AttributeError, RecursionError):
         raise ConfigError(
-            "the secret is not a signed JWT (an opaque token does not say when it ends)",
+            "the secret is not a signed JWT (an opaque token has no readable expiry)",
             field="field",
-            remedy="name the `field` of the connection that holds a JWT",
+            remedy="set `field` to the connection field that holds a JWT",
         ) from None
     if end is None:
-        return Expiry(kind="jwt", expires=None, note="no exp claim: it does not end; signature not checked")
-    if isinstance(end, bool) or not isinstance(end, int | float):
-        raise ConfigError("the exp claim is not a number", field="field", remedy="have the token made anew")
-    return Expiry(kind="jwt", expires=_moment(end), note="signature not checked")
+        return Expiry(kind="jwt", expires=None, note="no exp claim: it never expires; signature not checked")
+    if isinstance(end, bool) or not isinstance(end, int | float) or end != end:  # NaN
+        raise ConfigError("the exp claim is not a number", field="field", remedy="have a new token issued")
+    return Expiry(kind="jwt", expires=_to_datetime(end), note="signature not checked")
 
 
-def ssh_expires(keys: Iterable[Path], text: str = "") -> list[Expiry]:
-    """The OpenSSH certificates beside private keys (``<key>-cert.pub``); a bare key never ends.
+def ssh_expiries(keys: Iterable[Path], text: str = "") -> list[Expiry]:
+    """Return the expiries of OpenSSH certificates (``<key>-cert.pub`` beside a private key); a bare key never expires.
 
     :param keys: paths of private keys or certificates.
-    :param text: a private key, or a certificate, itself.
+    :param text: a private key or certificate itself.
     :raises ConfigError: if a file cannot be read.
     """
     found: list[Expiry] = []
     for key in (path.expanduser() for path in keys):
-        beside = key if key.name.endswith("-cert.pub") else key.with_name(f"{key.name}-cert.pub")
-        if beside.exists():
-            found.append(_certificate(_read(beside, "key_file")))
+        cert_file = key if key.name.endswith("-cert.pub") else key.with_name(f"{key.name}-cert.pub")
+        if cert_file.exists():
+            found.append(_ssh_certificate_expiry(_read(cert_file, "key_file")))
         else:
             _read(key, "key_file")
-            found.append(Expiry(kind="ssh_key", expires=None, note="a bare key has no end"))
+            found.append(Expiry(kind="ssh_key", expires=None, note="a bare key never expires"))
     if text:
         first = text.strip().partition(" ")[0]
         is_cert = "-cert-v01@openssh.com" in first
-        bare = Expiry(kind="ssh_key", expires=None, note="a bare key has no end")
-        found.append(_certificate(text.strip().encode()) if is_cert else bare)
+        bare = Expiry(kind="ssh_key", expires=None, note="a bare key never expires")
+        found.append(_ssh_certificate_expiry(text.strip().encode()) if is_cert else bare)
     return found
 
 
-def _certificate(data: bytes) -> Expiry:
+def _ssh_certificate_expiry(data: bytes) -> Expiry:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import SSHCertificate, load_ssh_public_identity
 
@@ -233,27 +240,25 @@ def _certificate(data: bytes) -> Expiry:
         identity = None
     if not isinstance(identity, SSHCertificate):
         raise ConfigError(
-            "it is no OpenSSH certificate", field="key_file", remedy="have it signed anew by ssh-keygen -s"
+            "not an OpenSSH certificate", field="key_file", remedy="sign the key again with ssh-keygen -s"
         )
     name = identity.key_id.decode("utf-8", "replace")[:60]
     if identity.valid_before == _FOREVER:
-        return Expiry(kind="ssh_certificate", expires=None, note=f"{name}: it has no end")
-    return Expiry(kind="ssh_certificate", expires=_moment(identity.valid_before), note=name)
+        return Expiry(kind="ssh_certificate", expires=None, note=f"{name}: never expires")
+    return Expiry(kind="ssh_certificate", expires=_to_datetime(identity.valid_before), note=name)
 
 
 def read_certificates(path: Path) -> list[Any]:
-    """The certificates of a PEM file.
+    """Return the certificates of a PEM file.
 
-    :raises ConfigError: if there are none.
+    :raises ConfigError: if it contains none.
     """
     from cryptography import x509
 
     try:
         return x509.load_pem_x509_certificates(_read(path, "cert_file"))
     except ValueError:
-        raise ConfigError(
-            f"{path.name} holds no certificate", field="cert_file", remedy="give a PEM file that this worker can read"
-        ) from None
+        raise ConfigError(f"{path.name} contains no certificate", field="cert_file", remedy="use a PEM file") from None
 
 
 def _read(path: Path, field: str) -> bytes:
@@ -266,13 +271,13 @@ def _read(path: Path, field: str) -> bytes:
         ) from None
 
 
-def _moment(seconds: float) -> datetime:
+def _to_datetime(seconds: float) -> datetime:
     try:
         return datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):
-        return _LATEST
+        return _LATEST if seconds > 0 else _EARLIEST
 
 
-def failed(target: str, kind: str, error: FlowRunnerError) -> ExpiryRow:
-    """The row of what could not be read: never taken for good."""
+def unreadable(target: str, kind: str, error: FlowRunnerError) -> ExpiryRow:
+    """Return the row of a credential that could not be read; it always counts as failed."""
     return ExpiryRow(target=target, kind=kind, expires=None, days_left=None, state="fail", note=str(error))

@@ -1,4 +1,4 @@
-"""Operators that look after connections: do they work, and how long will they?"""
+"""Operators that check connections and the expiry of credentials."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ if TYPE_CHECKING:
 
 __all__ = ["ConnectionCheckOperator", "ConnectionFinding", "ConnectionReport", "CredentialExpiryOperator"]
 
-_AT_ONCE = 8
+_PARALLEL = 8
 _HOOKS = {conn_type: path for connector in CONNECTORS for conn_type, path in connector.hooks}
 _HOOKS["ssh"] = _HOOKS["sftp"]
 
 
 class ConnectionCheckOperator(FlowRunnerOperator):
-    """Every connection has been tried from this worker and answered, or the task fails naming each that did not.
+    """On success, every connection was tested from this worker and works; otherwise the task fails and lists each
+    failure.
 
-    Nothing is changed, so that a killed or retried attempt just checks again. Each check is the connection's own
-    ``test_connection()``: ours for the types that FlowRunner has a hook for, else that of Airflow's hook; eight at
-    a time. A connection that is not defined, or whose hook has no test, is a finding like any other.
+    A killed or retried task runs all tests again; nothing is modified. Each test is the connection's own
+    ``test_connection()``, from FlowRunner's hook for the type if there is one and otherwise from Airflow's; eight run
+    in parallel. An undefined connection, or one whose hook has no test, counts as a failure.
 
-    :param conn_ids: the connections to check.
-    :param fail_on: ``any``: fail if one does not work; ``all``: only if none does.
-    :param check_timeout: for one connection; what takes longer counts as failed.
+    :param conn_ids: ids of the connections to test.
+    :param fail_on: ``any``: fail if at least one connection fails; ``all``: fail only if every connection fails.
+    :param check_timeout: timeout per connection, e.g. ``60s``; a slower test counts as failed.
     """
 
     action: ClassVar[str] = "auth.check_connection"
@@ -62,8 +63,8 @@ class ConnectionCheckOperator(FlowRunnerOperator):
             raise ConfigError(f"fail_on is {self.fail_on!r}", field="fail_on", remedy="write 'any' or 'all'")
         seconds = _positive(self.check_timeout, "check_timeout")
         checks = [_Check(name) for name in names]
-        for start in range(0, len(checks), _AT_ONCE):
-            wave, deadline = checks[start : start + _AT_ONCE], run.deadline.sub(seconds)
+        for start in range(0, len(checks), _PARALLEL):
+            wave, deadline = checks[start : start + _PARALLEL], run.deadline.sub(seconds)
             for check in wave:
                 check.start()
             for check in wave:
@@ -74,12 +75,12 @@ class ConnectionCheckOperator(FlowRunnerOperator):
         bad = {finding.conn_id: finding.message for finding in found if not finding.ok}
         report = ConnectionReport(connections=found, ok=len(found) - len(bad), failed=len(bad))
         if bad and (self.fail_on == "any" or len(bad) == len(found)):
-            raise _broken(bad, report, retryable=any(check.may_recover for check in checks))
+            raise _failure(bad, report, retryable=any(check.may_recover for check in checks))
         return report
 
 
 class _Check(threading.Thread):
-    """One test in a thread of its own, which does not keep the process alive when it hangs."""
+    """One connection test in its own daemon thread, so that a hanging test does not keep the process alive."""
 
     def __init__(self, conn_id: str) -> None:
         super().__init__(name=f"check-{conn_id}", daemon=True)
@@ -104,7 +105,7 @@ class _Check(threading.Thread):
         if not hasattr(hook, "test_connection"):
             self.may_recover = False
             raise ConfigError(
-                f"{type(hook).__name__} has no connection test", field="conn_ids", remedy="leave it out of conn_ids"
+                f"{type(hook).__name__} has no connection test", field="conn_ids", remedy="remove it from conn_ids"
             )
         ok, message = hook.test_connection()
         return bool(ok), redact(" ".join(str(message).split()))[:500]
@@ -118,16 +119,16 @@ class _Check(threading.Thread):
         else:
             ok, message = result
         if not ok and " -> " not in message:
-            message += " -> check the connection's fields; the message is its provider's own"
+            message += " -> check the connection's fields; this message comes from its provider"
         return ConnectionFinding(conn_id=self.conn_id, conn_type=self.conn_type, ok=ok, message=message)
 
 
-def _broken(bad: Mapping[str, str], report: ConnectionReport, *, retryable: bool) -> FlowRunnerError:
-    each = "; ".join(f"{name!r}: {message}" for name, message in bad.items())
-    text = f"{report.failed} of {report.failed + report.ok} connections do not work: {each}"
+def _failure(bad: Mapping[str, str], report: ConnectionReport, *, retryable: bool) -> FlowRunnerError:
+    reasons = "; ".join(f"{name!r}: {message}" for name, message in bad.items())
+    text = f"{report.failed} of {report.failed + report.ok} connections failed: {reasons}"
     if not retryable:
-        return ConfigError(text, field="conn_ids", remedy="correct them under Admin > Connections")
-    return PartialFailure(text, done=report.ok, failed=bad, remedy="do what each message says")
+        return ConfigError(text, field="conn_ids", remedy="correct the connections under Admin > Connections")
+    return PartialFailure(text, done=report.ok, failed=bad, remedy="follow the remedy in each message")
 
 
 def _hook_class(path: str) -> type[FlowRunnerHook[Any]]:
@@ -138,32 +139,33 @@ def _hook_class(path: str) -> type[FlowRunnerHook[Any]]:
 
 def _names(value: Any) -> list[str]:
     if not isinstance(value, list | tuple) or not value or not all(isinstance(name, str) and name for name in value):
-        raise ConfigError("conn_ids names no connection", field="conn_ids", remedy="give a list of connection ids")
+        raise ConfigError("conn_ids is empty or malformed", field="conn_ids", remedy="pass a list of connection ids")
     return list(dict.fromkeys(value))
 
 
 def _positive(value: Any, field: str) -> float:
     seconds = parse_duration(value, field).total_seconds()
     if seconds <= 0:
-        raise ConfigError(f"{field} must be positive", field=field, remedy="write '60s', say")
+        raise ConfigError(f"{field} must be positive", field=field, remedy="use e.g. '60s'")
     return seconds
 
 
 class CredentialExpiryOperator(FlowRunnerOperator):
-    """Every target has been read and lasts for ``fail_days`` at least, or the task fails naming each that does not.
+    """On success, every target was read and is valid for at least ``fail_days``; otherwise the task fails and lists
+    each failure.
 
-    Nothing is changed, so that a killed or retried attempt just looks again; what cannot be read counts as failed,
-    never as good. One row per thing that ends, the next to end first: rows in the state ``warn`` are for a notifier.
-    A server costs two TLS handshakes and no request. Not seen: what needs STARTTLS, and the secrets and
-    certificates of Entra apps, which only Microsoft Graph knows.
+    A killed or retried task reads all targets again; nothing is modified. A target that cannot be read counts as
+    failed. The report has one row per credential, the next to expire first; rows with state ``warn`` are meant for a
+    notifier. A server costs two TLS handshakes and no request. Not covered: servers that need STARTTLS, and secrets and
+    certificates of Entra apps, which only Microsoft Graph can list.
 
-    :param targets: mappings: ``{"kind": "tls_cert", "host": "api.example.com:443"}``, ``{"kind": "jwt", "conn_id":
-        ..., "field": "password"}`` (``exp`` as the token says, its signature is not checked), ``{"kind": "ssh_key",
-        "conn_id": ...}`` (the OpenSSH certificate beside the key file; a bare key has no end), ``{"kind":
+    :param targets: mappings such as ``{"kind": "tls_cert", "host": "api.example.com:443"}``, ``{"kind": "jwt",
+        "conn_id": ..., "field": "password"}`` (reads ``exp`` without checking the signature), ``{"kind": "ssh_key",
+        "conn_id": ...}`` (the OpenSSH certificate beside the key file; a bare key never expires), ``{"kind":
         "client_cert", "conn_id": ...}`` (the connection's ``cert_file``).
-    :param warn_days: fewer days left than these are worth a warning.
-    :param fail_days: fewer days left than these fail the task.
-    :param target_timeout: for one target.
+    :param warn_days: report ``warn`` if fewer days are left.
+    :param fail_days: fail the task if fewer days are left.
+    :param target_timeout: timeout per target, e.g. ``30s``.
     """
 
     action: ClassVar[str] = "auth.check_expiry"
@@ -183,7 +185,7 @@ class CredentialExpiryOperator(FlowRunnerOperator):
         self.warn_days, self.fail_days = warn_days, fail_days
 
     async def perform(self, run: Run) -> ExpiryReport:
-        from flowrunner_provider.auth.expiry import failed, rated
+        from flowrunner_provider.auth.expiry import rate, unreadable
 
         targets = self._targets()
         seconds = _positive(self.target_timeout, "target_timeout")
@@ -191,73 +193,79 @@ class CredentialExpiryOperator(FlowRunnerOperator):
         errors: list[FlowRunnerError] = []
         for target in targets:
             try:
-                found = await _look(target, run.deadline.sub(seconds))
+                found = await _read_expiries(target, run.deadline.sub(seconds))
             except FlowRunnerError as error:
                 errors.append(error)
-                rows.append(failed(target.name, target.kind, error))
+                rows.append(unreadable(target.name, target.kind, error))
                 continue
             rows += [
-                rated(target.name, one, now=run.clock.now(), warn_days=self.warn_days, fail_days=self.fail_days)
-                for one in found
+                rate(target.name, expiry, now=run.clock.now(), warn_days=self.warn_days, fail_days=self.fail_days)
+                for expiry in found
             ]
-        rows.sort(key=lambda row: (row.state != "fail" or row.days_left is not None, _days(row)))
+        rows.sort(key=lambda row: (row.state != "fail" or row.days_left is not None, _sort_days(row)))
         for row in rows:
-            self.log.info("%-4s %s %s: %s %s", row.state, row.kind, row.target, row.expires or "no end", row.note)
+            self.log.info("%-4s %s %s: %s %s", row.state, row.kind, row.target, row.expires or "-", row.note)
         states = [row.state for row in rows]
         report = ExpiryReport(rows=rows, ok=states.count("ok"), warn=states.count("warn"), fail=states.count("fail"))
         if report.fail:
-            raise _ending(report, errors)
+            raise _expiry_failure(report, errors)
         return report
 
     def _targets(self) -> list[ExpiryTarget]:
         from flowrunner_provider.auth.expiry import ExpiryTarget, Kind
 
         given: Any = self.targets
-        if not isinstance(given, list | tuple) or not given or not all(isinstance(one, Mapping) for one in given):
-            raise ConfigError("there are no targets", field="targets", remedy='write [{"kind": "jwt", "conn_id": ...}]')
+        if not isinstance(given, list | tuple) or not given or not all(isinstance(target, Mapping) for target in given):
+            raise ConfigError(
+                "targets is empty or malformed", field="targets", remedy='use [{"kind": "jwt", "conn_id": ...}]'
+            )
         for name in ("warn_days", "fail_days"):
             value: Any = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 36500:
-                raise ConfigError(f"{name} is not a number of days", field=name, remedy="write 30, say")
+                raise ConfigError(f"{name} is not a number of days", field=name, remedy="use e.g. 30")
         if self.fail_days > self.warn_days:
-            raise ConfigError("fail_days is above warn_days", field="fail_days", remedy="warn before you fail")
-        for one in given:
-            if one.get("kind") not in get_args(Kind):
+            raise ConfigError(
+                "fail_days is above warn_days", field="fail_days", remedy="set warn_days to at least fail_days"
+            )
+        for target in given:
+            if target.get("kind") not in get_args(Kind):
                 raise ConfigError(
-                    f"a target is of kind {str(one.get('kind'))[:40]!r}",
+                    f"unknown target kind {str(target.get('kind'))[:40]!r}",
                     field="targets",
                     remedy=f"choose from {', '.join(get_args(Kind))}; Entra app secrets need Microsoft Graph",
                 )
-        return [from_mapping(ExpiryTarget, one, where="a target") for one in given]
+        return [from_mapping(ExpiryTarget, target, where="a target") for target in given]
 
 
-def _days(row: ExpiryRow) -> float:
+def _sort_days(row: ExpiryRow) -> float:
     return float("inf") if row.days_left is None else row.days_left
 
 
-async def _look(target: ExpiryTarget, deadline: Deadline) -> list[Expiry]:
+async def _read_expiries(target: ExpiryTarget, deadline: Deadline) -> list[Expiry]:
     from flowrunner_provider.auth.expiry import (
-        certificates_expire,
+        certificate_expiries,
         read_certificates,
-        ssh_expires,
-        tls_expires,
-        token_expires,
+        ssh_expiries,
+        tls_expiries,
+        token_expiry,
     )
 
     if target.kind == "tls_cert":
         host, port = target.address()
-        return await tls_expires(host, port, ca_file=target.ca_file, deadline=deadline)
+        return await tls_expiries(host, port, ca_file=target.ca_file, deadline=deadline)
     if target.kind == "jwt":
-        return [token_expires(_secret(target.conn_id, target.field))]
+        return [token_expiry(_secret(target.conn_id, target.field))]
     config = _config(target.conn_id)
     field = "cert_file" if target.kind == "client_cert" else "key_file"
     path, text = getattr(config, field, None), getattr(config, "private_key", None) or ""
     if target.kind == "client_cert" and path:
-        return certificates_expire("client_cert", read_certificates(Path(path)))
+        return certificate_expiries("client_cert", read_certificates(Path(path)))
     if target.kind == "ssh_key" and (path or text):
-        return ssh_expires([Path(path)] if path else [], text)
+        return ssh_expiries([Path(path)] if path else [], text)
     raise ConfigError(
-        f"connection {target.conn_id!r} has no {field}", field="targets", remedy=f"set its {field}, or drop the target"
+        f"connection {target.conn_id!r} has no {field}",
+        field="targets",
+        remedy=f"set its {field}, or remove the target",
     )
 
 
@@ -282,20 +290,20 @@ def _config(conn_id: str) -> Any:
         raise ConfigError(
             f"connection {conn_id!r} is of type {found.conn_type!r}",
             field="targets",
-            remedy=f"use one of {', '.join(sorted(_HOOKS))}",
+            remedy=f"use one of the types {', '.join(sorted(_HOOKS))}",
         )
     return _hook_class(path)(conn_id).config
 
 
-def _ending(report: ExpiryReport, errors: Sequence[FlowRunnerError]) -> FlowRunnerError:
+def _expiry_failure(report: ExpiryReport, errors: Sequence[FlowRunnerError]) -> FlowRunnerError:
     bad = {
         f"{row.kind} {row.target}": row.note
         if row.expires is None
-        else f"ends {row.expires} ({row.days_left} days left)"
+        else f"expires {row.expires} ({row.days_left} days left)"
         for row in report.rows
         if row.state == "fail"
     }
-    text = "credentials end or cannot be read: " + "; ".join(f"{name}: {why}" for name, why in bad.items())
+    text = "credentials expire or cannot be read: " + "; ".join(f"{name}: {why}" for name, why in bad.items())
     if len(errors) == len(report.rows) and all(isinstance(error, ConfigError) for error in errors):
         return ConfigError(text, field="targets", remedy="correct the targets and their connections")
     retryable = any(isinstance(error, TransientError) for error in errors)
@@ -304,5 +312,5 @@ def _ending(report: ExpiryReport, errors: Sequence[FlowRunnerError]) -> FlowRunn
         done=report.ok + report.warn,
         failed=bad,
         retryable=retryable,
-        remedy="renew each of them, put it into its connection, and clear this task",
+        remedy="renew each credential, update its connection, and clear this task",
     )

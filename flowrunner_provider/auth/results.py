@@ -1,4 +1,4 @@
-"""What the actions on connections return."""
+"""Results of the connection and credential checks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ State = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionFinding:
-    """One connection; ``message`` says what was seen, or what is wrong and what to do."""
+    """Result of one connection test; ``message`` is what the test reported, or the error and its remedy."""
 
     conn_id: str
     conn_type: str
@@ -22,7 +22,7 @@ class ConnectionFinding:
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionReport:
-    """All connections, in the order in which they were named."""
+    """All connections, in the given order."""
 
     connections: list[ConnectionFinding]
     ok: int
@@ -31,7 +31,7 @@ class ConnectionReport:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpiryRow:
-    """One line of the report; ``expires`` in ISO 8601, None where there is no end or it could not be read."""
+    """One row of the report; ``expires`` is ISO 8601, or None if it never expires or could not be read."""
 
     target: str
     kind: str
@@ -44,7 +44,7 @@ class ExpiryRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpiryReport:
-    """All of them, the next to end first."""
+    """All rows, the next to expire first."""
 
     rows: list[ExpiryRow]
     ok: int

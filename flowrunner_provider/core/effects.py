@@ -211,7 +211,7 @@ class Effects:
             f"an earlier attempt was interrupted in {effect.name!r}; it may have happened{reason}",
             effect_key=intent.key,
             reconcilable=found.temporary,
-            remedy="look at the far side; then clear the task with on_unknown='resend' or 'skip'",
+            remedy="check the far side, then clear the task with on_unknown='resend' or 'skip'",
         )
 
     def _announce(self, effect: Effect, intent: Intent) -> float:

@@ -33,7 +33,7 @@ Send = Callable[[str, datetime], Awaitable[Json]]
 Find = Callable[[str, datetime], Awaitable[Json]]
 """Looks for a message that was announced then; None when it is known not to be there."""
 
-_LOOK = "look at the far side; then clear the task with on_unknown='resend' or 'skip'"
+_LOOK = "check the far side, then clear the task with on_unknown='resend' or 'skip'"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A job that an API runs for us: how its state is asked for, how it is cancelled, and what its end means. Pure."""
+"""Requests and states of a job that an API runs: submit, poll, fetch the result, cancel. Pure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from flowrunner_provider.http.client import compile_path
 from flowrunner_provider.http.conditions import MAX_BODY, asked_to_wait, excerpt, no_credentials
 from flowrunner_provider.transport.http import HttpTransport
 
-__all__ = ["Cancel", "Fetch", "Poll", "Seen", "Submit", "cancel_job", "failure", "job_id_of", "with_id"]
+__all__ = ["Cancel", "Fetch", "JobState", "Poll", "Submit", "cancel_job", "failure", "job_id_of", "with_id"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Submit:
-    """The request that starts the job; see the operator for the meaning of its fields."""
+    """The request that starts the job; the operator documents its fields."""
 
-    endpoint: str = option(label="Endpoint", help="give the endpoint that starts the job")
+    endpoint: str = option(label="Endpoint", help="set the endpoint that starts the job")
     method: Literal["POST", "PUT", "PATCH"] = "POST"
     query: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, Any] = field(default_factory=dict)
@@ -35,9 +35,9 @@ class Submit:
 
 @dataclass(frozen=True, kw_only=True)
 class Fetch:
-    """The request for the result of a job that went well."""
+    """The request for the result of a successful job."""
 
-    endpoint: str = option(label="Endpoint", help="give the endpoint of the result, with {job_id} in it")
+    endpoint: str = option(label="Endpoint", help="set the endpoint of the result, containing {job_id}")
     query: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, Any] = field(default_factory=dict)
     response_format: Format = "auto"
@@ -48,22 +48,22 @@ class Fetch:
 
 @dataclass(frozen=True, kw_only=True)
 class Cancel:
-    """The request that ends the job."""
+    """The request that cancels the job."""
 
-    endpoint: str = option(label="Endpoint", help="give the endpoint that cancels, with {job_id} in it")
+    endpoint: str = option(label="Endpoint", help="set the endpoint that cancels the job, containing {job_id}")
     method: Literal["POST", "PUT", "PATCH", "DELETE"] = "POST"
     json: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
-    """One look at a job.
+class JobState:
+    """The state of a job at one poll.
 
-    :param status: as the far side words it.
-    :param running: it has not ended.
-    :param failed: it has ended, and not well.
-    :param message: the job's own explanation.
-    :param asked: seconds that the server wants to be left alone.
+    :param status: the far side's own status.
+    :param running: the job has not ended.
+    :param failed: the job has ended without success.
+    :param message: the job's explanation of a failure.
+    :param asked: seconds of the server's Retry-After.
     """
 
     status: str
@@ -75,19 +75,19 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Poll:
-    """How the state of a job is asked for, and which states are its end."""
+    """How to request a job's state, and which statuses are final."""
 
-    endpoint: str = option(label="Endpoint", help="give the endpoint of the job's state, with {job_id} in it")
+    endpoint: str = option(label="Endpoint", help="set the endpoint of the job's state, containing {job_id}")
     status_path: str = option("status", label="Status")
-    success: str | tuple[str, ...] = option(label="Success", help="give the statuses of a job that went well")
-    failed: str | tuple[str, ...] = option(label="Failed", help="give the statuses of a job that ended otherwise")
+    success: str | tuple[str, ...] = option(label="Success", help="list the statuses of a successful job")
+    failed: str | tuple[str, ...] = option(label="Failed", help="list the statuses of a failed job")
     message_path: str = option("message || error.message || error", label="Message")
     interval: str | float = option("10s", label="Interval")
     query: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Refuse what cannot work.
+        """Validate the fields.
 
         :raises ConfigError: naming the field.
         """
@@ -97,15 +97,19 @@ class Poll:
         compile_path(self.message_path, "poll.message_path")
         if both := _texts(self.success) & _texts(self.failed):
             raise ConfigError(
-                f"{', '.join(sorted(both))} cannot be both", field="poll.success", remedy="list each status once"
+                f"{', '.join(sorted(both))} is listed as success and as failed",
+                field="poll.success",
+                remedy="list each status once",
             )
         if not _texts(self.success):
-            raise ConfigError("no status is a success", field="poll.success", remedy="list them")
+            raise ConfigError(
+                "poll.success is empty", field="poll.success", remedy="list the statuses of a successful job"
+            )
 
-    async def look(self, http: HttpTransport, job_id: str) -> Seen:
-        """Ask once.
+    async def fetch_state(self, http: HttpTransport, job_id: str) -> JobState:
+        """Request the state once.
 
-        :raises ConfigError: when ``status_path`` leads nowhere: waiting would have no end.
+        :raises ConfigError: if ``status_path`` finds no status, because the wait would never end.
         """
         endpoint = with_id(self.endpoint, job_id, "poll.endpoint")
         answer = await http.request(
@@ -117,26 +121,26 @@ class Poll:
             raise ConfigError(
                 f"status_path {self.status_path!r} finds no status in the answer of {redact_url(answer.url)}",
                 field="poll.status_path",
-                remedy=f"compare it with the answer: {excerpt(answer.text(), 150)}",
+                remedy=f"compare status_path with the answer: {excerpt(answer.text(), 150)}",
             )
         text = str(status).lower() if isinstance(status, bool) else str(status)
         failed = text in _texts(self.failed)
-        why = compile_path(self.message_path, "poll.message_path")(body) if failed else None
-        return Seen(
+        reason = compile_path(self.message_path, "poll.message_path")(body) if failed else None
+        return JobState(
             status=text,
             running=not failed and text not in _texts(self.success),
             failed=failed,
-            message=excerpt(why if isinstance(why, str) else answer.text()) if failed else "",
+            message=excerpt(reason if isinstance(reason, str) else answer.text()) if failed else "",
             asked=asked_to_wait(answer, http),
         )
 
     def to_json(self) -> dict[str, Json]:
-        """Its fields as JSON values."""
+        """Return the fields as JSON values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Poll:
-        """What :meth:`to_json` wrote."""
+        """Rebuild the object from :meth:`to_json`."""
         fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in values.items()}
         return cls(**fields)
 
@@ -146,21 +150,23 @@ def _texts(value: str | tuple[str, ...]) -> frozenset[str]:
 
 
 def with_id(endpoint: str, job_id: str, field_name: str) -> str:
-    """``endpoint`` with the job's id in it, quoted so that no id can lead elsewhere.
+    """Insert the job id into ``endpoint``, quoted so that it cannot change the path.
 
-    :raises ConfigError: when there is no place for it.
+    :raises ConfigError: if the endpoint has no placeholder.
     """
     if "{job_id}" not in endpoint:
         raise ConfigError(
-            f"{field_name} does not name the job", field=field_name, remedy="write {job_id} where its id goes"
+            f"{field_name} does not contain {{job_id}}",
+            field=field_name,
+            remedy="put {job_id} where the job id belongs",
         )
     return endpoint.replace("{job_id}", quote(job_id, safe=""))
 
 
 def job_id_of(found: Any, job_id_path: str) -> str:
-    """The id that the answer to the submission brought.
+    """Return the job id found in the answer to the submission.
 
-    :raises IntegrityError: when it cannot be one; the job has been started nevertheless.
+    :raises IntegrityError: if it is not a valid id; the job was started nevertheless.
     """
     if isinstance(found, bool) or not isinstance(found, str | int) or not 0 < len(str(found)) <= 1000:
         raise IntegrityError(
@@ -168,14 +174,14 @@ def job_id_of(found: Any, job_id_path: str) -> str:
             remedy="find the job at the far side, correct job_id_path, and start a new run",
         )
     if str(found) in (".", ".."):
-        raise IntegrityError(f"{found!r} cannot be a job's id", remedy="correct job_id_path")
+        raise IntegrityError(f"{found!r} is not a valid job id", remedy="correct job_id_path")
     return str(found)
 
 
 async def cancel_job(http: HttpTransport, cancel: Cancel, job_id: str) -> None:
-    """Ask the far side to end the job; one that is gone already is fine.
+    """Ask the far side to cancel the job; a job that no longer exists counts as cancelled.
 
-    :raises FlowRunnerError: when it could not be asked, or refused.
+    :raises FlowRunnerError: if the request fails or is refused.
     """
     import json
 
@@ -193,10 +199,10 @@ async def cancel_job(http: HttpTransport, cancel: Cancel, job_id: str) -> None:
         return
 
 
-def failure(job_id: str, seen: Seen) -> Rejected:
-    """The error for a job that ended otherwise than well, with its own message."""
+def failure(job_id: str, seen: JobState) -> Rejected:
+    """Return the error of a failed job, with the job's own message."""
     return Rejected(
         f"the job {job_id} ended as {seen.status}: {seen.message}",
         code=seen.status if len(seen.status) <= 64 else "",
-        remedy="mend what it complains about, then clear the task: that submits a new job",
+        remedy="fix the cause, then clear the task to submit a new job",
     )

@@ -1,4 +1,4 @@
-"""The items of a batch that failed: in the dead letter one by one, in the error counted."""
+"""Failed items of a batch: one line each in the dead letter, a summary in the error."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _SHOWN = 20
 
 @dataclass(slots=True)
 class BatchItem:
-    """One item on its way.
+    """One item of the batch.
 
-    :param tries: requests that were sent for it in this attempt.
-    :param faults: those of them that broke without a word of when to come again.
-    :param maybe_done: one of them, in this attempt or an earlier one, may have been carried out.
+    :param tries: requests sent for it in this attempt.
+    :param faults: those that failed without a Retry-After.
+    :param maybe_done: a request of this or an earlier attempt may have been carried out.
     """
 
     index: int
@@ -32,22 +32,22 @@ class BatchItem:
     maybe_done: bool = False
 
 
-def interrupted(numbers: list[int], why: str) -> OutcomeUnknown:
-    """Nobody knows of these items."""
+def interrupted(numbers: list[int], reason: str) -> OutcomeUnknown:
+    """Return the error for items whose outcome is unknown."""
     shown = ", ".join(str(number) for number in numbers[:_SHOWN]) + (", ..." if len(numbers) > _SHOWN else "")
     return OutcomeUnknown(
-        f"{why}: {len(numbers):,} items may have been carried out, those with index {shown}",
+        f"{reason}: {len(numbers):,} items may have been carried out, those with index {shown}",
         reconcilable=False,
-        remedy="look at the far side; then clear the task with on_unknown='resend' or 'skip'",
+        remedy="check the far side, then clear the task with on_unknown='resend' or 'skip'",
     )
 
 
 @dataclass
 class Failures:
-    """Counts what failed and keeps the first reasons; the rest is in the dead letter.
+    """Counts failed items, keeps the first reasons, and writes the dead letter.
 
-    :param path: of the dead letter, if one is wanted.
-    :param token: names this task, the same in every attempt.
+    :param path: the dead letter, if requested.
+    :param token: names this task's temporary files, the same in every attempt.
     """
 
     path: Path | None
@@ -61,12 +61,12 @@ class Failures:
         self._file = PartFile(self.path, self.token) if self.path else None
 
     def open(self) -> None:
-        """Begin an empty dead letter."""
+        """Start an empty dead letter."""
         if self._file is not None:
             self._file.open(0)
 
     def add(self, item: BatchItem, error: FlowRunnerError) -> None:
-        """One more item failed."""
+        """Record one failed item."""
         self.count += 1
         self.retryable = self.retryable or isinstance(error, TransientError)
         if isinstance(error, OutcomeUnknown):
@@ -86,14 +86,14 @@ class Failures:
             self._file.write(text.encode("utf-8", "surrogatepass") + b"\n")
 
     def commit(self) -> None:
-        """The dead letter appears under its name; it is empty when nothing failed."""
+        """Give the dead letter its final name; it is empty if nothing failed."""
         if self._file is not None:
             failpoint("http.batch.before_dead_letter")
             self._file.commit()
             failpoint("http.batch.after_dead_letter")
 
     def withdraw(self) -> None:
-        """Let go of a part that is not that of the attempt that has taken over."""
+        """Close the temporary file, and delete it unless the attempt that took over owns it."""
         if self._file is not None:
             self._file.withdraw()
 
@@ -102,16 +102,18 @@ class Failures:
             self._file.close()
 
     def as_error(self, items: int, settled: int, *, stopped: bool) -> FlowRunnerError:
-        """What the batch ends with."""
+        """Return the error that ends the batch."""
         if self.in_doubt:
             return interrupted(self.in_doubt, "answers were lost")
-        where = f"; all are in {self.path}" if self.path else ""
-        more = "; stopped there, the rest was not tried" if stopped else ""
+        dead_letter = f"; see {self.path} for all of them" if self.path else ""
+        stop_note = "; stopped, the remaining items were not tried" if stopped else ""
         first = "; ".join(f"item {number}: {reason}" for number, reason in list(self.reasons.items())[:3])
         return PartialFailure(
-            f"{self.count:,} of {items:,} items failed{more}: {first}{where}",
+            f"{self.count:,} of {items:,} items failed{stop_note}: {first}{dead_letter}",
             done=settled,
             failed=self.reasons,
             retryable=self.retryable,
-            remedy="a retry does only what is not done" if self.retryable else "correct the items, then clear the task",
+            remedy="a retry sends only the items that are not done"
+            if self.retryable
+            else "correct the items, then clear the task",
         )

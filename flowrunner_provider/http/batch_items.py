@@ -1,4 +1,4 @@
-"""The items of a batch, one after the other, and the same in every attempt."""
+"""The items of a batch, in the same order in every attempt."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["ItemSource"]
 
 
 class ItemSource:
-    """The items, one after the other: a list, or the rows of a dataset in constant memory.
+    """Iterates over the items: a list, or the rows of a dataset in constant memory.
 
-    :param items: a list, a dataset, its dict form, or the path of a file of rows.
+    :param items: a list, a dataset, its dict form, or the path of a data file.
     :raises ConfigError: for anything else.
     """
 

@@ -1,9 +1,10 @@
-"""What a batch remembers: its results on the disk, and for acts also in the task's state store.
+"""Persistent state of a batch: the results on disk, and for requests with side effects a ledger in the task's state
+store.
 
-The file of results is the log of what was done: one line per item, written when the answer is there. Another
-attempt takes over its whole lines and goes on. For POST, PATCH and DELETE the state store holds two bitmaps
-beside it: the items that are *done*, and those that are *open*, announced before they were sent. What is open and
-has no line may or may not have happened.
+The results file is the log of completed items: one line per item, written when its answer arrives. A later attempt
+takes over its complete lines and continues. For POST, PATCH and DELETE, the state store also holds two bitmaps: the
+items that are *done*, and the items that are *open*, i.e. announced before being sent. An open item without a line may
+or may not have been carried out.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from flowrunner_provider.core.run import Run
 __all__ = ["MAX_ACTS", "Bits", "Ledger", "ResultLog"]
 
 MAX_ACTS = 150_000
-"""The most items of a batch of acts: its two bitmaps always fit into one record of the state store."""
+"""Most items of a batch with side effects: both bitmaps always fit into one record of the state store."""
 
 _NAME = "http.batch"
 _MAX_LINE = 64 * 1024 * 1024
@@ -34,26 +35,26 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Bits:
-    """A set of item numbers, one bit each; a packed one of 100,000 takes at most 17 KB."""
+    """A set of item numbers, one bit each; 100,000 items pack into at most 17 KB."""
 
     def __init__(self, packed: str = "") -> None:
         self._bits = bytearray(zlib.decompress(base64.b64decode(packed))) if packed else bytearray()
         self.count = int.from_bytes(self._bits, "little").bit_count()
 
     def __contains__(self, number: int) -> bool:
-        place = number >> 3
-        return place < len(self._bits) and bool(self._bits[place] & (1 << (number & 7)))
+        byte_index = number >> 3
+        return byte_index < len(self._bits) and bool(self._bits[byte_index] & (1 << (number & 7)))
 
     def __iter__(self) -> Iterator[int]:
         return (number for number in range(len(self._bits) * 8) if number in self)
 
     def add(self, number: int) -> None:
-        place = number >> 3
-        if place >= len(self._bits):
-            self._bits.extend(bytes(place + 1024 - len(self._bits)))
+        byte_index = number >> 3
+        if byte_index >= len(self._bits):
+            self._bits.extend(bytes(byte_index + 1024 - len(self._bits)))
         mask = 1 << (number & 7)
-        if not self._bits[place] & mask:
-            self._bits[place] |= mask
+        if not self._bits[byte_index] & mask:
+            self._bits[byte_index] |= mask
             self.count += 1
 
     def discard(self, number: int) -> None:
@@ -66,12 +67,12 @@ class Bits:
 
 
 class ResultLog:
-    """The file of results while it grows.
+    """The results file while it grows.
 
     :param path: its final name.
-    :param token: names this task, the same in every attempt.
-    :param checkpoint: says that a part is ours, and which file it became.
-    :param lines_at_once: how many lines are written together: those not yet written are lost with a worker.
+    :param token: names this task's temporary files, the same in every attempt.
+    :param checkpoint: records that the temporary file is ours, and the inode of the final file.
+    :param lines_at_once: lines per write; unwritten lines are lost if the worker is killed.
     """
 
     def __init__(self, path: Path, token: str, checkpoint: Checkpoint, *, lines_at_once: int) -> None:
@@ -79,15 +80,15 @@ class ResultLog:
         self._part = PartFile(path, token)
         self._copy = PartFile(path, f"{token}-n")
         self._lines: list[bytes] = []
-        self.done, self.skipped, self.spoilt = Bits(), Bits(), dict[int, dict[str, Any]]()
+        self.done, self.skipped, self.unusable = Bits(), Bits(), dict[int, dict[str, Any]]()
 
     def open(self) -> None:
-        """Take over the whole lines of an earlier attempt, in a new file: a zombie writes into the old one."""
-        left = self._left()
+        """Copy the complete lines of an earlier attempt to a new file; a zombie keeps writing to the old one."""
+        earlier = self._earlier_file()
         self._copy.open(0)
-        if left is not None:
-            with disk_errors(str(left)), left.open("rb") as file:
-                for line in self._whole_lines(file):
+        if earlier is not None:
+            with disk_errors(str(earlier)), earlier.open("rb") as file:
+                for line in self._complete_lines(file):
                     self._copy.write(line)
         failpoint("http.batch.before_take_over")
         with disk_errors(str(self.path)):
@@ -98,8 +99,8 @@ class ResultLog:
         if self._checkpoint.state is None:
             self._checkpoint.save({"inode": 0}, force=True)
 
-    def _left(self) -> Path | None:
-        """Where the lines of an earlier attempt are: still a part, or under their name already."""
+    def _earlier_file(self) -> Path | None:
+        """Return the file with the lines of an earlier attempt: temporary, or already under its final name."""
         state = self._checkpoint.state
         if state is None:
             return None
@@ -109,8 +110,8 @@ class ResultLog:
             return self.path
         return None
 
-    def _whole_lines(self, file: Any) -> Iterator[bytes]:
-        """Up to the first line that is cut or damaged; what follows is done again, or is in doubt."""
+    def _complete_lines(self, file: Any) -> Iterator[bytes]:
+        """Yield lines up to the first truncated or damaged one; later items are repeated or in doubt."""
         while line := file.readline(_MAX_LINE):
             try:
                 record = json.loads(line)
@@ -127,13 +128,13 @@ class ResultLog:
     def _count(self, number: int, record: dict[str, Any]) -> None:
         (self.skipped if record.get("skipped") else self.done).add(number)
         if record.get("error"):
-            self.spoilt[number] = record["error"]
+            self.unusable[number] = record["error"]
 
     def __contains__(self, number: int) -> bool:
         return number in self.done or number in self.skipped
 
     def add(self, number: int, record: dict[str, Any]) -> None:
-        """One more item is settled."""
+        """Log one settled item."""
         line = _encode({"index": number, **record})
         self._lines.append(line.encode("utf-8", "surrogatepass") + b"\n")
         if len(self._lines) >= self._lines_at_once:
@@ -146,12 +147,12 @@ class ResultLog:
             self._lines.clear()
 
     def sync(self) -> None:
-        """Make the lines durable: before a record that says they are there."""
+        """Make the lines durable, before writing a record that refers to them."""
         self.flush()
         self._part.sync()
 
     def commit(self) -> int:
-        """The file appears under its name; returns its size."""
+        """Give the file its final name and return its size."""
         self.sync()
         size = self._part.tell()
         with disk_errors(str(self.path)):
@@ -163,7 +164,7 @@ class ResultLog:
         return size
 
     def withdraw(self) -> None:
-        """Another attempt has taken over: the part is what it goes on with; an unfinished copy of it is not."""
+        """Delete an unfinished copy; the other temporary file belongs to the attempt that took over."""
         if self._copy is not self._part:
             self._copy.withdraw()
 
@@ -173,25 +174,25 @@ class ResultLog:
 
 
 class Ledger:
-    """Which items were announced, so that no attempt sends again what another one has sent.
+    """Records which items were announced, so that no attempt repeats a request of another one.
 
-    :param run: brings the journal, the lease and the clock.
-    :param fingerprint: of items and request; a retry with others is refused.
+    :param run: provides the journal, the lease and the clock.
+    :param fingerprint: of items and request; a retry with different ones is refused.
     :param seconds: the longest that an announced item can stay in flight.
     """
 
     FRESH = 30.0
-    """Seconds for which an announcement may be acted upon."""
+    """Seconds after an announcement during which its items may be sent."""
 
     def __init__(self, run: Run, fingerprint: str, seconds: float) -> None:
         self._run, self._fingerprint, self._seconds = run, fingerprint, seconds
         self.done, self.announced, self._stale_at = Bits(), Bits(), 0.0
 
     def open(self) -> None:
-        """Read what earlier attempts left.
+        """Read the record of earlier attempts.
 
-        :raises PermanentError: when they worked on other items.
-        :raises Unavailable: while another attempt may be at it.
+        :raises PermanentError: if they processed other items.
+        :raises Unavailable: while another attempt may still be sending.
         """
         record = self._run.journal.read("effect", _NAME)
         if record is None:
@@ -199,26 +200,28 @@ class Ledger:
         if record["fingerprint"] != self._fingerprint:
             raise PermanentError(
                 "an earlier attempt of this task worked on other items, or with another request",
-                remedy="keep clocks and try numbers out of both, or start a new run",
+                remedy="remove timestamps and try numbers from items and request, or start a new run",
             )
         holder = Owner.from_json(record["owner"])
         left = record["until"] - self._run.clock.now().timestamp()
         if holder.token != self._run.lease.owner.token and left > 0 and not holder.known_dead():
             raise Unavailable(
-                "another attempt of this task may be sending", retry_after=left, remedy="nothing to do: it waits"
+                "another attempt of this task may be sending",
+                retry_after=left,
+                remedy="nothing to do: the retry waits for it",
             )
         self.done, self.announced = Bits(record["done"]), Bits(record["open"])
 
     def in_doubt(self, log: ResultLog) -> list[int]:
-        """The items of which nobody knows: announced, and without a line.
+        """Return the items that were announced but have no line in the results.
 
-        :raises IntegrityError: when results of earlier attempts are not on this disk.
+        :raises IntegrityError: if results of earlier attempts are not on this disk.
         """
         lost = sum(number not in log for number in self.done)
         if lost:
             raise IntegrityError(
-                f"{lost:,} items were done by an earlier attempt, and their results are not in {log.path}",
-                remedy="use a path that all workers share; put the file back, or start a new run with the other items",
+                f"{lost:,} items were done by an earlier attempt, but their results are not in {log.path}",
+                remedy="use a path that all workers share; restore the file, or start a new run with the remaining items",
             )
         for number in list(self.announced):
             if number in log:
@@ -226,7 +229,7 @@ class Ledger:
         return list(self.announced)
 
     def announce(self, numbers: Iterable[int], log: ResultLog) -> None:
-        """Say that these items are about to be sent; they are open until they are :meth:`settled`."""
+        """Record that these items are about to be sent; they stay open until :meth:`settled`."""
         for number in numbers:
             self.announced.add(number)
         failpoint("http.batch.before_announce")
@@ -239,17 +242,17 @@ class Ledger:
 
     @property
     def stale(self) -> bool:
-        """The announcement is too old to be acted upon: another attempt may take it for over."""
+        """Whether the announcement is too old to send on; another attempt may consider it expired."""
         return self._run.clock.monotonic() >= self._stale_at
 
     def settled(self, number: int, *, done: bool) -> None:
-        """The item is known to be done, or known not to be."""
+        """Mark an item as done, or as known not to be done."""
         self.announced.discard(number)
         if done:
             self.done.add(number)
 
     def end(self, log: ResultLog, untouched: Iterable[int]) -> None:
-        """Nothing is in flight any more, and these were announced and not sent."""
+        """Record that nothing is in flight, and that ``untouched`` items were announced but never sent."""
         for number in untouched:
             self.announced.discard(number)
         self._run.lease.check()
@@ -268,16 +271,16 @@ class Ledger:
         self._run.journal.write("effect", _NAME, record)
 
     def key(self, own: str | int) -> str:
-        """The idempotency key of an item, the same in every attempt."""
+        """Return the idempotency key of an item, the same in every attempt."""
         name = f"{self._run.effects.key(_NAME)}\0{own}"
         return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
     @staticmethod
     def check_room(count: int) -> None:
-        """Refuse more items than the record can hold."""
+        """Raise if there are more items than the record can hold."""
         if count > MAX_ACTS:
             raise ConfigError(
-                f"there are more than the {MAX_ACTS:,} items that one batch of acts can keep account of",
+                f"a batch with side effects is limited to {MAX_ACTS:,} items",
                 field="items",
-                remedy="split them, e.g. with one mapped task for each part",
+                remedy="split the items, e.g. over mapped tasks",
             )

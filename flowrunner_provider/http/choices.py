@@ -1,31 +1,31 @@
-"""The choices that parameters offer. Operators import them at parse time, so nothing is imported here."""
+"""Choices offered by parameters. Operators import this module at parse time, so it imports nothing."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["STRUCTURED", "Format", "IfExists", "Look", "Method", "Mode", "OnItemError", "Strategy"]
+__all__ = ["STRUCTURED", "Format", "IfExists", "Method", "Mode", "OnItemError", "PollMethod", "Strategy"]
 
 Method = Literal["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"]
-"""Of a request."""
+"""HTTP methods of a request."""
 
-Look = Literal["GET", "HEAD", "POST"]
-"""Of a request that only looks."""
+PollMethod = Literal["GET", "HEAD", "POST"]
+"""HTTP methods of a read-only poll."""
 
 Format = Literal["auto", "json", "xml", "csv", "ndjson", "text", "bytes"]
-"""Of an answer's body."""
+"""Formats of a response body."""
 
 STRUCTURED = frozenset({"json", "xml", "csv", "ndjson"})
-"""The formats that JMESPath can look into."""
+"""The formats that JMESPath can query."""
 
 IfExists = Literal["overwrite", "skip", "fail"]
-"""What a download does with a file that is there."""
+"""What a download does if the file exists."""
 
 Mode = Literal["multipart", "raw", "presigned_put"]
-"""How a file is sent."""
+"""How a file is uploaded."""
 
 OnItemError = Literal["fail", "continue"]
-"""What a batch does after an item that failed."""
+"""What a batch does after a failed item."""
 
 Strategy = Literal["cursor", "page", "offset", "link_header", "next_url", "odata"]
-"""How the next page is found."""
+"""How to find the next page."""

@@ -1,4 +1,4 @@
-"""One request, with its promise: a GET is repeated freely, a POST is carried out once or its fate is found out."""
+"""One HTTP request: idempotent methods are retried freely, POST and PATCH are carried out once or reconciled."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ __all__ = [
     "RequestSpec",
     "compile_path",
     "encode_body",
-    "lenient",
     "look_up",
     "part_token",
     "perform_request",
+    "tolerant",
 ]
 
-_LEDGER = frozenset({"POST", "PATCH"})
+_NON_IDEMPOTENT = frozenset({"POST", "PATCH"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reconcile:
-    """How to find out whether a lost POST was carried out.
+    """How to find out whether a POST whose answer was lost was carried out.
 
-    :param endpoint: asked with GET; ``{key}`` in it is the effect's key.
-    :param exists_when: JMESPath on the JSON answer; true, or not empty, means that it was.
+    :param endpoint: requested with GET; ``{key}`` is replaced by the effect's key.
+    :param exists_when: JMESPath on the JSON answer; true, or not empty, if the POST was carried out.
     """
 
-    endpoint: str = option(label="Endpoint", help="give the endpoint that is asked with GET")
-    exists_when: str = option(label="Exists when", help="give the JMESPath that is true when it was carried out")
+    endpoint: str = option(label="Endpoint", help="set the endpoint to request with GET")
+    exists_when: str = option(label="Exists when", help="set the JMESPath that is true if the request was carried out")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequestSpec:
-    """One request; the parameters of ``http.request``, checked and encoded."""
+    """One request: the validated and encoded parameters of ``http.request``."""
 
     method: str
     endpoint: str
@@ -79,20 +79,20 @@ class RequestSpec:
     on_unknown: OnUnknown = "stop"
     save_to: Target | Path | None = None
     max_bytes: int | None = None
+    effect: str = "request"  # its name in the ledger
+    once: bool = False  # use the ledger for any method: every attempt must return the same answer
 
     @property
     def target(self) -> Target | None:
-        """Where the answer's body goes; a bare path is on this machine."""
+        """The file that receives the answer's body; a bare path is a local file."""
         return local_target(self.save_to) if isinstance(self.save_to, Path) else self.save_to
-
-    effect: str = "request"  # its name in the ledger
-    once: bool = False  # under the ledger whatever the method: a PUT whose answer must be the same in every attempt
 
 
 def compile_path(expression: str, field_name: str) -> Callable[[Any], Any]:
-    """A JMESPath expression as a function.
+    """Compile a JMESPath expression to a function.
 
-    :raises ConfigError: naming the parameter, when it cannot be read; the function raises it, too.
+    :raises ConfigError: naming the parameter if the expression is malformed; the function raises it if evaluation
+        fails.
     """
     jmespath = load("jmespath", extra="http", needed_for="JMESPath expressions")
     from jmespath.exceptions import JMESPathError
@@ -109,37 +109,39 @@ def compile_path(expression: str, field_name: str) -> Callable[[Any], Any]:
             return compiled.search(value)
         except JMESPathError as error:
             reason = str(error).splitlines()[0]
-            raise ConfigError(f"{field_name} does not fit: {reason}", field=field_name, remedy=remedy) from error
+            raise ConfigError(
+                f"{field_name} cannot be applied to the answer: {reason}", field=field_name, remedy=remedy
+            ) from error
 
     return search
 
 
 def part_token(run: Run) -> str:
-    """Names this task's part files, the same in every attempt."""
+    """Return the token that names this task's temporary files, the same in every attempt."""
     return fingerprint(*run.scope)[:24]
 
 
 async def perform_request(http: HttpTransport, spec: RequestSpec, run: Run) -> HttpResult:
-    """Send the request of ``spec`` and return its answer, once over all attempts for POST and PATCH."""
-    shape = _shaper(spec)
-    found = compile_path(spec.reconcile.exists_when, "reconcile") if spec.reconcile else None
+    """Send the request and return its answer; over all attempts, POST and PATCH are sent once."""
+    shape = _make_shaper(spec)
+    exists = compile_path(spec.reconcile.exists_when, "reconcile") if spec.reconcile else None
     if spec.method == "DELETE":
         return await _delete(http, spec, run, shape)
-    if spec.method not in _LEDGER and not spec.once:
+    if spec.method not in _NON_IDEMPOTENT and not spec.once:
         result: HttpResult = await _send(http, spec, run, shape, repeatable=None)
         return result
-    return await _once(http, spec, run, shape, found)
+    return await _once(http, spec, run, shape, exists)
 
 
 async def _once(
-    http: HttpTransport, spec: RequestSpec, run: Run, shape: Shaper, found: Callable[[Any], Any] | None
+    http: HttpTransport, spec: RequestSpec, run: Run, shape: Shaper, exists: Callable[[Any], Any] | None
 ) -> HttpResult:
-    repeatable = spec.method not in _LEDGER or (bool(spec.key) and spec.honours_key)
+    repeatable = spec.method not in _NON_IDEMPOTENT or (bool(spec.key) and spec.honours_key)
     tries = run.retry.attempts if repeatable else 2
     effect = Effect(
         name=spec.effect,
         fingerprint=fingerprint(spec.method, spec.endpoint, spec.params, _identity(spec.body)),
-        seconds=_longest(http, spec, run, tries),
+        seconds=_announced_seconds(http, spec, run, tries),
         repeatable=repeatable,
         on_unknown=spec.on_unknown,
     )
@@ -149,23 +151,23 @@ async def _once(
         if spec.key:
             headers[spec.key_header] = intent.key if spec.key is True else spec.key
         try:
-            sent = await _send(http, replace(spec, headers=headers), run, lenient(shape), repeatable=repeatable)
+            sent = await _send(http, replace(spec, headers=headers), run, tolerant(shape), repeatable=repeatable)
         except OutcomeUnknown as error:
             error.effect_key, error.reconcilable = (
                 intent.key,
-                repeatable or found is not None or spec.on_unknown != "stop",
+                repeatable or exists is not None or spec.on_unknown != "stop",
             )
             raise
         return asdict(sent) if isinstance(sent, HttpResult) else sent
 
-    async def look(intent: Intent) -> Reconciled:
-        if found is None or spec.reconcile is None:
+    async def reconcile(intent: Intent) -> Reconciled:
+        if exists is None or spec.reconcile is None:
             return Unknown()
-        return await look_up(http, spec.reconcile.endpoint.replace("{key}", intent.key), found, shape)
+        return await look_up(http, spec.reconcile.endpoint.replace("{key}", intent.key), exists, shape)
 
-    answer = await run.effects.perform(effect, act, look)
+    answer = await run.effects.perform(effect, act, reconcile)
     if spec.target is not None:
-        await Writing(spec.target, part_token(run)).discard()  # what a killed attempt may have left
+        await Writing(spec.target, part_token(run)).discard()  # left by a killed attempt
     if answer is None:
         return HttpResult(status=0, url=redact_url(spec.endpoint), reconciled=True)
     if "unusable" in answer:
@@ -173,8 +175,8 @@ async def _once(
     return HttpResult(**answer)
 
 
-def _longest(http: HttpTransport, spec: RequestSpec, run: Run, tries: int) -> float:
-    """Seconds for which the request is announced; a body into a file has no other end than the attempt's."""
+def _announced_seconds(http: HttpTransport, spec: RequestSpec, run: Run, tries: int) -> float:
+    """Return for how many seconds to announce the request; with ``save_to`` only the attempt's deadline limits it."""
     if spec.save_to is not None:
         return run.deadline.remaining()
     if isinstance(spec.body, StreamedBody):
@@ -187,12 +189,12 @@ def _identity(body: bytes | StreamedBody | None) -> Any:
 
 
 async def look_up(
-    http: HttpTransport, endpoint: str, found: Callable[[Any], Any], shape: Callable[[Response], Any]
+    http: HttpTransport, endpoint: str, exists: Callable[[Any], Any], shape: Callable[[Response], Any]
 ) -> Reconciled:
-    """Ask the far side; whatever goes wrong with asking is :class:`Unknown`, never "not there"."""
+    """Query the far side; a failed query is :class:`Unknown`, never :class:`NotDone`."""
     try:
         answer = await http.request("GET", endpoint)
-        if not found(answer.json()):
+        if not exists(answer.json()):
             return NotDone()
         return Done(asdict(replace(shape(answer), reconciled=True)))
     except NotFound:
@@ -202,7 +204,7 @@ async def look_up(
 
 
 async def _delete(http: HttpTransport, spec: RequestSpec, run: Run, shape: Shaper) -> HttpResult:
-    """DELETE: "not there" is a success once a request whose fate is unknown may have done it."""
+    """Send a DELETE; after a request with unknown outcome, 404 counts as success."""
     checkpoint = run.checkpoint("delete", fingerprint(spec.method, spec.endpoint, spec.params))
     maybe_done = checkpoint.state is not None
     checkpoint.save({"sent": True}, force=True)
@@ -215,7 +217,7 @@ async def _delete(http: HttpTransport, spec: RequestSpec, run: Run, shape: Shape
         except NotFound:
             if not maybe_done:
                 raise
-            run.log.info("It is gone already: an earlier request deleted it and its answer was lost.")
+            run.log.info("The resource is already gone: an earlier request deleted it and its answer was lost.")
             return HttpResult(status=404, url=redact_url(spec.endpoint), reconciled=True)
         except TransientError:
             maybe_done = True
@@ -229,17 +231,17 @@ async def _send(
 ) -> Any:
     failpoint("http.request.before_send")
     if spec.target is not None:
-        result = await _saved(http, spec, run, spec.target, repeatable)
+        result = await _save_body(http, spec, run, spec.target, repeatable)
     else:
-        result = shape(await _answer(http, spec, run, repeatable=repeatable, retry=retry))
+        result = shape(await _exchange(http, spec, run, repeatable=repeatable, retry=retry))
     failpoint("http.request.after_send")
     return result
 
 
-async def _answer(
+async def _exchange(
     http: HttpTransport, spec: RequestSpec, run: Run, *, repeatable: bool | None, retry: bool
 ) -> Response:
-    most = spec.max_bytes or MAX_RESULT
+    max_bytes = spec.max_bytes or MAX_RESULT
     if isinstance(spec.body, StreamedBody):
         return await exchange(
             http,
@@ -247,11 +249,11 @@ async def _answer(
             spec.method,
             spec.endpoint,
             spec.body,
-            repeatable=spec.method not in _LEDGER or bool(repeatable),
+            repeatable=spec.method not in _NON_IDEMPOTENT or bool(repeatable),
             params=spec.params,
             headers=spec.headers,
             expected=spec.expected,
-            max_bytes=most,
+            max_bytes=max_bytes,
         )
     return await http.request(
         spec.method,
@@ -261,17 +263,17 @@ async def _answer(
         body=spec.body,
         repeatable=repeatable,
         expected=spec.expected,
-        max_bytes=most,
+        max_bytes=max_bytes,
         retry=retry,
     )
 
 
-async def _saved(
+async def _save_body(
     http: HttpTransport, spec: RequestSpec, run: Run, target: Target, repeatable: bool | None
 ) -> HttpResult:
-    """The body straight into a file, which appears under its name when it is whole."""
+    """Stream the body into a file that gets its final name only when it is complete."""
     writing, body, guard = Writing(target, part_token(run)), spec.body, Guard(run)
-    may_repeat = spec.method not in _LEDGER or bool(repeatable)
+    may_repeat = spec.method not in _NON_IDEMPOTENT or bool(repeatable)
     answered = False
 
     async def once() -> HttpResult:
@@ -292,7 +294,11 @@ async def _saved(
         except FlowRunnerError as error:
             raise (body.explained(error) if isinstance(body, StreamedBody) else error) from error
         return HttpResult(
-            status=answer.status, url=redact_url(answer.url), headers=_shown(answer), path=target.shown, bytes=size
+            status=answer.status,
+            url=redact_url(answer.url),
+            headers=_public_headers(answer),
+            path=target.shown,
+            bytes=size,
         )
 
     try:
@@ -315,13 +321,11 @@ async def _saved(
     return result
 
 
-# From an answer to a result
-
 Shaper = Callable[[Response], HttpResult]
 
 
-def lenient(shape: Callable[[Response], Any]) -> Callable[[Response], Any]:
-    """The act has happened when there is an answer to shape; that it cannot be used is told afterwards."""
+def tolerant(shape: Callable[[Response], Any]) -> Callable[[Response], Any]:
+    """Wrap ``shape``: the request was carried out, so return a bad answer as ``unusable`` and raise it later."""
 
     def shaped(answer: Response) -> Any:
         try:
@@ -332,7 +336,7 @@ def lenient(shape: Callable[[Response], Any]) -> Callable[[Response], Any]:
     return shaped
 
 
-def _shown(answer: Any) -> dict[str, str]:
+def _public_headers(answer: Any) -> dict[str, str]:
     return {
         name: redact_url(value)
         for name, value in answer.headers.items()
@@ -340,26 +344,26 @@ def _shown(answer: Any) -> dict[str, str]:
     }
 
 
-def _shaper(spec: RequestSpec) -> Shaper:
+def _make_shaper(spec: RequestSpec) -> Shaper:
     select = compile_path(spec.select, "select") if spec.select else None
 
     def shape(answer: Response) -> HttpResult:
-        wanted = spec.response_format
-        if select is not None and wanted == "auto":
-            found = detect(answer.headers.get("Content-Type", ""))
-            wanted = found if found in STRUCTURED else "json"
-        body = parse(answer, wanted, delimiter=spec.csv_delimiter)
+        body_format = spec.response_format
+        if select is not None and body_format == "auto":
+            detected = detect(answer.headers.get("Content-Type", ""))
+            body_format = detected if detected in STRUCTURED else "json"
+        body = parse(answer, body_format, delimiter=spec.csv_delimiter)
         if select is not None:
             body = select(body)
             if body is None:
                 raise IntegrityError(
-                    f"`select` finds nothing in the answer of {redact_url(answer.url)}",
+                    f"`select` matches nothing in the answer of {redact_url(answer.url)}",
                     remedy=f"compare {spec.select!r} with the answer",
                 )
         return HttpResult(
             status=answer.status,
             url=redact_url(answer.url),
-            headers=_shown(answer),
+            headers=_public_headers(answer),
             body=body,
             bytes=len(answer.content),
         )

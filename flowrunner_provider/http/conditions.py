@@ -1,4 +1,4 @@
-"""One look at an HTTP resource, and what it means: done, failed for good, or not yet. Nothing is changed by looking."""
+"""One poll of an HTTP resource and its evaluation: done, failed, or not yet. Polling has no side effects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, Json, Rejected
 from flowrunner_provider.core.retry import parse_retry_after
 from flowrunner_provider.core.secrets import is_sensitive_key, redact_url
-from flowrunner_provider.http.choices import Look
+from flowrunner_provider.http.choices import PollMethod
 from flowrunner_provider.http.client import compile_path
 from flowrunner_provider.http.results import Observation
 from flowrunner_provider.transport.http import HttpTransport, Response
@@ -18,23 +18,20 @@ from flowrunner_provider.transport.http import HttpTransport, Response
 __all__ = ["MAX_BODY", "MAX_VALUE", "Watch", "asked_to_wait", "excerpt", "no_credentials"]
 
 MAX_BODY = 4 * 1024 * 1024
-"""The largest answer that a look reads."""
+"""Largest answer that a poll reads."""
 
 MAX_VALUE = 48_000
-"""The most bytes of JSON that a look may tell: it goes through Airflow's database."""
+"""Largest returned value, in bytes of JSON: it is stored in Airflow's database."""
 
-_SUCCESS = frozenset(range(200, 300))
+_2XX = frozenset(range(200, 300))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """The parameters of ``http.wait`` that say what to ask for and what to make of the answer.
-
-    :raises ConfigError: by :meth:`check`, for what cannot work, before anything is asked.
-    """
+    """The parameters of ``http.wait`` that define the request and its evaluation."""
 
     endpoint: str
-    method: Look = "GET"
+    method: PollMethod = "GET"
     query: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     json: Any = None
@@ -46,17 +43,19 @@ class Watch:
     observe_only: bool = False
 
     def check(self) -> None:
-        """Refuse what cannot work.
+        """Validate the parameters before any request.
 
         :raises ConfigError: naming the parameter.
         """
-        if self.method not in Look.__args__:  # type: ignore[attr-defined]
-            raise ConfigError(f"{self.method!r} changes things", field="method", remedy="look with GET, HEAD or POST")
+        if self.method not in PollMethod.__args__:  # type: ignore[attr-defined]
+            raise ConfigError(
+                f"{self.method!r} is not a read-only method", field="method", remedy="use GET, HEAD or POST"
+            )
         if self.method == "POST" and not self.observe_only:
             raise ConfigError(
-                "a POST may change things, and a wait repeats it",
+                "a POST may change data, and a sensor repeats it",
                 field="observe_only",
-                remedy="set observe_only=True if this POST only asks; use http.async_job to start work",
+                remedy="set observe_only=True if this POST only reads; use http.async_job to start work",
             )
         if self.method != "POST" and self.json is not None:
             raise ConfigError(f"{self.method} takes no body", field="json", remedy="use `query`, or POST")
@@ -65,13 +64,13 @@ class Watch:
             if (expression := getattr(self, name)) is not None:
                 compile_path(expression, name)
 
-    async def look(self, http: HttpTransport) -> tuple[Observation | None, float]:
-        """Ask once: the observation, or None while there is nothing to tell, and the seconds that the server asks for.
+    async def poll(self, http: HttpTransport) -> tuple[Observation | None, float]:
+        """Send one request; return the observation, or None if not yet done, and the seconds of Retry-After.
 
-        :raises Rejected: when ``fail_when`` is met.
+        :raises Rejected: if ``fail_when`` is true.
         """
-        judged = _SUCCESS if self.expected_status is None else frozenset(self.expected_status)
-        waited = frozenset(self.not_yet_status) - judged
+        evaluated = _2XX if self.expected_status is None else frozenset(self.expected_status)
+        pending = frozenset(self.not_yet_status) - evaluated
         body = None if self.json is None else json.dumps(self.json).encode()
         answer = await http.request(
             self.method,
@@ -80,49 +79,49 @@ class Watch:
             headers={"Content-Type": "application/json", **self.headers} if body is not None else self.headers,
             body=body,
             repeatable=True,
-            expected=judged | waited,
+            expected=evaluated | pending,
             max_bytes=MAX_BODY,
             retry=False,
         )
-        found = None if answer.status in waited else self._judge(answer)
+        found = None if answer.status in pending else self._evaluate(answer)
         return found, asked_to_wait(answer, http)
 
-    def _judge(self, answer: Response) -> Observation | None:
-        seen = _document(answer)
-        if self.fail_when is not None and (failed := compile_path(self.fail_when, "fail_when")(seen)):
-            why = failed if isinstance(failed, str) else excerpt(answer.text())
+    def _evaluate(self, answer: Response) -> Observation | None:
+        document = _document(answer)
+        if self.fail_when is not None and (failed := compile_path(self.fail_when, "fail_when")(document)):
+            reason = failed if isinstance(failed, str) else excerpt(answer.text())
             raise Rejected(
-                f"`fail_when` is met by the answer of {redact_url(answer.url)} ({answer.status}): {excerpt(why)}",
+                f"`fail_when` is true for the answer of {redact_url(answer.url)} ({answer.status}): {excerpt(reason)}",
                 status=answer.status,
-                remedy="look at what is waited for; it will not come by waiting",
+                remedy="check the resource; waiting longer does not help",
             )
-        if self.success_when is not None and not compile_path(self.success_when, "success_when")(seen):
+        if self.success_when is not None and not compile_path(self.success_when, "success_when")(document):
             return None
-        return Observation(status=answer.status, url=redact_url(answer.url), value=self._selected(seen, answer))
+        return Observation(status=answer.status, url=redact_url(answer.url), value=self._selected(document, answer))
 
-    def _selected(self, seen: dict[str, Any], answer: Response) -> Any:
+    def _selected(self, document: dict[str, Any], answer: Response) -> Any:
         if self.select is None:
             return None
-        value = compile_path(self.select, "select")(seen)
+        value = compile_path(self.select, "select")(document)
         if value is None:
             raise IntegrityError(
-                f"`select` finds nothing in the answer of {redact_url(answer.url)}",
+                f"`select` matches nothing in the answer of {redact_url(answer.url)}",
                 remedy=f"compare {self.select!r} with {{status, headers, json, text}} of the answer",
             )
         if (size := len(json.dumps(value))) > MAX_VALUE:
             raise IntegrityError(
-                f"`select` takes {size:,} bytes; a wait returns at most {MAX_VALUE:,}",
-                remedy="take less, and fetch the rest with http.request",
+                f"`select` returns {size:,} bytes; a sensor may return at most {MAX_VALUE:,}",
+                remedy="select less, and fetch the rest with http.request",
             )
         return value
 
     def to_json(self) -> dict[str, Json]:
-        """Its fields as JSON values, from which it can be made again."""
+        """Return the fields as JSON values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Watch:
-        """What :meth:`to_json` wrote."""
+        """Rebuild the object from :meth:`to_json`."""
         fields: dict[str, Any] = dict(values)
         for name in ("expected_status", "not_yet_status"):
             fields[name] = None if fields[name] is None else tuple(fields[name])
@@ -130,7 +129,7 @@ class Watch:
 
 
 def _document(answer: Response) -> dict[str, Any]:
-    """What the expressions see; ``json`` is None for a body that is none, header names are in lower case."""
+    """Return the document for the expressions; ``json`` is None if the body is not JSON."""
     try:
         body = json.loads(answer.content) if answer.content else None
     except (ValueError, RecursionError):
@@ -140,20 +139,20 @@ def _document(answer: Response) -> dict[str, Any]:
 
 
 def asked_to_wait(answer: Response, http: HttpTransport) -> float:
-    """Seconds of the answer's ``Retry-After``; 0 without one."""
+    """Return the seconds of the answer's ``Retry-After``; 0 without one."""
     return parse_retry_after(answer.headers.get("Retry-After"), http.run.clock.now()) or 0.0
 
 
 def excerpt(text: str, most: int = 300) -> str:
-    """The beginning of ``text`` on one line."""
+    """Return the beginning of ``text`` on one line."""
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def no_credentials(endpoint: str, query: Mapping[str, Any], headers: Mapping[str, Any], where: str = "") -> None:
-    """Refuse what looks like a credential: these go into Airflow's database when a task is deferred.
+    """Raise if an argument looks like a credential, because a deferred task stores it in Airflow's database.
 
-    :param where: a prefix of the parameters' names.
+    :param where: prefix of the parameter names.
     :raises ConfigError: naming the parameter.
     """
     checks: tuple[tuple[str, Callable[[], bool]], ...] = (
@@ -164,7 +163,7 @@ def no_credentials(endpoint: str, query: Mapping[str, Any], headers: Mapping[str
     for name, holds_one in checks:
         if holds_one():
             raise ConfigError(
-                f"{where}{name} seems to hold a credential",
+                f"{where}{name} seems to contain a credential",
                 field=f"{where}{name}",
-                remedy="let the connection send it (password, `auth`, headers)",
+                remedy="put it into the connection (password, `auth`, headers)",
             )

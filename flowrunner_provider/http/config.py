@@ -1,4 +1,4 @@
-"""An Airflow connection of type ``http``: its fields, and the official flat extras read into them."""
+"""Fields of an Airflow connection of type ``http``, including the official hook's flat extras."""
 
 from __future__ import annotations
 
@@ -16,77 +16,86 @@ Auth = Literal[
     "oauth2_jwt_bearer", "aws_sigv4", "hmac", "mtls",
 ]  # fmt: skip
 
-HARMLESS = frozenset(
+PUBLIC_HEADERS = frozenset(
     {"accept", "accept-charset", "accept-language", "cache-control", "content-type", "user-agent", "x-api-version"}
 )
-"""Headers whose values are not worth hiding."""
+"""Headers whose values are not masked."""
 
 _IGNORED = frozenset({"stream", "check_response", "tcp_keep_alive", "srv_lookup", "flowrunner"})
-"""Flat keys of the official hook that have no meaning here; ``srv_lookup`` is refused when it is on."""
+"""Flat keys of the official hook that are ignored here; ``srv_lookup`` is refused if enabled."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class HttpConfig:
-    """An ``http`` connection: the standard fields, the official flat extras, and ours below ``flowrunner``.
+    """An ``http`` connection: the standard fields, the official flat extras, and the options under ``flowrunner``.
 
-    Without ``auth``, a login means Basic, as in the official hook, and a password alone is not sent.
+    Without ``auth``, a login means Basic authentication, as in the official hook, and a password alone is not sent.
     """
 
-    host: str = option("", label="Host", help="Name or address, with or without scheme and path.")
-    schema: str = option("", label="Scheme", help="http or https, when the host names none; http by default.")
+    host: str = option("", label="Host", help="Host name or URL, with or without scheme and path.")
+    schema: str = option("", label="Scheme", help="http or https, if the host has no scheme; http by default.")
     port: int | None = option(None, label="Port")
     login: str = option("", label="Login")
     password: str = option("", label="Password, token or key", secret=True)
     auth: Auth | None = option(
-        None, label="Authentication", help="How we prove who we are; basic with a login, none without."
+        None, label="Authentication", help="Authentication method; basic if a login is set, otherwise none."
     )
-    api_key_name: str = option("X-Api-Key", label="API key name", help="The header or parameter that takes the key.")
+    api_key_name: str = option(
+        "X-Api-Key", label="API key name", help="Name of the header, parameter or cookie that carries the key."
+    )
     api_key_in: Literal["header", "query", "cookie"] = option("header", label="API key in")
-    oauth: dict[str, Any] = option({}, label="OAuth 2.0", help="Of the oauth2 grants: token_url or issuer, scope, ...")
+    oauth: dict[str, Any] = option(
+        {}, label="OAuth 2.0", help="Options of the oauth2 grants: token_url or issuer, scope, ..."
+    )
     rotated_tokens: Literal["file", "memory"] = option(
         "file",
         label="Rotated refresh tokens",
-        help="file: kept encrypted in [flowrunner] state_path; memory: forgotten.",
+        help="file: stored encrypted in [flowrunner] state_path; memory: lost with the process.",
     )
-    aws: dict[str, Any] = option({}, label="AWS", help="Of aws_sigv4: region, service, session_token, profile.")
-    hmac: dict[str, Any] = option({}, label="HMAC", help="Of hmac: header, signs, algorithm, secret_encoding, ...")
-    headers: dict[str, str] = option({}, label="Headers", help="Sent with every request to the host itself only.")
+    aws: dict[str, Any] = option({}, label="AWS", help="Options of aws_sigv4: region, service, session_token, profile.")
+    hmac: dict[str, Any] = option(
+        {}, label="HMAC", help="Options of hmac: header, signs, algorithm, secret_encoding, ..."
+    )
+    headers: dict[str, str] = option(
+        {}, label="Headers", help="Sent with every request to this host, never to another one."
+    )
     rate_limit: str | None = option(None, label="Rate limit", help="Shared by all tasks, e.g. 100/minute.")
-    burst: int = option(1, label="Burst", help="Requests that may come at once within the rate limit.")
-    timeout: float = option(120.0, label="Timeout", help="Seconds for one whole exchange.")
+    burst: int = option(1, label="Burst", help="Requests that may start at once within the rate limit.")
+    timeout: float = option(120.0, label="Timeout", help="Seconds for one complete request and answer.")
     connect_timeout: float = option(10.0, label="Connect timeout", help="Seconds for TCP and TLS.")
-    read_timeout: float = option(60.0, label="Read timeout", help="Seconds of silence within an answer.")
+    read_timeout: float = option(60.0, label="Read timeout", help="Longest pause within an answer, in seconds.")
     allow_hosts: tuple[str, ...] = option(
-        (), label="Allowed hosts", help="Private hosts, *.suffixes or networks that redirects may lead to."
+        (), label="Allowed hosts", help="Private hosts, *.suffixes or networks that redirects may target."
     )
-    max_connections: int = option(32, label="Connections", help="At a time, per task.")
+    max_connections: int = option(32, label="Max connections", help="Open connections per task.")
     verify: bool = option(True, label="Verify TLS", help="False accepts any certificate: for tests only.")
     ca_file: str = option("", label="CA file", help="PEM file of a private certificate authority.")
     cert_file: str = option("", label="Client certificate", help="PEM file.")
-    key_file: str = option("", label="Client key", help="PEM file, if the certificate's does not hold it.")
+    key_file: str = option("", label="Client key", help="PEM file, if the certificate file does not contain the key.")
     key_password: str = option("", label="Password of the client key", secret=True)
-    proxies: dict[str, str] = option({}, label="Proxies", help="Scheme to proxy URL.")
+    proxies: dict[str, str] = option({}, label="Proxies", help="Maps scheme to proxy URL.")
     trust_env: bool = option(True, label="Proxies of the environment", help="Use HTTP_PROXY, HTTPS_PROXY, NO_PROXY.")
     follow_redirects: bool = option(True, label="Follow redirects")
-    max_redirects: int = option(10, label="Most redirects")
+    max_redirects: int = option(10, label="Max redirects")
     user_agent: str = option("", label="User agent")
     honours_idempotency_key: bool = option(
-        False, label="Honours Idempotency-Key", help="True when the server recognises a repeated Idempotency-Key."
+        False, label="Honours Idempotency-Key", help="The server deduplicates requests by Idempotency-Key."
     )
-    check_endpoint: str = option("", label="Test endpoint", help="What the connection test asks for.")
-    webhook: dict[str, Any] = option({}, label="Webhook", help="How webhook.send and webhook.notify sign; never sent.")
+    check_endpoint: str = option("", label="Test endpoint", help="Endpoint that the connection test requests.")
+    webhook: dict[str, Any] = option({}, label="Webhook", help="Signing options of webhook.send and webhook.notify.")
 
 
 def flat_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """The options behind the flat keys of an official ``http`` connection: its settings, and the rest as headers.
+    """Return the options set by the flat keys of an official ``http`` connection: known settings, all other keys as
+    headers.
 
-    :raises ConfigError: for a value that cannot be sent, and for ``srv_lookup``.
+    :raises ConfigError: for a value that cannot be sent as a header, and for ``srv_lookup``.
     """
     values: dict[str, Any] = {}
     headers: dict[str, str] = {}
     for name, value in extra.items():
         if name == "srv_lookup" and str(value).lower() in ("true", "1", "yes"):
-            raise ConfigError("srv_lookup is not supported", field=name, remedy="give the host's own name")
+            raise ConfigError("srv_lookup is not supported", field=name, remedy="set the host name itself")
         if name in _IGNORED or (name in _RESERVED and value is None):
             continue
         if name in _RESERVED:
@@ -95,9 +104,9 @@ def flat_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
             headers[name] = str(value)
         else:
             raise ConfigError(
-                f"the extra {name!r} would be sent as a header, and is {type(value).__name__}",
+                f"the extra {name!r} would be sent as a header, but its value is of type {type(value).__name__}",
                 field=name,
-                remedy="make it text, remove it, or put our own options below 'flowrunner'",
+                remedy="make it a string, remove it, or put FlowRunner options under 'flowrunner'",
             )
     return {**values, "headers": headers} if headers else values
 
@@ -129,5 +138,5 @@ _RESERVED: dict[str, Any] = {
 
 
 def secret_headers(config: HttpConfig) -> list[str]:
-    """The values of the connection's headers that must not be shown."""
-    return [value for name, value in config.headers.items() if name.lower() not in HARMLESS]
+    """Return the values of the connection's headers that must be masked."""
+    return [value for name, value in config.headers.items() if name.lower() not in PUBLIC_HEADERS]

@@ -1,4 +1,4 @@
-"""The ``auth`` of an ``http`` connection, read into the credentials of the transport.
+"""Builds the transport's credentials from the ``auth`` of an ``http`` connection.
 
 ::
 
@@ -14,10 +14,10 @@
     hmac                        hmac: header, signs ...; password: the secret, login: the key id
     mtls                        cert_file, key_file, key_password
 
-A token endpoint on another host than the connection's is judged by the system's authorities, or those of
-``oauth.ca_file``; the connection's own TLS options are for its own host. What stands below ``oauth``, ``aws``
-and ``hmac`` is described, field by field, by the settings classes of
-:mod:`~flowrunner_provider.transport.oauth_settings` and :mod:`~flowrunner_provider.transport.http_signing`.
+A token endpoint on another host is verified against the system's certificate authorities, or those of
+``oauth.ca_file``; the connection's TLS options apply to its own host only. The fields of ``oauth``, ``aws`` and
+``hmac`` are documented in :mod:`~flowrunner_provider.transport.oauth_settings` and
+:mod:`~flowrunner_provider.transport.http_signing`.
 """
 
 from __future__ import annotations
@@ -56,24 +56,26 @@ def credentials_of(
     store: TokenStore | None,
     mask: Mask,
 ) -> Credentials:
-    """What proves who we are to the server of the connection.
+    """Return the credentials for the connection's server.
 
-    :param tls: for the connection's own host.
-    :param proxies_for: the proxies on the way to a host.
-    :param store: where rotated refresh tokens are kept.
-    :param mask: told the secrets that turn up later.
-    :raises ConfigError: naming the field to mend.
+    :param tls: TLS options of the connection's own host.
+    :param proxies_for: returns the proxies for a host.
+    :param store: where rotated refresh tokens are stored.
+    :param mask: called with secrets that appear later.
+    :raises ConfigError: naming the field to correct.
     """
     auth = config.auth or ("basic" if config.login else "none")
     _check_options(config, auth)
     if auth in _GRANTS:
-        settings = _oauth(config, auth)
-        home, own = urlsplit(settings.home), urlsplit(base_url)
+        settings = _oauth_settings(config, auth)
+        token_host, own_host = urlsplit(settings.home), urlsplit(base_url)
         return OAuthCredentials(
             settings,
             store=store,
-            tls=tls if home.netloc == own.netloc else TlsOptions(ca_file=str(config.oauth.get("ca_file") or "")),
-            proxies=proxies_for(home.hostname or ""),
+            tls=tls
+            if token_host.netloc == own_host.netloc
+            else TlsOptions(ca_file=str(config.oauth.get("ca_file") or "")),
+            proxies=proxies_for(token_host.hostname or ""),
             allow_hosts=config.allow_hosts,
             mask=mask,
         )
@@ -86,10 +88,10 @@ def credentials_of(
         if not base_url.startswith("https:"):
             raise ConfigError("mtls needs https", field="schema", remedy="set the scheme to https")
         return client_certificate()
-    return _simple(config, auth)
+    return _static_or_signing(config, auth)
 
 
-def _simple(config: HttpConfig, auth: str) -> Credentials:
+def _static_or_signing(config: HttpConfig, auth: str) -> Credentials:
     if auth == "none":
         return Anonymous()
     if auth in ("basic", "digest") and not config.login:
@@ -111,14 +113,14 @@ def _simple(config: HttpConfig, auth: str) -> Credentials:
 
 
 def secret_header_names(config: HttpConfig) -> frozenset[str]:
-    """The headers that carry credentials, by whatever name: they never leave their origin."""
+    """Return the headers that carry credentials under any name; they never leave their origin."""
     names = {*config.headers, config.api_key_name}
     if config.auth == "hmac":
         names |= set(from_mapping(HmacOptions, config.hmac, where="the connection's `hmac`").headers)
     return frozenset(names)
 
 
-def _oauth(config: HttpConfig, auth: str) -> OAuthSettings:
+def _oauth_settings(config: HttpConfig, auth: str) -> OAuthSettings:
     values: dict[str, Any] = {name: value for name, value in config.oauth.items() if name != "ca_file"}
     if config.login:
         values.setdefault("client_id", config.login)
@@ -128,12 +130,12 @@ def _oauth(config: HttpConfig, auth: str) -> OAuthSettings:
 
 
 def _check_options(config: HttpConfig, auth: str) -> None:
-    """What is given must be what ``auth`` reads: else somebody believes in a protection that is not there."""
+    """Raise if the connection has options that its ``auth`` ignores; the user would rely on them in vain."""
     readers = {"oauth": auth in _GRANTS, "aws": auth == "aws_sigv4", "hmac": auth == "hmac"}
     for name, reads in readers.items():
         if getattr(config, name) and not reads:
             raise ConfigError(
-                f"the connection has `{name}`, and its auth is {auth!r}",
+                f"the connection has `{name}`, but its auth is {auth!r}",
                 field="auth",
                 remedy=f"set `auth`, or remove `{name}`",
             )

@@ -1,9 +1,9 @@
-"""Bodies of answers as values: JSON, XML, CSV, JSON Lines, text, bytes.
+"""Parsers for response bodies: JSON, XML, CSV, JSON Lines, text, bytes.
 
-XML becomes JSON-like by one rule. An element is its text, if it has neither attributes nor children (None when
-that is blank); else an object with ``@name`` for each attribute, the children by their tags (a list where a tag
-comes more than once), and ``#text`` for text that is not blank. Tags keep their prefix: ``soap:Body``. The whole is
-an object with the root's tag as its only key. Entities are never expanded or fetched.
+XML is mapped to JSON-like values. An element without attributes and children becomes its text (None if blank). Any
+other element becomes an object with ``@name`` for each attribute, its children by tag (a list for repeated tags), and
+``#text`` for non-blank text. Tags keep their prefix: ``soap:Body``. The document becomes an object with the root tag as
+its only key. Entities are never expanded or fetched.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from flowrunner_provider.transport.http import Response
 __all__ = ["detect", "parse", "parse_xml"]
 
 MAX_DEPTH = 200
-"""Elements within elements."""
+"""Maximum nesting of XML elements."""
 
 _TYPES: tuple[tuple[str, Format], ...] = (
     (r"[^;]*/(x-)?(ndjson|jsonlines|jsonl)\s*(;|$)", "ndjson"),
@@ -39,48 +39,48 @@ _BY_TYPE = tuple((re.compile(pattern, re.IGNORECASE), found) for pattern, found 
 
 
 def detect(content_type: str) -> Format:
-    """The format that a media type stands for; ``bytes`` for what is none of ours."""
+    """Return the format of a media type; ``bytes`` for an unknown one."""
     return next((found for pattern, found in _BY_TYPE if pattern.match(content_type)), "bytes")
 
 
-def parse(answer: Response, wanted: Format, *, delimiter: str = ",") -> Any:
-    """The body of ``answer`` as a value; None for an empty one with ``auto``.
+def parse(answer: Response, body_format: Format, *, delimiter: str = ",") -> Any:
+    """Parse the body of ``answer``; return None for an empty body with ``auto``.
 
-    :param delimiter: between the fields of CSV.
-    :raises IntegrityError: if it is something else.
+    :param delimiter: CSV field separator.
+    :raises IntegrityError: if the body does not have the format.
     :raises SecurityError: for XML with entities.
     """
-    if wanted == "auto":
+    if body_format == "auto":
         if not answer.content:
             return None
-        wanted = detect(answer.headers.get("Content-Type", ""))
-    if wanted == "json":
+        body_format = detect(answer.headers.get("Content-Type", ""))
+    if body_format == "json":
         return answer.json()
-    if wanted == "bytes":
+    if body_format == "bytes":
         return base64.b64encode(answer.content).decode()
-    if wanted == "text":
+    if body_format == "text":
         return answer.text()
     what = f"the answer of {redact_url(answer.url)}"
-    if wanted == "xml":
+    if body_format == "xml":
         return parse_xml(answer.content, what)
-    if wanted == "csv":
+    if body_format == "csv":
         return _csv(answer.text(), delimiter, what)
     return _ndjson(answer.content, what)
 
 
 def _csv(text: str, delimiter: str, what: str) -> list[dict[str, str]]:
-    """One object per row; the first row names the fields."""
+    """Return one object per row; the first row contains the field names."""
     if len(delimiter) != 1 or delimiter in '\r\n"':
-        raise ConfigError("the CSV delimiter is one character", field="csv_delimiter", remedy="write ';', say")
+        raise ConfigError("the CSV delimiter must be one character", field="csv_delimiter", remedy="use e.g. ';'")
     rows = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), delimiter=delimiter, strict=True)
     found: list[dict[str, str]] = []
-    remedy = "check the endpoint and `csv_delimiter`; take response_format='text' for what is not regular"
+    remedy = "check the endpoint and `csv_delimiter`; use response_format='text' for irregular data"
     try:
         header = next(rows, None)
         if header is None:
             return found
         if len(set(header)) != len(header) or "" in header:
-            raise IntegrityError(f"{what}: the columns of the CSV have no or the same names", remedy=remedy)
+            raise IntegrityError(f"{what}: a CSV column has no name, or the same name as another one", remedy=remedy)
         for row in rows:
             if not row:
                 continue
@@ -90,12 +90,12 @@ def _csv(text: str, delimiter: str, what: str) -> list[dict[str, str]]:
                 )
             found.append(dict(zip(header, row, strict=True)))
     except csv.Error as error:
-        raise IntegrityError(f"{what}: line {rows.line_num} is no CSV ({error})", remedy=remedy) from None
+        raise IntegrityError(f"{what}: line {rows.line_num} is not CSV ({error})", remedy=remedy) from None
     return found
 
 
 def _ndjson(content: bytes, what: str) -> list[Any]:
-    """One value per line; blank lines do not count."""
+    """Return one value per line; blank lines are ignored."""
     found = []
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if line.strip():
@@ -107,20 +107,20 @@ def _ndjson(content: bytes, what: str) -> list[Any]:
 
 
 def parse_xml(content: bytes, what: str) -> dict[str, Any]:
-    """XML by the rule of this module.
+    """Parse XML as described in this module.
 
-    :param what: what it is, for the message.
-    :raises SecurityError: for a document that declares or needs entities; none is expanded, nothing is fetched.
-    :raises IntegrityError: for what is not well-formed, or nested too deeply.
+    :param what: name of the document, for messages.
+    :raises SecurityError: if the document declares or uses entities.
+    :raises IntegrityError: if it is not well-formed or too deeply nested.
     """
-    return _Xml(what).parse(content)
+    return _XmlParser(what).parse(content)
 
 
-class _Xml:
+class _XmlParser:
     def __init__(self, what: str) -> None:
         self._what = what
         self._open: list[tuple[str, dict[str, Any], list[str]]] = []
-        self._whole: dict[str, Any] = {}
+        self._document: dict[str, Any] = {}
 
     def parse(self, content: bytes) -> dict[str, Any]:
         parser = expat.ParserCreate()
@@ -128,21 +128,21 @@ class _Xml:
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._text
-        parser.EntityDeclHandler = self._refuse("declares an entity")
-        parser.UnparsedEntityDeclHandler = self._refuse("declares an entity")
-        parser.NotationDeclHandler = self._refuse("declares a notation")
-        parser.ExternalEntityRefHandler = self._refuse("refers to another document")
-        parser.SkippedEntityHandler = self._refuse("uses an entity that it does not declare")
+        parser.EntityDeclHandler = self._forbid("declares an entity")
+        parser.UnparsedEntityDeclHandler = self._forbid("declares an entity")
+        parser.NotationDeclHandler = self._forbid("declares a notation")
+        parser.ExternalEntityRefHandler = self._forbid("refers to another document")
+        parser.SkippedEntityHandler = self._forbid("uses an entity that it does not declare")
         try:
             parser.Parse(content, True)
         except (expat.ExpatError, LookupError, ValueError) as error:
             raise IntegrityError(f"{self._what} is not XML ({error})", remedy="check the endpoint") from None
-        return self._whole
+        return self._document
 
-    def _refuse(self, why: str) -> Callable[..., int]:
+    def _forbid(self, reason: str) -> Callable[..., int]:
         def refuse(*_: Any) -> int:
             raise SecurityError(
-                f"{self._what} {why}", remedy="take response_format='text', and mind where the document comes from"
+                f"{self._what} {reason}", remedy="use response_format='text', and check the source of the document"
             )
 
         return refuse
@@ -150,7 +150,7 @@ class _Xml:
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
         if len(self._open) >= MAX_DEPTH:
             raise IntegrityError(
-                f"{self._what} is nested more than {MAX_DEPTH} deep", remedy="take response_format='text'"
+                f"{self._what} is nested more than {MAX_DEPTH} deep", remedy="use response_format='text'"
             )
         self._open.append((tag, {f"@{name}": value for name, value in attributes.items()}, []))
 
@@ -165,7 +165,7 @@ class _Xml:
             value = text or None
         elif text:
             found["#text"] = text
-        parent = self._open[-1][1] if self._open else self._whole
+        parent = self._open[-1][1] if self._open else self._document
         if tag not in parent:
             parent[tag] = value
         elif isinstance(parent[tag], list):

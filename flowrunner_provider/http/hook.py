@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["FlowRunnerHttpHook"]
 
 _TEST_SECONDS = 15.0
-_OTHERS = ("sftp", "ssh", "ftp", "ftps", "smtp", "imap", "postgres", "mysql", "mssql", "sqlite")
-"""Types whose servers do not speak HTTP. Many others do, under names of their own."""
+_NON_HTTP_TYPES = ("sftp", "ssh", "ftp", "ftps", "smtp", "imap", "postgres", "mysql", "mssql", "sqlite")
+"""Connection types whose servers do not speak HTTP; any other type may."""
 
 
 class FlowRunnerHttpHook(FlowRunnerHook[HttpConfig]):
-    """Reads an Airflow connection of type ``http``; those of the official hook work unchanged.
+    """Reads an Airflow connection of type ``http``; connections made for the official hook work unchanged.
 
     :param conn_id: the connection.
     """
@@ -43,8 +43,8 @@ class FlowRunnerHttpHook(FlowRunnerHook[HttpConfig]):
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
-        """Standard fields and flat extras, over which our own options go."""
-        if found.conn_type in _OTHERS:
+        """Return the standard fields and flat extras, overridden by the ``flowrunner`` options."""
+        if found.conn_type in _NON_HTTP_TYPES:
             raise ConfigError(
                 f"connection {found.conn_id!r} is of type {found.conn_type!r}",
                 field="conn_type",
@@ -59,11 +59,10 @@ class FlowRunnerHttpHook(FlowRunnerHook[HttpConfig]):
         return values
 
     def transport(self, run: Run, *, mask_later: Mask = mask) -> HttpTransport:
-        """A transport for this connection, at the pace that all tasks of the connection share.
+        """Return a transport for this connection, with the rate limit that all tasks of the connection share.
 
-        :param mask_later: told the secrets that turn up later, such as tokens.
-
-        :raises ConfigError: naming the field to mend.
+        :param mask_later: called with secrets that appear later, such as tokens.
+        :raises ConfigError: naming the field to correct.
         """
         config = self.config
         rotates = config.auth == "oauth2_refresh_token" and config.rotated_tokens == "file"
@@ -76,13 +75,13 @@ class FlowRunnerHttpHook(FlowRunnerHook[HttpConfig]):
         return HttpTransport(settings, run)
 
     async def atransport(self, run: Run) -> HttpTransport:
-        """:meth:`transport` for the triggerer: the connection is read without blocking its event loop."""
+        """Like :meth:`transport`, for the triggerer: reads the connection without blocking its event loop."""
         async with masking_async():
             await self.aload()
             return self.transport(run, mask_later=mask_soon)
 
     def check(self) -> str:
-        """Ask the server once, with the credentials; any answer but a refusal of them will do."""
+        """Send one authenticated request; without ``check_endpoint`` even a 404 proves that the server answers."""
         run = Run.alone(timeout=_TEST_SECONDS, retry=RetryPlan(attempts=1))
         transport = self.transport(run)
         return run_to_end(_probe(transport, self.config.check_endpoint), run.deadline)
@@ -95,5 +94,5 @@ async def _probe(transport: HttpTransport, endpoint: str) -> str:
         except (NotFound, Rejected) as error:
             if endpoint:
                 raise
-            return f"the server is there and answers ({error.message}); set `check_endpoint` to test a real one"
+            return f"the server answers ({error.message}); set `check_endpoint` to test an existing endpoint"
     return f"GET {endpoint or '/'} was answered {answer.status}"

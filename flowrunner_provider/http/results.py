@@ -1,4 +1,4 @@
-"""What the HTTP actions return: small, JSON, and without credentials."""
+"""Results of the HTTP actions: small, JSON-serialisable, without credentials."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 MAX_RESULT = 16 * 1024 * 1024
-"""The most bytes of a body that goes to XCom; more belongs in a file."""
+"""Largest body, in bytes, that may be returned through XCom."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +28,12 @@ class HttpResult:
     """The answer to a request.
 
     :param status: HTTP status.
-    :param url: where the answer came from, redacted.
-    :param headers: its headers, without cookies and credentials.
-    :param body: the parsed body (or what ``select`` took from it), text, or base64; None when there is none.
+    :param url: final URL, redacted.
+    :param headers: response headers, without cookies and credentials.
+    :param body: the parsed body (or the value of ``select``), text, or base64; None without a body.
     :param path: the file that holds the body, with ``save_to``.
     :param bytes: size of the decoded body.
-    :param reconciled: True when a look-up told that an earlier attempt had been carried out.
+    :param reconciled: True if a look-up found that an earlier attempt had been carried out.
     """
 
     status: int
@@ -49,14 +49,14 @@ class HttpResult:
 class Download:
     """A downloaded file.
 
-    :param path: where it is.
+    :param path: its path.
     :param bytes: its size.
-    :param checksum: ``algorithm:hex`` when one was asked for, else empty.
+    :param checksum: ``algorithm:hex`` if a checksum was given, otherwise empty.
     :param etag: the server's entity tag, or empty.
     :param last_modified: the server's Last-Modified, or empty.
     :param content_type: media type, or empty.
-    :param skipped: True when the file was there already and ``if_exists`` said to keep it.
-    :param changed: False when the file was left as it was: the server has nothing newer, or it was skipped.
+    :param skipped: True if the file existed and ``if_exists="skip"`` kept it.
+    :param changed: False if the file was not replaced: the server has no newer version, or it was skipped.
     """
 
     path: str
@@ -71,14 +71,14 @@ class Download:
 
 @dataclass(frozen=True, kw_only=True)
 class UploadedFile:
-    """One file that was sent.
+    """One uploaded file.
 
-    :param source: where it is.
+    :param source: its path.
     :param bytes: its size.
-    :param status: of the answer; 0 when there was none to read.
-    :param etag: the entity tag that the server gave it, or empty.
-    :param answer: what ``select`` took from the answer.
-    :param reconciled: True when a look-up told that an earlier attempt had sent it.
+    :param status: HTTP status of the answer; 0 if none was read.
+    :param etag: the entity tag in the answer, or empty.
+    :param answer: the value of ``select``.
+    :param reconciled: True if a look-up found that an earlier attempt had uploaded it.
     """
 
     source: str
@@ -91,11 +91,11 @@ class UploadedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class UploadResult:
-    """What ``http.upload`` has sent.
+    """Result of ``http.upload``.
 
-    :param files: how many.
-    :param bytes: of all of them.
-    :param entries: the first 20.
+    :param files: number of files.
+    :param bytes: their total size.
+    :param entries: the first 20 files.
     """
 
     files: int
@@ -105,14 +105,14 @@ class UploadResult:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchResult:
-    """A batch of which every item is settled; one with failures is an error.
+    """Result of a batch without failed items; a batch with failures raises an error.
 
-    :param items: how many there were.
-    :param done: how many were answered as expected, over all attempts.
-    :param skipped: of whom nobody knows, after ``on_unknown="skip"``.
-    :param path: the file with a line per item.
+    :param items: number of items.
+    :param done: items answered as expected, over all attempts.
+    :param skipped: items with unknown outcome, after ``on_unknown="skip"``.
+    :param path: the results file, one line per item.
     :param bytes: its size.
-    :param dead_letter: the file that would hold the failures, empty now; None without one.
+    :param dead_letter: the (empty) dead-letter file; None if none was requested.
     """
 
     items: int
@@ -125,12 +125,12 @@ class BatchResult:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphQLResult:
-    """What the operation gave.
+    """Result of a GraphQL operation.
 
-    :param data: the answer's ``data``, or what ``select`` took from it, or all nodes; None with ``save_to``.
-    :param errors: message, path and code of the errors beside the data, with ``raise_on_errors=False``.
-    :param dataset: the reference to the file, with ``save_to``.
-    :param reconciled: True when a look-up told that an earlier attempt had been carried out.
+    :param data: the answer's ``data``, the value of ``select``, or all nodes; None with ``save_to``.
+    :param errors: message, path and code of errors that accompany the data, with ``raise_on_errors=False``.
+    :param dataset: reference to the file, with ``save_to``.
+    :param reconciled: True if a look-up found that an earlier attempt had been carried out.
     """
 
     data: Any = None
@@ -141,10 +141,10 @@ class GraphQLResult:
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult:
-    """A job that went well.
+    """A job that succeeded.
 
-    :param job_id: the far side's id of it.
-    :param status: its last status.
+    :param job_id: its id at the far side.
+    :param status: its final status.
     :param result: the answer to the ``result`` request; None without one.
     """
 
@@ -155,11 +155,11 @@ class JobResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """What was waited for.
+    """The answer that met the condition of a sensor.
 
-    :param status: HTTP status of the answer that met the condition.
-    :param url: where it came from, redacted.
-    :param value: what ``select`` took from it; None without ``select``.
+    :param status: HTTP status.
+    :param url: final URL, redacted.
+    :param value: the value of ``select``; None without it.
     """
 
     status: int

@@ -1,4 +1,4 @@
-"""Waiting for something behind an HTTP API."""
+"""Sensor that waits for a condition behind an HTTP API."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow.sdk.configuration import conf
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.spec import parse_duration
-from flowrunner_provider.http.choices import Look as Method
+from flowrunner_provider.http.choices import PollMethod as Method
 from flowrunner_provider.http.operators.arguments import mapping, strings
 from flowrunner_provider.http.results import Observation
 from flowrunner_provider.runtime.sensor import FlowRunnerSensor
@@ -22,28 +22,28 @@ __all__ = ["HttpConditionSensor"]
 
 
 class HttpConditionSensor(FlowRunnerSensor):
-    """The resource has been seen in the state that ``success_when`` describes, and what ``select`` takes is returned.
+    """On success, the resource met ``success_when``, and the value of ``select`` is returned.
 
-    Killed or retried, it simply looks again: looking changes nothing. One small request per ``poke_interval``, never
-    sooner than the server's ``Retry-After``; errors that pass are waited out (``patience``), others end the wait at
-    once. The expressions are JMESPath over ``{status, headers, json, text}``; header names are in lower case, and
-    ``json`` is null for a body that is none. Both modes ask and judge the same.
+    A killed or retried task polls again; polling has no side effects. Sends one small request per ``poke_interval`` and
+    honours ``Retry-After``. Transient errors are tolerated (see ``patience``), other errors fail the sensor at once.
+    The expressions are JMESPath over ``{status, headers, json, text}``; header names are lower case, and ``json`` is
+    null if the body is not JSON. Both modes send the same request and evaluate it the same way.
 
     :param endpoint: appended to the connection's host.
-    :param http_conn_id: an ``http`` connection.
-    :param method: GET or HEAD; POST only together with ``observe_only``.
-    :param query: added to the query.
-    :param headers: go before the connection's own; no credentials, which belong on the connection.
-    :param json: the body of a POST.
-    :param observe_only: True promises that the POST only asks and changes nothing.
-    :param success_when: what ends the wait; by default any status of 2xx does.
-    :param fail_when: what makes waiting pointless; if it gives text, that is the error's message.
-    :param select: what to return of the answer, at most 48,000 bytes.
-    :param expected_status: statuses that the expressions judge; by default all of 2xx.
-    :param not_yet_status: statuses that mean "not yet", whatever the expressions say; all others are errors.
-    :param poke_interval: the time between two looks, at least a second.
-    :param timeout: how long to wait in all.
-    :param deferrable: wait in the triggerer instead of holding a worker slot.
+    :param http_conn_id: id of an ``http`` connection.
+    :param method: GET or HEAD; POST requires ``observe_only``.
+    :param query: query parameters; a list repeats the parameter.
+    :param headers: request headers; they override the connection's headers. Credentials belong in the connection.
+    :param json: the request body of a POST.
+    :param observe_only: True asserts that the POST only reads and changes nothing.
+    :param success_when: JMESPath expression that ends the wait when true; by default any 2xx status does.
+    :param fail_when: JMESPath expression that fails the sensor when true; a string result becomes the error message.
+    :param select: JMESPath expression that picks the value to return, at most 48,000 bytes.
+    :param expected_status: statuses for which the expressions are evaluated; by default every 2xx.
+    :param not_yet_status: statuses that mean "not yet" regardless of the expressions; all other statuses are errors.
+    :param poke_interval: time between two polls, at least one second.
+    :param timeout: maximum total waiting time.
+    :param deferrable: wait in the triggerer instead of occupying a worker slot.
     """
 
     action: ClassVar[str] = "http.wait"
@@ -74,7 +74,7 @@ class HttpConditionSensor(FlowRunnerSensor):
     ) -> None:
         interval = parse_duration(poke_interval, "poke_interval").total_seconds()
         if interval < 1:
-            raise ConfigError("poke_interval is below a second", field="poke_interval", remedy="write '30s', say")
+            raise ConfigError("poke_interval is shorter than 1 second", field="poke_interval", remedy="use e.g. '30s'")
         seconds = parse_duration(timeout, "timeout").total_seconds()
         super().__init__(poke_interval=interval, timeout=seconds, deferrable=deferrable, **kwargs)
         self.http_conn_id, self.endpoint, self.method = http_conn_id, endpoint, method

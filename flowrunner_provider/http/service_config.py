@@ -1,4 +1,4 @@
-"""What the connections of services with an HTTP API of their own have in common (SMS gateways, chat platforms)."""
+"""Options shared by all services with their own HTTP API (SMS gateways, chat platforms)."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ __all__ = ["ServiceConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceConfig:
-    """How a service is spoken to, whichever it is; it is never followed to another address."""
+    """Common connection options of a service; redirects are never followed."""
 
     rate_limit: str | None = option(None, label="Rate limit", help="Shared by all tasks, e.g. 1/second.")
-    burst: int = option(1, label="Burst", help="Messages that may come at once within the rate limit.")
+    burst: int = option(1, label="Burst", help="Messages that may be sent at once within the rate limit.")
     timeout: float = option(30.0, label="Timeout", help="Seconds for one request.")
     connect_timeout: float = option(10.0, label="Connect timeout", help="Seconds for TCP and TLS.")
     ca_file: str = option("", label="CA file", help="PEM file of a private certificate authority.")
     trust_env: bool = option(True, label="Proxies of the environment", help="Use HTTP_PROXY, HTTPS_PROXY, NO_PROXY.")
 
     def settings(self, host: str, mask: Mask, **more: Any) -> HttpSettings:
-        """How ``host`` is spoken to.
+        """Return the transport settings for ``host``.
 
-        :param host: with ``http://``, where it is not HTTPS.
-        :param more: further options of :class:`HttpConfig`, credentials above all.
-        :raises ConfigError: naming the field to mend.
+        :param host: with ``http://`` if it is not HTTPS.
+        :param more: further options of :class:`HttpConfig`, usually credentials.
+        :raises ConfigError: naming the field to correct.
         """
         config = HttpConfig(
             host=host if "://" in host else f"https://{host}",

@@ -1,4 +1,4 @@
-"""An ``http`` connection, made into the settings of the transport."""
+"""Builds the transport's settings from an ``http`` connection."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ __all__ = ["settings_of"]
 def settings_of(
     config: HttpConfig, *, store: TokenStore | None = None, mask: Mask = lambda secrets: None
 ) -> HttpSettings:
-    """The transport's settings for a connection.
+    """Return the transport's settings for a connection.
 
-    :param store: where rotated refresh tokens are kept.
-    :param mask: told the secrets that turn up later, such as tokens.
-    :raises ConfigError: naming the field to mend.
+    :param store: where rotated refresh tokens are stored.
+    :param mask: called with secrets that appear later, such as tokens.
+    :raises ConfigError: naming the field to correct.
     """
-    _check(config)
-    base = _base_url(config)
-    parts = urlsplit(base)
+    _check_limits(config)
+    base_url = _base_url(config)
+    parts = urlsplit(base_url)
 
     def proxies_for(host: str) -> dict[str, str]:
         return dict(config.proxies) or (_environment_proxies(host) if config.trust_env else {})
 
     proxies = proxies_for(parts.hostname or "")
-    hidden = [
+    secrets = [
         config.password,
         config.key_password,
         *secret_headers(config),
@@ -45,14 +45,14 @@ def settings_of(
         key_file=config.key_file,
         key_password=config.key_password,
     )
-    more = {"user_agent": config.user_agent} if config.user_agent else {}
+    user_agent = {"user_agent": config.user_agent} if config.user_agent else {}
     return HttpSettings(
-        base_url=base,
+        base_url=base_url,
         policy=NetPolicy(home=f"{parts.scheme}://{parts.netloc}", allow_hosts=config.allow_hosts),
-        credentials=credentials_of(config, base_url=base, tls=tls, proxies_for=proxies_for, store=store, mask=mask),
+        credentials=credentials_of(config, base_url=base_url, tls=tls, proxies_for=proxies_for, store=store, mask=mask),
         headers=config.headers,
         secret_headers=secret_header_names(config),
-        secrets=tuple(value for value in hidden if value),
+        secrets=tuple(value for value in secrets if value),
         connect_timeout=config.connect_timeout,
         read_timeout=config.read_timeout,
         timeout=config.timeout,
@@ -61,11 +61,11 @@ def settings_of(
         proxies=proxies,
         follow_redirects=config.follow_redirects,
         max_redirects=config.max_redirects,
-        **more,
+        **user_agent,
     )
 
 
-def _check(config: HttpConfig) -> None:
+def _check_limits(config: HttpConfig) -> None:
     for name in ("timeout", "connect_timeout", "read_timeout", "max_connections", "burst"):
         if not 0 < getattr(config, name) < float("inf"):
             raise ConfigError(f"{name} must be positive and finite", field=name, remedy=f"correct {name}")
@@ -74,16 +74,16 @@ def _check(config: HttpConfig) -> None:
 def _base_url(config: HttpConfig) -> str:
     host = config.host.strip()
     if not host:
-        raise ConfigError("the connection has no host", field="host", remedy="set it, e.g. https://api.example.com")
+        raise ConfigError("the connection has no host", field="host", remedy="set it, e.g. to https://api.example.com")
     if "://" not in host:
         host = f"{config.schema or 'http'}://{_bracketed(host)}"
     parts = urlsplit(host)
     if parts.scheme not in ("http", "https"):
-        raise ConfigError(f"the scheme {parts.scheme!r} is not HTTP", field="host", remedy="use http or https")
+        raise ConfigError(f"unsupported scheme {parts.scheme!r}", field="host", remedy="use http or https")
     if "@" in parts.netloc:
-        raise ConfigError("the host brings a login", field="host", remedy="use the fields login and password")
+        raise ConfigError("the host contains credentials", field="host", remedy="use the fields login and password")
     if parts.query or parts.fragment:
-        raise ConfigError("the host brings a query", field="host", remedy="put it into the endpoint or `query`")
+        raise ConfigError("the host contains a query", field="host", remedy="move it to the endpoint or `query`")
     try:
         has_port = parts.port is not None
     except ValueError:

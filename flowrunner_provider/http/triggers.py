@@ -1,4 +1,4 @@
-"""What the triggerer looks at for the HTTP sensors and jobs. Triggers only observe, and carry no secret."""
+"""Triggers of the HTTP sensor and job operator. Triggers only observe, and carry no secrets."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from flowrunner_provider.runtime.trigger import FlowRunnerTrigger
 
 __all__ = ["CANCEL_SECONDS", "HttpConditionTrigger", "HttpJobTrigger"]
 
-LOOK_SECONDS = 60.0
-"""The longest that one look may take."""
+POLL_SECONDS = 60.0
+"""Timeout of one poll."""
 
 CANCEL_SECONDS = 20.0
-"""The longest that the cancellation of a job may take; Airflow itself allows 30 seconds."""
+"""Timeout for cancelling a job; Airflow itself allows 30 seconds."""
 
 
-def _looking(seconds: float = LOOK_SECONDS) -> Run:
+def _poll_run(seconds: float = POLL_SECONDS) -> Run:
     return Run.alone(timeout=seconds, retry=RetryPlan(attempts=1))
 
 
 class HttpConditionTrigger(FlowRunnerTrigger):
-    """Looks at a resource until a condition is met.
+    """Polls a resource until a condition is met.
 
     :param http_conn_id: an ``http`` connection.
     :param watch: a :class:`Watch` in its JSON form.
@@ -44,18 +44,18 @@ class HttpConditionTrigger(FlowRunnerTrigger):
     async def observe(self) -> Json:
         watch = Watch.from_json(self.watch)
         watch.check()
-        async with await FlowRunnerHttpHook(self.http_conn_id).atransport(_looking()) as http:
-            found, self.asked = await watch.look(http)
+        async with await FlowRunnerHttpHook(self.http_conn_id).atransport(_poll_run()) as http:
+            found, self.asked = await watch.poll(http)
         return None if found is None else asdict(found)
 
 
 class HttpJobTrigger(FlowRunnerTrigger):
-    """Looks at a job until it has ended, well or not; what that means is for the worker to say.
+    """Polls a job until it has ended; the worker decides whether that was a success.
 
     :param http_conn_id: an ``http`` connection.
     :param job_id: the job.
     :param poll: a :class:`Poll` in its JSON form.
-    :param cancel: a :class:`Cancel` in its JSON form; carried out only when a user ends the task.
+    :param cancel: a :class:`Cancel` in its JSON form; sent only when a user stops the task.
     """
 
     def __init__(
@@ -76,18 +76,18 @@ class HttpJobTrigger(FlowRunnerTrigger):
 
     async def observe(self) -> Json:
         poll = Poll.from_json(self.poll)
-        async with await FlowRunnerHttpHook(self.http_conn_id).atransport(_looking()) as http:
-            seen = await poll.look(http, self.job_id)
+        async with await FlowRunnerHttpHook(self.http_conn_id).atransport(_poll_run()) as http:
+            seen = await poll.fetch_state(http, self.job_id)
         self.asked = seen.asked
         return None if seen.running else {"job_id": self.job_id, "status": seen.status}
 
     async def on_kill(self) -> None:
-        """A user has ended the deferred task: end the job, too (Airflow 3.3 and later)."""
+        """Cancel the job when a user stops the deferred task (Airflow 3.3 and later)."""
         if self.cancel is None:
             return
         try:
             hook = FlowRunnerHttpHook(self.http_conn_id)
-            async with await hook.atransport(_looking(CANCEL_SECONDS)) as http:
+            async with await hook.atransport(_poll_run(CANCEL_SECONDS)) as http:
                 await cancel_job(http, Cancel(**self.cancel), self.job_id)
         except FlowRunnerError as error:
-            self.log.warning("The job %s could not be cancelled: %s", self.job_id, error)
+            self.log.warning("Could not cancel job %s: %s", self.job_id, error)

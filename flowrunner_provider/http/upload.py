@@ -23,7 +23,7 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.http.bodies import FormFile, Pinned, StreamedBody, exchange, longest, multipart, raw
 from flowrunner_provider.http.choices import Mode
-from flowrunner_provider.http.client import Reconcile, compile_path, lenient, look_up
+from flowrunner_provider.http.client import Reconcile, compile_path, look_up, tolerant
 from flowrunner_provider.http.results import UploadedFile, UploadResult
 from flowrunner_provider.transport.http import HttpTransport, Response
 from flowrunner_provider.transport.http_settings import Anonymous
@@ -173,7 +173,7 @@ class _Upload:
 
         async def act(intent: Intent) -> Any:
             answer = await self._exchange(file, endpoint, intent)
-            shaped = lenient(self._shaper(file))(answer)
+            shaped = tolerant(self._shaper(file))(answer)
             return asdict(shaped) if isinstance(shaped, UploadedFile) else shaped
 
         async def look(intent: Intent) -> Reconciled:

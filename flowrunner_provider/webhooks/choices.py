@@ -1,4 +1,4 @@
-"""The choices that parameters offer."""
+"""Choices offered by parameters."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from typing import Literal
 __all__ = ["Scheme"]
 
 Scheme = Literal["none", "standard_webhooks", "hmac"]
-"""How messages are signed."""
+"""Signature schemes."""

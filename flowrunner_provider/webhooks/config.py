@@ -1,4 +1,4 @@
-"""What an ``http`` connection says about its webhooks: ``{"flowrunner": {"webhook": {...}}}`` in the extra."""
+"""Webhook options of an ``http`` connection: ``{"flowrunner": {"webhook": {...}}}`` in the extra."""
 
 from __future__ import annotations
 
@@ -14,36 +14,40 @@ __all__ = ["WebhookOptions", "signer_of"]
 
 @dataclass(frozen=True, kw_only=True)
 class WebhookOptions:
-    """How the messages to one receiver are signed. Without ``scheme``, a secret means Standard Webhooks."""
+    """How messages to one receiver are signed. Without ``scheme``, a secret selects Standard Webhooks."""
 
     scheme: Scheme | None = option(None, label="Signature", help="standard_webhooks, hmac or none.")
     secret: str | tuple[str, ...] = option(
-        "", label="Signing secret", help="One, or a list while a Standard Webhooks secret is rotated.", secret=True
+        "", label="Signing secret", help="A secret, or a list while a Standard Webhooks secret is rotated.", secret=True
     )
-    header: str = option("X-Signature-256", label="HMAC header", help="Takes the signature.")
+    header: str = option("X-Signature-256", label="HMAC header", help="Header that carries the signature.")
     algorithm: Algorithm = option("sha256", label="HMAC algorithm")
     encoding: Encoding = option("hex", label="HMAC encoding", help="hex or base64.")
-    prefix: str = option("", label="HMAC prefix", help="Before the signature: sha256=, or t={timestamp},v1=")
-    signed: str = option("{body}", label="HMAC text", help="What is signed, e.g. {timestamp}.{body} or {id}.{body}")
-    timestamp_header: str = option("", label="HMAC timestamp header", help="Takes the Unix time of the try.")
-    id_header: str = option("webhook-id", label="Id header", help="Takes the id, unless the scheme names the header.")
+    prefix: str = option("", label="HMAC prefix", help="Text before the signature, e.g. sha256= or t={timestamp},v1=")
+    signed: str = option("{body}", label="HMAC text", help="Signed text, e.g. {timestamp}.{body} or {id}.{body}")
+    timestamp_header: str = option(
+        "", label="HMAC timestamp header", help="Header that carries the Unix time of the request."
+    )
+    id_header: str = option(
+        "webhook-id", label="Id header", help="Header that carries the message id, unless the scheme defines it."
+    )
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """All signing secrets, without empty ones."""
+        """All non-empty signing secrets."""
         values = (self.secret,) if isinstance(self.secret, str) else self.secret
         return tuple(value for value in values if value)
 
 
 def signer_of(options: WebhookOptions, sign: Scheme | None = None) -> Signer:
-    """The signer for a connection.
+    """Return the signer for a connection.
 
-    :param sign: goes before the connection's own scheme.
-    :raises ConfigError: naming the option to mend.
+    :param sign: overrides the connection's scheme.
+    :raises ConfigError: naming the option to correct.
     """
     secrets = options.secrets
     if not all(isinstance(secret, str) for secret in secrets):
-        raise ConfigError("a signing secret is no text", field="secret", remedy="write each as text")
+        raise ConfigError("a signing secret is not a string", field="secret", remedy="make each secret a string")
     scheme = sign or options.scheme or ("standard_webhooks" if secrets else "none")
     if scheme == "none":
         return Unsigned(id_header=options.id_header)
@@ -57,9 +61,9 @@ def signer_of(options: WebhookOptions, sign: Scheme | None = None) -> Signer:
         return StandardWebhooks(secrets=secrets)
     if len(secrets) > 1:
         raise ConfigError(
-            "plain HMAC has one signature, and there are several secrets",
+            "plain HMAC supports only one secret",
             field="secret",
-            remedy="give the one that the receiver verifies now",
+            remedy="keep the secret that the receiver verifies now",
         )
     return PlainHmac(
         secret=secrets[0],

@@ -1,4 +1,4 @@
-"""The hook of receivers: an ``http`` connection with a ``webhook`` option."""
+"""Hook of webhook receivers: an ``http`` connection with a ``webhook`` option."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["FlowRunnerWebhookHook"]
 
 
 class FlowRunnerWebhookHook(FlowRunnerHttpHook):
-    """Reads an Airflow connection of type ``http`` and how the messages to it are signed.
+    """Reads an Airflow connection of type ``http`` and its signing options.
 
     :param conn_id: the connection.
     """
 
     def options(self) -> WebhookOptions:
-        """The connection's ``webhook`` option, its secrets masked.
+        """Return the connection's ``webhook`` option, with its secrets masked.
 
-        :raises ConfigError: naming the field to mend.
+        :raises ConfigError: naming the field to correct.
         """
         where = f"connection {self.conn_id!r}, webhook"
         options: WebhookOptions = from_mapping(WebhookOptions, self.config.webhook, where=where)
@@ -35,11 +35,11 @@ class FlowRunnerWebhookHook(FlowRunnerHttpHook):
         return options
 
     def signer(self, sign: Scheme | None = None) -> Signer:
-        """What signs the messages; ``sign`` goes before the connection's own scheme."""
+        """Return the signer; ``sign`` overrides the connection's scheme."""
         return signer_of(self.options(), sign)
 
     def transport(self, run: Run, *, mask_later: Mask = mask) -> HttpTransport:
-        """A transport that follows no redirect by itself, and shows no signing secret in an error."""
+        """Return a transport that does not follow redirects and redacts the signing secrets."""
         http = super().transport(run, mask_later=mask_later)
         secrets = (*http.settings.secrets, *self.options().secrets)
         http.settings = replace(http.settings, follow_redirects=False, secrets=secrets)

@@ -1,4 +1,4 @@
-"""The notifier for callbacks of tasks and runs, and for deadline alerts."""
+"""Notifier for task and DAG run callbacks and for deadline alerts."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from flowrunner_provider.webhooks.choices import Scheme
 __all__ = ["WebhookNotifier"]
 
 _ATTEMPTS = 3
-_LONGEST_WAIT = 5.0
+_MAX_WAIT = 5.0
 
 
 class WebhookNotifier(FlowRunnerNotifier):
-    """The receiver has accepted the notification: it answered with a status of 2xx.
+    """On success, the receiver accepted the notification with a 2xx status.
 
-    Killed or called again for the same try, it is sent again under the same id, so that a receiver that
-    recognises ids tells people once; a lost answer is repeated, too. There are three tries at most, within
-    ``timeout``; a failure is a typed error, which Airflow logs beside the task's own outcome. For
-    ``on_failure_callback``, ``on_success_callback``, ``on_retry_callback``, and for deadline alerts.
+    If killed, or called again for the same attempt, it sends the notification again with the same id, so a receiver
+    that deduplicates ids notifies people once. A lost answer is retried, too. It makes at most three tries within
+    ``timeout``; a failure raises a typed error, which Airflow logs beside the task's own outcome. Use it for
+    ``on_failure_callback``, ``on_success_callback``, ``on_retry_callback`` and deadline alerts.
 
     :param endpoint: appended to the connection's host.
-    :param http_conn_id: an ``http`` connection; its ``webhook`` option says how to sign.
-    :param payload: JSON for ``data``; by default dag, run, task, state, class of the exception, try, link to the
-        log and logical date.
-    :param event_type: by default ``airflow.task.failed`` and the like; it is part of the id.
-    :param sign: goes before the connection's own scheme.
-    :param headers: go before the connection's own.
+    :param http_conn_id: id of an ``http`` connection; its ``webhook`` option configures the signature.
+    :param payload: JSON value for ``data``; by default DAG, run, task, state, exception class, try number, log link and
+        logical date.
+    :param event_type: by default e.g. ``airflow.task.failed``; it is part of the id.
+    :param sign: overrides the connection's signature scheme.
+    :param headers: request headers; they override the connection's headers.
     """
 
     action: ClassVar[str] = "webhook.notify"
@@ -55,7 +55,7 @@ class WebhookNotifier(FlowRunnerNotifier):
         self.event_type, self.sign, self.headers = event_type, sign, headers
 
     async def send(self, context: Any) -> None:
-        """Tell the receiver about the task or run whose ``context`` this is."""
+        """Notify the receiver about the task or run of ``context``."""
         from flowrunner_provider.webhooks.hook import FlowRunnerWebhookHook
         from flowrunner_provider.webhooks.send import Message, check_message, deliver, encode_payload
 
@@ -69,7 +69,7 @@ class WebhookNotifier(FlowRunnerNotifier):
             headers=strings(self.headers, "headers"),
             idempotent_receiver=True,
         )
-        run = Run.alone(timeout=self.timeout, retry=RetryPlan(attempts=_ATTEMPTS, in_place=_LONGEST_WAIT))
+        run = Run.alone(timeout=self.timeout, retry=RetryPlan(attempts=_ATTEMPTS, in_place=_MAX_WAIT))
         if self.sign is not None:
             one_of("sign", self.sign, Scheme)
         hook = FlowRunnerWebhookHook(self.http_conn_id)

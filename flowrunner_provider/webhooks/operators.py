@@ -1,4 +1,4 @@
-"""The operator for outbound webhooks."""
+"""Operator for outbound webhooks."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ __all__ = ["WebhookSendOperator"]
 
 
 class WebhookSendOperator(FlowRunnerOperator):
-    """The receiver has accepted the message: it answered with an expected status.
+    """On success, the receiver accepted the message with an expected status.
 
-    Killed or retried, the message keeps its id; one whose answer was lost is sent again where the receiver
-    recognises ids (``idempotent_receiver``), and else stops with OutcomeUnknown (``on_unknown``). Each try is
-    signed anew with the secret of the connection (``{"flowrunner": {"webhook": {"secret": "whsec_..."}}}`` in
-    its extra). The answer's body is not read; redirects are followed within the origin only, and 410 Gone is
-    final.
+    A killed or retried task sends the message with the same id. A message whose answer was lost is sent again if the
+    receiver deduplicates ids (``idempotent_receiver``); otherwise the task stops with OutcomeUnknown (see
+    ``on_unknown``). Every try is signed with the connection's current secret (``{"flowrunner": {"webhook": {"secret":
+    "whsec_..."}}}`` in its extra). The response body is not read. Redirects are followed only within the origin, and
+    410 Gone is final.
 
     :param endpoint: appended to the connection's host.
-    :param payload: JSON; a template that gives text sends a JSON text.
-    :param http_conn_id: an ``http`` connection.
-    :param event_type: e.g. ``invoice.paid``: the payload becomes ``data`` in an envelope with ``type`` and
-        ``timestamp``, as Standard Webhooks recommend; without it the payload itself is the body.
-    :param event_id: by which the receiver recognises a repetition; by default derived from dag, run and task, the
-        same in every attempt.
-    :param sign: goes before the connection's own scheme, which is Standard Webhooks if it has a secret.
-    :param expected_status: statuses that are a success; by default all of 2xx.
-    :param headers: go before the connection's own; not those that the signature sets.
-    :param idempotent_receiver: True when the receiver recognises a repeated id, as Standard Webhooks ask of it.
-    :param on_unknown: when nobody can tell: ``stop``, ``resend`` (perhaps a second time) or ``skip``.
+    :param payload: a JSON value; a template that renders to a string sends a JSON string.
+    :param http_conn_id: id of an ``http`` connection.
+    :param event_type: e.g. ``invoice.paid``. If set, the payload becomes ``data`` in an envelope with ``type`` and
+        ``timestamp``, as Standard Webhooks recommends; otherwise the payload is the body.
+    :param event_id: the id by which the receiver deduplicates; by default derived from DAG, run and task, so that it is
+        the same in every attempt.
+    :param sign: overrides the connection's signature scheme, which is Standard Webhooks if it has a secret.
+    :param expected_status: statuses that count as success; by default every 2xx.
+    :param headers: request headers; they override the connection's headers, but not those of the signature.
+    :param idempotent_receiver: True if the receiver deduplicates by id, as Standard Webhooks requires.
+    :param on_unknown: what to do when the outcome stays unknown: ``stop``, ``resend`` (may duplicate the message) or
+        ``skip`` (treat it as done).
     """
 
     action: ClassVar[str] = "webhook.send"
@@ -70,7 +71,7 @@ class WebhookSendOperator(FlowRunnerOperator):
         if self.sign is not None:
             one_of("sign", self.sign, Scheme)
         if self.event_id is not None and not self.event_id:
-            raise ConfigError("the event id is empty", field="event_id", remedy="leave it out, or correct its template")
+            raise ConfigError("the event id is empty", field="event_id", remedy="omit it, or correct its template")
         message = Message(
             endpoint=self.endpoint,
             payload=encode_payload(self.payload),

@@ -1,4 +1,4 @@
-"""What the webhook actions return."""
+"""Results of the webhook actions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["Delivery"]
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """A message that the receiver has accepted.
+    """A message that the receiver accepted.
 
     :param event_id: its id, the same in every try.
-    :param status: what the receiver answered; 0 when an unknown outcome was taken for done.
+    :param status: HTTP status of the answer; 0 if an unknown outcome was treated as done.
     :param bytes: size of the body.
     :param signed: whether it carried a signature.
     """

@@ -1,4 +1,4 @@
-"""One message to one receiver: serialised once, signed anew for each try, accepted once."""
+"""Delivery of one message to one receiver: serialised once, signed for each try, accepted once."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ from flowrunner_provider.webhooks.signing import Signer
 __all__ = ["SUCCESS", "Message", "check_message", "deliver", "encode_payload", "send_once"]
 
 SUCCESS = frozenset(range(200, 300))
-"""What a receiver answers that has taken the message."""
+"""Statuses with which a receiver accepts a message."""
 
 _EFFECT = "webhook"
 _GONE = 410
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_SAME_POST = frozenset({307, 308})
+_METHOD_PRESERVING = frozenset({307, 308})
 _ID = re.compile(r"[!-~]{1,256}")
-_LOOK = (
-    "look at the receiver; set idempotent_receiver if it recognises a repeated id, or clear the task with "
+_CHECK_RECEIVER = (
+    "check the receiver; set idempotent_receiver if it deduplicates ids, or clear the task with "
     "on_unknown='resend' or 'skip'"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """What is sent, checked and serialised.
+    """A checked and serialised message.
 
     :param payload: JSON, in UTF-8.
-    :param event_type: puts the payload as ``data`` into the envelope that Standard Webhooks recommend.
+    :param event_type: if set, the payload becomes ``data`` in the envelope that Standard Webhooks recommends.
     :param event_id: empty for the key of the effect.
-    :param idempotent_receiver: a repeated id is recognised, so that a repetition does no harm.
+    :param idempotent_receiver: the receiver deduplicates ids, so the message may be sent again.
     """
 
     endpoint: str
@@ -66,17 +66,17 @@ class Message:
     on_unknown: OnUnknown = "stop"
 
     def body(self, at: str) -> bytes:
-        """The bytes that are signed and sent; ``at`` says when the event was first announced, in ISO 8601."""
+        """Return the bytes to sign and send; ``at`` is when the event was first announced, in ISO 8601."""
         if not self.event_type:
             return self.payload
-        head = f'{{"type":{json.dumps(self.event_type)},"timestamp":{json.dumps(at)},"data":'
-        return head.encode() + self.payload + b"}"
+        prefix = f'{{"type":{json.dumps(self.event_type)},"timestamp":{json.dumps(at)},"data":'
+        return prefix.encode() + self.payload + b"}"
 
 
 def encode_payload(payload: Any) -> bytes:
-    """The payload as compact JSON.
+    """Return the payload as compact JSON.
 
-    :raises ConfigError: when it is none.
+    :raises ConfigError: if it is not JSON.
     """
     try:
         return json.dumps(payload, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
@@ -84,41 +84,43 @@ def encode_payload(payload: Any) -> bytes:
         raise ConfigError(
             f"the payload is not JSON ({type(error).__name__})",
             field="payload",
-            remedy="give plain values: mappings, lists, texts, finite numbers",
+            remedy="use mappings, lists, strings and finite numbers only",
         ) from None
 
 
 def check_message(message: Message, signer: Signer, base_url: str) -> None:
-    """Refuse what cannot be delivered, before any effect.
+    """Raise unless the message can be delivered, before any effect.
 
-    :param base_url: the connection's own address.
+    :param base_url: the connection's address.
     :raises ConfigError: naming the parameter to correct.
     """
     if message.event_id and not _ID.fullmatch(message.event_id):
         raise ConfigError(
-            "the event id must be printable ASCII without blanks, at most 256 characters",
+            "the event id must be printable ASCII without spaces, at most 256 characters",
             field="event_id",
-            remedy="leave it out: then it is derived from dag, run and task",
+            remedy="omit it to derive it from dag, run and task",
         )
     signer.check_id(message.event_id)
-    taken = sorted(name for name in message.headers if name.lower() in signer.header_names)
-    if taken:
+    reserved = sorted(name for name in message.headers if name.lower() in signer.header_names)
+    if reserved:
         raise ConfigError(
-            f"the header {taken[0]!r} is set by the webhook itself", field="headers", remedy="remove it, or rename it"
+            f"the header {reserved[0]!r} is set by the webhook itself",
+            field="headers",
+            remedy="remove it, or rename it",
         )
     if signer.signs and is_absolute(message.endpoint) and not same_origin(message.endpoint, base_url):
         raise ConfigError(
-            "the endpoint names another server than the connection, whose secret would sign it",
+            "the endpoint is on another server, but the connection's secret would sign the message",
             field="endpoint",
-            remedy="make a connection for that receiver, or send with sign='none'",
+            remedy="create a connection for that receiver, or use sign='none'",
         )
 
 
 async def send_once(http: HttpTransport, message: Message, signer: Signer, run: Run) -> Delivery:
     """Deliver ``message`` once over all attempts of the task.
 
-    :raises OutcomeUnknown: when the receiver may have taken it and would not recognise a repetition.
-    :raises PermanentError: when the endpoint is gone (410).
+    :raises OutcomeUnknown: if the receiver may have accepted it and does not deduplicate ids.
+    :raises PermanentError: if the endpoint is gone (410).
     """
     check_message(message, signer, http.settings.base_url)
     tries = run.retry.attempts
@@ -131,11 +133,11 @@ async def send_once(http: HttpTransport, message: Message, signer: Signer, run: 
     )
 
     async def act(intent: Intent) -> Any:
-        named = replace(message, event_id=message.event_id or intent.key)
+        identified = replace(message, event_id=message.event_id or intent.key)
         try:
-            return asdict(await deliver(http, named, signer, run, at=intent.at))
+            return asdict(await deliver(http, identified, signer, run, at=intent.at))
         except OutcomeUnknown as error:
-            error.effect_key, error.remedy = intent.key, _LOOK
+            error.effect_key, error.remedy = intent.key, _CHECK_RECEIVER
             error.reconcilable = message.idempotent_receiver or message.on_unknown != "stop"
             raise
 
@@ -146,9 +148,9 @@ async def send_once(http: HttpTransport, message: Message, signer: Signer, run: 
 
 
 async def deliver(http: HttpTransport, message: Message, signer: Signer, run: Run, *, at: str) -> Delivery:
-    """Post the message, again in place while the receiver is known not to have taken it, or would recognise it.
+    """Post the message; retry in place if the receiver did not accept it, or deduplicates ids.
 
-    :param message: with its id.
+    :param message: including its id.
     :param at: when the event was first announced.
     """
     body = message.body(at)
@@ -169,7 +171,7 @@ async def deliver(http: HttpTransport, message: Message, signer: Signer, run: Ru
 
 
 async def _post(http: HttpTransport, message: Message, body: bytes, signer: Signer, run: Run) -> int:
-    """One try, over redirects within the origin. The status is the receipt; the answer's body is not read."""
+    """Make one try, following redirects within the origin; the response body is not read."""
     endpoint, limit = message.endpoint, run.deadline.sub(http.settings.timeout)
     for _ in range(http.settings.max_redirects + 1):
         limit.check("the delivery")
@@ -177,7 +179,7 @@ async def _post(http: HttpTransport, message: Message, body: bytes, signer: Sign
         async with http.stream(
             "POST",
             endpoint,
-            headers={"Content-Type": "application/json", **_plain(message.headers), **proof},
+            headers={"Content-Type": "application/json", **_normalised(message.headers), **proof},
             body=body,
             repeatable=message.idempotent_receiver,
             timeout=limit.remaining(),
@@ -189,27 +191,27 @@ async def _post(http: HttpTransport, message: Message, body: bytes, signer: Sign
         what = f"POST {redact_url(here)} was answered {status}"
         if status == _GONE:
             raise PermanentError(
-                f"{what}: the endpoint is gone", remedy="ask the receiver for its new endpoint, or remove the task"
+                f"{what}: the endpoint is gone", remedy="get the new endpoint from the receiver, or remove the task"
             )
-        endpoint = _redirected(message, what, status, here, location)
-    raise Rejected("the receiver redirects in a circle", status=status, remedy="correct the endpoint")
+        endpoint = _redirect_target(message, what, status, here, location)
+    raise Rejected("too many redirects", status=status, remedy="correct the endpoint")
 
 
-def _redirected(message: Message, what: str, status: int, here: str, location: str) -> str:
-    """Where to post again; only 307 and 308 ask for that, and only the same origin may."""
+def _redirect_target(message: Message, what: str, status: int, here: str, location: str) -> str:
+    """Return where to post again; only 307 and 308 preserve the method, and only within the origin."""
     target = urljoin(here, location)
-    if status in _SAME_POST and location:
+    if status in _METHOD_PRESERVING and location:
         if same_origin(here, target):
             return target
         raise TargetForbidden(
-            f"{what}: a redirect to another origin, which a webhook does not follow",
-            remedy="if the receiver has moved, correct the connection's host; it was not sent there",
+            f"{what}: webhooks do not follow a redirect to another origin",
+            remedy="if the receiver has moved, correct the connection's host; nothing was sent there",
         )
     if message.idempotent_receiver:
-        raise Rejected(what, status=status, remedy="list the status in `expected_status`, or correct the endpoint")
+        raise Rejected(what, status=status, remedy="add the status to `expected_status`, or correct the endpoint")
     raise unknown(what)
 
 
-def _plain(headers: Mapping[str, str]) -> dict[str, str]:
-    """Header names as they are, but one spelling of Content-Type, which has a default."""
+def _normalised(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers with one spelling of Content-Type, because it has a default."""
     return {"Content-Type" if name.lower() == "content-type" else name: value for name, value in headers.items()}

@@ -1,7 +1,6 @@
-"""Signatures of outgoing webhooks: Standard Webhooks 1.0.0, and plain HMAC in the spellings that are common.
+"""Signatures of outgoing webhooks: Standard Webhooks 1.0.0, and plain HMAC in its common variants.
 
-A signer is made anew from the connection for each run, and asked anew for each try: the id of a message
-stays, its timestamp is that of the try.
+Each try is signed anew: the message id stays the same, the timestamp is that of the try.
 """
 
 from __future__ import annotations
@@ -21,35 +20,35 @@ __all__ = ["Algorithm", "Encoding", "PlainHmac", "Signer", "StandardWebhooks", "
 Algorithm = Literal["sha256", "sha512"]
 Encoding = Literal["hex", "base64"]
 
-_PLACES = re.compile(r"(\{(?:id|timestamp|body)\})")
+_PLACEHOLDERS = re.compile(r"(\{(?:id|timestamp|body)\})")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _PREFIX = "whsec_"
 _ASYMMETRIC = ("whsk_", "whpk_")
 
 
 class Signer(Protocol):
-    """Makes the headers that identify a message and prove where it comes from."""
+    """Creates the headers that identify a message and prove its origin."""
 
     @property
     def signs(self) -> bool:
-        """False when nothing is proven."""
+        """False if messages are not signed."""
 
     @property
     def header_names(self) -> frozenset[str]:
-        """The headers it sets, in lower case."""
+        """The headers that the signer sets, in lower case."""
 
     def check_id(self, message_id: str) -> None:
-        """Refuse an id that this scheme cannot carry."""
+        """Raise unless the scheme can carry this id."""
 
     def headers(self, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-        """The headers of one try; ``timestamp`` is its Unix time."""
+        """Return the headers of one try; ``timestamp`` is its Unix time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unsigned:
-    """Only the id, so that the receiver can tell a repetition.
+    """Sends only the id, so that the receiver can deduplicate.
 
-    :param id_header: the header that takes it.
+    :param id_header: header that carries the id.
     """
 
     id_header: str = "webhook-id"
@@ -63,7 +62,7 @@ class Unsigned:
         return frozenset({self.id_header.lower()})
 
     def check_id(self, message_id: str) -> None:
-        """Any id will do."""
+        """Accept any id."""
 
     def headers(self, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
         del timestamp, body
@@ -74,7 +73,7 @@ class Unsigned:
 class StandardWebhooks:
     """The symmetric scheme ``v1`` of https://www.standardwebhooks.com.
 
-    :param secrets: ``whsec_`` and base64 each; while one is rotated, there is a signature by each.
+    :param secrets: each ``whsec_`` followed by base64; during a rotation, the message is signed with every secret.
     """
 
     secrets: tuple[str, ...] = field(repr=False)
@@ -89,12 +88,12 @@ class StandardWebhooks:
         return frozenset({"webhook-id", "webhook-timestamp", "webhook-signature"})
 
     def check_id(self, message_id: str) -> None:
-        """Refuse a full stop: it ends the id in the signed text, and would make that ambiguous."""
+        """Reject a full stop: it separates the id in the signed text, so the text would be ambiguous."""
         if "." in message_id:
             raise ConfigError(
-                "Standard Webhooks do not allow a full stop in the id of a message",
+                "Standard Webhooks does not allow a full stop in a message id",
                 field="event_id",
-                remedy="write {{ run_id | replace('.', '-') }}, say",
+                remedy="use e.g. {{ run_id | replace('.', '-') }}",
             )
 
     def headers(self, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
@@ -109,14 +108,14 @@ class StandardWebhooks:
 
 @dataclass(frozen=True, kw_only=True)
 class PlainHmac:
-    """One HMAC in one header, as GitHub, Stripe, Slack, Shopify and many others do it.
+    """One HMAC in one header, as used by GitHub, Stripe, Slack, Shopify and others.
 
     :param secret: the key, as text.
-    :param header: takes the signature.
-    :param prefix: stands before it, e.g. ``sha256=`` (GitHub) or ``t={timestamp},v1=`` (Stripe).
-    :param signed: what is signed: text with ``{body}``, and perhaps ``{timestamp}`` and ``{id}``.
-    :param timestamp_header: takes the timestamp; none by default.
-    :param id_header: takes the id.
+    :param header: header that carries the signature.
+    :param prefix: text before the signature, e.g. ``sha256=`` (GitHub) or ``t={timestamp},v1=`` (Stripe).
+    :param signed: the signed text: contains ``{body}``, optionally ``{timestamp}`` and ``{id}``.
+    :param timestamp_header: header that carries the timestamp; none by default.
+    :param id_header: header that carries the id.
     """
 
     secret: str = field(repr=False)
@@ -135,17 +134,17 @@ class PlainHmac:
         if self.timestamp_header:
             _check_header("timestamp_header", self.timestamp_header)
         if len(self.header_names) != 2 + bool(self.timestamp_header):
-            raise ConfigError("two values would go into one header", field="header", remedy="name them differently")
+            raise ConfigError("two values use the same header", field="header", remedy="use different headers")
         if not (self.prefix.isascii() and self.prefix.isprintable()) and self.prefix:
-            raise ConfigError("the prefix must be printable ASCII", field="prefix", remedy="write 'sha256=', say")
+            raise ConfigError("the prefix must be printable ASCII", field="prefix", remedy="use e.g. 'sha256='")
         if self.signed.count("{body}") != 1:
             raise ConfigError(
-                "the signed text must hold {body} once", field="signed", remedy="write '{timestamp}.{body}', say"
+                "the signed text must contain {body} once", field="signed", remedy="use e.g. '{timestamp}.{body}'"
             )
         sent = bool(self.timestamp_header) or "{timestamp}" in self.prefix
         if "{timestamp}" in self.signed and not sent:
             raise ConfigError(
-                "the timestamp is signed and not sent, so that nobody can verify it",
+                "the timestamp is signed but not sent, so the receiver cannot verify it",
                 field="timestamp_header",
                 remedy="set timestamp_header, or put {timestamp} into the prefix",
             )
@@ -155,17 +154,17 @@ class PlainHmac:
         return frozenset(name.lower() for name in (self.header, self.id_header, self.timestamp_header) if name)
 
     def check_id(self, message_id: str) -> None:
-        """Any id will do."""
+        """Accept any id."""
 
     def headers(self, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-        filled = {"{id}": message_id.encode(), "{timestamp}": str(timestamp).encode(), "{body}": body}
-        text = b"".join(filled.get(part, part.encode()) for part in _PLACES.split(self.signed))
+        values = {"{id}": message_id.encode(), "{timestamp}": str(timestamp).encode(), "{body}": body}
+        text = b"".join(values.get(part, part.encode()) for part in _PLACEHOLDERS.split(self.signed))
         digest = hmac.digest(self.secret.encode(), text, getattr(hashlib, self.algorithm))
-        shown = digest.hex() if self.encoding == "hex" else base64.b64encode(digest).decode()
+        signature = digest.hex() if self.encoding == "hex" else base64.b64encode(digest).decode()
         return {
             self.id_header: message_id,
             **({self.timestamp_header: str(timestamp)} if self.timestamp_header else {}),
-            self.header: self.prefix.replace("{timestamp}", str(timestamp)) + shown,
+            self.header: self.prefix.replace("{timestamp}", str(timestamp)) + signature,
         }
 
 
@@ -173,22 +172,22 @@ def _standard_key(secret: str) -> bytes:
     text = secret.strip()
     if text.startswith(_ASYMMETRIC):
         raise ConfigError(
-            "the secret is an asymmetric key", field="secret", remedy="give the shared secret that begins with whsec_"
+            "the secret is an asymmetric key", field="secret", remedy="use the shared secret that begins with whsec_"
         )
     encoded = text.removeprefix(_PREFIX).rstrip("=")
     try:
         key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise ConfigError(
-            "the secret is not base64", field="secret", remedy="copy it whole from the receiver: whsec_ and base64"
+            "the secret is not base64", field="secret", remedy="copy the complete secret: whsec_ and base64"
         ) from None
     if not key:
-        raise ConfigError("the secret is empty", field="secret", remedy="copy it whole from the receiver")
+        raise ConfigError("the secret is empty", field="secret", remedy="copy the complete secret from the receiver")
     return key
 
 
 def _check_header(field_name: str, name: str) -> None:
     if not _HEADER_NAME.fullmatch(name):
         raise ConfigError(
-            f"{field_name} is not the name of a header", field=field_name, remedy="write X-Signature-256, say"
+            f"{field_name} is not a valid header name", field=field_name, remedy="use e.g. X-Signature-256"
         )

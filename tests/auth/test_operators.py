@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import trustme
 
-from flowrunner_provider.auth.expiry import certificates_expire, read_certificates, token_expires
+from flowrunner_provider.auth.expiry import certificate_expiries, read_certificates, token_expiry
 from flowrunner_provider.auth.operators import ConnectionCheckOperator, CredentialExpiryOperator
 from flowrunner_provider.core import errors as e
 from flowrunner_provider.runtime.retry_policy import retrying_helps
@@ -238,8 +238,20 @@ def test_tokens(run, connect):
 @pytest.mark.parametrize("token", ["opaque-canary", "a.b.c", "a.b", "", "ey.ey.ey", "e30.W10.x", "e30.e30"])
 def test_what_is_no_token_is_never_good_and_never_shown(token):
     with pytest.raises(e.ConfigError) as caught:
-        token_expires(token)
+        token_expiry(token)
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("end", [0, -1, -62135596801, -1e300, -(10**400)])
+def test_a_token_that_ended_before_any_calendar_has_expired(end):
+    expires = token_expiry(jwt({"exp": end})).expires
+    assert expires is not None
+    assert expires.year < 1971
+
+
+def test_an_end_that_is_no_number_is_never_good():
+    with pytest.raises(e.ConfigError, match="exp"):
+        token_expiry(jwt({"exp": float("nan")}))
 
 
 def test_ssh_keys_and_their_certificates(run, connect, tmp_path):
@@ -266,7 +278,7 @@ def test_the_client_certificate_of_a_connection(run, connect, tmp_path):
     connect("bank", conn_type="http", host="https://x", extra={"flowrunner": options})
     (row,) = run(CredentialExpiryOperator, targets=[{"kind": "client_cert", "conn_id": "bank"}])["rows"]
     assert (row["kind"], row["state"]) == ("client_cert", "warn")
-    (leaf, *_) = certificates_expire("x", read_certificates(tmp_path / "c.pem"))
+    (leaf, *_) = certificate_expiries("x", read_certificates(tmp_path / "c.pem"))
     assert leaf.expires.isoformat() == row["expires"]
 
 

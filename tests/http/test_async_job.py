@@ -189,7 +189,7 @@ def test_a_running_job_is_found_again(jobs, tmp_path, waits):
     jobs.states = ("running",)
     with pytest.raises(e.TimedOut) as caught:
         perform(job(timeout=0.9), tmp_path)
-    assert "goes on waiting" in caught.value.remedy
+    assert "keeps waiting" in caught.value.remedy
     jobs.states = ("done",)
     assert perform(job(), tmp_path)["job_id"] == "job 1"
     assert perform(job(resume=False), tmp_path)["job_id"] == "job 1"

@@ -160,7 +160,7 @@ def test_fail_stops_at_the_first_failure(run, http_server):
 
 def test_too_many_failures_stop_the_batch(run, http_server, tmp_path):
     http_server.route("GET", "*", Reply(400))
-    with pytest.raises(e.PartialFailure, match="the rest was not tried"):
+    with pytest.raises(e.PartialFailure, match="the remaining items were not tried"):
         run(ids(500), max_failures=5, concurrency=4)
     assert 6 <= len(http_server.requests) <= 9
     assert 6 <= len(lines(tmp_path / "t" / "dead.jsonl")) <= 9
@@ -420,6 +420,6 @@ def test_a_bad_item_fails_alone(run, http_server, tmp_path):
 
 def test_counts_that_do_not_add_up_are_an_error(run, http_server, monkeypatch):
     http_server.route("GET", "*", echo)
-    monkeypatch.setattr(batch._Batch, "_done", lambda *_: None)
+    monkeypatch.setattr(batch._Batch, "_record_done", lambda *_: None)
     with pytest.raises(e.IntegrityError, match="do not add up"):
         run(ids(3))

@@ -1,6 +1,6 @@
-"""The operators for HTTP and REST, one module per noun.
+"""Operators for HTTP and REST APIs, one module per operator.
 
-Their engines and hooks are imported where they are used: whoever parses DAGs imports this package and needs none.
+Engines and hooks are imported inside ``perform``, so parsing a DAG does not import them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checks of rendered arguments: each refusal names the parameter to correct, before any effect."""
+"""Validation of rendered arguments; each ConfigError names the parameter to correct."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Stores", "local_path", "location", "mapping", "one_of", "positive", 
 
 
 def local_path(value: str, field: str) -> Path:
-    """The value as an absolute path on this disk.
+    """Return the value as an absolute path on the worker's disk.
 
     :raises ConfigError: naming ``field``.
     """
@@ -26,29 +26,31 @@ def local_path(value: str, field: str) -> Path:
         raise ConfigError(
             f"{field} must be an absolute path on the worker's disk",
             field=field,
-            remedy="write /data/orders.jsonl, say",
+            remedy="use a path such as /data/orders.jsonl",
         )
     return Path(value)
 
 
 def location(value: Any, field: str) -> Location:
-    """The value as an address on any store.
+    """Parse the value as a path on any store.
 
     :raises ConfigError: naming ``field``.
     """
     from flowrunner_provider.files.uri import parse
 
     if not isinstance(value, str):
-        raise ConfigError(f"{field} must be a path", field=field, remedy="write /data/x or sftp://partner@/out/x")
+        raise ConfigError(
+            f"{field} must be a path", field=field, remedy="use a path such as /data/x or sftp://partner@/out/x"
+        )
     return parse(value, field=field)
 
 
 class Stores:
-    """The stores that a task uses, each opened once; an async context manager that closes them."""
+    """Async context manager that opens each store of a task once, and closes all of them."""
 
     def __init__(self) -> None:
         self._stack = AsyncExitStack()
-        self._open: dict[tuple[str, str], Store] = {}
+        self._stores: dict[tuple[str, str], Store] = {}
 
     async def __aenter__(self) -> Stores:
         return self
@@ -57,27 +59,27 @@ class Stores:
         await self._stack.aclose()
 
     async def target(self, value: Any, field: str) -> Target:
-        """The file or folder at an address.
+        """Return the file or folder at a path, opening its store if needed.
 
-        :raises ConfigError: naming ``field``, for an address that is none, or a connection that is not there.
+        :raises ConfigError: naming ``field``, for a malformed path or an unknown connection.
         """
         from flowrunner_provider.files.hook import open_store
         from flowrunner_provider.http.targets import Target
 
-        where = location(value, field)
-        key = (where.scheme, where.root)
-        if key not in self._open:
-            self._open[key] = await self._stack.enter_async_context(open_store(where, field=field))
-        return Target(store=self._open[key], path=where.path, root=where.root)
+        place = location(value, field)
+        key = (place.scheme, place.root)
+        if key not in self._stores:
+            self._stores[key] = await self._stack.enter_async_context(open_store(place, field=field))
+        return Target(store=self._stores[key], path=place.path, root=place.root)
 
 
 def strings(value: Mapping[str, Any] | None, field: str) -> dict[str, str]:
-    """A mapping of texts; entries of None are left out."""
+    """Return a mapping with all values as strings; entries that are None are dropped."""
     return {str(name): str(item) for name, item in mapping(value, field).items() if item is not None}
 
 
 def mapping(value: Mapping[str, Any] | None, field: str) -> dict[str, Any]:
-    """The value as a dict; None is empty.
+    """Return the value as a dict, empty for None.
 
     :raises ConfigError: naming ``field``.
     """
@@ -87,7 +89,7 @@ def mapping(value: Mapping[str, Any] | None, field: str) -> dict[str, Any]:
 
 
 def positive(value: int | None, field: str) -> int | None:
-    """The value, if it is None or positive.
+    """Return the value if it is None or positive.
 
     :raises ConfigError: naming ``field``.
     """
@@ -97,7 +99,7 @@ def positive(value: int | None, field: str) -> int | None:
 
 
 def one_of(field: str, value: str, choices: Any) -> None:
-    """Refuse what is not one of the choices of a Literal.
+    """Raise unless ``value`` is one of the choices of a Literal.
 
     :raises ConfigError: naming ``field``.
     """

@@ -1,4 +1,4 @@
-"""One request for each of many items."""
+"""Operator that sends one request per item."""
 
 from __future__ import annotations
 
@@ -21,41 +21,40 @@ __all__ = ["HttpBatchOperator"]
 
 
 class HttpBatchOperator(FlowRunnerOperator):
-    """Every item's request was answered as expected, and its answer is one line of the file at ``save_to``.
+    """On success, every item's request was answered as expected, and ``save_to`` holds one line per answer.
 
-    Killed or retried, only what is not done is sent again, and only what failed: GET, HEAD, OPTIONS, PUT and DELETE
-    repeat freely. A POST or PATCH that was in flight is repeated under its own ``idempotency_key`` where the
-    connection ``honours_idempotency_key``, and else it is up to ``on_unknown``. When items failed, the others are
-    done all the same, both files are complete, and the task fails as PartialFailure. At most ``concurrency``
-    requests are in flight, and the items are read as they are needed; the connection's rate limit and a server's
-    Retry-After hold all of them, and a longer wait is handed to Airflow. Up to 150,000 items for POST, PATCH and
-    DELETE, any number for the others.
+    A killed or retried task sends only the items that are not done: GET, HEAD, OPTIONS, PUT and DELETE are repeated; a
+    POST or PATCH that was in flight is repeated with its ``idempotency_key`` if the connection sets
+    ``honours_idempotency_key``, and otherwise handled by ``on_unknown``. If items fail, all others are still processed,
+    both files are complete, and the task fails with PartialFailure. At most ``concurrency`` requests are in flight;
+    items are read as needed. The connection's rate limit and a Retry-After apply to all requests, and longer waits are
+    handed to Airflow. POST, PATCH and DELETE take up to 150,000 items, other methods any number.
 
-    An item's values go where ``{item}``, ``{item.name}``, ``{item.name.0}`` or ``{index}`` stands in the texts of
-    ``request``, after Airflow has rendered its templates: values are never rendered themselves. A text that is one
-    such place alone becomes the value with its type. In the endpoint values are percent-encoded. All other braces
-    stay as they are.
+    Strings in ``request`` can contain the placeholders ``{item}``, ``{item.name}``, ``{item.name.0}`` and ``{index}``.
+    They are filled after Airflow has rendered its templates, so item values are never rendered. A string that consists
+    of one placeholder keeps the value's type. In the endpoint, values are percent-encoded. All other braces are
+    literal.
 
-    :param items: a list, or a dataset as an upstream task returned it, or the path of a .jsonl, .csv or .parquet
-        file on a disk that the workers share. Each row is an object with its columns.
-    :param request: ``{"method": ..., "endpoint": ..., "query": ..., "headers": ..., "json": ..., "data": ...}``, as
-        in ``http.request``; GET by default.
-    :param save_to: the results, JSON Lines ``{"index", "status", "body"}`` in the order in which the answers came;
-        ``index`` is the item's number from 0. Put it on a disk that the workers share.
-    :param http_conn_id: an ``http`` connection.
-    :param concurrency: requests in flight; the connection's ``max_connections`` is the upper bound.
-    :param expected_status: statuses that are a success; by default all of 2xx.
-    :param select: JMESPath: what to keep of each JSON answer.
-    :param on_item_error: ``continue`` with the others, or ``fail``: start no other request.
-    :param max_failures: with more than that many the batch stops.
-    :param dead_letter: a file for what failed in this attempt, JSON Lines ``{"index", "item", "error", "message",
-        "status", "attempt"}``; ``attempt`` counts its requests. Empty when nothing failed.
-    :param idempotency_key: True sends a header ``Idempotency-Key`` of each item's own, the same in every attempt;
-        text such as ``order-{item.id}`` sends that. It makes POST and PATCH repeatable if the connection has
+    :param items: a list, a dataset returned by an upstream task, or the path of a .jsonl, .csv or .parquet file on a
+        disk that all workers share. Each row is an object keyed by column.
+    :param request: ``{"method": ..., "endpoint": ..., "query": ..., "headers": ..., "json": ..., "data": ...}``, as in
+        ``http.request``; the method defaults to GET.
+    :param save_to: the results file, JSON Lines ``{"index", "status", "body"}`` in order of arrival; ``index`` counts
+        items from 0. Use a disk that all workers share.
+    :param http_conn_id: id of an ``http`` connection.
+    :param concurrency: maximum number of requests in flight, capped by the connection's ``max_connections``.
+    :param expected_status: statuses that count as success; by default every 2xx.
+    :param select: JMESPath expression that picks what to keep of each JSON answer.
+    :param on_item_error: ``continue`` with the other items, or ``fail``: send no further requests.
+    :param max_failures: stop the batch after more failed items than this.
+    :param dead_letter: a file for the items that failed in this attempt, JSON Lines ``{"index", "item", "error",
+        "message", "status", "attempt"}``; ``attempt`` counts the item's requests. The file is empty if nothing failed.
+    :param idempotency_key: True sends an ``Idempotency-Key`` header per item that is the same in every attempt; a
+        string such as ``order-{item.id}`` sends that value. POST and PATCH become repeatable if the connection sets
         ``honours_idempotency_key``.
-    :param on_unknown: when nobody can tell whether a POST or PATCH was carried out: ``stop`` names the items,
-        ``resend`` sends them perhaps a second time, ``skip`` takes them for done.
-    :param max_bytes: the largest answer.
+    :param on_unknown: what to do with a POST or PATCH whose outcome stays unknown: ``stop`` (the error lists the
+        items), ``resend`` (may duplicate the request) or ``skip`` (treat it as done).
+    :param max_bytes: largest accepted answer.
     """
 
     action: ClassVar[str] = "http.batch"
@@ -109,13 +108,17 @@ class HttpBatchOperator(FlowRunnerOperator):
         template = from_mapping(RequestTemplate, mapping(self.request, "request"), where="request")
         results = local_path(self.save_to, "save_to")
         if results.suffix not in (".jsonl", ".ndjson"):
-            raise ConfigError("save_to must end in .jsonl", field="save_to", remedy="convert it with data.convert")
+            raise ConfigError(
+                "save_to must end in .jsonl", field="save_to", remedy="convert the results with data.convert"
+            )
         dead_letter = None if self.dead_letter is None else local_path(self.dead_letter, "dead_letter")
         if dead_letter == results:
-            raise ConfigError("dead_letter is save_to", field="dead_letter", remedy="give it a file of its own")
+            raise ConfigError(
+                "dead_letter and save_to are the same file", field="dead_letter", remedy="use another file"
+            )
         if self.idempotency_key and template.method not in ("POST", "PATCH"):
             raise ConfigError(
-                f"a {template.method} needs no key", field="idempotency_key", remedy="leave it out: it repeats safely"
+                f"a {template.method} needs no key", field="idempotency_key", remedy="omit it: the method is idempotent"
             )
         return BatchSpec(
             template=template,

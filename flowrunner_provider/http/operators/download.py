@@ -1,4 +1,4 @@
-"""One file."""
+"""Operator that downloads one file."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from flowrunner_provider.runtime.operator import FlowRunnerOperator
 __all__ = ["HttpDownloadOperator"]
 
 _CHECKSUM = re.compile(r"(?:([\w-]+):)?([0-9a-fA-F]{32,128})")
-_LENGTHS = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
+_ALGORITHM_BY_LENGTH = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
 
 
 class HttpDownloadOperator(FlowRunnerOperator):
-    """The file, on any store, holds exactly the bytes of the server's, of its announced length and checksum.
+    """On success, the file, on any store, holds exactly the server's bytes, with the announced length and checksum.
 
-    Killed or retried, it goes on where the bytes were durable if the server still has the same version (ETag or
-    Last-Modified) and knows ranges, and else starts again; no reader ever sees a part. Memory is constant. On a
-    store that is not this machine, a checksum reads back what was there before a retry.
+    A killed or retried task resumes at the last durable byte if the server supports ranges and still has the same
+    version (ETag or Last-Modified), and otherwise starts over; readers never see a partial file. Memory is constant. On
+    a remote store, verifying a checksum after a resume reads back the bytes of earlier attempts.
 
-    :param endpoint: appended to the connection's host; an absolute URL of another server gets none of the
+    :param endpoint: appended to the connection's host. An absolute URL of another server is requested without the
         connection's credentials.
-    :param save_to: a file, or a folder (it exists, or ends in ``/``) for the name that the server gives; on any
-        store: ``/data/in/``, ``sftp://partner@/in/x.csv``.
-    :param http_conn_id: an ``http`` connection.
-    :param query: added to the query.
-    :param headers: go before the connection's own.
-    :param checksum: the expected one, in hex, e.g. ``sha256:9f86...``; without a name its length tells the kind.
-    :param max_bytes: the largest file to accept; any by default.
-    :param if_exists: what to do when the file is there: ``overwrite``, ``skip`` or ``fail``.
-    :param only_if_changed: ask for the file only if the server has another version than the one that is there;
-        else the result says ``changed: false``. The version (ETag, Last-Modified) is kept beside the file, as
-        ``.<name>.version.json``; a file that somebody else has written since is fetched.
+    :param save_to: a file, or a folder (an existing one, or a path ending in ``/``) in which the file gets the name
+        that the server sends. On any store: ``/data/in/``, ``sftp://partner@/in/x.csv``.
+    :param http_conn_id: id of an ``http`` connection.
+    :param query: query parameters; a list repeats the parameter.
+    :param headers: request headers; they override the connection's headers.
+    :param checksum: the expected checksum in hex, e.g. ``sha256:9f86...``. Without an algorithm, the length selects
+        md5, sha1, sha256 or sha512.
+    :param max_bytes: largest accepted file; unlimited by default.
+    :param if_exists: what to do when the file already exists: ``overwrite``, ``skip`` or ``fail``.
+    :param only_if_changed: download only if the server has another version than the file at ``save_to``; otherwise the
+        result has ``changed: false``. The version (ETag, Last-Modified) is stored beside the file as
+        ``.<name>.version.json``. A file that was modified since is downloaded again.
     """
 
     action: ClassVar[str] = "http.download"
@@ -68,11 +69,11 @@ class HttpDownloadOperator(FlowRunnerOperator):
         from flowrunner_provider.http.download import DownloadSpec, download
         from flowrunner_provider.http.hook import FlowRunnerHttpHook
 
-        algorithm, checksum = _checksum(self.checksum)
+        algorithm, checksum = _parse_checksum(self.checksum)
         one_of("if_exists", self.if_exists, IfExists)
         if self.only_if_changed and self.if_exists != "overwrite":
             raise ConfigError(
-                "only_if_changed replaces the file when it has changed",
+                "only_if_changed requires if_exists='overwrite'",
                 field="only_if_changed",
                 remedy="leave if_exists at 'overwrite'",
             )
@@ -81,7 +82,7 @@ class HttpDownloadOperator(FlowRunnerOperator):
             target = await stores.target(self.save_to, "save_to")
             folder = await target.is_folder()
             if folder and self.only_if_changed:
-                raise ConfigError("only_if_changed needs the file's name", field="save_to", remedy="name the file")
+                raise ConfigError("only_if_changed needs a file name", field="save_to", remedy="add the file name")
             spec = DownloadSpec(
                 endpoint=self.endpoint,
                 save_to=target,
@@ -97,13 +98,15 @@ class HttpDownloadOperator(FlowRunnerOperator):
             return await download(http, spec, run)
 
 
-def _checksum(text: str | None) -> tuple[str, str]:
+def _parse_checksum(text: str | None) -> tuple[str, str]:
     if not text:
         return "", ""
     match = _CHECKSUM.fullmatch(text.strip())
-    algorithm = (match[1] or _LENGTHS.get(len(match[2]), "")).lower() if match else ""
+    algorithm = (match[1] or _ALGORITHM_BY_LENGTH.get(len(match[2]), "")).lower() if match else ""
     if match is None or algorithm not in hashlib.algorithms_guaranteed or algorithm.startswith("shake"):
-        raise ConfigError("the checksum cannot be read", field="checksum", remedy="write 'sha256:' and hex digits")
+        raise ConfigError("the checksum is malformed", field="checksum", remedy="write 'sha256:' and hex digits")
     if hashlib.new(algorithm, usedforsecurity=False).digest_size * 2 != len(match[2]):
-        raise ConfigError(f"the checksum is no {algorithm}", field="checksum", remedy="check its length")
+        raise ConfigError(
+            f"the checksum does not have the length of {algorithm}", field="checksum", remedy="correct it"
+        )
     return algorithm, match[2].lower()

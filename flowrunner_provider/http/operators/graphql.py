@@ -1,4 +1,4 @@
-"""One GraphQL operation."""
+"""Operator for one GraphQL operation."""
 
 from __future__ import annotations
 
@@ -24,36 +24,40 @@ _SUFFIXES = (".jsonl", ".ndjson", ".parquet")
 
 
 class GraphQLOperator(FlowRunnerOperator):
-    """The operation was carried out without errors (a 200 with ``errors`` is none), and its data was read whole.
+    """On success, the operation was carried out without GraphQL ``errors`` and its data was read completely.
 
-    Killed or retried, a query is simply repeated, and goes on at the last checkpointed page with ``save_to``. A
-    mutation is sent once: a retry finds out with ``reconcile`` whether the lost one was carried out, or repeats it
-    where the server recognises the ``idempotency_key``, and else stops with OutcomeUnknown (``on_unknown``). One
-    request, or one per page; in memory at most ``max_bytes``, with ``save_to`` one page.
+    A killed or retried task repeats a query; with ``save_to`` it resumes at the last checkpointed page. A mutation is
+    sent once: after a lost answer, the retry asks ``reconcile`` whether it was carried out, or repeats it if the server
+    honours the ``idempotency_key``; otherwise it stops with OutcomeUnknown (see ``on_unknown``). Each attempt sends one
+    request, or one per page. Memory holds at most ``max_bytes``, or one page with ``save_to``.
 
-    :param query: the document, or a file whose name ends in ``.graphql`` or ``.gql``; one query or mutation of it is
-        carried out. It is a Jinja template: write a space between ``{`` and a comment's ``#``.
-    :param http_conn_id: an ``http`` connection.
+    :param query: the GraphQL document, or a file ending in ``.graphql`` or ``.gql``. It is rendered by Jinja: put a
+        space between ``{`` and the ``#`` of a comment.
+    :param http_conn_id: id of an ``http`` connection.
     :param endpoint: appended to the connection's host.
-    :param variables: the operation's variables, JSON values.
-    :param operation_name: which operation, when the document has several.
-    :param headers: go before the connection's own.
-    :param raise_on_errors: False returns errors that stand beside data; an answer without data fails in any case.
-    :param select: JMESPath on ``data``: what to return.
-    :param page_info_path: JMESPath on ``data`` of a connection's ``pageInfo``: fetches all its pages.
-    :param nodes_path: JMESPath on ``data`` of the list of nodes; by default ``nodes`` beside the ``pageInfo``.
-    :param page_size: sent as the variable of ``first_variable``, for each page.
-    :param after_variable: the variable that takes the cursor.
-    :param first_variable: the variable that takes the page size.
-    :param max_pages: more pages than that are an error.
-    :param save_to: a file on any store for the nodes; it ends in ``.jsonl`` or ``.parquet``.
-    :param max_bytes: the largest answer, or all nodes together, without ``save_to``.
-    :param idempotency_key: True sends a header ``Idempotency-Key`` that is the same in every attempt; text sends
-        that. It makes a mutation repeatable if the connection has ``honours_idempotency_key``.
-    :param key_variable: a variable that takes the same key, e.g. for ``clientMutationId``.
-    :param reconcile: ``{"query": ..., "variables": {...}, "exists_when": JMESPath}``: a query that tells whether a
-        mutation whose answer was lost had been carried out; its data then is the result.
-    :param on_unknown: when nobody can tell: ``stop``, ``resend`` (perhaps a second time) or ``skip``.
+    :param variables: the operation's variables, as JSON values.
+    :param operation_name: the operation to carry out if the document has several.
+    :param headers: request headers; they override the connection's headers.
+    :param raise_on_errors: False returns errors that accompany data; an answer without data always fails.
+    :param select: JMESPath expression on ``data`` that picks the value to return.
+    :param page_info_path: JMESPath expression on ``data`` for a connection's ``pageInfo``; if set, all pages are
+        fetched.
+    :param nodes_path: JMESPath expression on ``data`` for the list of nodes; by default ``nodes`` beside the
+        ``pageInfo``.
+    :param page_size: nodes to request per page, sent as ``first_variable``.
+    :param after_variable: name of the variable that carries the cursor.
+    :param first_variable: name of the variable that carries the page size.
+    :param max_pages: fail if there are more pages.
+    :param save_to: a file on any store that receives the nodes; must end in ``.jsonl`` or ``.parquet``.
+    :param max_bytes: largest accepted answer, or total size of all nodes, without ``save_to``.
+    :param idempotency_key: True sends an ``Idempotency-Key`` header that is the same in every attempt; a string sends
+        that value. A mutation becomes repeatable if the connection sets ``honours_idempotency_key``.
+    :param key_variable: name of a variable that carries the same key, e.g. ``clientMutationId``.
+    :param reconcile: ``{"query": ..., "variables": {...}, "exists_when": JMESPath}``: a query that finds out whether a
+        mutation whose answer was lost was carried out; its data becomes the result. ``{key}`` in a variable is replaced
+        by the idempotency key.
+    :param on_unknown: what to do when the outcome stays unknown: ``stop``, ``resend`` (may duplicate the mutation) or
+        ``skip`` (treat it as done).
     """
 
     action: ClassVar[str] = "http.graphql"
@@ -141,11 +145,13 @@ class GraphQLOperator(FlowRunnerOperator):
                 return GraphQLResult(data=await collect_pages(http, pager, run, self.max_bytes))
             async with Stores() as stores:
                 target = await stores.target(self.save_to, "save_to")
-                kind: Format = "parquet" if self.save_to.endswith(".parquet") else "jsonl"
-                return GraphQLResult(dataset=await paginate(http, pager.plan, target, run, format=kind, pager=pager))
+                file_format: Format = "parquet" if self.save_to.endswith(".parquet") else "jsonl"
+                return GraphQLResult(
+                    dataset=await paginate(http, pager.plan, target, run, format=file_format, pager=pager)
+                )
 
     def _pager(self, request: GraphQLRequest) -> GraphQLPager | None:
-        """How the pages are asked for; None for an answer that is taken as it is.
+        """Return the pager, or None if the operation is a single request.
 
         :raises ConfigError: naming the parameter.
         """
@@ -153,16 +159,16 @@ class GraphQLOperator(FlowRunnerOperator):
 
         if self.save_to is not None and not location(self.save_to, "save_to").path.endswith(_SUFFIXES):
             raise ConfigError(
-                "save_to must end in .jsonl or .parquet", field="save_to", remedy="convert it with data.convert"
+                "save_to must end in .jsonl or .parquet", field="save_to", remedy="convert the file with data.convert"
             )
         if self.page_info_path is None and self.save_to is None:
             return None
         field_name = "save_to" if self.page_info_path is None else "page_info_path"
         if request.operation.kind == "mutation":
-            raise ConfigError(f"a mutation has no pages for {field_name}", field=field_name, remedy="use a query")
+            raise ConfigError(f"{field_name} cannot be used with a mutation", field=field_name, remedy="use a query")
         if self.select is not None:
             raise ConfigError(
-                f"`select` and {field_name} exclude each other", field="select", remedy="use `nodes_path`"
+                f"`select` cannot be combined with {field_name}", field="select", remedy="use `nodes_path`"
             )
         return GraphQLPager(
             request,

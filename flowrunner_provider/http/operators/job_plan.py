@@ -1,4 +1,4 @@
-"""What the parameters of ``http.async_job`` come to on the worker: the requests of a job."""
+"""The parameters of ``http.async_job``, validated and turned into the requests of a job."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["JobPlan"]
 
 
 class JobPlan:
-    """The rendered parameters, checked before anything is sent."""
+    """The rendered parameters, validated before anything is sent."""
 
     def __init__(
         self,
@@ -31,27 +31,27 @@ class JobPlan:
         self.poll.check()
         self.interval = parse_duration(self.poll.interval, "poll.interval").total_seconds()
         if self.interval < 1:
-            raise ConfigError("the interval is below a second", field="poll.interval", remedy="write '10s', say")
+            raise ConfigError("the interval is shorter than 1 second", field="poll.interval", remedy="use e.g. '10s'")
         self.result: Fetch | None = None
         if result:
             self.result = from_mapping(Fetch, mapping(result, "result"), where="result")
-            self.fetch("1")
+            self.result_request("1")
         self.cancel: Cancel | None = None
         if cancel:
             self.cancel = from_mapping(Cancel, mapping(cancel, "cancel"), where="cancel")
             with_id(self.cancel.endpoint, "1", "cancel.endpoint")
         if not job_id_path:
-            raise ConfigError("job_id_path is empty", field="job_id_path", remedy="give the JMESPath of the job's id")
+            raise ConfigError("job_id_path is empty", field="job_id_path", remedy="set the JMESPath of the job id")
         compile_path(job_id_path, "job_id_path")
         self.job_id_path = job_id_path
 
-    def request(self, *, honours_key: bool) -> RequestSpec:
-        """The submission."""
+    def submit_request(self, *, honours_key: bool) -> RequestSpec:
+        """Return the request that submits the job."""
         submit = self.submit
-        body, kind = encode_body(submit.json, submit.data)
+        body, content_type = encode_body(submit.json, submit.data)
         headers = strings(submit.headers, "submit.headers")
         if body is not None and not any(name.lower() == "content-type" for name in headers):
-            headers["Content-Type"] = kind
+            headers["Content-Type"] = content_type
         reconcile = from_mapping(Reconcile, submit.reconcile, where="submit.reconcile") if submit.reconcile else None
         return RequestSpec(
             method=submit.method,
@@ -67,11 +67,11 @@ class JobPlan:
             once=True,
         )
 
-    def fetch(self, job_id: str) -> RequestSpec:
-        """The request for the result."""
+    def result_request(self, job_id: str) -> RequestSpec:
+        """Return the request for the result."""
         fetch = self.result or Fetch(endpoint="{job_id}")
         if fetch.save_to is not None and fetch.select is not None:
-            raise ConfigError("`select` and `save_to` exclude each other", field="result", remedy="give one of them")
+            raise ConfigError("`select` cannot be combined with `save_to`", field="result", remedy="use one of them")
         if fetch.save_to is not None:
             location(fetch.save_to, "result.save_to")
         if fetch.select is not None:

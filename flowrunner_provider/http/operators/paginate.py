@@ -1,4 +1,4 @@
-"""All pages of a listing."""
+"""Operator that fetches all pages of a listing."""
 
 from __future__ import annotations
 
@@ -16,36 +16,38 @@ __all__ = ["HttpPaginateOperator"]
 
 
 class HttpPaginateOperator(FlowRunnerOperator):
-    """The file holds every record of every page once, in the order of the API, as JSON Lines or Parquet.
+    """On success, the file holds every record of every page exactly once, in the API's order, as JSON Lines or Parquet.
 
-    Killed or retried, it goes on at the page after the last checkpoint (every few seconds); the file appears
-    under its name only when it is whole. One page is in memory at a time, at most 64 MiB of it. Parquet, and a
-    store that is not this machine, cost the space of the JSON Lines on the worker's disk (``TMPDIR``) until the end
-    and one more pass; a retry on another worker then starts at the first page.
+    A killed or retried task resumes at the page after the last checkpoint (taken every few seconds); the file gets its
+    final name only when it is complete. Memory holds one page of at most 64 MiB. Parquet and remote stores stage the
+    records as JSON Lines on the worker's disk (``TMPDIR``) and copy them at the end; a retry on another worker then
+    starts at the first page.
 
     :param endpoint: the first page, appended to the connection's host.
-    :param save_to: the file to write, on any store; it ends in ``.jsonl`` or ``.parquet``.
-    :param strategy: how the next page is found: ``cursor`` (a value in the page becomes a parameter), ``page``
-        and ``offset`` (numbers, to the first empty page), ``link_header`` (RFC 8288), ``next_url`` (an address
-        in the page, on the connection's own server), ``odata`` (``@odata.nextLink``; ``@odata.count`` is checked if
-        the server sends it, and ``page_size`` becomes ``Prefer: maxpagesize``).
-    :param http_conn_id: an ``http`` connection.
-    :param query: added to the query of each page (of the first one for ``link_header``, ``next_url`` and
-        ``odata``, whose links bring it along).
-    :param headers: sent with every page.
-    :param method: ``POST`` for an API that is searched that way; it must only read, as pages may be asked for again.
-    :param json: the body of every page; with it, cursor, number, offset and page size go into the body.
-    :param records_path: JMESPath of the list of records in a page; for ``odata`` it is ``value``.
-    :param cursor_path: JMESPath of the next cursor or address; none, empty, false or 0 is the end.
-    :param cursor_param: the parameter that takes the cursor.
-    :param page_param: the parameter that takes the page's number.
-    :param first_page: its number.
-    :param offset_param: the parameter that takes the number of records before the page.
-    :param page_size: how many records to ask for; not sent by default.
-    :param page_size_param: the parameter that takes the page size.
-    :param total_path: JMESPath of the number of all records: checked at the end, and shown as progress.
-    :param stop_when: JMESPath on a page: true when it is the last.
-    :param max_pages: more pages than that are an error.
+    :param save_to: the file to write, on any store; must end in ``.jsonl`` or ``.parquet``.
+    :param strategy: how to find the next page: ``cursor`` (a value in the page becomes a parameter), ``page`` and
+        ``offset`` (numbers, up to the first empty page), ``link_header`` (RFC 8288), ``next_url`` (a URL in the page,
+        on the connection's server), ``odata`` (``@odata.nextLink``; checks ``@odata.count`` if the server sends it and
+        sends ``page_size`` as ``Prefer: maxpagesize``).
+    :param http_conn_id: id of an ``http`` connection.
+    :param query: query parameters of every page; with ``link_header``, ``next_url`` and ``odata`` of the first page
+        only, because the links include them.
+    :param headers: request headers of every page; they override the connection's headers.
+    :param method: use ``POST`` for APIs that search with POST. The request must be read-only, because a page may be
+        requested again.
+    :param json: request body of every page. If set, cursor, page number, offset and page size are put into the body.
+    :param records_path: JMESPath expression for the list of records in a page; ``value`` by default for ``odata``.
+    :param cursor_path: JMESPath expression for the next cursor or URL; null, empty, false or 0 ends the listing.
+    :param cursor_param: name of the parameter that carries the cursor.
+    :param page_param: name of the parameter that carries the page number.
+    :param first_page: number of the first page.
+    :param offset_param: name of the parameter that carries the number of records before the page.
+    :param page_size: number of records to request per page; not sent by default.
+    :param page_size_param: name of the parameter that carries the page size.
+    :param total_path: JMESPath expression for the total number of records. It is compared with the number received and
+        used for progress.
+    :param stop_when: JMESPath expression, true on the last page.
+    :param max_pages: fail if there are more pages.
     """
 
     action: ClassVar[str] = "http.paginate"
@@ -95,13 +97,13 @@ class HttpPaginateOperator(FlowRunnerOperator):
         suffix = location(self.save_to, "save_to").path.rpartition(".")[2]
         if suffix not in ("jsonl", "ndjson", "parquet"):
             raise ConfigError(
-                "save_to must end in .jsonl or .parquet", field="save_to", remedy="convert it with data.convert"
+                "save_to must end in .jsonl or .parquet", field="save_to", remedy="convert the file with data.convert"
             )
-        kind: Format = "parquet" if suffix == "parquet" else "jsonl"
+        file_format: Format = "parquet" if suffix == "parquet" else "jsonl"
         one_of("strategy", self.strategy, Strategy)
         one_of("method", self.method, Literal["GET", "POST"])
         if self.json is not None and self.method != "POST":
-            raise ConfigError("`json` needs method='POST'", field="method", remedy="set it, or use `query`")
+            raise ConfigError("`json` needs method='POST'", field="method", remedy="set the method, or use `query`")
         plan = PagePlan(
             endpoint=self.endpoint,
             strategy=self.strategy,
@@ -123,4 +125,4 @@ class HttpPaginateOperator(FlowRunnerOperator):
         )
         hook = FlowRunnerHttpHook(self.http_conn_id)
         async with Stores() as stores, hook.transport(run) as http:
-            return await paginate(http, plan, await stores.target(self.save_to, "save_to"), run, format=kind)
+            return await paginate(http, plan, await stores.target(self.save_to, "save_to"), run, format=file_format)

@@ -1,4 +1,4 @@
-"""One request."""
+"""Operator for a single HTTP request."""
 
 from __future__ import annotations
 
@@ -22,37 +22,38 @@ __all__ = ["HttpRequestOperator"]
 
 
 class HttpRequestOperator(FlowRunnerOperator):
-    """The request was answered with an expected status, and the whole answer was read.
+    """On success, the server answered with an expected status and the complete answer was read.
 
-    Killed or retried, GET, HEAD, OPTIONS, PUT and DELETE are simply repeated. POST and PATCH are sent once: a
-    retry finds out with ``reconcile`` whether the lost one was carried out, or repeats it where the server
-    recognises the ``idempotency_key``, and else stops with OutcomeUnknown (``on_unknown``). One request per
-    attempt besides short repetitions; a result above 16 MiB belongs into a file (``save_to``).
+    A killed or retried task repeats GET, HEAD, OPTIONS, PUT and DELETE. It sends POST and PATCH once: after a lost
+    answer, the retry asks ``reconcile`` whether the request was carried out, or repeats it if the server honours the
+    ``idempotency_key``; otherwise it stops with OutcomeUnknown (see ``on_unknown``). Each attempt sends one request,
+    plus short retries in place. Results above 16 MiB must go to a file (``save_to``).
 
-    :param endpoint: path and query, appended to the connection's host; an absolute URL of another server gets
-        none of the connection's credentials.
-    :param http_conn_id: an ``http`` connection.
+    :param endpoint: path and query, appended to the connection's host. An absolute URL of another server is sent
+        without the connection's credentials.
+    :param http_conn_id: id of an ``http`` connection.
     :param method: the HTTP method.
-    :param query: added to the query; a list repeats its name.
-    :param headers: go before the connection's own.
-    :param json: the body, as JSON.
-    :param data: the body, as a form (mapping) or as text; with ``files``, the other fields of the form.
-    :param files: a form with files, streamed from any store: field -> path, or
-        ``{"path": ..., "filename": ..., "content_type": ...}``, or a list of these.
-    :param body_from: the file, on any store, whose bytes are the body; streamed, too.
-    :param response_format: what becomes of the answer's body; ``auto`` looks at its type. ``xml`` becomes nested
-        objects (``@`` before attributes, ``#text`` beside them, a list where a tag repeats; no entities), ``csv``
-        and ``ndjson`` a list of records, ``bytes`` base64.
-    :param csv_delimiter: between the fields of ``csv``.
-    :param select: JMESPath: what to return of a JSON, XML, CSV or NDJSON body.
-    :param expected_status: statuses that are a success; by default all of 2xx.
-    :param idempotency_key: True sends a header ``Idempotency-Key`` that is the same in every attempt; text sends
-        that. It makes a POST repeatable if the connection has ``honours_idempotency_key``.
-    :param reconcile: ``{"endpoint": ..., "exists_when": JMESPath}``: a GET that tells whether a POST whose answer
-        was lost had been carried out; ``{key}`` in the endpoint is the idempotency key.
-    :param on_unknown: when nobody can tell: ``stop``, ``resend`` (perhaps a second time) or ``skip``.
-    :param save_to: a file on any store for the body, instead of the result: ``/data/x``, ``sftp://partner@/out/x``.
-    :param max_bytes: the largest body; by default 16 MiB, or any with ``save_to``.
+    :param query: query parameters; a list repeats the parameter.
+    :param headers: request headers; they override the connection's headers.
+    :param json: the request body, encoded as JSON.
+    :param data: the request body, as a form (mapping) or as text. With ``files``, the other fields of the form.
+    :param files: files for a multipart form, streamed from any store: field -> path, or ``{"path": ..., "filename":
+        ..., "content_type": ...}``, or a list of these.
+    :param body_from: a file on any store whose bytes are streamed as the request body.
+    :param response_format: options to parse the body; ``auto`` uses the Content-Type. ``xml`` returns nested objects
+        (``@name`` for attributes, ``#text`` for text beside them, a list for repeated tags, no entities), ``csv`` and
+        ``ndjson`` a list of records, ``bytes`` base64.
+    :param csv_delimiter: field separator for ``csv``, one character.
+    :param select: JMESPath expression that picks the value to return from a JSON, XML, CSV or NDJSON body.
+    :param expected_status: statuses that count as success; by default every 2xx.
+    :param idempotency_key: True sends an ``Idempotency-Key`` header that is the same in every attempt; a string sends
+        that value. POST and PATCH become repeatable if the connection sets ``honours_idempotency_key``.
+    :param reconcile: ``{"endpoint": ..., "exists_when": JMESPath}``: a GET that finds out whether a request whose
+        answer was lost was carried out. ``{key}`` in the endpoint is replaced by the idempotency key.
+    :param on_unknown: what to do when the outcome stays unknown: ``stop``, ``resend`` (may duplicate the request) or
+        ``skip`` (treat it as done).
+    :param save_to: a file on any store that receives the body, e.g. ``/data/x`` or ``sftp://partner@/out/x``.
+    :param max_bytes: largest accepted body; by default 16 MiB, or unlimited with ``save_to``.
     """
 
     action: ClassVar[str] = "http.request"
@@ -104,17 +105,23 @@ class HttpRequestOperator(FlowRunnerOperator):
             return await perform_request(http, spec, run)
 
     def _check(self) -> None:
-        """All that can be told without opening anything."""
+        """Validate everything that needs no connection and no store."""
         one_of("method", self.method, Method)
         one_of("response_format", self.response_format, ResponseFormat)
         one_of("on_unknown", self.on_unknown, Literal["stop", "resend", "skip"])
         if self.select is not None and (self.save_to is not None or self.response_format not in {"auto", *STRUCTURED}):
             other = "save_to" if self.save_to is not None else f"response_format={self.response_format!r}"
-            raise ConfigError(f"`select` and {other} exclude each other", field="select", remedy="give one of them")
+            raise ConfigError(f"`select` cannot be combined with {other}", field="select", remedy="use one of them")
         if self.body_from is not None and not (self.json is self.data is self.files is None):
-            raise ConfigError("`body_from` is the whole body", field="body_from", remedy="give no other one")
+            raise ConfigError(
+                "`body_from` cannot be combined with another body",
+                field="body_from",
+                remedy="remove `json`, `data` and `files`",
+            )
         if self.files is not None and (self.json is not None or isinstance(self.data, str)):
-            raise ConfigError("`files` goes with fields only", field="files", remedy="give `data` as a mapping")
+            raise ConfigError(
+                "`files` can only be combined with form fields", field="files", remedy="pass `data` as a mapping"
+            )
         for field in ("save_to", "body_from"):
             if getattr(self, field) is not None:
                 location(getattr(self, field), field)
@@ -128,14 +135,20 @@ class HttpRequestOperator(FlowRunnerOperator):
         if self.files is None:
             return encode_body(self.json, self.data)
         files = []
-        for name, given in mapping(self.files, "files").items():
-            for item in given if isinstance(given, list | tuple) else [given]:
-                how = {"path": item} if isinstance(item, str) else strings(item, "files")
-                if unknown := how.keys() - {"path", "filename", "content_type"}:
-                    raise ConfigError(f"files has the key {min(unknown)!r}", field="files", remedy="see its docs")
-                target = await stores.target(how.pop("path", None), "files")
+        for name, value in mapping(self.files, "files").items():
+            for item in value if isinstance(value, list | tuple) else [value]:
+                options = {"path": item} if isinstance(item, str) else strings(item, "files")
+                if unknown := options.keys() - {"path", "filename", "content_type"}:
+                    raise ConfigError(
+                        f"files has the unknown key {min(unknown)!r}",
+                        field="files",
+                        remedy="use path, filename and content_type",
+                    )
+                target = await stores.target(options.pop("path", None), "files")
                 files.append(
-                    FormFile(field=name, file=await pin(target.store, target.path, target.shown, field="files"), **how)
+                    FormFile(
+                        field=name, file=await pin(target.store, target.path, target.shown, field="files"), **options
+                    )
                 )
         fields = mapping(self.data if isinstance(self.data, Mapping) else None, "data")
         return multipart(fields, files, f"flowrunner-{run.effects.key('request')}"), ""
@@ -143,10 +156,10 @@ class HttpRequestOperator(FlowRunnerOperator):
     async def _spec(self, stores: Stores, run: Run, *, honours_key: bool) -> RequestSpec:
         from flowrunner_provider.http.client import Reconcile, RequestSpec
 
-        body, kind = await self._body(stores, run)
+        body, content_type = await self._body(stores, run)
         headers = strings(self.headers, "headers")
-        if kind and not any(name.lower() == "content-type" for name in headers):
-            headers["Content-Type"] = kind
+        if content_type and not any(name.lower() == "content-type" for name in headers):
+            headers["Content-Type"] = content_type
         reconcile = (
             from_mapping(Reconcile, mapping(self.reconcile, "reconcile"), where="reconcile") if self.reconcile else None
         )

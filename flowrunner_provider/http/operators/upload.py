@@ -1,4 +1,4 @@
-"""Files to an API."""
+"""Operator that uploads files to an API."""
 
 from __future__ import annotations
 
@@ -22,39 +22,41 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpUploadOperator"]
 
-_METHODS = Literal["POST", "PUT", "PATCH"]
+_Method = Literal["POST", "PUT", "PATCH"]
 
 
 class HttpUploadOperator(FlowRunnerOperator):
-    """Every file was sent whole, as it was when it was chosen, and answered with an expected status.
+    """On success, every file was sent completely, unchanged since it was listed, and answered with an expected status.
 
-    Killed or retried, files that were confirmed are not sent again. One that was under way is put again with PUT;
-    with POST and PATCH, ``reconcile`` tells whether it arrived, or it is repeated where the server recognises the
-    ``idempotency_key``, and else stops with OutcomeUnknown (``on_unknown``). For an attempt that may still be sending
-    it waits, a few minutes with the usual time-outs. Streamed with its length known, in constant memory. A file that
-    changes meanwhile is an IntegrityError, and its request is broken off.
+    A killed or retried task does not resend confirmed files. A file that was in flight is sent again with PUT; with
+    POST and PATCH the retry asks ``reconcile`` whether it arrived, or repeats it if the server honours the
+    ``idempotency_key``, and otherwise stops with OutcomeUnknown (see ``on_unknown``). If an earlier attempt may still
+    be sending, the retry first waits for it, a few minutes with the default timeouts. Files are streamed in constant
+    memory. A file that changes during its upload raises IntegrityError and its request is aborted.
 
-    :param source: a file, a folder or a glob on any store, or a list of these: ``sftp://partner@/out/*.csv``.
-    :param endpoint: appended to the connection's host; ``{name}`` is the file's name. For ``presigned_put`` an
-        absolute URL, or a list with one for each file; it gets none of the connection's credentials, and its query
-        is shown nowhere.
-    :param http_conn_id: an ``http`` connection; for ``presigned_put`` it brings timeouts, proxies and the hosts that
-        are allowed.
-    :param mode: ``multipart`` (a form), ``raw`` (the bytes are the body) or ``presigned_put``.
-    :param method: by default POST for ``multipart`` and PUT for the others.
-    :param field: the form's field that takes the file.
-    :param metadata: the form's other fields.
-    :param query: added to the query.
-    :param headers: go before the connection's own.
-    :param expected_status: statuses that are a success; by default all of 2xx.
-    :param select: JMESPath: what to keep of each JSON answer, e.g. ``id``.
-    :param idempotency_key: True sends a header ``Idempotency-Key`` for each file that is the same in every attempt;
-        text (for one file) sends that. It makes a POST repeatable if the connection has ``honours_idempotency_key``.
-    :param reconcile: ``{"endpoint": ..., "exists_when": JMESPath}``: a GET that tells whether a file whose answer was
-        lost had arrived; ``{key}`` in the endpoint is the idempotency key, ``{name}`` the file's name.
-    :param on_unknown: when nobody can tell: ``stop``, ``resend`` (perhaps a second time) or ``skip``.
-    :param concurrency: files at a time.
-    :param max_files: more files than that are refused before the first is sent.
+    :param source: a file, a folder or a glob on any store, or a list of these, e.g. ``sftp://partner@/out/*.csv``.
+    :param endpoint: appended to the connection's host; ``{name}`` is replaced by the file name. For ``presigned_put``,
+        an absolute URL or a list with one URL per file; it is sent without the connection's credentials, and its query
+        is masked.
+    :param http_conn_id: id of an ``http`` connection. For ``presigned_put``, it supplies timeouts, proxies and the
+        allowed hosts.
+    :param mode: ``multipart`` (a form), ``raw`` (the file is the body) or ``presigned_put``.
+    :param method: the HTTP method; by default POST for ``multipart`` and PUT otherwise.
+    :param field: name of the form field that holds the file.
+    :param metadata: the other fields of the form.
+    :param query: query parameters; a list repeats the parameter.
+    :param headers: request headers; they override the connection's headers.
+    :param expected_status: statuses that count as success; by default every 2xx.
+    :param select: JMESPath expression that picks what to keep of each JSON answer, e.g. ``id``.
+    :param idempotency_key: True sends a separate ``Idempotency-Key`` header for each file, the same in every attempt; a
+        string (for a single file) sends that value. POST becomes repeatable if the connection sets
+        ``honours_idempotency_key``.
+    :param reconcile: ``{"endpoint": ..., "exists_when": JMESPath}``: a GET that finds out whether a file whose answer
+        was lost has arrived. ``{key}`` in the endpoint is replaced by the idempotency key, ``{name}`` by the file name.
+    :param on_unknown: what to do when the outcome stays unknown: ``stop``, ``resend`` (may duplicate the upload) or
+        ``skip`` (treat it as done).
+    :param concurrency: number of files sent in parallel.
+    :param max_files: refuse to start if more files match.
     """
 
     action: ClassVar[str] = "http.upload"
@@ -91,11 +93,11 @@ class HttpUploadOperator(FlowRunnerOperator):
         self.on_unknown, self.concurrency, self.max_files = on_unknown, concurrency, max_files
 
     def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
-        """Render, and hide the signatures before the rendered fields are shown to anybody."""
+        """Render the fields, and mask presigned signatures before Airflow displays them."""
         super().render_template_fields(context, jinja_env)
-        self._hide()
+        self._mask_signatures()
 
-    def _hide(self) -> list[str]:
+    def _mask_signatures(self) -> list[str]:
         if self.mode != "presigned_put":
             return []
         from flowrunner_provider.http.upload import signatures
@@ -105,19 +107,21 @@ class HttpUploadOperator(FlowRunnerOperator):
         return hidden
 
     def _endpoints(self) -> list[str]:
-        return [self.endpoint] if isinstance(self.endpoint, str) else [str(each) for each in self.endpoint]
+        return [self.endpoint] if isinstance(self.endpoint, str) else [str(url) for url in self.endpoint]
 
     async def perform(self, run: Run) -> UploadResult:
         from flowrunner_provider.http.hook import FlowRunnerHttpHook
         from flowrunner_provider.http.upload import upload, without_credentials
 
-        hidden = self._hide()
+        hidden = self._mask_signatures()
         hook = FlowRunnerHttpHook(self.http_conn_id)
         spec = self._spec(honours_key=hook.config.honours_idempotency_key)
         async with Stores() as stores:
             files = await self._files(stores, run)
             if spec.mode == "presigned_put" and isinstance(self.endpoint, list) and len(files) != len(self._sources()):
-                raise ConfigError("each endpoint needs a file", field="source", remedy="name the files, one by one")
+                raise ConfigError(
+                    "a list of endpoints needs a list of files", field="source", remedy="list the files one by one"
+                )
             http = hook.transport(run)
             async with without_credentials(http, hidden) if spec.mode == "presigned_put" else http as transport:
                 return await upload(transport, spec, files, run)
@@ -135,7 +139,7 @@ class HttpUploadOperator(FlowRunnerOperator):
         most = positive(self.max_files, "max_files") or 1
         items = await find(sources, run, recursive=False, max_files=most, missing_ok=False)
         if not items:
-            raise NotFound(f"nothing matches {', '.join(self._sources())}", remedy="correct `source`")
+            raise NotFound(f"no file matches {', '.join(self._sources())}", remedy="correct `source`")
         return [_pinned(targets[item.source], sources[item.source], item) for item in items]
 
     def _spec(self, *, honours_key: bool) -> UploadSpec:
@@ -145,9 +149,9 @@ class HttpUploadOperator(FlowRunnerOperator):
         one_of("mode", self.mode, Mode)
         one_of("on_unknown", self.on_unknown, Literal["stop", "resend", "skip"])
         method = self.method or ("POST" if self.mode == "multipart" else "PUT")
-        one_of("method", method, _METHODS)
+        one_of("method", method, _Method)
         if self.metadata and self.mode != "multipart":
-            raise ConfigError("metadata are fields of a form", field="metadata", remedy="use headers or query")
+            raise ConfigError("metadata needs mode='multipart'", field="metadata", remedy="use `headers` or `query`")
         if self.mode == "presigned_put":
             self._check_presigned(method)
         reconcile = (
@@ -174,12 +178,14 @@ class HttpUploadOperator(FlowRunnerOperator):
         from flowrunner_provider.transport.http_urls import is_absolute
 
         if method != "PUT":
-            raise ConfigError("a presigned upload is a PUT", field="method", remedy="leave it out")
+            raise ConfigError("a presigned upload must be a PUT", field="method", remedy="omit `method`")
         if self.query:
-            raise ConfigError("the signature covers the query", field="query", remedy="have it signed with the URL")
+            raise ConfigError(
+                "a presigned URL already includes its query", field="query", remedy="sign the URL with this query"
+            )
         if not all(is_absolute(url) for url in self._endpoints()):
             raise ConfigError(
-                "a presigned address is absolute", field="endpoint", remedy="give the URL as it was signed"
+                "a presigned URL must be absolute", field="endpoint", remedy="pass the URL as it was signed"
             )
 
 
@@ -190,7 +196,7 @@ def _pinned(target: Target, source: Source, item: Item) -> Pinned:
     path = source.path if source.is_file else source.path_of(item.relative)
     shown = f"{target.root}{path}"
     if item.size is None:
-        raise ConfigError(f"{shown} is of unknown size", field="source", remedy="copy it to a disk first")
+        raise ConfigError(f"the size of {shown} is unknown", field="source", remedy="copy it to a disk first")
     name = item.relative.rpartition("/")[2]
     entry = Entry(path=path, name=name, size=item.size, modified=item.modified, version=item.version)
     return Pinned(store=target.store, path=path, shown=shown, entry=entry, size=item.size)
