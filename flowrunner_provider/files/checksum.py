@@ -10,8 +10,8 @@ from typing import get_args
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, NotFound
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
+from flowrunner_provider.files.concurrency import for_each
 from flowrunner_provider.files.content import write_once
-from flowrunner_provider.files.each import each
 from flowrunner_provider.files.plan import Item, Source, find
 from flowrunner_provider.files.results import Algorithm, Checked, ChecksumResult
 from flowrunner_provider.files.sidecar import sidecar_line, sidecar_of
@@ -108,7 +108,7 @@ async def check_files(
         if len(entries) < _LISTED:
             entries[item.key] = Checked(path=label, size=digest.size, checksum=digest.hexdigest())
 
-    await each(_AT_ONCE, one, items)
+    await for_each(_AT_ONCE, one, items)
     bad.check()
     shown = [entries[key] for key in sorted(entries)]
     return ChecksumResult(files=len(items), bytes=totals[0], algorithm=algorithm, compared=totals[1], entries=shown)
@@ -141,7 +141,7 @@ async def compare_trees(one: Tree, other: Tree, *, algorithm: str) -> ChecksumRe
             if mine.hexdigest() != theirs.hexdigest():
                 bad.add(f"{name} differs")
 
-        await each(_AT_ONCE, same, side_by_side(left.sorted(), right.sorted()))
+        await for_each(_AT_ONCE, same, side_by_side(left.sorted(), right.sorted()))
     finally:
         spool.close()
     bad.check()

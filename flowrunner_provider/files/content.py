@@ -21,9 +21,9 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
-from flowrunner_provider.files.books import token_of
 from flowrunner_provider.files.guard import Guard
 from flowrunner_provider.files.results import WriteResult
+from flowrunner_provider.files.session import token_of
 from flowrunner_provider.files.store import Entry, Store, Upload, identity
 from flowrunner_provider.files.transfer import digest_of
 

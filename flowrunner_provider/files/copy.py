@@ -26,18 +26,18 @@ from flowrunner_provider.core.errors import (
 )
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
-from flowrunner_provider.files.books import SKIPPED, Batch, Books, batches, token_of
+from flowrunner_provider.files.concurrency import for_each, process_batches
 from flowrunner_provider.files.content import write_once
 from flowrunner_provider.files.copy_plan import START, CopyPlan
 from flowrunner_provider.files.copy_preview import preview
 from flowrunner_provider.files.copy_targets import Targets, taken
-from flowrunner_provider.files.each import each, each_in_batches
+from flowrunner_provider.files.disposition import SourceDisposition
 from flowrunner_provider.files.failures import Failures
-from flowrunner_provider.files.leave import Leaving
 from flowrunner_provider.files.ledger import Announced, Ledger
 from flowrunner_provider.files.options import CopyOptions
 from flowrunner_provider.files.plan import Destination, Item, Key, Source
 from flowrunner_provider.files.results import CopiedFile, CopyResult
+from flowrunner_provider.files.session import SKIPPED, Batch, TransferSession, split_into_batches, token_of
 from flowrunner_provider.files.sidecar import sidecar_line, sidecar_of
 from flowrunner_provider.files.store import Store, identity
 from flowrunner_provider.files.transfer import digest_of
@@ -85,11 +85,11 @@ class _Copy:
         self, sources: list[Source], dest: tuple[Store, str], run: Run, options: CopyOptions, identity_of_work: Json
     ) -> None:
         self._sources, self._to, self._run, self._options = sources, dest, run, options
-        self._books = Books(run, "copy", identity_of_work, self._record)
+        self._session = TransferSession(run, "copy", identity_of_work, self._record)
         self._failures = Failures(run, identity_of_work, options.max_failures)
-        self._leaving = Leaving(sources, options, self._books)
+        self._disposition = SourceDisposition(sources, options, self._session)
         self._ledger: Ledger | None = None
-        state = self._books.state
+        state = self._session.state
         self.resumed = bool(state)
         self._files, self._bytes, self._skipped = state.get("counts", (0, 0, 0))
         self._known: int | None = state.get("known")
@@ -109,7 +109,7 @@ class _Copy:
         }
 
     async def run(self, plan: CopyPlan, label: str, ledger: tuple[Store, str] | None) -> CopyResult:
-        options, open_before = self._options, [*self._books.batches]
+        options, open_before = self._options, [*self._session.open_batches]
         self._check()
         self._dest = await plan.make(lambda: Destination(*self._to, self._sources))
         self._targets = Targets(self._sources, self._dest, options, plan.files)
@@ -134,19 +134,19 @@ class _Copy:
         store = self._to[0]
         if self._options.mode is not None and not store.capabilities.sets_mode:
             raise ConfigError(f"{store.where} has no permission bits", field="chmod", remedy="leave chmod out")
-        self._leaving.check()
+        self._disposition.validate()
 
     async def _all(self, open_before: list[Batch], failed: list[Item], plan: CopyPlan, begun: set[Key]) -> None:
-        books, rest = self._books, plan.files.sizes(self._cursor or (-1, ""))
+        session, rest = self._session, plan.files.sizes(self._cursor or (-1, ""))
         total = None if rest is None else self._bytes + rest
-        books.progress = self._run.progress("copy", unit="bytes", total=total, start=self._bytes)
+        session.progress = self._run.progress("copy", unit="bytes", total=total, start=self._bytes)
         finished = False
         try:
             for batch in open_before:
                 await self._take_up(batch)
             ahead = self._begun(open_before, failed, plan, begun)
             stores = [self._to[0], *(source.store for source in self._sources)]
-            await each_in_batches(
+            await process_batches(
                 self._options.concurrency, ahead, lambda batch: batch.sizes, self._one, self._end,
                 tiny=min(store.capabilities.tiny_at_once for store in stores),
             )  # fmt: skip
@@ -154,17 +154,17 @@ class _Copy:
         finally:
             if not finished:
                 with suppress(FlowRunnerError):
-                    books.save(force=True)
+                    session.save(force=True)
                     await self._write_ledger()
-        books.save(force=True)
+        session.save(force=True)
         if self._ledger:
             await self._ledger.close()
         self._failures.check(self._files)
         if self._options.remove_empty_folders:
-            await self._leaving.empty_folders()
+            await self._disposition.remove_empty_folders()
         if self._options.done_marker:
             await self._write(self._dest.path_of(self._options.done_marker), b"")
-        books.progress.finish()
+        session.progress.finish()
 
     async def _begun(
         self, before: list[Batch], failed: list[Item], plan: CopyPlan, begun: set[Key]
@@ -172,12 +172,12 @@ class _Copy:
         """The batches in turn, each announced to the next attempt."""
         cursor = max((self._cursor or START, *(batch.items[-1].key for batch in before)))
         for batch in before:
-            if self._books.progress:
-                self._books.progress.advance(sum(batch.done.values()))
+            if self._session.progress:
+                self._session.progress.advance(sum(batch.done.values()))
             yield batch
-        for items in batches(failed):
+        for items in split_into_batches(failed):
             yield await self._announced(await self._retried(items))
-        for items in batches(plan.ahead(cursor, begun)):
+        for items in split_into_batches(plan.ahead(cursor, begun)):
             yield await self._announced(Batch(items=items, choices=await self._targets.choose(items)))
 
     async def _announced(self, batch: Batch) -> Batch:
@@ -185,9 +185,9 @@ class _Copy:
             with suppress(NotFound):  # the one of an earlier run says nothing about these
                 await self._dest.store.delete(self._dest.path_of(self._options.done_marker))
         if self._ledger:
-            intended = (one.intended for one in (*self._books.batches, batch))
+            intended = (one.planned for one in (*self._session.open_batches, batch))
             await self._ledger.announce(chain.from_iterable(intended))
-        return await self._books.open(batch)
+        return await self._session.begin(batch)
 
     async def _retried(self, items: list[Item]) -> Batch:
         """A batch of files that failed before. One whose copy exists only has to be taken from its source."""
@@ -224,12 +224,14 @@ class _Copy:
 
     async def _write_ledger(self) -> None:
         """What is copied is known to the next run, even if no attempt of this one goes on."""
-        if self._ledger and self._books.batches:
-            for batch in self._books.batches:
+        if self._ledger and self._session.open_batches:
+            for batch in self._session.open_batches:
                 for index in batch.done:
                     self._ledger.settle(batch.items[index])
             await self._ledger.announce(
-                (batch.items[index], batch.choices[index]) for batch in self._books.batches for index in batch.open
+                (batch.items[index], batch.choices[index])
+                for batch in self._session.open_batches
+                for index in batch.pending
             )
 
     async def _failed_before(self, opened: set[Key]) -> list[Item]:
@@ -264,17 +266,17 @@ class _Copy:
                 batch.choices[index] = SKIPPED
                 gone.add(index)
                 for path in (target, target + self._suffix):
-                    await self._dest.store.forget(path, self._books.token)
+                    await self._dest.store.forget(path, self._session.token)
                 return
             if identity(entry) != item.identity:
                 batch.items[index] = Item.of(item.source, item.relative, entry)
                 batch.parts.pop(index, None)
-                await self._dest.store.forget(target, self._books.token)  # what was sent of the other content
+                await self._dest.store.forget(target, self._session.token)  # what was sent of the other content
             if self._options.if_exists != "overwrite":
                 await self._ours(batch, index, target)
 
         gone: set[int] = set()
-        await each(self._options.concurrency, look, batch.open)
+        await for_each(self._options.concurrency, look, batch.pending)
         self._skipped -= len(gone)
 
     async def _ours(self, batch: Batch, index: int, target: str) -> None:
@@ -291,7 +293,7 @@ class _Copy:
         if not await self._targets.hold(item, choice):
             return False
         target = self._dest.target(item, choice)
-        await store.forget(target, self._books.token)
+        await store.forget(target, self._session.token)
         if self._options.write_sidecar:
             await self._write_sidecar(target, await digest_of(store.read(target), self._options.algorithm))
         batch.done[index] = (await store.stat(target)).size or 0
@@ -299,12 +301,12 @@ class _Copy:
 
     async def _end(self, batch: Batch) -> None:
         """All of the batch is copied: let go of its sources; then it is history."""
-        books, options = self._books, self._options
+        session, options = self._session, self._options
         if options.leaves != "none":
-            books.save(force=True)
+            session.save(force=True)
             copied = list(batch.done)
-            leave = self._leaving.one
-            await each(options.concurrency, lambda n: self._try(batch, n, leave(batch.items[n])), copied)
+            dispose = self._disposition.apply
+            await for_each(options.concurrency, lambda n: self._try(batch, n, dispose(batch.items[n])), copied)
         self._failures.settle({item.key for n, item in enumerate(batch.items) if n not in batch.failed})
         if self._ledger:
             for index in batch.done:
@@ -318,7 +320,7 @@ class _Copy:
             if len(self._preview) == _PREVIEW or len(json.dumps(self._preview)) >= _PREVIEW_CHARACTERS:
                 break
             self._preview.append([self._dest.target(batch.items[index], batch.choices[index]), batch.done[index]])
-        books.close(batch)
+        session.end(batch)
 
     async def _try(self, batch: Batch, index: int, work: Coroutine[Any, Any, None]) -> None:
         """What cannot be done to one file is an error now, or is kept for the end.
@@ -342,10 +344,10 @@ class _Copy:
         item, options = batch.items[index], self._options
         source = self._sources[item.source]
         path, target = source.path_of(item.relative), self._dest.target(item, batch.choices[index])
-        await self._books.folder_of(self._dest.store, target)
+        await self._session.make_parent_of(self._dest.store, target)
         expected = await sidecar_of(source.store, path + self._suffix, path) if options.verify_sidecar else ""
         try:
-            digest = await self._books.send(
+            digest = await self._session.copy_file(
                 batch, index, source=source.store, path=path, dest=self._dest.store, target=target,
                 verify=options.verify, replace=options.if_exists == "overwrite",
                 preserve_times=options.preserve_times, durable=options.leaves != "none",
@@ -360,7 +362,7 @@ class _Copy:
             if options.write_sidecar:
                 await self._write_sidecar(target, digest)
             batch.done[index] = digest.size
-        self._books.save()
+        self._session.save()
 
     # -- what goes with the copies
 

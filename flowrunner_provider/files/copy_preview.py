@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from flowrunner_provider.files.books import SKIPPED, batches
 from flowrunner_provider.files.copy_plan import SHOWN, CopyPlan
 from flowrunner_provider.files.copy_targets import Targets
 from flowrunner_provider.files.results import CopiedFile, CopyResult
+from flowrunner_provider.files.session import SKIPPED, split_into_batches
 
 __all__ = ["preview"]
 
@@ -20,7 +20,7 @@ async def preview(plan: CopyPlan, targets: Targets, label: str) -> CopyResult:
     """
     files = size = used = 0
     entries: list[CopiedFile] = []
-    for items in batches(plan.ahead(None, set())):
+    for items in split_into_batches(plan.ahead(None, set())):
         for item, choice in zip(items, await targets.choose(items), strict=True):
             if choice == SKIPPED:
                 plan.left.add("exists", targets.source_of(item))

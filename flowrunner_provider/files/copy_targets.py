@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from flowrunner_provider.core.errors import AlreadyExists, NotFound
-from flowrunner_provider.files.books import SKIPPED
-from flowrunner_provider.files.each import each
+from flowrunner_provider.files.concurrency import for_each
 from flowrunner_provider.files.options import CopyOptions
 from flowrunner_provider.files.plan import Destination, Item, Source
+from flowrunner_provider.files.session import SKIPPED
 from flowrunner_provider.files.spool import Rows
 from flowrunner_provider.files.store import Entry, identity
 from flowrunner_provider.files.transfer import digest_of
@@ -57,7 +57,7 @@ class Targets:
             if await self.find(self._dest.target(item)):
                 raise taken(self._dest.target(item))
 
-        await each(self._at_once, check, items)
+        await for_each(self._at_once, check, items)
 
     async def choose(self, items: Sequence[Item], is_ours: IsOurs | None = None) -> list[int]:
         """Return for each file 0 for its own name, a number for another one, or ``SKIPPED``.
@@ -76,7 +76,7 @@ class Targets:
                 choices[index] += 1
 
         if self._if_exists in ("skip", "rename") or (is_ours is not None and self._if_exists == "fail"):
-            await each(self._at_once, choose, range(len(items)))
+            await for_each(self._at_once, choose, range(len(items)))
         return choices
 
     async def _is_taken(self, item: Item, number: int) -> bool:

@@ -16,12 +16,12 @@ from flowrunner_provider.core.checkpoint import fingerprint
 from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, Json, NotFound, PathEscape, Unavailable
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.files.books import batches
-from flowrunner_provider.files.each import each
+from flowrunner_provider.files.concurrency import for_each
 from flowrunner_provider.files.guard import Guard
 from flowrunner_provider.files.listing import matcher, selection, walk
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.results import DeleteResult
+from flowrunner_provider.files.session import split_into_batches
 from flowrunner_provider.files.store import Entry, Store, identity
 from flowrunner_provider.files.uri import split_glob
 
@@ -135,7 +135,7 @@ class _Delete:
             return self._result(found.matched, len(chosen), sum(i.size or 0 for i in chosen), self._paths(chosen))
         before = self._gone
         progress = self._run.progress("delete", unit="files", total=before + len(chosen), start=before)
-        for batch in batches(chosen, most=BATCH, room=NAMES):
+        for batch in split_into_batches(chosen, size=BATCH, names=NAMES):
             self._open = batch
             self._save()
             await self._settle(batch)
@@ -234,7 +234,7 @@ class _Delete:
         self._done.clear()
         finished = False
         try:
-            await each(CONCURRENCY, lambda index: self._one(batch[index], index, resumed), range(len(batch)))
+            await for_each(CONCURRENCY, lambda index: self._one(batch[index], index, resumed), range(len(batch)))
             finished = True
         finally:
             gone = [batch[index] for index in sorted(self._done)]

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.files.paced import PacedStore
+from flowrunner_provider.files.rate_limited import RateLimitedStore
 from flowrunner_provider.files.store import Store
 from flowrunner_provider.files.stores.local import LocalStore
 from flowrunner_provider.files.uri import Location, parse
@@ -57,7 +57,7 @@ def _at_its_pace(location: Location, field: str, run: Run) -> Store:
         return LocalStore()
     hook = _hook(location)
     store, pacer = hook.store(location, field=field), hook.pacer
-    return PacedStore(store, replace(run, pacer=pacer).paced) if pacer else store
+    return RateLimitedStore(store, replace(run, pacer=pacer).paced) if pacer else store
 
 
 async def opened(run: Run, stack: AsyncExitStack, **locations: Sequence[Location]) -> dict[str, Store]:

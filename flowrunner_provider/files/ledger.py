@@ -16,9 +16,9 @@ from flowrunner_provider.core.errors import ConfigError, NotFound
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import lines
-from flowrunner_provider.files.books import token_of
 from flowrunner_provider.files.guard import Guard
 from flowrunner_provider.files.plan import Item
+from flowrunner_provider.files.session import token_of
 from flowrunner_provider.files.spool import Rows
 from flowrunner_provider.files.store import Store
 

@@ -24,7 +24,7 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
-from flowrunner_provider.files.each import each
+from flowrunner_provider.files.concurrency import for_each
 from flowrunner_provider.files.guard import Guard
 from flowrunner_provider.files.store import Entry, Store, Upload, identity
 from flowrunner_provider.files.transfer import digest_of
@@ -122,7 +122,7 @@ class Publisher:
             if await self._present(target) is not None:
                 raise _taken(target)
 
-        await each(8, check, targets)
+        await for_each(8, check, targets)
         self._save(force=True)  # from now on a name that is taken may be one of ours
 
     async def publish(

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.names import caseless
 from flowrunner_provider.files.plan import Item
-from flowrunner_provider.files.spool_held import Held
-from flowrunner_provider.files.spool_table import Table, opened
+from flowrunner_provider.files.spool_memory import MemoryRows
+from flowrunner_provider.files.spool_sqlite import SqliteRows, open_database
 
 __all__ = ["HELD", "Rows", "Spellings", "Spool"]
 
@@ -28,12 +28,12 @@ class Spool:
         """A new, empty list of files."""
         return Rows(self)
 
-    def table(self) -> Table:
+    def table(self) -> SqliteRows:
         """A new, empty table on the disk."""
         if self._database is None:
-            self._database = opened()
+            self._database = open_database()
         self._tables += 1
-        return Table(self._database, f"files{self._tables}")
+        return SqliteRows(self._database, f"files{self._tables}")
 
     def close(self) -> None:
         """Remove it."""
@@ -46,7 +46,7 @@ class Rows:
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
-        self._files: Held | Table = Held()
+        self._files: MemoryRows | SqliteRows = MemoryRows()
 
     def add(self, item: Item, mark: int | None = None) -> None:
         """Put a file in.
@@ -54,12 +54,12 @@ class Rows:
         :param mark: a number of the caller's.
         """
         self._files.add(item, mark)
-        if isinstance(self._files, Held) and self._files.bytes > HELD:
+        if isinstance(self._files, MemoryRows) and self._files.bytes > HELD:
             self._table()
 
-    def _table(self) -> Table:
+    def _table(self) -> SqliteRows:
         """From now on they are on the disk."""
-        if isinstance(self._files, Held):
+        if isinstance(self._files, MemoryRows):
             held, self._files = self._files, self._spool.table()
             for item, mark in held.marked():
                 self._files.add(item, mark)

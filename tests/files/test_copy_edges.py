@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, PartialFailure
-from flowrunner_provider.files import books
+from flowrunner_provider.files import session
 from flowrunner_provider.files.operators import FileCopyOperator
 from tests.files.far import Disk
 from tests.files.stage import Stage, stage
@@ -108,7 +108,7 @@ def test_a_damaged_row_of_the_ledger_is_named(here):
 
 def test_a_retry_that_looks_deeper_starts_over(here, monkeypatch):
     """What became reachable before the place where the failed attempt stood would be left out without a word."""
-    monkeypatch.setattr(books, "BATCH", 1)
+    monkeypatch.setattr(session, "BATCH_SIZE", 1)
     here.put("in/b", "in/d", "in/a/c")
     for name in ("b", "a/c"):
         here.disk.put(f"in/{name}.sha256", hashlib.sha256(f"in/{name}".encode()).hexdigest().encode())

@@ -311,9 +311,9 @@ def make_scene(tmp_path: Path, **options: Any):
 
 
 def run_copy(there: Stage) -> None:
-    from flowrunner_provider.files import books
+    from flowrunner_provider.files import session
 
-    books.BATCH, books.SAVE_EVERY = 1, 0.0
+    session.BATCH_SIZE, session.SAVE_EVERY = 1, 0.0
     options = json.loads((there.state / "options").read_text())
     operator = FileCopyOperator(
         task_id="copy", source=there.uri("in/*"), dest=there.uri("out/"), concurrency=1, verify_sidecar=True, **options

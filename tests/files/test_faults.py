@@ -64,11 +64,11 @@ def scenes(
 
 
 def run_copy(scene: Scene) -> Any:
-    from flowrunner_provider.files import books
+    from flowrunner_provider.files import session
     from flowrunner_provider.files.operators import FileCopyOperator
 
     os.environ.update({**scene.source.environment, **scene.dest.environment})
-    books.SAVE_EVERY = 0.0  # remember after every chunk, so that the sweep meets every resumed state
+    session.SAVE_EVERY = 0.0  # remember after every chunk, so that the sweep meets every resumed state
     operator = FileCopyOperator(
         task_id="copy", source=scene.source.uri("**/*.csv"), dest=scene.dest.uri(), concurrency=1, **scene.options
     )

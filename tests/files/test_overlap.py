@@ -12,8 +12,8 @@ from unittest.mock import patch
 
 import pytest
 
-from flowrunner_provider.files import books
-from flowrunner_provider.files.each import SMALL, TINY, each_in_batches
+from flowrunner_provider.files import session
+from flowrunner_provider.files.concurrency import SMALL, TINY, process_batches
 from flowrunner_provider.files.operators import FileCopyOperator, FileSyncOperator
 from flowrunner_provider.files.stores.local import LocalStore
 from tests.files.stage import KILLS, LONG_AGO, Stage, stage
@@ -59,7 +59,7 @@ class Play:
 
     async def run(self, concurrency: int, **limits: int) -> None:
         async with asyncio.timeout(20):
-            await each_in_batches(
+            await process_batches(
                 concurrency, self.begun(), lambda batch: dict(enumerate(self.batches[batch])), self.act, self.end,
                 **limits,
             )  # fmt: skip
@@ -133,7 +133,7 @@ def run(there: Stage) -> None:
     end = "" if kind is FileSyncOperator else "/"
     operator = kind(task_id="t", source=there.uri("in"), dest=there.uri("out") + end, concurrency=2, **options)
     with (
-        patch.multiple(books, BATCH=2, SAVE_EVERY=0.0),
+        patch.multiple(session, BATCH_SIZE=2, SAVE_EVERY=0.0),
         patch.object(LocalStore, "begin", slow_begin(LocalStore.begin)),
     ):
         result = execute(operator, make_context(operator, state=there.state / "same"))

@@ -13,7 +13,7 @@ import pytest
 from airflow.sdk import DAG
 
 from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, IntegrityError, NotFound
-from flowrunner_provider.files import books
+from flowrunner_provider.files import session
 from flowrunner_provider.files.operators import FileSyncFinishOperator, FileSyncPlanOperator, FileSyncShardOperator
 from flowrunner_provider.files.shards import balance
 from flowrunner_provider.files.stores.local import LocalStore
@@ -319,7 +319,7 @@ def test_an_ordinary_sync_leaves_the_plan_of_another_one_alone(local):
 
 def test_a_retry_of_one_shard_does_only_that_shard(local, monkeypatch):
     """... and of that only what is missing."""
-    monkeypatch.setattr(books, "BATCH", 2)
+    monkeypatch.setattr(session, "BATCH_SIZE", 2)
     for number in range(12):
         local.put("one", f"{number:02}", "x")
     local.plan()
@@ -352,7 +352,7 @@ FILES = {"s/big": os.urandom(CHUNK + 7), "a": b"alpha"}
 def act(scene: Sharded, number: int) -> Any:
     """One of the tasks: -1 is the plan, SHARDS the end."""
     how = {"delete_extra": True, "concurrency": 1}
-    with patch.multiple(books, SAVE_EVERY=0.0, BATCH=2):
+    with patch.multiple(session, SAVE_EVERY=0.0, BATCH_SIZE=2):
         if number < 0:
             return scene.plan(**how)
         return scene.finish(**how) if number == SHARDS else scene.shard(number, **how)

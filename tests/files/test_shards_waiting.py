@@ -16,7 +16,7 @@ from airflow.sdk.exceptions import AirflowRescheduleException, TaskDeferralTimeo
 
 from flowrunner_provider.core.deadline import SYSTEM_CLOCK
 from flowrunner_provider.core.errors import PermanentError
-from flowrunner_provider.files import books
+from flowrunner_provider.files import session
 from flowrunner_provider.files.operators import FileSyncShardOperator
 from flowrunner_provider.files.shards import waiting as wave_waiting
 from flowrunner_provider.files.shards.triggers import WaveTrigger
@@ -177,13 +177,13 @@ class TestDeferral:
 
 
 def planning(scene: Sharded) -> Any:
-    with patch.multiple(books, SAVE_EVERY=0.0, BATCH=2):
+    with patch.multiple(session, SAVE_EVERY=0.0, BATCH_SIZE=2):
         return scene.plan(wave_size=2, delete_extra=True)
 
 
 def copying(scene: Sharded) -> Any:
     """A shard whose plan is ahead of it by then."""
-    with patch.multiple(books, SAVE_EVERY=0.0, BATCH=2):
+    with patch.multiple(session, SAVE_EVERY=0.0, BATCH_SIZE=2):
         return begin(scene, 0, ["success"] * 9, concurrency=1, delete_extra=True)
 
 

@@ -62,7 +62,7 @@ class Gated(LocalStore):
 
 def listed_slowly(monkeypatch: Any) -> None:
     """In small steps, and copied early."""
-    for name, value in (("EARLY", 10), ("_CHUNK", 5), ("BATCH", 4)):
+    for name, value in (("EARLY", 10), ("_CHUNK", 5), ("BATCH_SIZE", 4)):
         monkeypatch.setattr(sync_plan, name, value)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowrunner_provider.core.errors import PermanentError
-from flowrunner_provider.files import spool, spool_table
+from flowrunner_provider.files import spool, spool_sqlite
 from flowrunner_provider.files.plan import EPOCH, Item
 from flowrunner_provider.files.spool import Rows, Spool
 
@@ -62,7 +62,7 @@ def test_in_memory_and_on_the_disk(files, marked, after):
     with pytest.MonkeyPatch.context() as patch:
         in_memory = seen(rows_of(files, held), marked, after)
         patch.setattr(spool, "HELD", 0)
-        patch.setattr(spool_table, "_VALUES", 2)
+        patch.setattr(spool_sqlite, "_VALUES", 2)
         on_disk = seen(rows_of(files, kept), marked, after)
         patch.setattr(spool, "HELD", 1_000)
         half = seen(rows_of(files, moved), marked, after)
@@ -91,7 +91,7 @@ def test_a_name_is_found_that_came_after_another_was_looked_for(lists):
 
 
 def test_a_short_list_needs_no_disk(lists, monkeypatch):
-    monkeypatch.setattr(spool, "opened", lambda: pytest.fail("it was opened"))
+    monkeypatch.setattr(spool, "open_database", lambda: pytest.fail("it was opened"))
     seen(rows_of([(Item(0, "a", 1, None, ""), None)], lists), ["a"], (0, "a"))
 
 
@@ -102,8 +102,8 @@ def test_a_disk_that_is_full(lists, monkeypatch):
         database.execute("PRAGMA max_page_count = 3")
         return database
 
-    monkeypatch.setattr(spool, "opened", full)
-    monkeypatch.setattr(spool_table, "_BUFFER", 1)
+    monkeypatch.setattr(spool, "open_database", full)
+    monkeypatch.setattr(spool_sqlite, "_BUFFER", 1)
     many = [(Item(0, f"{number}", 1, None, ""), None) for number in range(10_000)]
     with pytest.raises(PermanentError, match="folder for temporary files") as caught:
         rows_of(many, lists)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flowrunner_provider.core.errors import AccessDenied, ConfigError, ConnectionLost, FlowRunnerError, NotFound
-from flowrunner_provider.files import books, spool
+from flowrunner_provider.files import session, spool
 from flowrunner_provider.files.operators import FileSyncOperator
 from flowrunner_provider.files.stores.local import LocalStore
 from flowrunner_provider.files.sync import plan as sync_plan
@@ -242,7 +242,7 @@ def scenes(tmp_path: Path, server: Any, way: str, **options: Any):
 
 
 def run_sync(there: Pair) -> None:
-    books.BATCH, books.SAVE_EVERY = 1, 0.0
+    session.BATCH_SIZE, session.SAVE_EVERY = 1, 0.0
     operator = there.operator(concurrency=1)
     result = execute(operator, make_context(operator, state=there.one.state / "same"))
     (there.one.state / "result").write_text(json.dumps(result))
@@ -314,7 +314,7 @@ def test_killed_twice(tmp_path):
 def test_a_long_source_is_copied_while_it_is_listed_and_nothing_is_deleted_before_its_end(local, monkeypatch, breaks):
     monkeypatch.setattr(sync_plan, "EARLY", 5)
     monkeypatch.setattr(sync_plan, "_CHUNK", 5)
-    monkeypatch.setattr(sync_plan, "BATCH", 2)
+    monkeypatch.setattr(sync_plan, "BATCH_SIZE", 2)
     for number in range(40):
         local.put("one", f"{number:02}", "new")
     local.put("two", "extra", "x")

@@ -96,9 +96,9 @@ def test_a_checksum_is_of_both_ends(scene, monkeypatch):
 
 
 def run_copy(scene: Scene) -> None:
-    from flowrunner_provider.files import books
+    from flowrunner_provider.files import session
 
-    books.SAVE_EVERY = 0.0
+    session.SAVE_EVERY = 0.0
     result = scene.copy(move=True, concurrency=1, if_exists="fail")
     (scene.folder / "result").write_text(json.dumps(result))
 

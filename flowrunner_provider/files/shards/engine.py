@@ -10,7 +10,7 @@ from flowrunner_provider.core.checkpoint import fingerprint
 from flowrunner_provider.core.errors import ConfigError, IntegrityError
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.files.each import each
+from flowrunner_provider.files.concurrency import for_each
 from flowrunner_provider.files.options import SyncOptions
 from flowrunner_provider.files.results import ShardResult, SyncFinishResult
 from flowrunner_provider.files.shards.next_wave import SUCCESS, NextStep, Position, find_next
@@ -192,7 +192,7 @@ async def _require_all_done(plan_folder: PlanFolder, summary: Summary) -> None:
         if not await plan_folder.is_done(shard, summary):
             missing.append(shard)
 
-    await each(8, check, range(summary.shards))
+    await for_each(8, check, range(summary.shards))
     if missing:
         first = ", ".join(map(str, sorted(missing)[:5])) + (", ..." if len(missing) > 5 else "")
         raise IntegrityError(

@@ -17,10 +17,10 @@ from flowrunner_provider.core.errors import IntegrityError
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.retry import apause
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.files.books import token_of
 from flowrunner_provider.files.options import SyncOptions
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.results import SyncPlanResult
+from flowrunner_provider.files.session import token_of
 from flowrunner_provider.files.shards.balance import Balancer, PlannedFile, largest_first
 from flowrunner_provider.files.shards.plan_folder import PlanFolder, Summary, Wave
 from flowrunner_provider.files.spool import Spool

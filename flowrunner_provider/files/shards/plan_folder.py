@@ -21,10 +21,10 @@ from flowrunner_provider.core.errors import ConfigError, Fenced, FlowRunnerError
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
-from flowrunner_provider.files.books import token_of
 from flowrunner_provider.files.content import IfExists, read_whole, write_once
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.records import read_from
+from flowrunner_provider.files.session import token_of
 from flowrunner_provider.files.store import FolderStore, Store
 
 __all__ = ["MOST_SHARDS", "PlanFolder", "Share", "Summary", "Wave", "line_of"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from flowrunner_provider.core.errors import AlreadyExists, FlowRunnerError, IntegrityError
 from flowrunner_provider.core.failpoints import failpoint
-from flowrunner_provider.files.each import each
+from flowrunner_provider.files.concurrency import for_each
 from flowrunner_provider.files.store import Entry
 from flowrunner_provider.files.stores.s3_bucket import S3Bucket
 from flowrunner_provider.files.stores.s3_parts import S3Parts
@@ -80,7 +80,7 @@ async def _in_parts(bucket: S3Bucket, key: str, target: str, what: str, source: 
         etags[number] = answer["CopyPartResult"]["ETag"]
 
     try:
-        await each(_AT_ONCE, part, starts)
+        await for_each(_AT_ONCE, part, starts)
         parts = [{"PartNumber": number, "ETag": etags[number]} for number in sorted(etags)]
         failpoint("s3.before_complete_copy")
         await bucket.client.call(what, "complete_multipart_upload", MultipartUpload={"Parts": parts}, **where, **more)

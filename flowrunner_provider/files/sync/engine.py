@@ -14,12 +14,12 @@ from flowrunner_provider.core.errors import FlowRunnerError, IntegrityError, Jso
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
-from flowrunner_provider.files.books import SKIPPED, Batch, Books, batches
-from flowrunner_provider.files.each import each, each_in_batches
+from flowrunner_provider.files.concurrency import for_each, process_batches
 from flowrunner_provider.files.job import Transfer
 from flowrunner_provider.files.options import SyncOptions
 from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.results import SyncResult
+from flowrunner_provider.files.session import SKIPPED, Batch, TransferSession, split_into_batches
 from flowrunner_provider.files.store import Store, identity
 from flowrunner_provider.files.sync.plan import Plan
 from flowrunner_provider.files.transfer import transfer
@@ -52,9 +52,9 @@ async def sync(
 class _Sync:
     def __init__(self, source: Tree, dest: Tree, run: Run, options: SyncOptions, identity_of_work: Json) -> None:
         self._source, self._dest, self._run, self._options = source, dest, run, options
-        self._books = Books(run, "sync", identity_of_work, self._record)
-        self._copied, self._bytes, self._deleted = self._books.state.get("counts", (0, 0, 0))
-        self._after: int = self._books.state.get("after", 0)
+        self._session = TransferSession(run, "sync", identity_of_work, self._record)
+        self._copied, self._bytes, self._deleted = self._session.state.get("counts", (0, 0, 0))
+        self._after: int = self._session.state.get("after", 0)
         self._shown: dict[str, list[str]] = {"copy": [], "delete": []}
 
     def _record(self) -> dict[str, Json]:
@@ -64,22 +64,22 @@ class _Sync:
         plan = self._plan = make_plan(self._source, self._dest, self._run, self._options, deleted_before=self._deleted)
         finished = False
         try:
-            for batch in [*self._books.batches]:
+            for batch in [*self._session.open_batches]:
                 await self._take_up(batch)
             plan.start()
             if self._options.dry_run:
                 return await self._preview()
-            self._books.progress = self._run.progress("sync", unit="bytes", start=self._bytes)
+            self._session.progress = self._run.progress("sync", unit="bytes", start=self._bytes)
             await self._copy_all()
-            await self._settle(self._begun(batches(plan.to_delete()), "delete"))
+            await self._settle(self._begun(split_into_batches(plan.to_delete()), "delete"))
             finished = True
         finally:
             await plan.close()
             if not finished:
                 with suppress(FlowRunnerError):
-                    self._books.save(force=True)
-        self._books.save(force=True)
-        self._books.progress.finish()
+                    self._session.save(force=True)
+        self._session.save(force=True)
+        self._session.progress.finish()
         return self._result(self._copied, self._bytes, self._deleted)
 
     def _result(self, copied: int, size: int, deleted: int) -> SyncResult:
@@ -128,11 +128,11 @@ class _Sync:
                 batch.done[index] = here.size or 0
                 await self._forget(item.relative)
 
-        await each(self._options.concurrency, look, batch.open)
+        await for_each(self._options.concurrency, look, batch.pending)
         if batch.kind == "delete":
             batch.choices = [0 if index in batch.done else SKIPPED for index in range(len(batch.items))]
         await self._settle(_only(batch))
-        self._books.save(force=True)
+        self._session.save(force=True)
 
     async def _renew(self, batch: Batch, index: int, here: Item | None) -> bool:
         """Take a file of the batch for what it is in the source by now; whether it is another one, or gone."""
@@ -147,7 +147,7 @@ class _Sync:
 
     async def _forget(self, name: str) -> None:
         """Remove the parts that uploads of this task have left for a name."""
-        store, token = self._dest.store, self._books.token
+        store, token = self._dest.store, self._session.token
         await store.forget(self._dest.path_of(name), token)
         if self._options.backup_dir:
             await store.forget(store.join(self._options.backup_dir, name), token)
@@ -162,24 +162,24 @@ class _Sync:
 
     async def _copies(self) -> AsyncIterator[Batch]:
         while rows := await self._plan.to_copy(self._after):
-            chosen = next(batches(item for _, item in rows))
+            chosen = next(split_into_batches(item for _, item in rows))
             self._after = rows[len(chosen) - 1][0]
             differing = await self._plan.differing(chosen)
-            if self._books.progress:
-                self._books.progress.total = self._plan.bytes + (0 if self._plan.fixed else self._bytes)
+            if self._session.progress:
+                self._session.progress.total = self._plan.bytes + (0 if self._plan.fixed else self._bytes)
             if differing:
-                yield await self._books.open(Batch.of(differing))
+                yield await self._session.begin(Batch.of(differing))
 
     async def _begun(self, chosen: Iterable[list[Item]], kind: str) -> AsyncIterator[Batch]:
         for items in chosen:
-            yield await self._books.open(Batch.of(items, kind))
+            yield await self._session.begin(Batch.of(items, kind))
 
     async def _settle(self, chosen: AsyncIterator[Batch]) -> None:
         tiny = min(place.store.capabilities.tiny_at_once for place in (self._source, self._dest))
-        await each_in_batches(self._options.concurrency, chosen, self._sizes, self._one, self._end, tiny=tiny)
+        await process_batches(self._options.concurrency, chosen, self._sizes, self._one, self._end, tiny=tiny)
 
     def _sizes(self, batch: Batch) -> dict[int, int | None]:
-        return batch.sizes if batch.kind == "copy" else dict.fromkeys(batch.open, 0)
+        return batch.sizes if batch.kind == "copy" else dict.fromkeys(batch.pending, 0)
 
     async def _one(self, batch: Batch, index: int) -> None:
         await (self._copy(batch, index) if batch.kind == "copy" else self._delete(batch, index))
@@ -192,12 +192,12 @@ class _Sync:
         else:
             self._deleted += len(done)
         self._show(batch.kind, iter(done))
-        self._books.close(batch)
+        self._session.end(batch)
 
     async def _copy(self, batch: Batch, index: int) -> None:
         name, options = batch.items[index].relative, self._options
         target = self._dest.store.join(self._dest.folder, name)
-        await self._books.folder_of(self._dest.store, target)
+        await self._session.make_parent_of(self._dest.store, target)
         if options.backup_dir:
             await self._keep_old(name)
         try:
@@ -210,10 +210,10 @@ class _Sync:
                 return
             digest = await self._send(batch, index, target)
         batch.done[index] = digest.size
-        self._books.save()
+        self._session.save()
 
     async def _send(self, batch: Batch, index: int, target: str) -> Digest:
-        return await self._books.send(
+        return await self._session.copy_file(
             batch, index, source=self._source.store, path=self._source.path_of(batch.items[index].relative),
             dest=self._dest.store, target=target, replace=True, preserve_times=True, durable=False, within=True,
             verify="checksum" if self._options.compare == "checksum" else "size",
@@ -225,13 +225,13 @@ class _Sync:
         if old is None:
             return
         backup = self._dest.store.join(self._options.backup_dir, name)
-        await self._books.folder_of(self._dest.store, backup)
+        await self._session.make_parent_of(self._dest.store, backup)
         failpoint("files.sync.before_backup")
         job = Transfer(
             source=self._dest.store, path=self._dest.path_of(name), item=old,
-            dest=self._dest.store, target=backup, token=self._books.token, verify="size", replace=True,
+            dest=self._dest.store, target=backup, token=self._session.token, verify="size", replace=True,
             preserve_times=True, durable=False, resume=None, advance=lambda count: None,
-            due=lambda: False, remember=lambda offset, digest: None, guard=self._books.guard, within=True,
+            due=lambda: False, remember=lambda offset, digest: None, guard=self._session.guard, within=True,
         )  # fmt: skip
         await transfer(job)
         failpoint("files.sync.after_backup")
@@ -250,11 +250,11 @@ class _Sync:
                 f"{store.where}{path} changed after it was listed and was not deleted",
                 remedy="find out who writes there; then run the task again",
             )
-        self._books.guard.check()
+        self._session.guard.check()
         failpoint("files.sync.before_delete")
         if self._options.backup_dir:
             backup = store.join(self._options.backup_dir, item.relative)
-            await self._books.folder_of(store, backup)
+            await self._session.make_parent_of(store, backup)
             await store.rename(path, backup, replace=True)
         else:
             with suppress(NotFound):

@@ -14,10 +14,10 @@ from typing import ClassVar
 from flowrunner_provider.core.errors import ConfigError, NotFound
 from flowrunner_provider.core.retry import apause
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.files.books import BATCH
-from flowrunner_provider.files.each import SMALL, each
+from flowrunner_provider.files.concurrency import SMALL, for_each
 from flowrunner_provider.files.options import SyncOptions
 from flowrunner_provider.files.plan import Item
+from flowrunner_provider.files.session import BATCH_SIZE
 from flowrunner_provider.files.spool import Rows, Spellings, Spool
 from flowrunner_provider.files.transfer import digest_of
 from flowrunner_provider.files.tree import Tree
@@ -97,8 +97,8 @@ class Plan:
             if done:
                 await self.complete()
             if done or (early and self.listed > EARLY):
-                rows = self._copies.added(after, BATCH)
-                if done or len(rows) == BATCH:
+                rows = self._copies.added(after, BATCH_SIZE)
+                if done or len(rows) == BATCH_SIZE:
                     self.doubtful |= {item.relative for _, item, mark in rows if mark == _DOUBTFUL}
                     return [(number, item) for number, item, _ in rows]
             self._news.clear()
@@ -149,8 +149,8 @@ class Plan:
         doubtful = [item for item in items if item.relative in self.doubtful]
         small = [item for item in doubtful if item.size is not None and item.size < SMALL]
         large = [item for item in doubtful if item.size is None or item.size >= SMALL]
-        await each(min(at_once * 16, _SMALL_AT_ONCE) if at_once > 1 else 1, compare, small)
-        await each(at_once, compare, large)
+        await for_each(min(at_once * 16, _SMALL_AT_ONCE) if at_once > 1 else 1, compare, small)
+        await for_each(at_once, compare, large)
         self.doubtful.clear()
         self.bytes += sum(item.size or 0 for item in doubtful if item.relative not in same)
         return [item for item in items if item.relative not in same]
@@ -165,7 +165,7 @@ class Plan:
             found = await self.differing([item for _, item in rows])
             count += len(found)
             size += sum(item.size or 0 for item in found)
-            first += found[: BATCH - len(first)]
+            first += found[: BATCH_SIZE - len(first)]
         return first, count, size
 
     # -- how it is made

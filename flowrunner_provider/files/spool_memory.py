@@ -8,13 +8,13 @@ from operator import attrgetter
 
 from flowrunner_provider.files.plan import Item, Key
 
-__all__ = ["Held"]
+__all__ = ["MemoryRows"]
 
 _FILE = 400
 """Bytes that a file takes besides its name, with its places in what is sorted and looked up."""
 
 
-class Held:
+class MemoryRows:
     """The files as they came."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from flowrunner_provider.core.errors import PermanentError
 from flowrunner_provider.files.plan import EPOCH, Item, Key, micros
 
-__all__ = ["Table", "opened"]
+__all__ = ["SqliteRows", "open_database"]
 
 _BUFFER = 1_000
 _VALUES = 500  # in one statement: older versions take 999
@@ -22,7 +22,7 @@ _CACHE_KB = 16_384
 _COLUMNS = "source, name, size, modified, version"
 
 
-def opened() -> sqlite3.Connection:
+def open_database() -> sqlite3.Connection:
     """A new, empty database."""
     with _disk():
         database = sqlite3.connect("", isolation_level=None)
@@ -32,7 +32,7 @@ def opened() -> sqlite3.Connection:
         return database
 
 
-class Table:
+class SqliteRows:
     """The files as they came, in a table of their own."""
 
     def __init__(self, database: sqlite3.Connection, name: str) -> None:
@@ -110,13 +110,13 @@ class Table:
             return _text(row[0])
         return None
 
-    def keep(self, other: Table, most: int) -> list[Item]:
+    def keep(self, other: SqliteRows, most: int) -> list[Item]:
         return self._forget(other, "NOT EXISTS", most)
 
-    def drop(self, other: Table, most: int) -> list[Item]:
+    def drop(self, other: SqliteRows, most: int) -> list[Item]:
         return self._forget(other, "EXISTS", most)
 
-    def _forget(self, other: Table, condition: str, most: int) -> list[Item]:
+    def _forget(self, other: SqliteRows, condition: str, most: int) -> list[Item]:
         other._index("source, name")
         self.flush()
         same = " AND ".join(f"o.{column} IS t.{column}" for column in _COLUMNS.split(", "))

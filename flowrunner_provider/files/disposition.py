@@ -8,21 +8,21 @@ from typing import cast
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, NotFound
 from flowrunner_provider.core.failpoints import failpoint
-from flowrunner_provider.files.books import Books
 from flowrunner_provider.files.options import CopyOptions
 from flowrunner_provider.files.plan import Item, Source
+from flowrunner_provider.files.session import TransferSession
 from flowrunner_provider.files.store import FolderStore, Store, identity
 
-__all__ = ["Leaving"]
+__all__ = ["SourceDisposition"]
 
 
-class Leaving:
+class SourceDisposition:
     """Does what ``after`` says, once for each file."""
 
-    def __init__(self, sources: Sequence[Source], options: CopyOptions, books: Books) -> None:
-        self._sources, self._options, self._books = sources, options, books
+    def __init__(self, sources: Sequence[Source], options: CopyOptions, session: TransferSession) -> None:
+        self._sources, self._options, self._session = sources, options, session
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Raise ``ConfigError`` for what a store cannot do."""
         for source in self._sources:
             able = source.store.capabilities
@@ -33,7 +33,7 @@ class Leaving:
                     remedy="switch it off",
                 )
 
-    async def one(self, item: Item) -> None:
+    async def apply(self, item: Item) -> None:
         """Let go of a source, unless it is another file by now."""
         source = self._sources[item.source]
         path = source.path_of(item.relative)
@@ -46,37 +46,37 @@ class Leaving:
                 f"{path} changed after it was copied and was not {'moved' if self._options.archive else 'deleted'}",
                 remedy="run the task again to move the new version",
             )
-        self._books.guard.check()
+        self._session.guard.check()
         failpoint("files.copy.before_delete_source")
         if self._options.verify_sidecar:
             suffix = f".{self._options.algorithm}"
-            await self._go(source, path + suffix, item.relative + suffix)
-        await self._go(source, path, item.relative)
+            await self._remove(source, path + suffix, item.relative + suffix)
+        await self._remove(source, path, item.relative)
         failpoint("files.copy.after_delete_source")
 
-    async def _go(self, source: Source, path: str, relative: str) -> None:
+    async def _remove(self, source: Source, path: str, relative: str) -> None:
         with suppress(NotFound):
             if not self._options.archive:
                 await source.store.delete(path)
                 return
             target = source.archive_path(self._options.archive, relative)
-            await self._books.folder_of(source.store, target)
+            await self._session.make_parent_of(source.store, target)
             await source.store.rename(path, target, replace=True)
 
-    async def empty_folders(self) -> None:
+    async def remove_empty_folders(self) -> None:
         """Remove every folder below the sources' that is empty, the deepest first."""
         for source in self._sources:
             store, folder = source.store, source.folder
             if source.is_file or not store.capabilities.removes_folders:
                 continue
-            for path in sorted(await _folders(store, folder), key=lambda path: -path.count("/")):
-                self._books.guard.check()
+            for path in sorted(await _folders_below(store, folder), key=lambda path: -path.count("/")):
+                self._session.guard.check()
                 failpoint("files.copy.before_rmdir")
                 await cast("FolderStore", store).rmdir(path)
                 failpoint("files.copy.after_rmdir")
 
 
-async def _folders(store: Store, folder: str) -> list[str]:
+async def _folders_below(store: Store, folder: str) -> list[str]:
     try:
         return [entry.path async for entry in store.list(folder, recursive=True) if entry.is_dir and not entry.is_link]
     except NotFound:

@@ -18,10 +18,10 @@ from flowrunner_provider.files.store import (
     WholeStore,
 )
 
-__all__ = ["PacedStore"]
+__all__ = ["RateLimitedStore"]
 
 
-class PacedStore:
+class RateLimitedStore:
     """``store``, slower.
 
     :param turn: waits until one more operation may start.
