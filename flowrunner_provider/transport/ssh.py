@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,7 +30,7 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.transport.sftp_session import SftpSession
 from flowrunner_provider.transport.ssh_errors import ssh_errors
-from flowrunner_provider.transport.ssh_quick import quicken
+from flowrunner_provider.transport.ssh_tuning import tune, tune_channel
 
 if TYPE_CHECKING:
     import asyncssh
@@ -166,7 +167,7 @@ async def _connect(target: SshTarget) -> asyncssh.SSHClientConnection:
                 keepalive_count_max=3,
                 **_credentials(target),
             )
-            quicken(opened)
+            tune(opened)
             return opened
     except (ssh.HostKeyNotVerifiable, ssh.KeyExchangeFailed, ssh.ConnectionLost, ConnectionResetError) as error:
         raise await _refusal(target, known, seen, error) from error
@@ -294,8 +295,11 @@ async def start_sftp(connection: asyncssh.SSHClientConnection, timeout: float) -
     """
     with ssh_errors("the start of SFTP"):
         async with asyncio.timeout(timeout):
-            made: Any = lambda: SftpSession(timeout)  # noqa: E731 - it is one, if not by descent
-            _, opened = await connection.create_session(made, subsystem="sftp", encoding=None, window=CHANNEL_WINDOW)
+            factory = cast("type[asyncssh.SSHClientSession[bytes]]", partial(SftpSession, timeout))
+            channel, opened = await connection.create_session(
+                factory, subsystem="sftp", encoding=None, window=CHANNEL_WINDOW
+            )
+            tune_channel(channel)
             session = cast("SftpSession", opened)
             await session.start()
             return session

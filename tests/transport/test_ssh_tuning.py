@@ -1,4 +1,4 @@
-"""What makes a connection quicker changes nothing that passes through it."""
+"""Tuning a connection changes nothing that passes through it."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ import socket
 from typing import Any
 
 import pytest
+from asyncssh.encryption import get_encryption
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flowrunner_provider.files.stores.sftp import SftpStore
 from flowrunner_provider.transport import ssh
-from flowrunner_provider.transport.ssh_quick import Gathering, Inbox, quicken
+from flowrunner_provider.transport.ssh_tuning import BatchingTransport, ReceiveBuffer, keep_key, tune
 from tests.contracts.store_contract import collect, write
 from tests.files.conftest import target_of
 
 
 @given(st.lists(st.tuples(st.binary(max_size=40), st.lists(st.integers(0, 50), max_size=4))))
-def test_an_inbox_is_like_bytes(steps):
-    plain, inbox = b"", Inbox(b"")
+def test_a_receive_buffer_is_like_bytes(steps):
+    plain, buffer = b"", ReceiveBuffer(b"")
     for data, cuts in steps:
-        plain, inbox = plain + data, inbox + data
+        plain, buffer = plain + data, buffer + data
         for cut in cuts:
-            assert inbox[:cut] == plain[:cut]
-            assert inbox[cut : cut + 5] == plain[cut : cut + 5]
-            assert inbox[3:-2] == plain[3:-2]
-            assert inbox.find(b"\n", 0, cut) == plain.find(b"\n", 0, cut)
-            before = bytes(inbox)
-            plain, left = plain[cut:], inbox[cut:]
-            assert bytes(inbox) == before
-            inbox = left
-            assert (bytes(inbox), len(inbox), bool(inbox)) == (plain, len(plain), bool(plain))
+            assert buffer[:cut] == plain[:cut]
+            assert buffer[cut : cut + 5] == plain[cut : cut + 5]
+            assert buffer[3:-2] == plain[3:-2]
+            assert buffer.find(b"\n", 0, cut) == plain.find(b"\n", 0, cut)
+            before = bytes(buffer)
+            plain, left = plain[cut:], buffer[cut:]
+            assert bytes(buffer) == before
+            buffer = left
+            assert (bytes(buffer), len(buffer), bool(buffer)) == (plain, len(plain), bool(plain))
 
 
 class Transport:
@@ -56,7 +57,7 @@ class Transport:
 def test_writes_of_one_turn_are_gathered_in_their_order():
     async def body() -> None:
         real = Transport()
-        transport: Any = Gathering(real)  # type: ignore[arg-type]
+        transport: Any = BatchingTransport(real)  # type: ignore[arg-type]
         transport.write(b"a")
         transport.write(b"b")
         assert real.writes == []
@@ -92,7 +93,7 @@ def test_answers_are_acknowledged_at_once_until_a_session_has_begun():
     async def body() -> None:
         real, peer = Transport(), Peer()
         real.get_extra_info = lambda name: peer  # type: ignore[method-assign,assignment,return-value]
-        transport: Any = Gathering(real)  # type: ignore[arg-type]
+        transport: Any = BatchingTransport(real)  # type: ignore[arg-type]
         for number in range(10):
             transport.write(b"x")
             for _ in range(3):
@@ -119,12 +120,12 @@ class Connection:
 def test_empty_messages_are_sent_only_where_they_are_of_use():
     for cipher, expected in (("aes128-gcm@openssh.com", [94]), ("aes128-cbc", [2, 94])):
         connection = Connection(cipher)
-        quicken(connection)
+        tune(connection)
         connection.send_packet(94, b"data", handler=None)
         assert connection.sent == expected
 
 
-INNER = ("_transport", "_inpbuf", "send_packet")
+INNER = ("_transport", "_inpbuf", "send_packet", "_send_encryption", "_recv_encryption", "send_newkeys")
 
 
 class Renamed:
@@ -151,7 +152,7 @@ class Renamed:
 )
 def test_files_come_and_go_whatever_asyncssh_calls_its_inner_things(sshd, monkeypatch, missing):
     root, data = str(sshd.root()), os.urandom(3_000_000)
-    monkeypatch.setattr(ssh, "quicken", lambda connection: quicken(Renamed(connection, missing)))
+    monkeypatch.setattr(ssh, "tune", lambda connection: tune(Renamed(connection, missing)))
 
     async def body() -> None:
         async with asyncio.timeout(30), SftpStore(target_of(sshd)) as store:
@@ -159,5 +160,50 @@ def test_files_come_and_go_whatever_asyncssh_calls_its_inner_things(sshd, monkey
             await asyncio.gather(*(write(store, f"{root}/{number}", b"small") for number in range(50)))
             assert await collect(store.read(f"{root}/large")) == data
             assert len([entry async for entry in store.list(root)]) == 51
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("name", [b"aes128-gcm@openssh.com", b"aes256-gcm@openssh.com"])
+def test_a_kept_key_encrypts_and_decrypts_the_same(name):
+    def direction() -> Any:
+        return get_encryption(name, b"k" * (16 if b"128" in name else 32), b"\0" * 4 + b"\xff" * 8)
+
+    plain, kept, reader, kept_reader = (direction() for _ in range(4))
+    keep_key(kept)
+    keep_key(kept_reader)
+    for seq in range(5):
+        packet, header = os.urandom(16 * (seq + 1)), (16 * (seq + 1)).to_bytes(4, "big")
+        sealed = b"".join(plain.encrypt_packet(seq, header, packet))
+        assert b"".join(kept.encrypt_packet(seq, header, packet)) == sealed
+        wrong = bytes((sealed[-1] ^ (seq == 3),))
+        arrived = seq, sealed[:16], sealed[16:-16], 4, sealed[-16:-1] + wrong
+        for end in (reader, kept_reader):  # a forged packet is refused, and the nonce counts on
+            assert end.decrypt_packet(*arrived) == (None if seq == 3 else packet)
+
+
+def test_other_ciphers_are_left_alone():
+    for name, size in ((b"chacha20-poly1305@openssh.com", 64), (b"aes128-ctr", 16)):
+        encryption = get_encryption(name, b"k" * size, b"i" * 16, b"hmac-sha2-256", b"m" * 32)
+        keep_key(encryption)
+        assert "encrypt_packet" not in vars(encryption)
+    keep_key(None)
+
+
+@pytest.mark.backend
+def test_a_new_key_is_kept_too(sshd, monkeypatch):
+    root, data, opened = str(sshd.root()), os.urandom(3_000_000), []
+    monkeypatch.setattr(ssh, "tune", lambda connection: (opened.append(connection), tune(connection)))
+
+    async def body() -> None:
+        async with asyncio.timeout(30), SftpStore(target_of(sshd)) as store:
+            (connection,) = opened
+            first = connection._send_encryption, connection._recv_encryption
+            connection._rekey_bytes = 1_000_000
+            await write(store, f"{root}/large", data)
+            assert await collect(store.read(f"{root}/large")) == data
+            last = connection._send_encryption, connection._recv_encryption
+            assert not {*map(id, first)} & {*map(id, last)}
+            assert all("encrypt_packet" in vars(encryption) for encryption in (*first, *last))
 
     asyncio.run(body())
