@@ -84,6 +84,31 @@ def test_rows_that_share_their_keys(far: FarSide) -> None:
     assert far.rows("t")[2] == (3, "last", 31)
 
 
+CASE_INSENSITIVE = {
+    "sqlite": "text COLLATE NOCASE",
+    "mysql": "varchar(20) COLLATE utf8mb4_general_ci",
+    "postgres": "text COLLATE {}.ci",
+}
+
+
+def test_keys_that_differ_only_in_case(make_real: Callable[[], FarSide]) -> None:
+    """What the key's collation holds equal are duplicates: never counted as stored while one replaces the other."""
+    far = make_real()
+    if far.kind == "postgres":
+        settings = "provider = icu, locale = 'und-u-ks-level2', deterministic = false"
+        far.run(f"CREATE COLLATION {far.name('ci')} ({settings})")
+    column = CASE_INSENSITIVE[far.kind].format(far.name("").rstrip("."))
+    far.run(f"CREATE TABLE {far.name('t')} (id {column} PRIMARY KEY, n integer)")
+    rows = [{"id": "A", "n": 1}, {"id": "a", "n": 2}, {"id": "b", "n": 3}]
+    with pytest.raises(IntegrityError, match="same id"):
+        upsert(far, rows=rows)
+    assert far.rows("t") == []
+    assert counts(upsert(far, rows=rows, keep="last")) == (3, 2, 0, 1)
+    assert far.rows("t", "n") == [("a", 2), ("b", 3)]
+    assert counts(upsert(far, rows=[{"id": "B", "n": 4}], context={"run_id": "2"})) == (1, 0, 1, 0)
+    assert far.rows("t", "n") == [("a", 2), ("b", 4)]
+
+
 def test_other_rows_under_the_same_key_are_refused(far: FarSide) -> None:
     upsert(far, rows=ROWS)
     far.forget()

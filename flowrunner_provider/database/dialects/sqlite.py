@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta
+from operator import ne
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -32,9 +33,14 @@ from flowrunner_provider.database.config import SqliteConfig
 from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.model import Column, Copier, Merge, Merged, Params, Row, Table
 from flowrunner_provider.database.dialects.refusals import distinct, unsuitable
-from flowrunner_provider.database.dialects.sqlite_structure import SqliteStructure, belongings, referenced
+from flowrunner_provider.database.dialects.sqlite_structure import (
+    SqliteStructure,
+    belongings,
+    key_collations,
+    referenced,
+)
 from flowrunner_provider.database.dialects.syncing import Flag
-from flowrunner_provider.database.dialects.values import as_json, converted, unencodable
+from flowrunner_provider.database.dialects.values import as_json, converted, types_of, unencodable
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
 __all__ = ["SqliteSession"]
@@ -222,6 +228,11 @@ class SqliteSession(SqliteStructure, Session):
     def stage(self, table: TableName, columns: Sequence[str]) -> TableName:
         stage = TableName.of("flowrunner_stage", "temp")
         self.run(f"CREATE TABLE {self.sql(stage)} AS SELECT {self.names(columns)} FROM {self.sql(table)} LIMIT 0")
+        if collations := key_collations(self, table):  # CREATE TABLE AS drops them
+            kinds = {row[1]: row[2] for row in self.run(f"PRAGMA temp.table_info({self.sql(stage.name)})")}
+            parts = [f"{self.sql(name)} {kind} {collations.get(name, '')}" for name, kind in kinds.items()]
+            self.run(f"DROP TABLE {self.sql(stage)}")
+            self.run(f"CREATE TABLE {self.sql(stage)} ({', '.join(parts)})")
         return stage
 
     def replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
@@ -282,7 +293,23 @@ def _bound(params: Params) -> Sequence[Any] | Mapping[str, Any]:
 
 
 def _native(values: list[Any]) -> Row:
-    return converted([tuple(values)], _NATIVE, _CONVERTERS)[0] if values else ()
+    return _storable([tuple(values)])[0] if values else ()
+
+
+def _storable(rows: Sequence[Row]) -> Sequence[Row]:
+    """Convert values to types that SQLite stores.
+
+    :raises Rejected: for NaN, which SQLite would silently store as NULL.
+    """
+    rows = converted(rows, _NATIVE, _CONVERTERS)
+    for column, types in zip(zip(*rows, strict=True), types_of(rows), strict=True):
+        if float in types and any(map(ne, column, column)):
+            raise Rejected(
+                "a number of the source is NaN, which SQLite cannot store",
+                code="22003",
+                remedy="replace it by null, or use on_bad_row='reject' to set such rows aside",
+            )
+    return rows
 
 
 class _Copier:
@@ -290,7 +317,7 @@ class _Copier:
         self._session, self._statement, self.rows = session, statement, 0
 
     def write(self, rows: Sequence[Row]) -> None:
-        self.rows += self._session.many(self._statement, converted(rows, _NATIVE, _CONVERTERS))
+        self.rows += self._session.many(self._statement, _storable(rows))
 
 
 def _classified(error: sqlite3.Error, path: str, verb: str, deadline: Deadline) -> FlowRunnerError:

@@ -14,7 +14,7 @@ from flowrunner_provider.database.identifiers import Identifier, TableName
 if TYPE_CHECKING:
     from flowrunner_provider.database.dialects.model import Table
 
-__all__ = ["SqliteStructure", "belongings", "referenced"]
+__all__ = ["SqliteStructure", "belongings", "key_collations", "referenced"]
 
 
 class SqliteStructure(Structured):
@@ -103,3 +103,14 @@ def referenced(session: Structured, name: TableName) -> bool:
         for (table,) in tables
         for row in session.run(f"PRAGMA foreign_key_list({session.sql(table)})")
     )
+
+
+def key_collations(session: Structured, name: TableName) -> dict[str, str]:
+    """Return column -> ``COLLATE ...`` for the columns of unique indexes that do not compare byte by byte."""
+    schema = session.sql(name.schema or "main")
+    collations = {}
+    for _, index, unique, *_ in session.run(f"PRAGMA {schema}.index_list({session.sql(name.name)})"):
+        for _, _, column, _, collation, key in session.run(f"PRAGMA {schema}.index_xinfo({session.sql(index)})"):
+            if unique and key and column is not None and collation != "BINARY":
+                collations[column] = f"COLLATE {session.sql(collation)}"
+    return collations
