@@ -1,4 +1,4 @@
-"""Which rows are new: ranges of a growing column, each known by its bounds, without any row."""
+"""Find new rows: ranges of a growing column, identified by their bounds, without any row."""
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
 from __future__ import annotations
@@ -17,14 +17,14 @@ from flowrunner_provider.database.sync.watermark import from_json, shown, to_jso
 
 __all__ = ["Growth"]
 
-_MOST = 20  # ranges of one look
+_MAX_RANGES = 20  # per poll
 
 
 @dataclass(frozen=True, kw_only=True)
 class Growth:
-    """What to look at; the parameters of the asset watcher ``sql.changed``.
+    """What to watch; the parameters of the asset watcher ``sql.changed``.
 
-    :raises ConfigError: naming the parameter to mend.
+    :raises ConfigError: naming the parameter to correct.
     """
 
     origin: Origin
@@ -40,69 +40,76 @@ class Growth:
             Identifier(self.tie_break)
             if self.tie_break == self.watermark:
                 raise ConfigError(
-                    "tie_break is the watermark itself", field="tie_break", remedy="name a key, or leave it away"
+                    "tie_break is the watermark itself", field="tie_break", remedy="pass a key, or remove it"
                 )
         if not isinstance(self.batch, int) or isinstance(self.batch, bool) or self.batch < 1:
-            raise ConfigError("batch must be 1 or more", field="batch", remedy="give a number of rows")
+            raise ConfigError("batch must be 1 or more", field="batch", remedy="pass a number of rows")
 
-    def look(self, session: Session, cursor: Json) -> tuple[list[dict[str, Json]], Json]:
-        """The ranges behind the cursor, and the next cursor.
+    def poll(self, session: Session, cursor: Json) -> tuple[list[dict[str, Json]], Json]:
+        """Return the ranges after the cursor, and the next cursor.
 
-        :param cursor: ``{"at": place, "seen": place}``; a place is the values of the columns of the last row, or null
-            for the beginning. With ``hold_back`` nothing behind ``seen`` is told, which the last look has seen last.
+        :param cursor: ``{"at": bound, "seen": bound}``. A bound is the values of the watched columns in the last row,
+            or null for the beginning. With ``hold_back``, rows after ``seen``, where the last poll ended, are not
+            reported yet.
         """
         known = self.origin.described(session)
         for name in self._columns:
             if name not in known:
                 field = "watermark" if name == self.watermark else "tie_break"
                 raise ConfigError(
-                    f"there is no column {name!r} to watch", field=field, remedy=f"there are {', '.join(known)}"
+                    f"there is no column {name!r} to watch", field=field, remedy=f"the columns are {', '.join(known)}"
                 )
-        rows = _Rows(session, self.origin, {name: known[name] for name in self._columns}, self.batch)
-        last = rows.place(None, None, last=True)
+        query = _WatermarkQuery(session, self.origin, {name: known[name] for name in self._columns}, self.batch)
+        last = query.find_bound(None, None, last=True)
         if cursor is None and not self.existing:
-            return [], {"at": _kept(last), "seen": _kept(last)}
+            return [], {"at": _to_json(last), "seen": _to_json(last)}
         record: dict[str, Any] = cursor if isinstance(cursor, dict) else {"at": None, "seen": None}
-        at = _place(record["at"])
-        limit = _place(record["seen"]) if self.hold_back else last
+        at = _from_json(record["at"])
+        limit = _from_json(record["seen"]) if self.hold_back else last
         events: list[dict[str, Json]] = []
-        while limit is not None and len(events) < _MOST:
-            end = rows.place(at, limit, last=False) or rows.place(at, limit, last=True)
+        while limit is not None and len(events) < _MAX_RANGES:
+            end = query.find_bound(at, limit, last=False) or query.find_bound(at, limit, last=True)
             if end is None:
                 break
-            events.append(self._event(at, end, rows.count(at, end)))
+            events.append(self._event(at, end, query.count(at, end)))
             at = end
-        return events, {"at": _kept(at), "seen": _kept(last)}
+        return events, {"at": _to_json(at), "seen": _to_json(last)}
 
     @property
     def _columns(self) -> list[str]:
         return [self.watermark] if self.tie_break is None else [self.watermark, self.tie_break]
 
     def _event(self, after: Any, until: Any, rows: int) -> dict[str, Json]:
-        bounds: list[Json] = [_kept(after), _kept(until)]
+        bounds: list[Json] = [_to_json(after), _to_json(until)]
         name = [self.origin.table, self.origin.sql, self.watermark, self.tie_break]
         digest = hashlib.sha256(json.dumps([name, bounds], sort_keys=True).encode()).hexdigest()[:32]
 
-        def told(place: Any) -> Json:
-            return None if place is None else dict(zip(self._columns, map(shown, place), strict=True))
+        def shown_bound(bound: Any) -> Json:
+            return None if bound is None else dict(zip(self._columns, map(shown, bound), strict=True))
 
-        return {"id": digest, "table": self.origin.table, "rows": rows, "after": told(after), "until": told(until)}
+        return {
+            "id": digest,
+            "table": self.origin.table,
+            "rows": rows,
+            "after": shown_bound(after),
+            "until": shown_bound(until),
+        }
 
 
-class _Rows:
-    """The rows to look at, in the order of the watermark."""
+class _WatermarkQuery:
+    """The watched rows, in watermark order."""
 
     def __init__(self, session: Session, origin: Origin, kinds: Mapping[str, str], batch: int) -> None:
         self._session, self._origin, self._kinds, self._batch = session, origin, kinds, batch
 
-    def place(self, after: Any, until: Any, *, last: bool) -> list[Any] | None:
-        """The last row, or the one that ends a batch, between two places; None if there is none."""
+    def find_bound(self, after: Any, until: Any, *, last: bool) -> list[Any] | None:
+        """Return the last row's bound, or that of the row that ends a batch, between two bounds."""
         text = Text(self._session, self._origin, binds=after is not None or until is not None)
-        places = [self._session.exact(kind, f"q.{text.name(column)}") for column, kind in self._kinds.items()]
+        expressions = [self._session.exact(kind, f"q.{text.name(column)}") for column, kind in self._kinds.items()]
         where = self._between(text, after, until)
-        order = ", ".join(f"{place} DESC" if last else place for place in places)
-        chosen = ", ".join(f"{place} AS place_{number}" for number, place in enumerate(places))
-        query = f"SELECT {chosen} FROM {text.source} WHERE {where}"
+        order = ", ".join(f"{name} DESC" if last else name for name in expressions)
+        selected = ", ".join(f"{name} AS bound_{number}" for number, name in enumerate(expressions))
+        query = f"SELECT {selected} FROM {text.source} WHERE {where}"
         found = text.first(self._session.nth(query, order, 0 if last else self._batch - 1))
         return None if found is None else list(found)
 
@@ -113,27 +120,27 @@ class _Rows:
         return int(found[0]) if found else 0
 
     def _between(self, text: Text, after: Any, until: Any) -> str:
-        """Behind one place and up to another, written so that an index on the watermark serves."""
+        """Return the condition for rows between two bounds, in a form that can use an index."""
         columns = [(kind, f"q.{text.name(column)}") for column, kind in self._kinds.items()]
         parts = [f"{name} IS NOT NULL" for _, name in columns]
 
-        def bounded(number: int, sign: str, place: Any) -> str:
-            return self._session.bounded(*columns[number], sign, lambda: text.value(place[number]))
+        def condition(column_index: int, sign: str, bound: Any) -> str:
+            return self._session.bounded(*columns[column_index], sign, lambda: text.value(bound[column_index]))
 
-        for place, sign, equal in ((after, ">", ""), (until, "<", "=")):
-            if place is None:
+        for bound, sign, equal in ((after, ">", ""), (until, "<", "=")):
+            if bound is None:
                 continue
             if len(columns) == 1:
-                parts.append(bounded(0, sign + equal, place))
+                parts.append(condition(0, sign + equal, bound))
                 continue
-            parts.append(bounded(0, f"{sign}=", place))
-            parts.append(f"({bounded(0, sign, place)} OR {bounded(1, sign + equal, place)})")
+            parts.append(condition(0, f"{sign}=", bound))
+            parts.append(f"({condition(0, sign, bound)} OR {condition(1, sign + equal, bound)})")
         return " AND ".join(parts)
 
 
-def _kept(place: Any) -> Json:
-    return None if place is None else [to_json(value) for value in place]
+def _to_json(bound: Any) -> Json:
+    return None if bound is None else [to_json(value) for value in bound]
 
 
-def _place(kept: Any) -> list[Any] | None:
-    return None if kept is None else [from_json(value) for value in kept]
+def _from_json(stored: Any) -> list[Any] | None:
+    return None if stored is None else [from_json(value) for value in stored]

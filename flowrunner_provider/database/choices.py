@@ -1,4 +1,4 @@
-"""The choices that parameters offer. Operators import them at parse time, so nothing is imported here."""
+"""The values that enumerated parameters accept. Operators import them at parse time, so this module imports nothing."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ __all__ = [
 ]  # fmt: skip
 
 Mode = Literal["append", "truncate", "replace", "upsert"]
-"""What a load does with the rows that are there."""
+"""What a load does with existing rows."""
 
 Keep = Literal["error", "last"]
-"""What an upsert does with rows of the source that share their keys."""
+"""What an upsert does with source rows that have the same keys."""
 
 OnConflict = Literal["update", "ignore"]
-"""What an upsert does with a row whose keys are in the table."""
+"""What an upsert does with a row whose keys exist in the table."""
 
 BadRow = Literal["fail", "reject"]
-"""What a load does with a row that does not fit."""
+"""What a load does with a row that does not fit the table."""
 
 Operation = Literal["update", "delete"]
-"""Of a guarded change."""
+"""A guarded change of rows."""
 
 OnError = Literal["rollback", "rollback_to"]
-"""What a transaction does after a statement that failed."""
+"""What a transaction does after a failed statement."""
 
 Isolation = Literal["read committed", "repeatable read", "serializable"]
-"""At least so much; a database that only knows more gives more."""
+"""The minimum isolation level; a database without this level uses a higher one."""
 
 Upkeep = Literal["truncate", "drop", "analyze", "vacuum", "reindex", "refresh_mview", "swap_partition"]
-"""What is done to tables that are to be kept in order."""
+"""A maintenance operation."""
 
 IfExists = Literal["skip", "replace", "fail"]
-"""What the creation of a table does about one that is there."""
+"""What creating a table does with an existing one."""
 
 OnDrift = Literal["fail", "warn"]
-"""What a look at structures does about differences."""
+"""What a schema check does with differences."""
 
 Routine = Literal["procedure", "function"]
-"""What is called."""
+"""The kind of routine."""

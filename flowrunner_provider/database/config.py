@@ -1,7 +1,7 @@
-"""Settings of a database connection: what the official connection types hold, and our own options.
+"""Settings of a database connection: those of the official connection types, and FlowRunner's own options.
 
-Our options live under the ``flowrunner`` key of the extra. Of the rest of the extra, a driver gets what is
-on its list here and nothing else: some parameters run code, read files or switch protection off.
+FlowRunner's options live under the ``flowrunner`` key of the extra. Of the other keys, only those on the allow-list
+here reach a driver: some parameters run code, read files or disable protection.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ TlsMode = Literal["DISABLED", "PREFERRED", "REQUIRED", "VERIFY_CA", "VERIFY_IDEN
 _MYSQL_IGNORED = frozenset(
     {"aws_conn_id", "charset", "client", "cursor", "flowrunner", "iam", "local_infile", "region_name"}
 )
-"""Keys that the official hook reads, and that change nothing here: it is always utf8mb4, PyMySQL and a cursor of the
-server, and local files are for the bulk load alone."""
+"""Keys that the official hook reads and that have no effect here: the driver is always PyMySQL with utf8mb4 and a
+server-side cursor, and LOCAL INFILE is for the bulk load only."""
 
 _MYSQL_SSL = {
     "ca": "ssl_ca", "capath": "ssl_capath", "cert": "ssl_cert", "cipher": "ssl_cipher", "key": "ssl_key",
@@ -56,7 +56,7 @@ _POSTGRES_OFFICIAL = frozenset(
         "redshift-serverless", "region_name", "sqlalchemy_query", "sqlalchemy_scheme", "workgroup-name",
     }
 )  # fmt: skip
-"""Keys that the official hook reads itself and does not hand to the driver."""
+"""Keys that the official hook reads itself and does not pass to the driver."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,40 +65,38 @@ class SqliteConfig:
 
     path: str = option(label="Database file", help="The host of the connection is the path of the file.")
     mode: Literal["ro", "rw", "rwc"] | None = option(
-        None, label="Mode", help="As in SQLite's URIs; by default a missing file is only made by create_table."
+        None, label="Mode", help="SQLite's URI mode; by default, only create_table creates a missing file."
     )
     busy_timeout: timedelta = option(
-        timedelta(minutes=5), label="Busy timeout", help="How long to wait for another writer."
+        timedelta(minutes=5), label="Busy timeout", help="The longest wait for another writer."
     )
-    foreign_keys: bool = option(
-        False, label="Foreign keys", help="Enforce foreign keys (SQLite's own default is not to)."
-    )
+    foreign_keys: bool = option(False, label="Foreign keys", help="Enforce foreign keys (off by default in SQLite).")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PostgresConfig:
     """A connection of type ``postgres``."""
 
-    host: str = option(label="Host", help="Name or address of the server, or the folder of its socket.")
+    host: str = option(label="Host", help="Name or address of the server, or the directory of its Unix socket.")
     port: int = option(5432, label="Port")
     login: str = option("", label="User")
     password: str = option("", label="Password", secret=True)
-    schema: str = option("", label="Database", help="The database; by default the one named like the user.")
-    driver: dict[str, Any] = option({}, label="Driver", help="Parameters of libpq from the extra.")
+    schema: str = option("", label="Database", help="By default the database with the name of the user.")
+    driver: dict[str, Any] = option({}, label="Driver", help="libpq parameters from the extra.")
     connect_timeout: timedelta = option(
-        timedelta(seconds=15), label="Connect timeout", help="How long a connection may take, per address."
+        timedelta(seconds=15), label="Connect timeout", help="The longest wait for a connection, per address."
     )
     statement_timeout: timedelta | None = option(
-        None, label="Statement timeout", help="The longest single statement; by default the task's timeout."
+        None, label="Statement timeout", help="The longest run time of one statement; by default the task's timeout."
     )
     lock_timeout: timedelta = option(
-        timedelta(minutes=5), label="Lock timeout", help="How long to wait for a lock of somebody else."
+        timedelta(minutes=5), label="Lock timeout", help="The longest wait for a lock of another session."
     )
     max_connections: int | None = option(
-        None, label="Most connections", help="Of the tasks of one process; kept for the next one who asks."
+        None, label="Max connections", help="Size of the connection pool of one process; by default there is no pool."
     )
     silence: timedelta = option(
-        timedelta(minutes=1), label="Silence", help="A server that does not even acknowledge is given up."
+        timedelta(minutes=1), label="Silence", help="Give up a server that acknowledges no packet for this long."
     )
 
 
@@ -111,25 +109,29 @@ class MysqlConfig:
     login: str = option("", label="User")
     password: str = option("", label="Password", secret=True)
     schema: str = option("", label="Database")
-    unix_socket: str = option("", label="Socket", help="Path of the server's socket, in place of host and port.")
+    unix_socket: str = option("", label="Socket", help="Path of the server's Unix socket; replaces host and port.")
     ssl_mode: TlsMode = option(
-        "PREFERRED", label="TLS", help="VERIFY_IDENTITY checks certificate and name; PREFERRED takes what is offered."
+        "PREFERRED",
+        label="TLS",
+        help="VERIFY_IDENTITY checks certificate and host name; PREFERRED uses TLS if offered.",
     )
-    ssl_ca: str = option("", label="Authorities", help="File of the certificates to trust.")
-    ssl_capath: str = option("", label="Folder of authorities")
+    ssl_ca: str = option("", label="CA file", help="PEM file of the certificates to trust.")
+    ssl_capath: str = option("", label="CA directory")
     ssl_cert: str = option("", label="Client certificate")
     ssl_key: str = option("", label="Client key file", secret=True, help="Path of the file.")
     ssl_cipher: str = option("", label="Ciphers")
-    cleartext: bool = option(False, label="Password in the clear", help="Over TLS only; set by iam.")
+    cleartext: bool = option(False, label="Cleartext password", help="Over TLS only; set by iam.")
     connect_timeout: timedelta = option(timedelta(seconds=15), label="Connect timeout")
     statement_timeout: timedelta | None = option(
-        None, label="Statement timeout", help="The longest single statement; by default the task's timeout."
+        None, label="Statement timeout", help="The longest run time of one statement; by default the task's timeout."
     )
     lock_timeout: timedelta = option(
-        timedelta(minutes=5), label="Lock timeout", help="How long to wait for a lock of somebody else; whole seconds."
+        timedelta(minutes=5),
+        label="Lock timeout",
+        help="The longest wait for a lock of another session, in whole seconds.",
     )
     max_connections: int | None = option(
-        None, label="Most connections", help="Of the tasks of one process; kept for the next one who asks."
+        None, label="Max connections", help="Size of the connection pool of one process; by default there is no pool."
     )
 
 
@@ -139,7 +141,7 @@ _MSSQL_IGNORED = frozenset(
         "use_datetime2",
     }
 )  # fmt: skip
-"""Keys that the official hook hands to pymssql or SQLAlchemy, and that change nothing here."""
+"""Keys that the official hook passes to pymssql or SQLAlchemy and that have no effect here."""
 
 _YES, _NO = frozenset({"yes", "true", "1", "mandatory", "require", "request"}), frozenset({"no", "false", "0", "off"})
 
@@ -152,29 +154,31 @@ class MssqlConfig:
     port: int = option(1433, label="Port")
     login: str = option("", label="User")
     password: str = option("", label="Password", secret=True)
-    schema: str = option("", label="Database", help="By default the login's own.")
-    encrypt: bool = option(True, label="TLS", help="Without it everybody on the way can read the password.")
+    schema: str = option("", label="Database", help="By default the login's default database.")
+    encrypt: bool = option(True, label="TLS", help="Without TLS, the password can be read on the network.")
     trust_server_certificate: bool = option(
-        False, label="Trust any certificate", help="TLS without knowing the server; for tests."
+        False, label="Trust any certificate", help="Use TLS without verifying the server; for tests only."
     )
-    ca_file: str = option("", label="Authorities", help="PEM file of the certificates to trust, besides the system's.")
-    host_name_in_certificate: str = option("", label="Name in the certificate", help="If it is not the host.")
-    read_only: bool = option(False, label="Read only", help="Asks an availability group for a readable secondary.")
-    app_name: str = option("flowrunner", label="Application", help="As the server lists it.")
+    ca_file: str = option("", label="CA file", help="PEM file of certificates to trust in addition to the system's.")
+    host_name_in_certificate: str = option("", label="Host name in certificate", help="If it differs from the host.")
+    read_only: bool = option(False, label="Read only", help="Connect to a readable secondary of an availability group.")
+    app_name: str = option("flowrunner", label="Application", help="The application name shown by the server.")
     connect_timeout: timedelta = option(timedelta(seconds=15), label="Connect timeout")
     statement_timeout: timedelta | None = option(
-        None, label="Statement timeout", help="The longest silence; by default the task's timeout."
+        None, label="Statement timeout", help="The longest wait for a reply; by default the task's timeout."
     )
     lock_timeout: timedelta = option(
-        timedelta(minutes=5), label="Lock timeout", help="How long to wait for a lock of somebody else."
+        timedelta(minutes=5), label="Lock timeout", help="The longest wait for a lock of another session."
     )
-    max_connections: int | None = option(None, label="Most connections", help="Of the tasks of one process.")
+    max_connections: int | None = option(
+        None, label="Max connections", help="Size of the connection pool of one process."
+    )
 
 
 def mssql_parameters(extra: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What of a ``mssql`` connection's extra is for the driver, as fields of :class:`MssqlConfig`.
+    """Return the driver settings in a ``mssql`` connection's extra, as fields of :class:`MssqlConfig`.
 
-    :raises ConfigError: naming a parameter that is not on the list.
+    :raises ConfigError: naming a parameter that is not allowed.
     """
     found: dict[str, Any] = {}
     for name, value in extra.items():
@@ -189,26 +193,30 @@ def mssql_parameters(extra: Mapping[str, Any], where: str) -> dict[str, Any]:
             found[field] = text in _YES
         elif key in ("logintimeout", "timeout"):
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ConfigError(f"{where}: {name!r} must be whole seconds", field=name, remedy="correct it")
+                raise ConfigError(
+                    f"{where}: {name!r} must be whole seconds", field=name, remedy="correct it in the extra"
+                )
             if value:
                 found["connect_timeout" if key == "logintimeout" else "statement_timeout"] = timedelta(seconds=value)
         elif key in ("appname", "hostnameincertificate"):
             if not isinstance(value, str) or "\0" in value or len(value) > 128:
-                raise ConfigError(f"{where}: {name!r} must be a short text", field=name, remedy="correct it")
+                raise ConfigError(
+                    f"{where}: {name!r} must be a string of at most 128 characters", field=name, remedy="correct it"
+                )
             found["app_name" if key == "appname" else "host_name_in_certificate"] = value
         else:
             raise ConfigError(
                 f"{where}: the driver parameter {name!r} is not allowed",
                 field=name,
-                remedy="remove it from the extra; options of ours are under its 'flowrunner' key",
+                remedy="remove it from the extra; FlowRunner options go under its 'flowrunner' key",
             )
     return found
 
 
 def mysql_parameters(extra: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What of a ``mysql`` connection's extra is for the driver, as fields of :class:`MysqlConfig`.
+    """Return the driver settings in a ``mysql`` connection's extra, as fields of :class:`MysqlConfig`.
 
-    :raises ConfigError: naming a parameter that is not on the list.
+    :raises ConfigError: naming a parameter that is not allowed.
     """
     given = {name: value for name, value in extra.items() if name not in _MYSQL_IGNORED}
     ssl = given.pop("ssl", None) or {}
@@ -218,7 +226,7 @@ def mysql_parameters(extra: Mapping[str, Any], where: str) -> dict[str, Any]:
         except ValueError:
             ssl = None
     if not isinstance(ssl, Mapping):
-        raise ConfigError(f"{where}: 'ssl' must be an object", field="ssl", remedy='write {"ca": "/path/of/ca.pem"}')
+        raise ConfigError(f"{where}: 'ssl' must be an object", field="ssl", remedy='pass {"ca": "/path/to/ca.pem"}')
     found: dict[str, Any] = {}
     check = ssl.get("check_hostname", True)
     for name, value in [*given.items(), *((f"ssl.{name}", value) for name, value in ssl.items())]:
@@ -230,10 +238,10 @@ def mysql_parameters(extra: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise ConfigError(
                 f"{where}: the driver parameter {name!r} is not allowed",
                 field=name,
-                remedy="remove it from the extra; time-outs are options under its 'flowrunner' key",
+                remedy="remove it from the extra; timeouts are options under its 'flowrunner' key",
             )
         if not isinstance(value, str) or "\0" in value:
-            raise ConfigError(f"{where}: {name!r} must be text", field=name, remedy="correct it in the extra")
+            raise ConfigError(f"{where}: {name!r} must be a string", field=name, remedy="correct it in the extra")
         found[field] = value
     trusts = "ssl_ca" in found or "ssl_capath" in found
     if "ssl_mode" in found:
@@ -246,9 +254,9 @@ def mysql_parameters(extra: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def driver_parameters(extra: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What of a ``postgres`` connection's extra goes to libpq.
+    """Return the libpq parameters in a ``postgres`` connection's extra.
 
-    :raises ConfigError: naming a parameter that is not on the list.
+    :raises ConfigError: naming a parameter that is not allowed.
     """
     parameters = {name: value for name, value in extra.items() if name not in _POSTGRES_OFFICIAL}
     for name, value in parameters.items():
@@ -256,11 +264,11 @@ def driver_parameters(extra: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise ConfigError(
                 f"{where}: the driver parameter {name!r} is not allowed",
                 field=name,
-                remedy="remove it from the extra; time-outs are options under its 'flowrunner' key",
+                remedy="remove it from the extra; timeouts are options under its 'flowrunner' key",
             )
         if not isinstance(value, str | int) or isinstance(value, bool) or "\0" in str(value):
             raise ConfigError(
-                f"{where}: the driver parameter {name!r} must be text or a whole number",
+                f"{where}: the driver parameter {name!r} must be a string or an integer",
                 field=name,
                 remedy="correct it in the extra",
             )

@@ -1,4 +1,4 @@
-"""An export: the rows of a query into files, all of them from one snapshot."""
+"""Export the rows of a query to files, all from one snapshot."""
 
 # ruff: noqa: S608 - names are quoted by identifiers.py
 from __future__ import annotations
@@ -30,18 +30,18 @@ T = TypeVar("T")
 
 
 def export(plan: ExportPlan, connect: Callable[[], Session], run: Run) -> ExportResult:
-    """All rows are in the files, each of which appeared whole; nothing else was read or changed.
+    """Write all rows to files, each of which appears complete; read and change nothing else.
 
-    All are read in one read-only transaction that sees one state of the database. Killed or repeated anywhere, it
-    starts over: until the rows are complete nothing has its final name, and a later attempt removes what was left.
+    All rows are read in one read-only transaction with one snapshot. A killed or repeated export starts over: no file
+    has its final name before the rows are complete, and a later attempt removes leftovers.
     """
     files = ExportFiles(plan, run)
     files.clear()
-    with files.given_way():
+    with files.fenced_errors():
         with connect() as session:
             failpoint("sql.export.after_connect")
             session.begin("repeatable read", read_only=True)
-            work = _Work(session, plan, run, files)
+            work = _Export(session, plan, run, files)
             try:
                 work.write()
             except BaseException:
@@ -52,81 +52,85 @@ def export(plan: ExportPlan, connect: Callable[[], Session], run: Run) -> Export
 
 
 class BlockWriter(Protocol):
-    """A writer of what the database has written as CSV."""
+    """A writer of CSV that the database formatted."""
 
     def write_block(self, block: bytes, rows: int) -> None:
-        """Append whole rows."""
+        """Append a block of complete rows."""
 
 
-class _Work:
+class _Export:
     def __init__(self, session: Session, plan: ExportPlan, run: Run, files: ExportFiles) -> None:
         self._session, self._plan, self._run, self._files = session, plan, run, files
         self._progress: Progress = run.progress("export", unit="rows", total=plan.expected_rows)
         self.rows = 0
         self.kinds: dict[str, str] = {}
         self._query = ""
-        self._by_server = False
+        self._server_formats = False
         self._options = ParquetOptions()
 
     def write(self) -> None:
         plan, session = self._plan, self._session
         self._describe()
         failpoint("sql.export.after_describe")
-        counted = None
+        server_count = None
         if plan.format in ("csv", "parquet"):
-            counted = session.copy_out(
-                self._query, plan.parameters, most=self._most, passed=self._take_block, apart=len(plan.partition_by)
+            server_count = session.copy_out(
+                self._query,
+                plan.parameters,
+                most=self._block_limit,
+                passed=self._write_block,
+                apart=len(plan.partition_by),
             )
-        self._by_server = counted is not None
-        if counted is None:
+        self._server_formats = server_count is not None
+        if server_count is None:
             with session.stream(self._query, plan.parameters, batch_rows=plan.chunk_size) as batches:
                 for batch in batches:
-                    self._take(batch)
-            counted = session.count(TableName.parse(plan.table)) if plan.table is not None else self.rows
-        self._check(counted)
+                    self._write_batch(batch)
+            server_count = session.count(TableName.parse(plan.table)) if plan.table is not None else self.rows
+        self._check_count(server_count)
         self._progress.finish()
         if not self.rows and not plan.skip_if_empty and not plan.partition_by:
-            self._files.writer(self._of_blocks if self._by_server else self._open)
+            self._files.writer(self._open_for_blocks if self._server_formats else self._open)
 
     def _describe(self) -> None:
         plan, session = self._plan, self._session
         source = plan.sql if plan.sql is not None else f"SELECT * FROM {session.sql(TableName.parse(str(plan.table)))}"
         columns = session.described(source, plan.parameters)
-        self._query = selected(session, source, columns, plan)
+        self._query = build_query(session, source, columns, plan)
         found = session.described(self._query, plan.parameters)
         for name, kind in found.items():
-            self.kinds[name] = _declared(kind, columns[name], plan.format)
+            self.kinds[name] = _column_kind(kind, columns[name], plan.format)
         check_kinds({name: self.kinds.pop(name) for name in plan.partition_by})
         if plan.format == "parquet" and "" in self.kinds.values():
-            self._look_at_values()
+            self._infer_kinds()
         if plan.format == "parquet" and "decimal" in self.kinds.values():
             self._options = ParquetOptions(decimals=session.digits(self._query, plan.parameters))
 
-    def _look_at_values(self) -> None:
-        """Parquet needs a type per column before the first row; this database has them in the values alone."""
-        seen, rows = Kinds(), 0
+    def _infer_kinds(self) -> None:
+        """Infer column types from the values: Parquet needs them first, and this database declares none."""
+        found, rows = Kinds(), 0
         with self._session.stream(self._query, self._plan.parameters, batch_rows=self._plan.chunk_size) as batches:
             for batch in batches:
                 self._run.deadline.check("the export")
-                seen.add_rows(list(self.kinds), [row[: len(self.kinds)] for row in batch], rows)
+                found.add_rows(list(self.kinds), [row[: len(self.kinds)] for row in batch], rows)
                 rows += len(batch)
         for name in self.kinds:
-            self.kinds[name] = seen.simple(name)
+            self.kinds[name] = found.simple(name)
             if self.kinds[name] == "mixed":
                 raise ConfigError(
-                    f"the column {name!r} has values without a common type: {seen.where(name)}",
+                    f"the column {name!r} has values without a common type: {found.where(name)}",
                     field="sql",
-                    remedy="cast it to one type in sql",
+                    remedy="cast the column to one type in sql",
                 )
 
-    def _take(self, batch: list[Row]) -> None:
-        for key, rows in self._by_key(batch):
-            for part in self._parts(rows):
-                self._files.writer(self._open, key).write(part)
-        self._passed(len(batch))
+    def _write_batch(self, batch: list[Row]) -> None:
+        for key, rows in self._group_by_partition(batch):
+            for rows_of_file in self._split_at_file_limit(rows):
+                self._files.writer(self._open, key).write(rows_of_file)
+        self._count_rows(len(batch))
 
-    def _by_key(self, batch: list[Row]) -> Iterator[tuple[Key, list[Row]]]:
-        """The rows of each folder, which come together."""
+    def _group_by_partition(self, batch: list[Row]) -> Iterator[tuple[Key, list[Row]]]:
+        """Yield the rows of each partition, which arrive together."""
         names = self._plan.partition_by
         if not names:
             yield (), batch
@@ -135,17 +139,17 @@ class _Work:
         for values, rows in groupby(batch, lambda row: row[width:]):
             yield key_of(names, values), [row[:width] for row in rows]
 
-    def _take_block(self, block: bytes, rows: int, key: Key) -> None:
-        cast("BlockWriter", self._files.writer(self._of_blocks, key)).write_block(block, rows)
-        self._passed(rows)
+    def _write_block(self, block: bytes, rows: int, key: Key) -> None:
+        cast("BlockWriter", self._files.writer(self._open_for_blocks, key)).write_block(block, rows)
+        self._count_rows(rows)
 
-    def _most(self) -> int:
-        """How many rows the next block may have."""
+    def _block_limit(self) -> int:
+        """Return how many rows the next block may have."""
         room = self._files.room() or self._plan.max_rows_per_file
         return self._plan.chunk_size if room is None else min(room, self._plan.chunk_size)
 
-    def _parts(self, batch: list[T]) -> Iterator[list[T]]:
-        """The batch, cut where a file is full."""
+    def _split_at_file_limit(self, batch: list[T]) -> Iterator[list[T]]:
+        """Split the batch where a file reaches its limit of rows."""
         if self._plan.max_rows_per_file is None:
             yield batch
             return
@@ -154,7 +158,7 @@ class _Work:
             yield batch[:room]
             batch = batch[room:]
 
-    def _passed(self, rows: int) -> None:
+    def _count_rows(self, rows: int) -> None:
         self.rows += rows
         self._run.deadline.check("the export")
         self._progress.advance(rows)
@@ -165,35 +169,35 @@ class _Work:
             return XlsxRowWriter(path, self.kinds, self._files.token, self._files.scratch)
         return open_writer(path, self._plan.format, self.kinds, token=self._files.token, parquet=self._options)
 
-    def _of_blocks(self, path: Path) -> RowWriter:
+    def _open_for_blocks(self, path: Path) -> RowWriter:
         if self._plan.format == "parquet":
             from flowrunner_provider.database.server_parquet import ServerParquetWriter
 
-            return ServerParquetWriter.opened(path, self.kinds, self._files.token, self._options)
-        return ServerCsvWriter.opened(path, self.kinds, self._files.token)
+            return ServerParquetWriter.create(path, self.kinds, self._files.token, self._options)
+        return ServerCsvWriter.create(path, self.kinds, self._files.token)
 
-    def _check(self, counted: int) -> None:
-        if counted != self.rows:
+    def _check_count(self, server_count: int) -> None:
+        if server_count != self.rows:
             raise IntegrityError(
-                f"the database counts {counted} rows, and {self.rows} came; nothing was written",
-                remedy="retry; if it happens again, look at the server's log",
+                f"the database counted {server_count} rows, but sent {self.rows}; nothing was written",
+                remedy="retry; if it happens again, check the server's log",
             )
         if self._plan.expected_rows not in (None, self.rows):
             raise IntegrityError(
                 f"the query has {self.rows} rows, expected were {self._plan.expected_rows}; nothing was written",
-                remedy="look at the task that filled the table",
+                remedy="check the task that filled the table",
             )
 
 
-def selected(session: Session, source: str, columns: dict[str, str], plan: ExportPlan) -> str:
-    """The query for the file: the columns asked for, in their order, as its format can hold them."""
+def build_query(session: Session, source: str, columns: dict[str, str], plan: ExportPlan) -> str:
+    """Return the query that selects the requested columns in order, in types that the file format can hold."""
     chosen = list(columns if plan.columns is None else plan.columns)
     for field_name, names in (("columns", chosen), ("order_by", plan.order_by), ("partition_by", plan.partition_by)):
         if unknown := [name for name in names if name not in columns]:
             raise ConfigError(
-                f"there is no column {unknown[0]!r} to export",
+                f"the query has no column {unknown[0]!r}",
                 field=field_name,
-                remedy=f"there are {', '.join(columns)}",
+                remedy=f"its columns are {', '.join(columns)}",
             )
 
     def quoted(name: str) -> str:
@@ -203,24 +207,26 @@ def selected(session: Session, source: str, columns: dict[str, str], plan: Expor
     chosen = [name for name in chosen if name not in plan.partition_by]
     if not chosen:
         raise ConfigError(
-            "no column is left for the files", field="partition_by", remedy="leave one of them out, or select more"
+            "partition_by leaves no column for the files",
+            field="partition_by",
+            remedy="remove one of them, or export more columns",
         )
     chosen += plan.partition_by
-    targets = ["csv" if name in plan.partition_by else plan.format for name in chosen]
+    formats = ["csv" if name in plan.partition_by else plan.format for name in chosen]
     parts = [
-        session.castable(columns[name], quoted(name), target) for name, target in zip(chosen, targets, strict=True)
+        session.castable(columns[name], quoted(name), target) for name, target in zip(chosen, formats, strict=True)
     ]
-    sorted_by = list(dict.fromkeys((*plan.partition_by, *plan.order_by)))
-    if parts == [quoted(name) for name in columns] and not sorted_by:
+    sort_columns = list(dict.fromkeys((*plan.partition_by, *plan.order_by)))
+    if parts == [quoted(name) for name in columns] and not sort_columns:
         return source.rstrip().rstrip(";")
-    order = [session.sort_key(columns[name], f"q.{quoted(name)}") for name in sorted_by]
+    order = [session.sort_key(columns[name], f"q.{quoted(name)}") for name in sort_columns]
     return f"SELECT {', '.join(parts)} FROM ({source.rstrip().rstrip(';')}\n) AS q" + (
         f" ORDER BY {', '.join(order)}" if order else ""
     )
 
 
-def _declared(kind: str, original: str, format: ExportFormat) -> str:  # noqa: A002
-    """What the column is said to hold; empty where the values tell."""
+def _column_kind(kind: str, original: str, format: ExportFormat) -> str:  # noqa: A002
+    """Return the type of a column in the file; empty if the values decide."""
     if format == "csv" and original in ("boolean", "json", "array"):
         return {"boolean": original, "json": "object", "array": "string"}[original]
     return "" if kind == "json" else kind

@@ -1,4 +1,4 @@
-"""The files of an export: hidden until all rows are complete, then each put under its final name."""
+"""The files of an export: hidden until all rows are complete, then moved to their final names."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import Dataset, is_gzip
 from flowrunner_provider.data.writers import RowWriter, part_token
 from flowrunner_provider.database.export_plan import ExportPlan
-from flowrunner_provider.database.partitions import MOST, Key, folder_of
+from flowrunner_provider.database.partitions import MAX_FOLDERS, Key, folder_of
 from flowrunner_provider.database.results import ExportResult
 
 __all__ = ["ExportFiles"]
 
 
-_RECORD = "published.json"
+_PUBLISHED = "published.json"
 
 
 class ExportFiles:
-    """Where the rows go: one file beside its final name, or a hidden folder of them.
+    """The destination of the rows: one temporary file beside its final name, or a hidden folder of files.
 
-    Rows come folder by folder, so that one file is open at a time, however many there are.
+    Rows arrive partition by partition, so one file is open at a time, however many there are.
     """
 
     def __init__(self, plan: ExportPlan, run: Run) -> None:
@@ -47,48 +47,48 @@ class ExportFiles:
         self._writer: RowWriter | None = None
         self._key: Key = ()
         self._counts: dict[str, int] = {}
-        self._earlier: set[str] = set()
-        self._records: list[Path] = []
+        self._published_earlier: set[str] = set()
+        self._recorded_attempts: list[Path] = []
 
     def clear(self) -> None:
-        """Remove what earlier attempts have left; what they have published is remembered."""
+        """Remove leftovers of earlier attempts; remember what they published."""
         with disk_errors(self._plan.dest):
             self._dest.with_name(part_name(self._dest.name, self.token)).unlink(missing_ok=True)
             if self._attempts.is_dir() and not self._attempts.is_symlink():
                 for folder in self._attempts.iterdir():
-                    with suppress(FileNotFoundError):  # its own attempt, not dead yet, removes it
-                        self._empty(folder)
+                    with suppress(FileNotFoundError):  # its own attempt is still alive and removes it
+                        self._clear_attempt(folder)
 
-    def _empty(self, folder: Path) -> None:
-        """Remove an attempt's folder; the list of what that has published stays until this one ends."""
-        record = folder / _RECORD
+    def _clear_attempt(self, folder: Path) -> None:
+        """Remove an attempt's folder, but keep its record of published files until this attempt ends."""
+        record = folder / _PUBLISHED
         if not record.exists():
-            _removed(folder)
+            _remove(folder)
             return
-        self._earlier |= set(json.loads(record.read_bytes()))
-        self._records.append(folder)
+        self._published_earlier |= set(json.loads(record.read_bytes()))
+        self._recorded_attempts.append(folder)
         for path in folder.iterdir():
             if path != record:
-                _removed(path)
+                _remove(path)
 
     def withdraw(self) -> None:
-        """Remove what this attempt has written and not published."""
+        """Remove everything this attempt wrote and did not publish."""
         if self._writer is not None:
             self._writer.discard()
             self._writer = None
         if self._folder.is_dir():
-            self._empty(self._folder)
-        self._tidy()
+            self._clear_attempt(self._folder)
+        self._remove_attempts_folder()
 
-    def _tidy(self) -> None:
-        with suppress(OSError):  # it is not there, or has a folder of another attempt in it
+    def _remove_attempts_folder(self) -> None:
+        with suppress(OSError):  # it does not exist, or holds another attempt's folder
             self._attempts.rmdir()
 
     @contextmanager
-    def given_way(self) -> Iterator[None]:
-        """What fails in an attempt that a newer one has succeeded is no news: it has removed this one's files.
+    def fenced_errors(self) -> Iterator[None]:
+        """Raise Fenced instead of an error if a newer attempt took over, because it removed this one's files.
 
-        :raises Fenced: instead.
+        :raises Fenced: in that case.
         """
         try:
             yield
@@ -102,52 +102,52 @@ class ExportFiles:
 
     @property
     def scratch(self) -> Path:
-        """A hidden folder beside the file, for a format that needs one while it is written."""
+        """A hidden folder for a format that needs temporary files while it is written."""
         return self._folder / "scratch"
 
     @property
-    def _many(self) -> bool:
+    def _is_split(self) -> bool:
         return self._plan.max_rows_per_file is not None
 
     def room(self) -> int | None:
-        """How many rows still fit into the file that is open."""
+        """Return how many rows still fit into the open file; None for no limit."""
         if self._plan.max_rows_per_file is None or self._writer is None:
             return None
         return self._plan.max_rows_per_file - self._writer.rows
 
     def writer(self, make: Callable[[Path], RowWriter], key: Key = ()) -> RowWriter:
-        """The file to write into now.
+        """Return the writer of the current file.
 
-        :param key: of the rows that come; those of one key come together.
+        :param key: the partition of the next rows; the rows of one partition arrive together.
         """
         if self._writer is not None and (self.room() == 0 or key != self._key):
             self._close()
         if self._writer is None:
-            self._writer, self._key = make(self._next(key)), key
+            self._writer, self._key = make(self._next_path(key)), key
         return self._writer
 
-    def _next(self, key: Key) -> Path:
-        """The next file of the key."""
+    def _next_path(self, key: Key) -> Path:
+        """Return the path of the partition's next file."""
         if not self._plan.partition_by:
             self._counts[""] = number = self._counts.get("", 0) + 1
-            return self._folder / self._name(number) if self._many else self._dest
+            return self._folder / self._numbered_name(number) if self._is_split else self._dest
         folder = folder_of(self._plan.partition_by, key)
         if folder in self._counts and key != self._key:
             raise ConfigError(
-                "rows that belong into one folder do not come together: their values are equal in some ways only",
+                "the rows of one folder do not arrive together: its values are equal in some comparisons only",
                 field="partition_by",
                 remedy="cast the columns to one type, or trim them, in sql",
             )
         self._counts[folder] = number = self._counts.get(folder, 0) + 1
-        if len(self._counts) > MOST:
+        if len(self._counts) > MAX_FOLDERS:
             raise ConfigError(
-                f"there are more than {MOST} folders to write",
+                f"the export needs more than {MAX_FOLDERS} folders",
                 field="partition_by",
                 remedy="partition by fewer columns, or select fewer rows",
             )
-        return self._folder / folder / (self._name(number) if self._many else self._dest.name)
+        return self._folder / folder / (self._numbered_name(number) if self._is_split else self._dest.name)
 
-    def _name(self, number: int) -> str:
+    def _numbered_name(self, number: int) -> str:
         return f"{self._stem}-{number:05d}{self._suffix}"
 
     def _close(self) -> None:
@@ -158,19 +158,19 @@ class ExportFiles:
             self._writer = None
 
     def publish(self, rows: int, kinds: dict[str, str]) -> ExportResult:
-        """Everything has its final name."""
+        """Move everything to its final name."""
         failpoint("sql.export.before_publish")
         self._close()
         self._run.lease.check()
         with disk_errors(self._plan.dest):
             if self._plan.partition_by:
                 self._publish_folders()
-            elif self._many:
-                self.done = [self._moved(file) for file in self.done]
+            elif self._is_split:
+                self.done = [self._move_into_place(file) for file in self.done]
                 self._remove_surplus("")
-            for folder in (*self._records, self._folder):
-                _removed(folder)
-            self._tidy()
+            for folder in (*self._recorded_attempts, self._folder):
+                _remove(folder)
+            self._remove_attempts_folder()
         failpoint("sql.export.after_publish")
         first = self.done[0] if self.done else None
         return ExportResult(
@@ -184,31 +184,32 @@ class ExportFiles:
         )
 
     def _publish_folders(self) -> None:
-        """A file that a killed attempt of this task has published, and that there is no more, goes."""
+        """Publish the files; delete those a killed attempt published that no longer have rows."""
         names = {str(Path(file.path).relative_to(self._folder)) for file in self.done}
         if self.done:
-            self._write_down(sorted(names | self._earlier))
-        self.done = [self._moved(file) for file in self.done]
-        for name in sorted(self._earlier - names):
+            self._record_published(sorted(names | self._published_earlier))
+        self.done = [self._move_into_place(file) for file in self.done]
+        for name in sorted(self._published_earlier - names):
             self._run.lease.check()
             (self._dest.parent / name).unlink(missing_ok=True)
             failpoint("sql.export.after_remove")
-        if self._many:
+        if self._is_split:
             for folder in self._counts:
                 self._remove_surplus(folder)
 
-    def _write_down(self, names: list[str]) -> None:
-        record = PartFile(self._folder / _RECORD, self.token)
+    def _record_published(self, names: list[str]) -> None:
+        record = PartFile(self._folder / _PUBLISHED, self.token)
         record.open()
         record.write(json.dumps(names).encode())
         record.commit()
         failpoint("sql.export.after_record")
 
-    def _moved(self, file: Dataset) -> Dataset:
+    def _move_into_place(self, file: Dataset) -> Dataset:
         target = self._dest.parent / Path(file.path).relative_to(self._folder)
         if Path(file.path).stat().st_size != file.bytes:
             raise IntegrityError(
-                f"{target} is not what was written", remedy="look for another process that writes it, then retry"
+                f"the temporary file of {target} changed after it was written",
+                remedy="check for another process that writes to it, then retry",
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         Path(file.path).replace(target)
@@ -216,7 +217,7 @@ class ExportFiles:
         return dataclasses.replace(file, path=str(target))
 
     def _remove_surplus(self, folder: str) -> None:
-        """Files of an earlier run that had more of them."""
+        """Delete files of an earlier run that wrote more of them."""
         numbered = re.compile(re.escape(self._stem) + r"-(\d{5,})" + re.escape(self._suffix))
         for path in (self._dest.parent / folder).iterdir():
             found = numbered.fullmatch(path.name)
@@ -225,8 +226,8 @@ class ExportFiles:
                 path.unlink()
 
 
-def _removed(path: Path) -> None:
-    """Remove what an attempt may have there; one that is not dead may still write into it, and removes that itself."""
+def _remove(path: Path) -> None:
+    """Remove what an attempt left; a zombie that still writes to it removes that itself."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -1,4 +1,4 @@
-"""What an export is to write, and where."""
+"""The parameters of an export, validated before anything happens."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["ExportPlan"]
 
 @dataclass(frozen=True, kw_only=True)
 class ExportPlan:
-    """What to write where; the parameters of the action ``sql.export``.
+    """What to export and where; the parameters of the action ``sql.export``.
 
-    :raises ConfigError: naming the parameter to mend.
+    :raises ConfigError: naming the parameter to correct.
     """
 
     dest: str
@@ -41,29 +41,35 @@ class ExportPlan:
         object.__setattr__(self, "format", "xlsx" if excel else format_of(path, "dest"))
         if excel and (self.max_rows_per_file or 0) > MOST_ROWS:
             raise ConfigError(
-                f"a sheet has at most {MOST_ROWS} rows", field="max_rows_per_file", remedy="write 1000000, say"
+                f"a sheet has at most {MOST_ROWS} rows",
+                field="max_rows_per_file",
+                remedy="pass a smaller number such as 1000000",
             )
         if (self.sql is None) == (self.table is None) or self.sql == "":
-            raise ConfigError("give either sql or table", field="sql", remedy="name a table, or write a query")
+            raise ConfigError(
+                "pass either sql or table", field="sql", remedy="remove one of the two, or add the missing one"
+            )
         if self.table is not None:
             TableName.parse(self.table)
             if self.parameters is not None:
-                raise ConfigError("parameters are for sql", field="parameters", remedy="leave them away, or write sql")
+                raise ConfigError(
+                    "parameters are for sql", field="parameters", remedy="remove them, or pass sql instead of table"
+                )
         for name in ("columns", "order_by", "partition_by"):
             self._check_names(name, getattr(self, name))
-        for name, least in (("max_rows_per_file", 1), ("chunk_size", 1), ("expected_rows", 0)):
+        for name, minimum in (("max_rows_per_file", 1), ("chunk_size", 1), ("expected_rows", 0)):
             value = getattr(self, name)
             if value is None and name != "chunk_size":
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(f"{name} must be {least} or more", field=name, remedy="give a whole number")
+            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+                raise ConfigError(f"{name} must be {minimum} or more", field=name, remedy="pass an integer")
 
     def _check_names(self, name: str, value: Sequence[str] | None) -> None:
         if value is None:
             return
         if isinstance(value, str) or not all(isinstance(item, str) for item in value):
-            raise ConfigError(f"{name} must be a list of column names", field=name, remedy='write ["id"], say')
+            raise ConfigError(f"{name} must be a list of column names", field=name, remedy='pass a list such as ["id"]')
         for item in value:
             Identifier(item)
         if len(set(value)) != len(value) or (name == "columns" and not value):
-            raise ConfigError(f"{name} is empty or names a column twice", field=name, remedy="name each once")
+            raise ConfigError(f"{name} is empty or names a column twice", field=name, remedy="name each column once")

@@ -1,4 +1,4 @@
-"""The hook of a database connection, whatever its type; all types are owned by the official providers."""
+"""The hook of a database connection of any supported type; the official providers own the types."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["SqlHook", "ahook_for", "hook_for"]
 
 
 def hook_for(conn_id: str) -> SqlHook[Any]:
-    """The hook for the connection, by its type.
+    """Return the hook for the connection, by its type.
 
-    :raises ConfigError: if it is no database that is supported.
+    :raises ConfigError: if the type is not a supported database.
     """
     return _hook(conn_id, connection(conn_id).conn_type)
 
 
 async def ahook_for(conn_id: str) -> SqlHook[Any]:
-    """:func:`hook_for` for an event loop that must not be blocked; its settings are read already."""
+    """Return the hook like :func:`hook_for`, without blocking the event loop; its settings are already read."""
     hook = _hook(conn_id, (await aconnection(conn_id)).conn_type)
     await hook.aload()
     return hook
@@ -32,7 +32,7 @@ def _hook(conn_id: str, kind: str | None) -> SqlHook[Any]:
     hooks = dict(next(item.hooks for item in CONNECTORS if item.name == "database"))
     if kind not in hooks:
         raise ConfigError(
-            f"connection {conn_id!r} is of type {kind!r}, which is no database that is supported",
+            f"connection {conn_id!r} is of type {kind!r}, which is not a supported database",
             field="conn_id",
             remedy=f"use a connection of type {', '.join(sorted(hooks))}",
         )

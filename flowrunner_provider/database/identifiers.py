@@ -1,7 +1,7 @@
-"""Names of tables and columns: the only way one reaches SQL.
+"""Names of tables and columns: the only way for a name to reach SQL.
 
-A name is taken literally: never folded to lower case, never trimmed, always quoted. What cannot be
-quoted safely, or would be cut by the server, is refused.
+A name is taken literally: never folded to lower case, never trimmed, always quoted. A name that cannot be quoted
+safely, or that the server would truncate, is rejected.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ __all__ = ["Identifier", "Quoting", "TableName"]
 
 _PLAIN = re.compile(r"[^\W\d][\w$]*")
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
-_SHOWN = 80
+_MAX_SHOWN = 80
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quoting:
     """How a database quotes a name.
 
-    :param mark: the quotation mark; doubled inside of a name.
-    :param end: the mark that ends a name, if it is another one; then this one is doubled.
-    :param max_bytes: the longest name, in UTF-8; longer ones would be cut or refused by the server.
-    :param max_characters: the same in characters, where the server counts these.
-    :param forbidden: a pattern of what no name may have, because the server would change or misread it.
+    :param mark: the quotation mark; doubled inside a name.
+    :param end: the closing mark, if it differs; then this one is doubled.
+    :param max_bytes: the longest name in UTF-8; the server would truncate or reject longer ones.
+    :param max_characters: the longest name in characters, where the server counts these.
+    :param forbidden: a pattern of what no name may contain because the server would change or misread it.
     """
 
     mark: str = '"'
@@ -40,7 +40,7 @@ class Quoting:
 class Identifier:
     """One name, e.g. of a column.
 
-    :raises ConfigError: if it is empty, or holds NUL or half a surrogate pair.
+    :raises ConfigError: if it is empty, or contains NUL or half of a surrogate pair.
     """
 
     text: str
@@ -48,32 +48,32 @@ class Identifier:
     def __post_init__(self) -> None:
         if not self.text or "\0" in self.text or not _encodable(self.text):
             raise ConfigError(
-                f"{self.text[:_SHOWN]!r} cannot be the name of a table or column",
+                f"{self.text[:_MAX_SHOWN]!r} cannot be the name of a table or column",
                 field="table",
-                remedy="use a name without NUL and without halves of surrogate pairs",
+                remedy="use a non-empty name of valid Unicode without NUL",
             )
 
     def quoted(self, quoting: Quoting) -> str:
-        """The name as SQL.
+        """Return the name as SQL.
 
         :raises ConfigError: if it is too long.
         """
         size = len(self.text.encode())
         if size > quoting.max_bytes:
             raise ConfigError(
-                f"the name {self.text[:_SHOWN]!r} has {size} bytes; this database takes {quoting.max_bytes}",
+                f"the name {self.text[:_MAX_SHOWN]!r} has {size} bytes; this database allows {quoting.max_bytes}",
                 field="table",
                 remedy="choose a shorter name, or map the column with column_map",
             )
         if quoting.max_characters is not None and len(self.text) > quoting.max_characters:
             raise ConfigError(
-                f"the name {self.text[:_SHOWN]!r} has more than {quoting.max_characters} characters",
+                f"the name {self.text[:_MAX_SHOWN]!r} has more than {quoting.max_characters} characters",
                 field="table",
                 remedy="choose a shorter name, or map the column with column_map",
             )
         if quoting.forbidden is not None and re.search(quoting.forbidden, self.text):
             raise ConfigError(
-                f"{self.text[:_SHOWN]!r} cannot be the name of a table or column in this database",
+                f"{self.text[:_MAX_SHOWN]!r} cannot be the name of a table or column in this database",
                 field="table",
                 remedy="choose another name, or map the column with column_map",
             )
@@ -91,19 +91,19 @@ def _encodable(text: str) -> bool:
 
 @dataclass(frozen=True)
 class TableName:
-    """A table, and the schema that it is in (None: where the database looks first)."""
+    """A table and its schema (None: the database's default schema)."""
 
     name: Identifier
     schema: Identifier | None = None
 
     @classmethod
     def of(cls, name: str, schema: str | None = None) -> TableName:
-        """From names that are known to be single ones."""
+        """Build a name from parts that are not parsed."""
         return cls(Identifier(name), None if schema is None else Identifier(schema))
 
     @classmethod
     def parse(cls, text: str, field: str = "table") -> TableName:
-        """Read ``table``, ``schema.table``, or either part ``"quoted"`` as in SQL.
+        """Parse ``table``, ``schema.table``, or either part ``"quoted"`` as in SQL.
 
         :raises ConfigError: for anything else.
         """
@@ -120,20 +120,20 @@ class TableName:
             if text[position : position + 1] != ".":
                 break
             position += 1
-        shown = text[:_SHOWN] if isinstance(text, str) else type(text).__name__
+        shown = text[:_MAX_SHOWN] if isinstance(text, str) else type(text).__name__
         raise ConfigError(
             f"{shown!r} is not the name of a table",
             field=field,
-            remedy='write table or schema.table, and odd names as "a table"."of ""this"" name"',
+            remedy='write table or schema.table; quote unusual names, e.g. "my schema"."my table"',
         )
 
     def quoted(self, quoting: Quoting) -> str:
-        """The name as SQL, with its schema if it has one."""
+        """Return the name as SQL, with its schema if it has one."""
         parts = [self.name] if self.schema is None else [self.schema, self.name]
         return ".".join(part.quoted(quoting) for part in parts)
 
     def beside(self, name: str) -> TableName:
-        """Another table in the same schema."""
+        """Return another table in the same schema."""
         return TableName(Identifier(name), self.schema)
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
-"""The ledger: one row per load, in the target's own database and committed with the target's rows.
+"""The ledger: one row per effect, in the target's own database and committed with the target's rows.
 
-A load first inserts its row. The key is the same in every attempt of a task, and unique: an attempt that
-runs beside another one waits here for the other's end, and then sees whether the work is done.
+An attempt first inserts its row. The key is unique and the same in every attempt of a task, so an attempt that runs
+beside another one waits here until the other ends, and then sees whether the work is done.
 """
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
@@ -26,7 +26,7 @@ _COUNTS = ("rows", "inserted", "updated", "skipped", "rejected")
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What became of the rows of the source: ``rows`` is the sum of the others."""
+    """What happened to the rows of the source: ``rows`` is the sum of the other counts."""
 
     rows: int = 0
     inserted: int = 0
@@ -36,17 +36,17 @@ class Counts:
 
 
 def stand_in(key: str) -> str:
-    """The name of a table that is to take the place of another one."""
+    """Return the name of a table that is to replace another one."""
     return f"flowrunner_{key[:16]}"
 
 
 def aside(target: TableName, key: str) -> TableName:
-    """What the table is called whose place was taken, until it is dropped."""
+    """Return the name of a replaced table until it is dropped."""
     return target.beside(f"{stand_in(key)}_old")
 
 
 class Ledger:
-    """The ledger beside one target.
+    """The ledger in the schema of one target.
 
     :param target: with its schema.
     """
@@ -56,7 +56,7 @@ class Ledger:
         self.table = target.beside(NAME)
 
     def ensure(self) -> None:
-        """The table is there; safe while others do the same.
+        """Create the ledger table if it is missing; safe while others do the same.
 
         :raises AccessDenied: if it is missing and this login may not create it.
         """
@@ -72,19 +72,18 @@ class Ledger:
             self._session.create_shared(self.table, columns, ["effect_key"])
         except AccessDenied as error:
             raise AccessDenied(
-                f"the table {self.table}, which makes loads happen once, is missing and cannot be created"
+                f"the table {self.table}, which records completed work, is missing and cannot be created"
                 f" ({error.message})",
-                remedy="let the login create it once, or create it for it as the documentation says",
+                remedy="grant the login CREATE once, or create the table as described in the documentation",
             ) from None
 
     def claim(self, key: str, fingerprint: str, other: str) -> dict[str, Any] | None:
-        """Begin the work ``key`` in the open transaction: None, or the result of what is done already.
+        """Claim the work ``key`` in the open transaction; return its result if it is already done, else None.
 
-        Waits while another transaction has the key. A row without a time was not completed; where a database
-        commits at every change of a table's structure (MySQL), the table that a swap has put aside tells whether
-        the swap took place.
+        Waits while another transaction holds the key. A row without ``loaded_at`` was not completed. Where the database
+        commits implicitly at DDL statements (MySQL), the table that a swap renamed tells whether the swap took place.
 
-        :param other: what an earlier attempt has done if it did something else under this key.
+        :param other: what the error says an earlier attempt did, if it did something else under this key.
         :raises PermanentError: if it did.
         """
         sql = self._session
@@ -104,20 +103,20 @@ class Ledger:
             self.complete(key)
         if found[0] != fingerprint:
             raise PermanentError(
-                f"an earlier attempt of this task has {other}; it stays",
-                remedy="clear the task after a success, or start a new run, to do it again",
+                f"an earlier attempt of this task has {other}, which is kept",
+                remedy="to run it again, clear the task after a success, or start a new run",
             )
         if found[2] is not None:
             return dict(json.loads(found[2]))
         return dict(zip(_COUNTS, map(int, found[3:]), strict=True))
 
     def record(self, key: str, result: Mapping[str, Any]) -> None:
-        """What the work ``key`` has done: counts in columns of their own, anything else as JSON."""
+        """Record the result of the work ``key``: counts in their own columns, anything else as JSON."""
         counted = result.keys() == set(_COUNTS)
         self._update(key, result if counted else {"details": json.dumps(result)})
 
     def complete(self, key: str) -> None:
-        """The work is done; the time is the database's."""
+        """Mark the work as done, with the time of the database."""
         self._update(key, {}, f"{self._session.sql('loaded_at')} = {self._session.moment}")
 
     def _update(self, key: str, values: Mapping[str, Any], *more: str) -> None:

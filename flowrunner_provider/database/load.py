@@ -1,7 +1,7 @@
-"""A load: rows of a file into a table, once.
+"""Load the rows of a file into a table, once.
 
-Everything happens in one transaction of the target's database: the ledger's row, the rows, the checks.
-So a kill at any point leaves either all of it or nothing, and the ledger tells the next attempt which.
+Everything happens in one transaction of the target's database: the ledger row, the rows, the checks. A kill at any
+point therefore leaves either all of it or nothing, and the ledger tells the next attempt which.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from flowrunner_provider.database.identifiers import TableName
 from flowrunner_provider.database.ledger import Counts, aside, stand_in
 from flowrunner_provider.database.once import Once
 from flowrunner_provider.database.plan import LoadPlan
-from flowrunner_provider.database.rejects import Rejects, store
+from flowrunner_provider.database.rejects import Rejects, store_fitting
 from flowrunner_provider.database.results import LoadResult
 
 __all__ = ["Rows", "Source", "column_type", "load"]
@@ -39,7 +39,7 @@ class Rows(Protocol):
     columns: list[str]
 
     def __iter__(self) -> Iterator[list[Row]]:
-        """Batches of rows."""
+        """Yield batches of rows."""
 
 
 Source = Callable[[], AbstractContextManager[Rows]]
@@ -58,26 +58,25 @@ def load(
     csv: CsvFile | None = None,
     action: str = "sql.load",
 ) -> LoadResult:
-    """The rows are in the table, and the ledger beside it says so; both became visible at once.
+    """Load the rows into the table and record this in the ledger, in a single commit.
 
-    Killed or repeated anywhere, it stores them exactly once: a later attempt finds the ledger's row and returns
-    its counts, or finds that nothing happened and does all of it. One batch is in memory at a time.
+    A killed or repeated load stores the rows exactly once: a later attempt finds the ledger row and returns its counts,
+    or finds nothing and does all of it. One batch is in memory at a time.
 
-    :param source: opened again when another transaction was in the way and all is done once more.
-    :param connect: opens a connection; called again then, and when one broke at COMMIT.
-    :param fingerprint: of what is loaded; another one under the same key is refused.
-    :param types: of the source's columns, as a dataset declares them, for a table to create.
-    :param total: how many rows there are, where that is known.
-    :param csv: the source as a file, for a database that reads CSV itself.
-    :param action: whose effect it is; begins the names of its failpoints.
-    :raises OutcomeUnknown: if the connection broke at COMMIT and the database cannot be asked now; the
-        retry asks it.
+    :param source: opens the rows; called again when a conflict forces the transaction to be repeated.
+    :param connect: opens a connection; called again then, and when a connection broke at COMMIT.
+    :param fingerprint: of the load; another fingerprint under the same key is rejected.
+    :param types: the column types that the dataset declares, for a table to create.
+    :param total: the number of rows, if known.
+    :param csv: the source as a file, for a database that parses CSV itself.
+    :param action: the action's name, which prefixes its failpoints.
+    :raises OutcomeUnknown: if the connection broke at COMMIT and the ledger cannot be read now; the retry reads it.
     """
     with source() as rows:
         names = list(rows.columns)
     target = TableName.parse(plan.table)
     csv = None if csv is None else replace(csv, width=len(names))
-    work = _Work(source=source, names=names, plan=plan, run=run, types=types or {}, total=total, csv=csv, action=action)
+    work = _Load(source=source, names=names, plan=plan, run=run, types=types or {}, total=total, csv=csv, action=action)
     once = Once(
         action=action,
         target=target,
@@ -96,7 +95,7 @@ def load(
 
 
 @dataclass(kw_only=True)
-class _Work:
+class _Load:
     source: Source
     names: list[str]
     plan: LoadPlan
@@ -110,66 +109,66 @@ class _Work:
     def __post_init__(self) -> None:
         self.target = TableName.parse(self.plan.table)
         self.key = self.run.effects.key(self.action)
-        self.chosen = self.plan.columns(self.names)
-        self.columns = [name for _, name in self.chosen]
-        self._swap: tuple[Table, TableName] | None = None
+        self.mapping = self.plan.columns(self.names)
+        self.columns = [name for _, name in self.mapping]
+        self._pending_swap: tuple[Table, TableName] | None = None
 
     def point(self, name: str) -> None:
-        """A failpoint of the action."""
+        """Pass a failpoint of the action."""
         failpoint(f"{self.action}.{name}")
 
     def look(self, session: Session, target: TableName) -> None:
-        """Whether the table is one to load into."""
+        """Check the target table before anything is written."""
         self.target = target
-        self._checked(session, target)
+        self._check_target(session, target)
 
     def fill(self, session: Session) -> dict[str, Any]:
-        """In the open transaction: all rows, and what became of them."""
-        self._swap = None
+        """Load all rows in the open transaction and return the counts."""
+        self._pending_swap = None
         with self.source() as rows:
             return asdict(self._fill(session, self.target, rows))
 
     def publish(self, session: Session) -> None:
-        """The table that was filled takes its place."""
-        if self._swap is not None:
+        """Swap the new table in."""
+        if self._pending_swap is not None:
             self.run.lease.check()
-            session.swap(*self._swap, aside(self.target, self.key))
+            session.swap(*self._pending_swap, aside(self.target, self.key))
             self.point("after_swap")
 
     def tidy(self, session: Session, target: TableName, done: bool) -> None:
-        """Drop what a replacement has left; the old table only when the new one is known to be in its place."""
+        """Drop what a replacement left behind; the old table only when the new one is known to be in its place."""
         if self.plan.mode == "replace":
             new, old = target.beside(stand_in(self.key)), aside(target, self.key)
             session.tidy(*((new, old) if done else (new,)))
 
-    def _checked(self, session: Session, target: TableName) -> Table | None:
-        """The table, which fits the source; None when it is to be created."""
+    def _check_target(self, session: Session, target: TableName) -> Table | None:
+        """Return the target table, or None if it is to be created."""
         table = session.table(target)
         if table is None:
             if not self.plan.create_table:
-                raise NotFound(f"the table {target} is not there", remedy="create it, or pass create_table=True")
+                raise NotFound(f"the table {target} does not exist", remedy="create it, or pass create_table=True")
             return None
         if self.plan.mode == "replace" and self.plan.create_table:
             return table
         if unknown := [name for name in self.columns if name not in table.columns]:
             raise ConfigError(
-                f"{target} has no column {unknown[0]!r} to load",
+                f"{target} has no column {unknown[0]!r} that can be loaded",
                 field="column_map",
-                remedy=f"it has {', '.join(table.columns)}; map the source's name to one of them, or to null",
+                remedy=f"map it to null or to one of {', '.join(table.columns)}, which exclude generated columns",
             )
         if self.plan.keys and frozenset(self.plan.keys) not in table.unique:
             raise ConfigError(
                 f"{target} has no primary key or unique index on exactly {', '.join(self.plan.keys)}",
                 field="keys",
-                remedy="create a unique index on these columns, or name those of an existing one",
+                remedy="create a unique index on these columns, or pass the columns of an existing one",
             )
         return table
 
     def _fill(self, session: Session, target: TableName, rows: Rows) -> Counts:
         batches = self._batches(rows)
         first = next(batches, [])
-        table = self._checked(session, target)
-        created = self._created(first) if self.plan.create_table else []
+        table = self._check_target(session, target)
+        created = self._new_columns(first) if self.plan.create_table else []
         if table is None:
             session.create(target, created, keys=self.plan.keys)
             table = Table(name=target, columns={})
@@ -188,72 +187,72 @@ class _Work:
         self._check_counts(counts)
         return counts
 
-    def _created(self, batch: Sequence[Row]) -> list[Column]:
-        """The columns of a new table: of the types that the dataset declares, or else that the first batch has."""
+    def _new_columns(self, batch: Sequence[Row]) -> list[Column]:
+        """Return the columns of a new table, with the types that the dataset declares or those of the first batch."""
         found = types_of(batch) if batch else [set() for _ in self.columns]
         return [
-            Column(name, column_type(self.types.get(self.names[place]), found[index]))
-            for index, (place, name) in enumerate(self.chosen)
+            Column(name, column_type(self.types.get(self.names[source_index]), found[index]))
+            for index, (source_index, name) in enumerate(self.mapping)
         ]
 
     def _batches(self, rows: Rows) -> Iterator[list[Row]]:
-        places = [place for place, _ in self.chosen]
-        whole = places == list(range(len(self.names)))
+        indexes = [source_index for source_index, _ in self.mapping]
+        unchanged = indexes == list(range(len(self.names)))
         progress = self.run.progress("load", unit="rows", total=self.total)
         for batch in rows:
             self.run.deadline.check("the load")
-            yield batch if whole else [tuple([row[place] for place in places]) for row in batch]
+            yield batch if unchanged else [tuple([row[source_index] for source_index in indexes]) for row in batch]
             progress.advance(len(batch))
             self.point("after_batch")
         progress.finish()
 
     def _insert(self, session: Session, table: TableName, batches: Iterable[list[Row]]) -> Counts:
         if self.plan.reject_path is not None:
-            return self._insert_fitting(session, table, batches)
+            return self._insert_with_rejects(session, table, batches)
         if (copied := self._copy_file(session, table)) is not None:
-            stored, given = copied
-            self._agree(stored, given)
-            self._agree_with_source(given)
-            return Counts(rows=given, inserted=stored)
-        given = 0
+            stored, read = copied
+            self._check_stored(stored, read)
+            self._check_source_rows(read)
+            return Counts(rows=read, inserted=stored)
+        read = 0
         with session.copy(table, self.columns) as copier:
             for batch in batches:
                 copier.write(batch)
-                given += len(batch)
-        self._agree(copier.rows, given)
-        return Counts(rows=given, inserted=given)
+                read += len(batch)
+        self._check_stored(copier.rows, read)
+        return Counts(rows=read, inserted=read)
 
     def _copy_file(self, session: Session, table: TableName) -> tuple[int, int] | None:
-        """The way that is quickest: the file's bytes, where every column is loaded; None if that cannot be."""
-        if self.csv is None or len(self.chosen) != len(self.names):
+        """Send the bytes of the file, the fastest way; return None if the database cannot parse this file itself."""
+        if self.csv is None or len(self.mapping) != len(self.names):
             return None
 
         progress = self.run.progress("load", unit="lines", total=self.total)
 
-        def passed(lines: int) -> None:
+        def on_block(lines: int) -> None:
             self.run.deadline.check("the load")
             progress.advance(lines)
             self.point("after_batch")
 
-        copied = session.copy_file(table, self.columns, self.csv, passed)
+        copied = session.copy_file(table, self.columns, self.csv, on_block)
         if copied is not None:
             progress.finish()
         return copied
 
-    def _insert_fitting(self, session: Session, table: TableName, batches: Iterable[list[Row]]) -> Counts:
+    def _insert_with_rejects(self, session: Session, table: TableName, batches: Iterable[list[Row]]) -> Counts:
         rejects = Rejects(str(self.plan.reject_path), self.key[:16], self.columns, self.plan.max_failures)
         session.check_constraints()
-        given = stored = 0
+        read = stored = 0
         try:
             for batch in batches:
-                stored += store(session, table, self.columns, batch, given + 1, rejects)
-                given += len(batch)
-            self._agree(stored, given - rejects.count)
+                stored += store_fitting(session, table, self.columns, batch, read + 1, rejects)
+                read += len(batch)
+            self._check_stored(stored, read - rejects.count)
         except FlowRunnerError:
             rejects.discard()
             raise
         rejects.publish()
-        return Counts(rows=given, inserted=stored, rejected=rejects.count)
+        return Counts(rows=read, inserted=stored, rejected=rejects.count)
 
     def _replace(
         self, session: Session, table: Table, columns: list[Column] | None, batches: Iterable[list[Row]]
@@ -262,8 +261,8 @@ class _Work:
         new = session.replacement(table, columns, stand_in(self.key))
         self.point("after_replacement")
         counts = self._insert(session, new, batches)
-        self._agree(session.count(new), counts.inserted)
-        self._swap = table, new
+        self._check_stored(session.count(new), counts.inserted)
+        self._pending_swap = table, new
         return counts
 
     def _upsert(self, session: Session, table: TableName, batches: Iterable[list[Row]]) -> Counts:
@@ -274,7 +273,7 @@ class _Work:
             raise Rejected(
                 f"a row has no value in a key column ({', '.join(self.plan.keys)})",
                 code="23502",
-                remedy="correct the source: such a row would be inserted again each time",
+                remedy="correct the source: a NULL key matches no row, so each load would insert it again",
             )
         replaced = session.keep_last(stage, self.plan.keys) if self.plan.keep == "last" else 0
         plan = self.plan
@@ -282,21 +281,21 @@ class _Work:
         merged = session.merge(merge)
         self.point("after_merge")
         skipped = merged.skipped + replaced
-        self._agree(merged.inserted + merged.updated + skipped, staged)
+        self._check_stored(merged.inserted + merged.updated + skipped, staged)
         return Counts(rows=staged, inserted=merged.inserted, updated=merged.updated, skipped=skipped)
 
-    def _agree(self, stored: int, given: int) -> None:
-        if stored != given:
+    def _check_stored(self, stored: int, read: int) -> None:
+        if stored != read:
             raise IntegrityError(
-                f"the database stored {stored} of {given} rows; all were taken back",
-                remedy="look for a trigger or rule that drops or redirects rows",
+                f"the database stored {stored} of {read} rows; the load was rolled back",
+                remedy="check for a trigger or rule that drops or redirects rows",
             )
 
-    def _agree_with_source(self, given: int) -> None:
-        if self.total not in (None, given):
+    def _check_source_rows(self, read: int) -> None:
+        if self.total not in (None, read):
             raise IntegrityError(
-                f"the source has {given} rows, and its dataset says {self.total}; nothing was stored",
-                remedy="it was replaced or cut since: run the task that wrote it again",
+                f"the source has {read} rows, but its dataset declares {self.total}; nothing was stored",
+                remedy="the file was replaced or truncated: run the task that wrote it again",
             )
 
     def _check_counts(self, counts: Counts) -> None:
@@ -305,12 +304,12 @@ class _Work:
             wanted = f"{expected}" if expected is not None else f"at least {least}"
             raise IntegrityError(
                 f"the source has {counts.rows} rows, expected were {wanted}; nothing was stored",
-                remedy="look at the task that wrote the source",
+                remedy="check the task that wrote the source",
             )
 
 
 def column_type(declared: str | None, found: set[type]) -> Type:
-    """What a column holds, as its dataset declares it or else by the types of its values."""
+    """Return the type of a column: the declared one, or the one that fits the values found."""
     declared = "timestamp" if declared == "timestamptz" else declared
     if declared in get_args(Type):
         return cast("Type", declared)

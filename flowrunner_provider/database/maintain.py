@@ -1,4 +1,4 @@
-"""Upkeep of tables: what cannot be undone has guards and happens once; the rest may be repeated."""
+"""Maintain tables: destructive operations have guards and happen once; the others can be repeated."""
 
 # ruff: noqa: S608 - names are quoted by identifiers.py
 from __future__ import annotations
@@ -21,15 +21,15 @@ from flowrunner_provider.database.results import MaintainResult
 
 __all__ = ["MaintainPlan", "maintain"]
 
-_GUARDED = ("truncate", "drop")
-_MOST = 1_000  # tables of one task
+_DESTRUCTIVE = ("truncate", "drop")
+_MAX_TABLES = 1_000  # per task
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaintainPlan:
     """The parameters of the action ``sql.maintain``.
 
-    :raises ConfigError: naming the parameter to mend.
+    :raises ConfigError: naming the parameter to correct.
     """
 
     operation: Upkeep
@@ -42,92 +42,105 @@ class MaintainPlan:
 
     def __post_init__(self) -> None:
         if self.operation not in get_args(Upkeep):
-            raise _bad("operation", "unknown operation", f"use one of {', '.join(get_args(Upkeep))}")
-        if not isinstance(self.tables, list | tuple) or len(self.tables) > _MOST:
-            raise _bad("tables", f"tables must be a list of at most {_MOST} names", 'write ["sales.staging"]')
+            raise _config_error("operation", "unknown operation", f"use one of {', '.join(get_args(Upkeep))}")
+        if not isinstance(self.tables, list | tuple) or len(self.tables) > _MAX_TABLES:
+            raise _config_error(
+                "tables",
+                f"tables must be a list of at most {_MAX_TABLES} names",
+                'pass a list such as ["sales.staging"]',
+            )
         if not self.tables and self.operation != "vacuum":
-            raise _bad("tables", "tables is empty", "name at least one table")
+            raise _config_error("tables", "tables is empty", "pass at least one table")
         names = [TableName.parse(table, "tables") for table in self.tables]
         if len(set(names)) != len(names):
-            raise _bad("tables", "tables names one twice", "name each once")
-        if any(name.name.text.lower() == NAME for name in names) and self.operation in (*_GUARDED, "swap_partition"):
-            raise _bad("tables", f"{NAME} is what makes tasks happen once", "leave it as it is")
+            raise _config_error("tables", "tables names a table twice", "name each table once")
+        if any(name.name.text.lower() == NAME for name in names) and self.operation in (
+            *_DESTRUCTIVE,
+            "swap_partition",
+        ):
+            raise _config_error(
+                "tables", f"{NAME} records completed work and must not be changed", "remove it from tables"
+            )
         self._check_guards()
         if (self.operation == "swap_partition") != (self.replacement is not None):
-            raise _bad("replacement", "swap_partition needs a replacement, and nothing else takes one", "name a table")
+            raise _config_error(
+                "replacement",
+                "replacement is required for swap_partition and not allowed otherwise",
+                "add or remove it",
+            )
         if self.replacement is not None:
             TableName.parse(self.replacement, "replacement")
             if len(self.tables) != 1:
-                raise _bad("tables", "swap_partition takes one partition", "use a task for each")
+                raise _config_error("tables", "swap_partition takes one partition", "use one task per partition")
         if self.concurrently and self.operation != "refresh_mview":
-            raise _bad("concurrently", "concurrently is for refresh_mview", "leave it away")
+            raise _config_error("concurrently", "concurrently is for refresh_mview", "remove it")
 
     def _check_guards(self) -> None:
-        guarded = self.operation in _GUARDED
-        if not guarded and self.confirm is not None:
-            raise _bad("confirm", "confirm is for truncate and drop", "leave it away")
-        if guarded and list(self.confirm or ()) != list(self.tables):
-            raise _bad(
+        destructive = self.operation in _DESTRUCTIVE
+        if not destructive and self.confirm is not None:
+            raise _config_error("confirm", "confirm is for truncate and drop", "remove it")
+        if destructive and list(self.confirm or ()) != list(self.tables):
+            raise _config_error(
                 "confirm",
                 f"confirm does not name the same tables as tables; nothing was done ({self.operation})",
-                "write the names of the tables once more into confirm, which takes no templates",
+                "repeat the names of the tables in confirm, which takes no templates",
             )
         most = self.max_rows
         if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 0):
-            raise _bad("max_rows", "max_rows must be 0 or more", "give a whole number, or null for no limit")
+            raise _config_error("max_rows", "max_rows must be 0 or more", "pass an integer, or null for no limit")
 
     @cached_property
     def names(self) -> list[TableName]:
-        """The tables as they were written."""
+        """The parsed names."""
         return [TableName.parse(table, "tables") for table in self.tables]
 
 
-def _bad(field: str, message: str, remedy: str) -> ConfigError:
+def _config_error(field: str, message: str, remedy: str) -> ConfigError:
     return ConfigError(message, field=field, remedy=remedy)
 
 
 def maintain(plan: MaintainPlan, connect: Callable[[], Session], run: Run) -> MaintainResult:
-    """The operation is done on every table.
+    """Apply the operation to every table.
 
-    Truncate, drop and swap_partition happen on all tables or none, exactly once; the others are repeated.
+    Truncate, drop and swap_partition apply to all tables or none, exactly once; a retry repeats the others.
     """
-    work = _Work(plan, connect, run)
+    work = _Maintenance(plan, connect, run)
     if plan.dry_run:
-        return work.look_only()
-    if plan.operation in (*_GUARDED, "swap_partition"):
-        return work.once()
-    return work.each()
+        return work.count_rows()
+    if plan.operation in (*_DESTRUCTIVE, "swap_partition"):
+        return work.run_once()
+    return work.run_repeatable()
 
 
-class _Work:
+class _Maintenance:
     def __init__(self, plan: MaintainPlan, connect: Callable[[], Session], run: Run) -> None:
         self.plan, self.connect, self.run = plan, connect, run
         self.key = run.effects.key("sql.maintain")
         self.tables: list[TableName] = []
-        self.asides: list[TableName] = []
+        self.aside_names: list[TableName] = []
 
-    def look_only(self) -> MaintainResult:
+    def count_rows(self) -> MaintainResult:
         with self.connect() as session:
             session.begin(read_only=True)
-            self._find(session)
-            rows = sum(session.count(table) for table in self.tables) if self.plan.operation in _GUARDED else 0
+            self._find_tables(session)
+            rows = sum(session.count(table) for table in self.tables) if self.plan.operation in _DESTRUCTIVE else 0
             session.rollback()
         return self._result(rows)
 
-    def each(self) -> MaintainResult:
-        """One table after the other, outside of a transaction."""
+    def run_repeatable(self) -> MaintainResult:
+        """Process one table after the other, outside a transaction."""
         with self.connect() as session:
-            self._find(session)
+            self._find_tables(session)
             targets: list[TableName | None] = [*self.tables] or [None]
             for table in targets:
                 self.run.deadline.check("the upkeep")
                 self.run.lease.check()
                 failpoint("sql.maintain.before_table")
-                self._keep_up(session, table)
+                self._run_operation(session, table)
                 failpoint("sql.maintain.after_table")
         return self._result(0)
 
-    def _keep_up(self, session: Session, table: TableName | None) -> None:
+    def _run_operation(self, session: Session, table: TableName | None) -> None:
         if self.plan.operation == "vacuum" or table is None:
             session.vacuum(table)
         elif self.plan.operation == "analyze":
@@ -137,7 +150,7 @@ class _Work:
         else:
             session.refresh(table, concurrently=self.plan.concurrently)
 
-    def once(self) -> MaintainResult:
+    def run_once(self) -> MaintainResult:
         done = Once(
             action="sql.maintain",
             target=self.plan.names[0],
@@ -154,28 +167,28 @@ class _Work:
         )
 
     def _change(self, session: Session) -> dict[str, Any]:
-        self._find(session)
+        self._find_tables(session)
         rows = 0
-        if self.plan.operation in _GUARDED:
+        if self.plan.operation in _DESTRUCTIVE:
             for table in self.tables:
-                self._check(session, table)
-            rows = sum(self._emptied(session, table) for table in self.tables)
+                self._check_size(session, table)
+            rows = sum(self._remove_rows(session, table) for table in self.tables)
             failpoint("sql.maintain.after_empty")
         else:
             replacement = session.locate(TableName.parse(str(self.plan.replacement), "replacement"))
             if session.table(replacement) is None:
-                raise NotFound(f"the table {replacement} is not there", remedy="create and fill it first")
+                raise NotFound(f"the table {replacement} does not exist", remedy="create and fill it first")
             session.swap_partition(self.tables[0], replacement, stand_in(self.key))
             failpoint("sql.maintain.after_swap")
         return {"tables": list(map(str, self.tables)), "rows": rows}
 
-    def _emptied(self, session: Session, table: TableName) -> int:
+    def _remove_rows(self, session: Session, table: TableName) -> int:
         rows = session.clear(table) if self.plan.operation == "truncate" else session.count(table)
         if self.plan.max_rows is not None and rows > self.plan.max_rows:
             raise self._too_many(table)
         return rows
 
-    def _check(self, session: Session, table: TableName) -> None:
+    def _check_size(self, session: Session, table: TableName) -> None:
         session.seclude(table)
         if self.plan.max_rows is None:
             return
@@ -186,38 +199,42 @@ class _Work:
     def _too_many(self, table: TableName) -> IntegrityError:
         return IntegrityError(
             f"{table} has more than max_rows={self.plan.max_rows} rows; nothing was done",
-            remedy="make sure that it is the table you mean, then raise max_rows; dry_run=True counts",
+            remedy="check that it is the right table, then raise max_rows; dry_run=True counts the rows",
         )
 
     def _drop(self, session: Session) -> None:
         if self.plan.operation == "drop":
             self.run.lease.check()
-            session.drop(self.tables, self.asides)
+            session.drop(self.tables, self.aside_names)
             failpoint("sql.maintain.after_drop")
 
     def _tidy(self, session: Session, target: TableName, done: bool) -> None:
         if self.plan.operation == "drop" and done:
-            session.tidy(*self._asides([target, *map(session.locate, self.plan.names[1:])]))
+            session.tidy(*self._aside_names([target, *map(session.locate, self.plan.names[1:])]))
 
-    def _asides(self, tables: Sequence[TableName]) -> list[TableName]:
-        """Where dropped tables go at first; the ledger knows the first one's."""
+    def _aside_names(self, tables: Sequence[TableName]) -> list[TableName]:
+        """Return the temporary names of dropped tables; the ledger looks for the first one."""
         first, *rest = tables
         others = [table.beside(f"{stand_in(self.key)}_{number}") for number, table in enumerate(rest, 2)]
         return [aside(first, self.key), *others]
 
-    def _find(self, session: Session) -> None:
-        """All tables are there, and have these very names."""
+    def _find_tables(self, session: Session) -> None:
+        """Resolve the tables and raise unless all exist under exactly these names."""
         self.tables = []
         for name in self.plan.names:
             table = session.locate(name)
             if self.plan.operation != "refresh_mview":
                 found = session.table(table)
                 if found is None:
-                    raise NotFound(f"the table {table} is not there; nothing was done", remedy="correct its name")
+                    raise NotFound(f"the table {table} does not exist; nothing was done", remedy="correct its name")
                 if found.name.name.text != name.name.text:
-                    raise _bad("tables", f"{name} is called {found.name}", "write its name exactly so")
+                    raise _config_error(
+                        "tables",
+                        f"{name} does not exist, but {found.name} does",
+                        "write the name exactly as in the database",
+                    )
             self.tables.append(table)
-        self.asides = self._asides(self.tables) if self.tables else []
+        self.aside_names = self._aside_names(self.tables) if self.tables else []
 
     def _result(self, rows: int) -> MaintainResult:
         return MaintainResult(

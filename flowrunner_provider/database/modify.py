@@ -1,4 +1,4 @@
-"""An update or delete with a guard, once."""
+"""Update or delete rows within limits, once."""
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
 from __future__ import annotations
@@ -25,14 +25,14 @@ _OPERATORS = {
     "=": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">=", "like": "LIKE", "not_like": "NOT LIKE",
     "in": "IN", "not_in": "NOT IN",
 }  # fmt: skip
-_MOST = 10_000  # values of one `in`
+_MAX_IN_VALUES = 10_000  # for one `in`
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModifyPlan:
     """The parameters of the action ``sql.modify``.
 
-    :raises ConfigError: naming the parameter to mend.
+    :raises ConfigError: naming the parameter to correct.
     """
 
     operation: Operation
@@ -46,34 +46,40 @@ class ModifyPlan:
 
     def __post_init__(self) -> None:
         if self.operation not in get_args(Operation):
-            raise _bad("operation", f"operation is {self.operation!r}", "use 'update' or 'delete'")
+            raise _config_error("operation", f"operation is {self.operation!r}", "use 'update' or 'delete'")
         TableName.parse(self.table)
         if (self.operation == "update") != bool(self.set) or not isinstance(self.set or {}, Mapping):
-            raise _bad("set", "an update needs set, an object, and a delete takes none", 'write {"status": "done"}')
+            raise _config_error(
+                "set",
+                "set is required for an update and not allowed for a delete",
+                'pass an object such as {"status": "done"}',
+            )
         for name in self.set or ():
             Identifier(name)
         if not isinstance(self.where, str | Mapping) or not self.where or not str(self.where).strip(" \t\r\n;"):
-            raise _bad("where", "where is missing", "say which rows; for all of them write where='1 = 1'")
+            raise _config_error("where", "where is missing", "pass a condition; to match all rows, pass where='1 = 1'")
         if isinstance(self.where, Mapping):
             if self.params is not None:
-                raise _bad("parameters", "parameters are for a where that is text", "write the values into where")
+                raise _config_error("parameters", "parameters are for a where of SQL text", "put the values into where")
             for name, condition in self.where.items():
                 Identifier(name)
                 _check_condition(name, condition)
         elif self.params is not None and not isinstance(self.params, list | tuple | dict):
-            raise _bad("parameters", "parameters must be a list or an object", "one value per placeholder")
+            raise _config_error(
+                "parameters", "parameters must be a list or an object", "pass one value per placeholder"
+            )
         for field in ("max_affected", "expect_affected"):
             value = getattr(self, field)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-                raise _bad(field, f"{field} must be 0 or more", "give a whole number, or null for no limit")
+                raise _config_error(field, f"{field} must be 0 or more", "pass an integer, or null for no limit")
 
     def fingerprint(self) -> str:
-        """A digest of what would be done; the same in every attempt."""
+        """Return a digest of the change; the same in every attempt."""
         text = json.dumps(asdict(self), sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
-def _bad(field: str, message: str, remedy: str) -> ConfigError:
+def _config_error(field: str, message: str, remedy: str) -> ConfigError:
     return ConfigError(message, field=field, remedy=remedy)
 
 
@@ -81,47 +87,53 @@ def _check_condition(name: str, condition: Any) -> None:
     if not isinstance(condition, Mapping):
         condition = {"in" if isinstance(condition, list | tuple) else "=": condition}
     if not condition:
-        raise _bad("where", f"where: {name!r} has no condition", 'write {"<": 5}, say')
+        raise _config_error("where", f"where: {name!r} has no condition", 'pass an operator and a value, e.g. {"<": 5}')
     for operator, value in condition.items():
         if operator not in _OPERATORS:
-            raise _bad("where", f"where: {name!r} has an unknown operator", f"use one of {', '.join(_OPERATORS)}")
+            raise _config_error(
+                "where", f"where: {name!r} has an unknown operator", f"use one of {', '.join(_OPERATORS)}"
+            )
         many = operator in ("in", "not_in")
         if (
             many != isinstance(value, list | tuple)
-            or (many and not 0 < len(value) <= _MOST)
+            or (many and not 0 < len(value) <= _MAX_IN_VALUES)
             or (many and None in value)
         ):
-            raise _bad("where", f"where: the value of {name!r} does not fit its operator", "in takes 1 to 10000 values")
+            raise _config_error(
+                "where",
+                f"where: the value of {name!r} does not fit its operator",
+                "in and not_in take a list of 1 to 10000 values without null; the other operators take one value",
+            )
         if value is None and operator not in ("=", "!="):
-            raise _bad("where", f"where: {name!r} is compared with null", "null goes with = and != only")
+            raise _config_error("where", f"where: {name!r} is compared with null", "use null with = and != only")
 
 
-class _Text:
-    """A statement that is being written; every value becomes a placeholder."""
+class _StatementBuilder:
+    """Build a statement in which every value is a placeholder."""
 
     def __init__(self, session: Session, params: Params) -> None:
         self._session = session
         self._named = dict(params) if isinstance(params, Mapping) else None
-        self._listed: list[Any] = []
+        self._positional: list[Any] = []
 
     def name(self, name: str | TableName) -> str:
         return self._session.user_text(self._session.sql(name))
 
     def value(self, value: Any) -> str:
         if self._named is None:
-            self._listed.append(value)
+            self._positional.append(value)
             return self._session.mark
         key = f"flowrunner_set_{len(self._named)}"
         self._named[key] = value
         return self._session.named_mark.format(key)
 
     def params(self, more: Params = None) -> Params:
-        return self._named if self._named is not None else [*self._listed, *(more or ())]
+        return self._named if self._named is not None else [*self._positional, *(more or ())]
 
     def where(self, plan: ModifyPlan) -> str:
         if isinstance(plan.where, str):
             return plan.where if plan.params is not None else self._session.user_text(plan.where)
-        table = self.name(TableName.parse(plan.table))  # SQLite takes a bare quoted name that is no column for a text
+        table = self.name(TableName.parse(plan.table))  # SQLite reads a bare quoted name that is no column as a string
         parts = []
         for name, condition in plan.where.items():
             if not isinstance(condition, Mapping):
@@ -140,14 +152,11 @@ class _Text:
 
 
 def modify(plan: ModifyPlan, connect: Callable[[], Session], run: Run) -> ModifyResult:
-    """The rows are changed, not more of them than agreed on, together with the ledger's row; or nothing is.
-
-    Killed or repeated anywhere, it does so exactly once.
-    """
+    """Change the rows and record this in the ledger in one commit, exactly once; beyond the limits, change nothing."""
     if plan.dry_run:
         with connect() as session:
             session.begin(read_only=True)
-            affected = _counted(session, plan)
+            affected = _count_matches(session, plan)
             session.rollback()
         return ModifyResult(table=plan.table, operation=plan.operation, affected=affected, dry_run=True)
     work = Once(
@@ -155,7 +164,7 @@ def modify(plan: ModifyPlan, connect: Callable[[], Session], run: Run) -> Modify
         target=TableName.parse(plan.table),
         fingerprint=plan.fingerprint(),
         connect=connect,
-        body=lambda session: {"affected": _changed(session, plan)},
+        body=lambda session: {"affected": _change_rows(session, plan)},
         run=run,
         point=lambda name: failpoint(f"sql.modify.{name}"),
     )
@@ -163,43 +172,43 @@ def modify(plan: ModifyPlan, connect: Callable[[], Session], run: Run) -> Modify
     return ModifyResult(table=plan.table, operation=plan.operation, affected=affected, dry_run=False)
 
 
-def _counted(session: Session, plan: ModifyPlan) -> int:
-    """How many rows match: the count of a query that returns one short row for each."""
-    text = _Text(session, plan.params)
-    where = text.where(plan)
-    query = f"SELECT 1 FROM {text.name(TableName.parse(plan.table))} WHERE ({where}\n)"
+def _count_matches(session: Session, plan: ModifyPlan) -> int:
+    """Return how many rows match; beyond ``max_affected``, stop counting."""
+    builder = _StatementBuilder(session, plan.params)
+    where = builder.where(plan)
+    query = f"SELECT 1 FROM {builder.name(TableName.parse(plan.table))} WHERE ({where}\n)"
     if plan.max_affected is not None and not plan.dry_run:
         query = session.limited(query, plan.max_affected + 1)
-    listed = plan.params if isinstance(plan.params, list | tuple) else None
-    return session.execute(query, text.params(listed))
+    positional = plan.params if isinstance(plan.params, list | tuple) else None
+    return session.execute(query, builder.params(positional))
 
 
-def _changed(session: Session, plan: ModifyPlan) -> int:
+def _change_rows(session: Session, plan: ModifyPlan) -> int:
     if plan.max_affected is not None:
-        _check(plan, _counted(session, plan), counted=True)
-    text = _Text(session, plan.params)
-    table = text.name(TableName.parse(plan.table))
+        _check_limits(plan, _count_matches(session, plan), counted=True)
+    builder = _StatementBuilder(session, plan.params)
+    table = builder.name(TableName.parse(plan.table))
     if plan.operation == "update":
-        sets = ", ".join(f"{text.name(name)} = {text.value(value)}" for name, value in (plan.set or {}).items())
+        sets = ", ".join(f"{builder.name(name)} = {builder.value(value)}" for name, value in (plan.set or {}).items())
         head = f"UPDATE {table} SET {sets}"
     else:
         head = f"DELETE FROM {table}"
-    statement = f"{head} WHERE ({text.where(plan)}\n)"
-    listed = plan.params if isinstance(plan.params, list | tuple) else None
-    affected = session.execute(statement, text.params(listed))
+    statement = f"{head} WHERE ({builder.where(plan)}\n)"
+    positional = plan.params if isinstance(plan.params, list | tuple) else None
+    affected = session.execute(statement, builder.params(positional))
     failpoint("sql.modify.after_change")
-    _check(plan, affected)
+    _check_limits(plan, affected)
     return affected
 
 
-def _check(plan: ModifyPlan, affected: int, *, counted: bool = False) -> None:
+def _check_limits(plan: ModifyPlan, affected: int, *, counted: bool = False) -> None:
     if plan.max_affected is not None and affected > plan.max_affected:
         raise IntegrityError(
             f"more than max_affected={plan.max_affected} rows of {plan.table} match; nothing was changed",
-            remedy="make where narrower, or raise max_affected; dry_run=True counts",
+            remedy="narrow where, or raise max_affected; dry_run=True counts the rows",
         )
     if not counted and plan.expect_affected not in (None, affected):
         raise IntegrityError(
             f"{affected} rows of {plan.table} match, expected were {plan.expect_affected}; nothing was changed",
-            remedy="look at the table, or correct where",
+            remedy="check the table, or correct where",
         )

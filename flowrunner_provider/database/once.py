@@ -1,4 +1,4 @@
-"""Work in one transaction with its ledger row: done once, however often it is tried."""
+"""Work in one transaction with its ledger row: done exactly once over all attempts."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from flowrunner_provider.database.ledger import Ledger
 __all__ = ["Once"]
 
 
-def _nothing(*_: object) -> None:
-    """What most work needs to do here."""
+def _do_nothing(*_: object) -> None:
+    """The default for optional steps."""
 
 
 @dataclass(kw_only=True)
 class Once:
-    """A piece of work that commits together with the record that it happened.
+    """Work that commits together with the record that it happened.
 
-    :param action: its id; the effect's name.
-    :param target: the ledger is in the schema of this table.
-    :param fingerprint: of the work; another one under the same key is refused.
-    :param connect: opens a connection; called again after a conflict, or when one broke at COMMIT.
-    :param body: the work, in the open transaction; returns its result as a JSON object.
-    :param point: a failpoint of the action.
-    :param recorded: False for no ledger: a retry does the work again.
-    :param other: what an earlier attempt has done if it did something else under the same key.
-    :param look: what must hold, looked at before anything is written, with the target's full name.
-    :param publish: the last step, after the result is recorded: where the database commits at every change of a
-        table's structure, it is what decides.
-    :param tidy: removes what a killed attempt may have left; called when the work is done (True) or failed (False).
+    :param action: the action's name, which is also the name of its effect.
+    :param target: the table whose schema holds the ledger.
+    :param fingerprint: of the work; another fingerprint under the same key is rejected.
+    :param connect: opens a connection; called again after a conflict, or when a connection broke at COMMIT.
+    :param body: does the work in the open transaction and returns its result as a JSON object.
+    :param point: passes a failpoint of the action.
+    :param recorded: set to False to keep no ledger; then a retry repeats the work.
+    :param other: what the error says an earlier attempt did if its fingerprint differs.
+    :param look: checks preconditions before anything is written; receives the target with its schema.
+    :param publish: the last step, after the result is recorded. Where the database commits implicitly at DDL
+        statements, this step decides.
+    :param tidy: removes leftovers of a killed attempt; called after the work is done (True) or failed (False).
     """
 
     action: str
@@ -52,19 +52,19 @@ class Once:
     isolation: Isolation = "read committed"
     recorded: bool = True
     other: str = "done other work"
-    look: Callable[[Session, TableName], None] = _nothing
-    publish: Callable[[Session], None] = _nothing
-    tidy: Callable[[Session, TableName, bool], None] = _nothing
+    look: Callable[[Session, TableName], None] = _do_nothing
+    publish: Callable[[Session], None] = _do_nothing
+    tidy: Callable[[Session, TableName, bool], None] = _do_nothing
 
     def __post_init__(self) -> None:
         self.key = self.run.effects.key(self.action)
 
     def perform(self) -> dict[str, Any]:
-        """Do it, or return what the attempt that did it has recorded.
+        """Do the work, or return the result that an earlier attempt recorded.
 
-        When another transaction is in the way (deadlock, serialization failure) all of it is done again, a few times.
+        After a deadlock or serialization failure, the whole transaction is retried a few times.
 
-        :raises OutcomeUnknown: if the connection broke at COMMIT and the database cannot be asked now.
+        :raises OutcomeUnknown: if the connection broke at COMMIT and the ledger cannot be read now.
         """
         for number in count(1):
             try:
@@ -74,10 +74,10 @@ class Once:
                 seconds = self.run.retry.wait(error, number, self.run.deadline)
                 if seconds is None:
                     raise
-                self.run.log.info("Another transaction was in the way (%s); once more.", error.message)
+                self.run.log.info("Conflict with another transaction (%s); retrying.", error.message)
                 pause(seconds)
             except OutcomeUnknown as unknown:
-                return self._asked(unknown)
+                return self._resolve_unknown(unknown)
         raise AssertionError("count() does not end")
 
     def _attempt(self, session: Session) -> dict[str, Any]:
@@ -98,11 +98,11 @@ class Once:
                     self.tidy(session, target, True)
                     return done
                 self.point("after_ledger")
-            result = self._worked(session, ledger)
+            result = self._run_body(session, ledger)
         except OutcomeUnknown:
             raise
         except FlowRunnerError:
-            with suppress(FlowRunnerError):  # the first error tells more; the end of the connection undoes it, too
+            with suppress(FlowRunnerError):  # keep the first error; closing the connection also rolls back
                 session.rollback()
                 self.tidy(session, target, False)
             raise
@@ -111,7 +111,7 @@ class Once:
         self.tidy(session, target, True)
         return result
 
-    def _worked(self, session: Session, ledger: Ledger) -> dict[str, Any]:
+    def _run_body(self, session: Session, ledger: Ledger) -> dict[str, Any]:
         result = self.body(session)
         session.check_constraints()
         if self.recorded:
@@ -123,15 +123,15 @@ class Once:
         self.run.lease.check()
         return result
 
-    def _asked(self, unknown: OutcomeUnknown) -> dict[str, Any]:
-        """What the ledger says about a COMMIT that was not answered."""
+    def _resolve_unknown(self, unknown: OutcomeUnknown) -> dict[str, Any]:
+        """Read from the ledger whether an unanswered COMMIT took effect."""
         self.point("before_reconcile")
         if not self.recorded:
             raise OutcomeUnknown(
-                f"{unknown.message}, and without a ledger nobody can tell whether it was stored",
+                f"{unknown.message}; without a ledger, it is unknown whether the changes were stored",
                 effect_key=self.key,
                 reconcilable=False,
-                remedy="look into the table; with once=True the ledger tells",
+                remedy="check the table; with once=True, the ledger records it",
             ) from None
         try:
             with self.connect() as session:
@@ -146,9 +146,9 @@ class Once:
                 self.tidy(session, target, done is not None)
         except TransientError as error:
             raise OutcomeUnknown(
-                f"{unknown.message}, and whether it was stored cannot be asked now ({error.message})",
+                f"{unknown.message}; the ledger cannot be read now ({error.message})",
                 effect_key=self.key,
-                remedy="the retry asks the ledger first",
+                remedy="retry: the next attempt reads the ledger first",
             ) from None
         if done is None:
             raise ConnectionLost(f"{unknown.message}; nothing was stored")

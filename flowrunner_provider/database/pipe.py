@@ -1,4 +1,4 @@
-"""Rows from one database into another, read ahead in a thread: one is written while the next is on its way."""
+"""Copy rows from one database to another; a thread reads ahead, so reading and writing overlap."""
 
 # ruff: noqa: S608 - names are quoted by identifiers.py
 from __future__ import annotations
@@ -21,13 +21,13 @@ __all__ = ["Ahead", "Pipe", "Pumped"]
 
 T = TypeVar("T")
 
-_AHEAD = 4  # blocks or batches that are read and not yet written
-_LOOK = 0.5  # seconds between two looks at the deadline, or at whether the other side has given up
+_QUEUE_SIZE = 4  # blocks or batches that are read but not yet written
+_POLL_SECONDS = 0.5  # between two checks of the deadline, or of the other side having stopped
 
 
 @dataclass(frozen=True)
 class Pumped:
-    """How many rows the source says it gave, and how many the target says it stored."""
+    """The number of rows the source sent and the target stored."""
 
     read: int
     stored: int
@@ -35,11 +35,11 @@ class Pumped:
 
 @dataclass(frozen=True, kw_only=True)
 class Pipe:
-    """A query of one session, to be appended to a table of another.
+    """A query of one session whose rows are appended to a table of another.
 
-    :param select: makes the query and its values from what to select for each column, with ``{}`` for its name.
-    :param columns: of the target, in the order of the query.
-    :param batch_rows: rows in memory at a time, where they go through Python.
+    :param select: builds the query and its parameters from one pattern per column, with ``{}`` for its name.
+    :param columns: the columns of the target, in the order of the query.
+    :param batch_rows: the number of rows in memory at a time, where they travel as Python values.
     :param passed: called with the number of rows after each block.
     """
 
@@ -52,11 +52,11 @@ class Pipe:
     batch_rows: int = 5_000
 
     def into(self, table: TableName) -> Pumped:
-        """Append all rows: in a form that both databases know, or else value by value."""
-        shared = self._shared(table)
+        """Append all rows, in a wire format that both databases know or else value by value."""
+        shared = self._find_shared_form(table)
         return self._by_value(table) if shared is None else self._by_block(table, *shared)
 
-    def _shared(self, table: TableName) -> tuple[Form, Sequence[str]] | None:
+    def _find_shared_form(self, table: TableName) -> tuple[Form, Sequence[str]] | None:
         if not self.target.takes or self.source is self.target:
             return None
         codes = self.source.wire_types(*self.select(["{}"] * len(self.columns)))
@@ -75,7 +75,7 @@ class Pipe:
         read = 0
         with (
             self.target.take(table, self.columns, form) as sink,
-            closing(self._ahead(self.source.give(query, params, form))) as blocks,
+            closing(self._read_ahead(self.source.give(query, params, form))) as blocks,
         ):
             for block, rows in blocks:
                 if block:
@@ -87,7 +87,7 @@ class Pipe:
 
     def _by_value(self, table: TableName) -> Pumped:
         read = 0
-        with self.target.copy(table, self.columns) as copier, closing(self._ahead(self._batches())) as batches:
+        with self.target.copy(table, self.columns) as copier, closing(self._read_ahead(self._batches())) as batches:
             for batch in batches:
                 copier.write(batch)
                 read += len(batch)
@@ -99,19 +99,19 @@ class Pipe:
         with self.source.stream(query, params, batch_rows=self.batch_rows) as batches:
             yield from batches
 
-    def _ahead(self, items: Generator[T, None, None]) -> Generator[T, None, None]:
+    def _read_ahead(self, items: Generator[T, None, None]) -> Generator[T, None, None]:
         if self.source is self.target:  # one connection does one thing at a time
             return items
         return Ahead(items, self.source.interrupt, self.deadline).read()
 
 
 class Ahead(Generic[T]):
-    """Reads in a thread, never more than a few items ahead; what goes wrong there is raised here."""
+    """Reads items in a thread, a few ahead of the consumer; errors of the thread are raised in the consumer."""
 
     def __init__(self, items: Generator[T, None, None], interrupt: Callable[[], None], deadline: Deadline) -> None:
         self._items, self._interrupt, self._deadline = items, interrupt, deadline
-        self._queue: Queue[tuple[T] | None] = Queue(_AHEAD)
-        self._given_up = Event()
+        self._queue: Queue[tuple[T] | None] = Queue(_QUEUE_SIZE)
+        self._cancelled = Event()
 
     def read(self) -> Generator[T, None, None]:
         with ThreadPoolExecutor(1, thread_name_prefix="flowrunner-pipe") as pool:
@@ -122,13 +122,13 @@ class Ahead(Generic[T]):
                 reading.result()
             finally:
                 if not reading.done():
-                    self._given_up.set()
+                    self._cancelled.set()
                     self._interrupt()
 
     def _next(self) -> tuple[T] | None:
         while True:
             try:
-                return self._queue.get(timeout=_LOOK)
+                return self._queue.get(timeout=_POLL_SECONDS)
             except Empty:
                 self._deadline.check("the transfer")
 
@@ -142,9 +142,9 @@ class Ahead(Generic[T]):
             self._put(None)
 
     def _put(self, item: tuple[T] | None) -> bool:
-        while not self._given_up.is_set():
+        while not self._cancelled.is_set():
             try:
-                self._queue.put(item, timeout=_LOOK)
+                self._queue.put(item, timeout=_POLL_SECONDS)
             except Full:
                 continue
             return True

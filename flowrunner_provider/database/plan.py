@@ -1,4 +1,4 @@
-"""What a load is to do, checked before anything happens."""
+"""The parameters of a load, validated before anything happens."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["LoadPlan"]
 
 @dataclass(frozen=True, kw_only=True)
 class LoadPlan:
-    """How rows get into a table; the parameters of the actions ``sql.load`` and ``sql.upsert``.
+    """How to load rows into a table; the parameters of the actions ``sql.load`` and ``sql.upsert``.
 
-    :param update_columns: what an upsert changes of a row that is there; None for all but the keys.
-    :param on_conflict: what it does with such a row.
+    :param update_columns: the columns an upsert updates in an existing row; None for all except the keys.
+    :param on_conflict: what an upsert does with an existing row.
 
-    :raises ConfigError: naming the parameter to mend.
+    :raises ConfigError: naming the parameter to correct.
     """
 
     table: str
@@ -55,17 +55,17 @@ class LoadPlan:
 
     def _check_keys(self) -> None:
         if isinstance(self.keys, str) or not all(isinstance(key, str) for key in self.keys):
-            raise ConfigError("keys must be a list of column names", field="keys", remedy='write ["id"], say')
+            raise ConfigError("keys must be a list of column names", field="keys", remedy='pass a list such as ["id"]')
         if len(set(self.keys)) != len(self.keys):
-            raise ConfigError("keys names a column twice", field="keys", remedy="name each once")
+            raise ConfigError("keys names a column twice", field="keys", remedy="name each column once")
         if (self.mode == "upsert") != bool(self.keys):
             raise ConfigError(
-                "mode='upsert' needs keys, and no other mode takes them",
+                "keys are required for mode='upsert' and not allowed for other modes",
                 field="keys",
-                remedy="name the columns of the table by which a row is known, or change the mode",
+                remedy="pass the columns of the table that identify a row, or change the mode",
             )
         if self.keep != "error" and self.mode != "upsert":
-            raise ConfigError("keep is for mode='upsert'", field="keep", remedy="leave it away")
+            raise ConfigError("keep is for mode='upsert'", field="keep", remedy="remove it")
 
     def _check_updates(self) -> None:
         updates = self.update_columns
@@ -73,24 +73,26 @@ class LoadPlan:
             return
         if isinstance(updates, str) or not all(isinstance(name, str) for name in updates) or not updates:
             raise ConfigError(
-                "update_columns must be a list of column names", field="update_columns", remedy='write ["price"], say'
+                "update_columns must be a list of column names",
+                field="update_columns",
+                remedy='pass a list such as ["price"]',
             )
         if self.on_conflict == "ignore" or self.mode != "upsert":
             raise ConfigError(
                 "update_columns is for an upsert with on_conflict='update'",
                 field="update_columns",
-                remedy="leave one of both away",
+                remedy="remove update_columns, or use on_conflict='update'",
             )
         if set(updates) & set(self.keys) or len(set(updates)) != len(updates):
             raise ConfigError(
-                "update_columns names a key, or a column twice",
+                "update_columns contains a key or a duplicate",
                 field="update_columns",
-                remedy="name each column once; the keys stay as they are",
+                remedy="name each column once, without the keys",
             )
 
     @property
     def updates(self) -> Sequence[str] | None:
-        """What :meth:`Session.merge` is to update."""
+        """The ``updates`` argument of :meth:`Session.merge`."""
         return () if self.on_conflict == "ignore" else self.update_columns
 
     def _check_counts(self) -> None:
@@ -99,30 +101,32 @@ class LoadPlan:
             if value is None and name == "expected_rows":
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ConfigError(f"{name} must be 0 or more", field=name, remedy="give a whole number")
+                raise ConfigError(f"{name} must be 0 or more", field=name, remedy="pass an integer")
 
     def _check_rejects(self) -> None:
         if self.on_bad_row == "fail":
             if self.reject_path is not None:
-                raise ConfigError("reject_path is for on_bad_row='reject'", field="reject_path", remedy="add that, too")
+                raise ConfigError(
+                    "reject_path is for on_bad_row='reject'", field="reject_path", remedy="add on_bad_row='reject'"
+                )
             return
         if not self.reject_path or "\0" in self.reject_path or "://" in self.reject_path:
             raise ConfigError(
                 "on_bad_row='reject' needs reject_path, a file on the worker's disk",
                 field="reject_path",
-                remedy="write reject_path='/data/orders.rejected.jsonl', say",
+                remedy="pass a path such as /data/orders.rejected.jsonl",
             )
         if self.mode == "upsert":
             raise ConfigError(
-                "mode='upsert' cannot set single rows aside: it stores them all in one statement",
+                "mode='upsert' cannot set single rows aside: it merges all rows in one statement",
                 field="on_bad_row",
-                remedy="load with mode='append' into a table of its own first, or use on_bad_row='fail'",
+                remedy="load into a separate table with mode='append' first, or use on_bad_row='fail'",
             )
 
     def columns(self, source: Sequence[str]) -> list[tuple[int, str]]:
-        """The columns to load: the place in the source and the name in the table of each.
+        """Return the columns to load: the index in the source and the name in the table of each.
 
-        :raises ConfigError: if the map does not fit the source.
+        :raises ConfigError: if the map does not match the source.
         """
         for name in self.column_map:
             if name not in source:
@@ -134,30 +138,30 @@ class LoadPlan:
         named = [(place, self.column_map.get(name, name)) for place, name in enumerate(source)]
         chosen = [(place, Identifier(name).text) for place, name in named if name is not None]
         names = [name for _, name in chosen]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        if duplicates := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(
-                f"two columns of the source go to {twice[0]!r}",
+                f"two columns of the source go to {duplicates[0]!r}",
                 field="column_map",
-                remedy="give each a name of its own, or map one to null to leave it out",
+                remedy="map them to different names, or map one to null to leave it out",
             )
         if not names:
-            raise ConfigError("no column is left", field="column_map", remedy="map fewer of them to null")
+            raise ConfigError("no column is left to load", field="column_map", remedy="map fewer columns to null")
         if missing := [key for key in self.keys if key not in names]:
             raise ConfigError(
                 f"the key {missing[0]!r} is not loaded",
                 field="keys",
-                remedy="name columns of the table, after column_map",
+                remedy="use the names of table columns, after column_map",
             )
         if missing := [name for name in self.update_columns or () if name not in names]:
             raise ConfigError(
                 f"the column {missing[0]!r} of update_columns is not loaded",
                 field="update_columns",
-                remedy="name columns of the table, after column_map",
+                remedy="use the names of table columns, after column_map",
             )
         return chosen
 
     def fingerprint(self, source: Mapping[str, Any]) -> str:
-        """A digest of what would be loaded where; the same in every attempt."""
+        """Return a digest of the load; the same in every attempt."""
         chosen = ("table", "mode", "keys", "column_map", "keep", "on_bad_row")
         parts = {name: value for name, value in asdict(self).items() if name in chosen}
         if self.updates is not None:

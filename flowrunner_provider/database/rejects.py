@@ -1,4 +1,4 @@
-"""Rows that do not fit are found by halving their batch, and set aside in a file with the reason."""
+"""Find the rows that do not fit by bisecting their batch, and write them to a file with the reason."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.model import Row
 from flowrunner_provider.database.identifiers import TableName
 
-__all__ = ["Rejects", "store"]
+__all__ = ["Rejects", "store_fitting"]
 
-_REASONS = 5
+_MAX_REASONS = 5
 
 
 class Rejects:
-    """The file of rejected rows, JSON Lines, readable by the user alone; it appears when it is whole.
+    """The file of rejected rows, JSON Lines, readable by its owner only; it appears when it is complete.
 
-    :param token: names the load, the same in every attempt.
-    :param columns: the names of the values of a row.
-    :param limit: how many rows may be set aside.
+    :param token: identifies the load, the same in every attempt.
+    :param columns: the column names of a row.
+    :param limit: the maximum number of rejected rows.
     """
 
     def __init__(self, path: str, token: str, columns: Sequence[str], limit: int) -> None:
@@ -35,13 +35,13 @@ class Rejects:
         self.count = 0
 
     def add(self, number: int, row: Row, error: Rejected) -> None:
-        """Set row ``number`` (from 1) aside.
+        """Reject row ``number`` (from 1).
 
         :raises PartialFailure: if there are too many.
         """
         self.count += 1
         reason = error.message.partition(", near row")[0]
-        if len(self._reasons) < _REASONS:
+        if len(self._reasons) < _MAX_REASONS:
             self._reasons[f"row {number}"] = reason
         if self.count > self._limit:
             raise PartialFailure(
@@ -55,29 +55,29 @@ class Rejects:
         self._file.write(json.dumps(record, ensure_ascii=True, default=str).encode() + b"\n")
 
     def publish(self) -> None:
-        """The file has its final name."""
+        """Move the file to its final name."""
         failpoint("sql.load.before_rejects")
         self._file.commit(mode=0o600)
         failpoint("sql.load.after_rejects")
 
     def discard(self) -> None:
-        """Nothing was stored: remove what there is of the file."""
+        """Delete the temporary file; nothing was stored."""
         self._file.discard()
 
 
-def store(
+def store_fitting(
     session: Session, table: TableName, columns: Sequence[str], batch: Sequence[Row], first: int, rejects: Rejects
 ) -> int:
-    """Store what fits of ``batch`` and set the rest aside; return how many rows were stored.
+    """Store the rows of ``batch`` that fit and reject the others; return how many rows were stored.
 
-    Costs some ``2 * log2(len(batch))`` savepoints for each row that does not fit.
+    Uses about ``2 * log2(len(batch))`` savepoints for each rejected row.
 
     :param first: the number of the batch's first row.
     """
     stored = 0
-    todo: list[tuple[Sequence[Any], int]] = [(batch, first)]
-    while todo:
-        rows, number = todo.pop()
+    pending: list[tuple[Sequence[Any], int]] = [(batch, first)]
+    while pending:
+        rows, number = pending.pop()
         session.savepoint()
         try:
             with session.copy(table, columns) as copier:
@@ -90,7 +90,7 @@ def store(
                 rejects.add(number, rows[0], error)
             else:
                 half = len(rows) // 2
-                todo += [(rows[half:], number + half), (rows[:half], number)]
+                pending += [(rows[half:], number + half), (rows[:half], number)]
         else:
             session.keep()
             stored += copier.rows

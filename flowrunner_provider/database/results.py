@@ -1,4 +1,4 @@
-"""What the SQL actions return: small, JSON, and without values of rows (but the preview of a file)."""
+"""The results of the SQL actions: small, JSON, and without values of rows (except a file's preview)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = [
 ]  # fmt: skip
 
 ExportFormat = Literal["jsonl", "csv", "parquet", "xlsx"]
-"""What the suffix of a file may ask for; nothing here reads xlsx back."""
+"""The file formats, by suffix; xlsx is only written, never read back."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadResult:
-    """What became of the rows of the source: ``rows`` is the sum of the other counts.
+    """What happened to the rows of the source: ``rows`` is the sum of the other counts.
 
     :param table: with its schema.
-    :param skipped: rows that a later one with the same keys replaced, or that had nothing to change.
-    :param rejected: rows set aside in ``reject_path``.
+    :param skipped: rows that a later row with the same keys replaced, or that changed nothing.
+    :param rejected: rows written to ``reject_path``.
     """
 
     table: str
@@ -35,9 +35,9 @@ class LoadResult:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult(Dataset):
-    """The rows that were written; with one file this is a dataset as any other.
+    """The exported rows; with one file, this is an ordinary dataset.
 
-    :param files: a dataset for each file; none where there was nothing to write.
+    :param files: one dataset per file; empty if nothing was written.
     """
 
     format: ExportFormat  # type: ignore[assignment]  # an Excel file is no dataset to read
@@ -46,9 +46,9 @@ class ExportResult(Dataset):
 
 @dataclass(frozen=True, kw_only=True)
 class ModifyResult:
-    """What was changed.
+    """The change.
 
-    :param affected: how many rows; with ``dry_run`` how many there would be.
+    :param affected: the number of rows changed; with ``dry_run``, the number that match.
     """
 
     table: str
@@ -59,10 +59,10 @@ class ModifyResult:
 
 @dataclass(frozen=True, kw_only=True)
 class StatementResult:
-    """What a statement did.
+    """The outcome of one statement.
 
-    :param rows: how many rows it changed or, for a query, returned.
-    :param undone: it was taken back, or not run, after an error behind its savepoint.
+    :param rows: the number of rows it changed or, for a query, returned.
+    :param undone: it was rolled back, or not run, because of an error after its savepoint.
     """
 
     name: str
@@ -72,10 +72,10 @@ class StatementResult:
 
 @dataclass(frozen=True, kw_only=True)
 class TransactionResult:
-    """What the statements did.
+    """The outcome of all statements.
 
-    :param rows: of all statements that were not undone.
-    :param undone: how many statements were.
+    :param rows: the sum over the statements that were not undone.
+    :param undone: the number of statements that were undone.
     """
 
     statements: list[StatementResult]
@@ -88,7 +88,7 @@ class MaintainResult:
     """What was done.
 
     :param tables: with their schemas.
-    :param rows: how many rows the tables had that were emptied or dropped; with ``dry_run`` would be.
+    :param rows: the number of rows that ``truncate`` or ``drop`` removed; with ``dry_run``, would remove.
     """
 
     operation: str
@@ -99,12 +99,12 @@ class MaintainResult:
 
 @dataclass(frozen=True, kw_only=True)
 class CreateTableResult:
-    """The table that is there now.
+    """The table that exists now.
 
     :param table: with its schema.
-    :param created: False where a fitting one was there.
-    :param replaced: it took the place of another one.
-    :param columns: name -> type in the words of a dataset, as asked for.
+    :param created: False if a matching table existed.
+    :param replaced: it replaced another table.
+    :param columns: name -> dataset type, as requested.
     """
 
     table: str
@@ -115,14 +115,14 @@ class CreateTableResult:
 
 @dataclass(frozen=True, kw_only=True)
 class SchemaDifference:
-    """One difference between what was expected and what is there.
+    """One difference between the expected and the actual structure.
 
     :param change: ``added``, ``removed`` or ``changed``.
     :param what: ``table``, ``column``, ``type``, ``nullability``, ``default``, ``primary_key``, ``index`` or
         ``foreign_key``.
-    :param name: of the column or index; empty for the table itself.
-    :param expected: as the database says it; empty for something added.
-    :param found: the same; empty for something removed.
+    :param name: the name of the column or index; empty for the table itself.
+    :param expected: as the database reports it; empty if added.
+    :param found: as the database reports it; empty if removed.
     """
 
     table: str
@@ -135,12 +135,12 @@ class SchemaDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class SchemaCheckResult:
-    """How the tables compare.
+    """The result of the comparison.
 
-    :param tables: how many were looked at.
+    :param tables: the number of tables compared.
     :param drift: whether there is a difference.
-    :param differences: at most 200; ``count`` is how many there are.
-    :param snapshot: where the structures found were written; empty for nowhere.
+    :param differences: the first 200 differences; ``count`` is their total number.
+    :param snapshot: where the structures were written; empty for nowhere.
     """
 
     tables: int
@@ -154,10 +154,10 @@ class SchemaCheckResult:
 class ProcedureResult:
     """What a call returned.
 
-    :param outputs: name -> value of each output, in the form of JSON.
-    :param result_sets: the rows of each result, as objects; none where they were saved.
-    :param rows: how many rows were returned.
-    :param dataset: the saved rows; null if none were to be.
+    :param outputs: name -> value of each output, as JSON types.
+    :param result_sets: the rows of each result set, as objects; empty if they were saved.
+    :param rows: the number of rows returned.
+    :param dataset: the saved rows; null without ``save_to``.
     """
 
     outputs: dict[str, Any]

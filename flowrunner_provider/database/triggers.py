@@ -1,4 +1,4 @@
-"""What the triggerer looks at in databases. Triggers only observe, and carry no secret."""
+"""The asset watcher of databases. Triggers only observe, and carry no secret."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 __all__ = ["RowsChanged", "SqlRowTrigger"]
 
-LOOK_SECONDS = 300.0
-"""For one look."""
+POLL_TIMEOUT_SECONDS = 300.0
+"""The deadline of one poll."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowsChanged:
-    """A range of new rows, without any of them.
+    """A range of new rows, without the rows themselves.
 
-    :param id: the same whenever the same range is told again.
-    :param table: the table that is watched; null for a query.
-    :param rows: how many they were.
+    :param id: identifies the range; the same if the range is reported again.
+    :param table: the watched table; null for a query.
+    :param rows: the number of rows in the range.
     :param after: column -> value, as text, of the last row before the range; null at the beginning.
     :param until: column -> value of the last row of the range.
     """
@@ -41,27 +41,28 @@ class RowsChanged:
 
 
 class SqlRowTrigger(FlowRunnerWatcher):
-    """The asset has an event for each range of rows whose ``watermark`` has grown.
+    """Emit an event for the asset for each range of rows whose ``watermark`` has grown.
 
-    A triggerer that is killed or started again goes on where it was: no range is left out, and one that was just being
-    told may be told again, with the same ``id``. Each look is a connection of its own and one read-only
-    transaction; failures are logged and waited out. The event holds counts, bounds and the id, and never a row: select
-    what is behind ``after`` up to ``until``. A backlog comes in ranges of ``batch`` rows, at most 20 in one look.
-    Rows without a watermark are not seen, nor are deletes. Put an index on the column.
+    A killed or restarted triggerer resumes at its cursor: no range is lost, and the last range may be reported again
+    with the same ``id``. Each poll opens a connection and runs one read-only transaction; after a failure, it logs and
+    polls again. An event holds the row count, the bounds and the id, never a row: select the rows after ``after`` up to
+    ``until``. A backlog is reported in ranges of ``batch`` rows, at most 20 per poll. Rows without a watermark and
+    deletes are not reported. Create an index on the column.
 
     :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``.
     :param table: the table or view, ``table`` or ``schema.table``, taken literally.
-    :param sql: in place of it: one query, which can stand in parentheses (SQL Server: no ``WITH``, no ``ORDER BY``).
+    :param sql: one query to watch instead of ``table``; it runs as a subquery (SQL Server: no ``WITH``, no ``ORDER
+        BY``).
     :param watermark: a column that grows with every change, e.g. ``updated_at`` or a serial number. SQL Server finds
-        the latest number by an index, and the latest time by looking at all of them.
-    :param tie_break: a unique column that orders rows with the same watermark; without one such rows stay together,
-        and a range may have more than ``batch`` rows.
-    :param batch: rows of one event.
-    :param start: whether only rows are told that come from now on, or also those that are there.
-    :param hold_back: tell a row one look after it was first there: a row that is committed late, with a smaller
-        watermark than one that was seen already, is told as well if that took no longer than ``poll_interval``.
-    :param poll_interval: the time between two looks, at least a second.
-    :param name: tells apart two watchers of the same table.
+        the latest number through an index, but the latest timestamp by a scan.
+    :param tie_break: a unique column that orders rows with the same watermark. Without it, such rows stay together, and
+        a range may have more than ``batch`` rows.
+    :param batch: the number of rows per event.
+    :param start: ``new`` reports only rows that appear from now on, ``existing`` also those that exist already.
+    :param hold_back: report a row one poll after it was first visible. A row that is committed late, with a smaller
+        watermark than a visible one, is then also reported if the delay is at most ``poll_interval``.
+    :param poll_interval: the time between two polls, at least one second, e.g. ``"5m"``.
+    :param name: distinguishes two watchers of the same table.
     """
 
     action: ClassVar[str] = "sql.changed"
@@ -106,20 +107,20 @@ class SqlRowTrigger(FlowRunnerWatcher):
             hold_back=self.hold_back,
         )
         hook = await self._hook()
-        events, after = await asyncio.to_thread(_looked, growth, hook, cursor)
+        events, after = await asyncio.to_thread(_poll, growth, hook, cursor)
         return Seen(events=tuple(events), cursor=after)
 
     async def _hook(self) -> SqlHook[Any]:
-        """The connection, read without blocking the event loop."""
+        """Return the hook; read the connection without blocking the event loop."""
         from flowrunner_provider.database.hook import ahook_for
 
         return await ahook_for(self.conn_id)
 
 
-def _looked(growth: Growth, hook: SqlHook[Any], cursor: Json) -> tuple[list[dict[str, Json]], Json]:
-    """One look, in a thread."""
-    with hook.open(Deadline(LOOK_SECONDS)) as session:
+def _poll(growth: Growth, hook: SqlHook[Any], cursor: Json) -> tuple[list[dict[str, Json]], Json]:
+    """Poll once, in a thread."""
+    with hook.open(Deadline(POLL_TIMEOUT_SECONDS)) as session:
         session.begin("repeatable read", read_only=True)
-        found = growth.look(session, cursor)
+        found = growth.poll(session, cursor)
         session.rollback()
     return found

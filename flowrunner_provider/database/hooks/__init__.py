@@ -1,1 +1,1 @@
-"""The hooks of SQL databases: one file for each connection type. The registry names them."""
+"""Hooks for SQL databases, one module per connection type; the registry lists them."""

@@ -1,4 +1,4 @@
-"""SQLite database files; the connection type is the official provider's."""
+"""The hook for SQLite files; the official provider owns the connection type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["FlowRunnerSqliteHook"]
 
 
 class FlowRunnerSqliteHook(SqlHook[SqliteConfig]):
-    """A SQLite database file.
+    """Open a SQLite database file.
 
     :param conn_id: a connection of type ``sqlite``; its host is the path of the file.
     """
@@ -32,14 +32,14 @@ class FlowRunnerSqliteHook(SqlHook[SqliteConfig]):
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
-        """As the official hook reads it: host, or without one ``/schema``, and ``mode`` as in SQLite's URIs."""
+        """Return the path as the official hook reads it (the host, or ``/schema`` without one) and ``mode``."""
         host, _, query = (found.host or "").partition("?")
         path = "/".join(part for part in (host, found.schema or "") if part) if host else f"/{found.schema or ''}"
         if path == "/":
             raise ConfigError(
                 f"connection {found.conn_id!r} names no database file",
                 field="host",
-                remedy="write the path of the file into the connection's host",
+                remedy="put the path of the file into the host field",
             )
         extra = {name: value for name, value in extra_of(found).items() if name != OPTIONS}
         extra |= dict(part.partition("=")[::2] for part in query.split("&") if part)
@@ -47,7 +47,7 @@ class FlowRunnerSqliteHook(SqlHook[SqliteConfig]):
             raise ConfigError(
                 f"connection {found.conn_id!r}: the driver parameter {unknown[0]!r} is not allowed",
                 field=unknown[0],
-                remedy="remove it; of SQLite's URI parameters only mode=ro, rw or rwc is",
+                remedy="remove it; the only URI parameter allowed is mode=ro, rw or rwc",
             )
         return {"path": path, **extra, **options_of(found)}
 
