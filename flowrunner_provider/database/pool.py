@@ -1,7 +1,7 @@
-"""The connections of this process, as many per Airflow connection as its extra allows.
+"""Connection pools of this process, one per Airflow connection whose extra sets ``max_connections``.
 
-A connection that is given back is cleaned by the server and kept for the next one who asks. A fork starts with none:
-the parent's sockets are its own.
+A returned connection is reset by the server and kept for the next task. A forked child starts without pools, because
+the sockets belong to its parent.
 """
 
 from __future__ import annotations
@@ -16,88 +16,105 @@ from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.core.errors import FlowRunnerError, Unavailable
 from flowrunner_provider.database.dialects.base import Session
 
-__all__ = ["lend"]
+__all__ = ["acquire"]
 
 
 class _Pool:
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.slots = threading.BoundedSemaphore(most)
-        self.idle: list[Session] = []
+    def __init__(self, settings: Hashable, limit: int) -> None:
+        self.settings, self._limit = settings, limit
+        self._slots = threading.BoundedSemaphore(limit)
+        self._idle: list[Session] = []
+        self._retired = False
 
-    def lend(self, deadline: Deadline, make: Callable[[], Session], name: str) -> Session:
-        if not self.slots.acquire(timeout=deadline.remaining()):
+    def acquire(self, deadline: Deadline, connect: Callable[[], Session], name: str) -> Session:
+        if not self._slots.acquire(timeout=deadline.remaining()):
             raise Unavailable(
-                f"all {self.most} connections of {name} are in use",
+                f"all {self._limit} connections of {name} are in use",
                 remedy="raise max_connections in the connection's extra, or run fewer tasks at once",
             )
         try:
-            session = self._kept(deadline) or make()
+            session = self._resume_idle(deadline) or connect()
         except BaseException:
-            self.slots.release()
+            self._slots.release()
             raise
-        session.home = self.take_back
+        session.home = self._release
         return session
 
-    def _kept(self, deadline: Deadline) -> Session | None:
-        while True:
+    def _resume_idle(self, deadline: Deadline) -> Session | None:
+        while self._idle:
             try:
-                session = self.idle.pop()
-            except IndexError:
+                session = self._idle.pop()
+            except IndexError:  # another thread took the last one
                 return None
             try:
                 session.resume(deadline)
-            except FlowRunnerError:  # the server has ended it meanwhile
+            except FlowRunnerError:  # the server has closed it meanwhile
                 session.end()
             else:
                 return session
+        return None
 
-    def take_back(self, session: Session) -> None:
-        kept = False
+    def _release(self, session: Session) -> None:
+        reusable = False
         try:
             with suppress(FlowRunnerError):
-                kept = session.park()
-            if kept:
-                self.idle.append(session)
+                reusable = session.park()
+            if reusable:
+                self._idle.append(session)
             else:
                 session.end()
+            if self._retired:
+                self.end_idle()
         finally:
-            self.slots.release()
+            self._slots.release()
+
+    def retire(self) -> None:
+        """End idle connections now, and those in use when they are returned."""
+        self._retired = True
+        self.end_idle()
+
+    def end_idle(self) -> None:
+        while self._idle:
+            with suppress(FlowRunnerError, IndexError):
+                self._idle.pop().end()
 
 
-_pools: dict[Hashable, _Pool] = {}
-_of_the_parent: list[dict[Hashable, _Pool]] = []  # never used and never collected: that would end its connections
+_pools: dict[str, _Pool] = {}
+_parents_pools: list[dict[str, _Pool]] = []  # kept alive: collecting them would end the parent's connections
 _lock = threading.Lock()
 
 
-def _forked() -> None:
+def _forget_parents_pools() -> None:
     global _pools, _lock
-    _of_the_parent.append(_pools)
+    _parents_pools.append(_pools)
     _pools, _lock = {}, threading.Lock()
 
 
-def _end() -> None:
+def _end_all() -> None:
     for pool in _pools.values():
-        while pool.idle:
-            with suppress(FlowRunnerError):
-                pool.idle.pop().end()
+        pool.end_idle()
 
 
-os.register_at_fork(after_in_child=_forked)
-atexit.register(_end)
+os.register_at_fork(after_in_child=_forget_parents_pools)
+atexit.register(_end_all)
 
 
-def lend(key: Hashable, most: int | None, deadline: Deadline, make: Callable[[], Session], name: str) -> Session:
-    """A connection, which goes back when it is closed; waits while as many as allowed are in use.
+def acquire(
+    conn_id: str, settings: Hashable, limit: int, deadline: Deadline, connect: Callable[[], Session]
+) -> Session:
+    """Return a connection that goes back to the pool when it is closed; wait while all are in use.
 
-    :param key: equal for connections that can stand in for each other.
-    :param most: how many of them there may be in this process; None for any number, none of them kept.
-    :param make: opens one.
-    :param name: for messages.
+    :param settings: of the connection, with its credentials. New settings retire the pool of the old ones: an IAM
+        token, for example, is another one each time.
+    :param limit: the maximum number of connections in this process.
+    :param connect: opens a connection.
     :raises Unavailable: if the deadline passes first.
     """
-    if most is None:
-        return make()
     with _lock:
-        pool = _pools.setdefault(key, _Pool(most))
-    return pool.lend(deadline, make, name)
+        current = _pools.get(conn_id)
+        if current is None or current.settings != settings:
+            _pools[conn_id] = _Pool(settings, limit)
+        pool = _pools[conn_id]
+    if current is not None and current is not pool:
+        current.retire()
+    return pool.acquire(deadline, connect, f"connection {conn_id!r}")

@@ -15,6 +15,7 @@ from flowrunner_provider.core.errors import ConfigError, Unavailable
 from flowrunner_provider.database.hook import hook_for
 from tests.contracts.dialect_transaction import transact
 from tests.database.far_side import CONN_ID, FarSide, PostgresFarSide, load_rows
+from tests.database.test_sigterm import wait_until
 from tests.support.kill import attempt
 from tests.support.pgbouncer import pgbouncer
 
@@ -116,6 +117,29 @@ def test_a_fork_has_connections_of_its_own(far: Any) -> None:
     assert outcome.ok, outcome.error
     before, theirs, after = outcome.result
     assert theirs != before == after
+
+
+LISTED = {
+    "postgres": "SELECT pid FROM pg_stat_activity",
+    "mysql": "SELECT id FROM information_schema.PROCESSLIST",
+}
+
+
+def test_new_credentials_end_the_idle_connections(far: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An IAM token is another one each time: the connections of the old ones do not pile up."""
+    numbers = set()
+    held = hook_for(CONN_ID).open(Deadline(30))
+    numbers.add(number(far, held))
+    for seconds in range(10, 15):
+        options = {"max_connections": 2, "connect_timeout": seconds}
+        monkeypatch.setenv(ENVIRONMENT, replace(far, extra={"flowrunner": options}).connection)
+        with hook_for(CONN_ID).open(Deadline(30)) as session:
+            numbers.add(number(far, session))
+    held.close()
+    assert len(numbers) == 6
+    wait_until(lambda: len(numbers & {row[0] for row in far.run(LISTED[far.kind])}) <= 1)
+    with hook_for(CONN_ID).open(Deadline(30)) as session:
+        assert number(far, session) in numbers
 
 
 def test_a_cap_of_none(far: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""SQL Server databases; the connection type is the official provider's."""
+"""The hook for SQL Server; the official provider owns the connection type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["FlowRunnerMssqlHook"]
 
 
 class FlowRunnerMssqlHook(SqlHook[MssqlConfig]):
-    """A SQL Server or Azure SQL database.
+    """Connect to a SQL Server or Azure SQL database.
 
     :param conn_id: a connection of type ``mssql``; its schema is the name of the database.
     """
@@ -32,17 +32,17 @@ class FlowRunnerMssqlHook(SqlHook[MssqlConfig]):
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
-        """The official hook's fields; a port that is not set is 1433."""
+        """Return the fields of the official hook; the default port is 1433."""
         where = f"connection {found.conn_id!r}"
         values = {**mssql_parameters(extra_of(found), where), **super().values(found)}
         if any(mark in str(values.get("host", "")) for mark in "\\,;"):
             raise ConfigError(
-                f"{where}: the host has an instance or a port in it",
+                f"{where}: the host contains an instance or a port",
                 field="host",
-                remedy="write the name alone, and the port of the instance into the connection's port",
+                remedy="use the host name only, and put the instance's port into the port field",
             )
         return values
 
     def open(self, deadline: Deadline, *, create: bool = False) -> Session:
         del create
-        return self.lent(deadline, lambda: MssqlSession(self.config, deadline), self.config.max_connections)
+        return self.open_pooled(deadline, lambda: MssqlSession(self.config, deadline), self.config.max_connections)

@@ -1,4 +1,4 @@
-"""MySQL and MariaDB databases; the connection type is the official provider's."""
+"""The hook for MySQL and MariaDB; the official provider owns the connection type."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["FlowRunnerMysqlHook"]
 
-_FROM_THE_EXTRA = ("cleartext", "unix_socket", "ssl_mode", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_key", "ssl_cipher")
+_DRIVER_KEYS = ("cleartext", "unix_socket", "ssl_mode", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_key", "ssl_cipher")
 
 
 class FlowRunnerMysqlHook(SqlHook[MysqlConfig]):
-    """A MySQL or MariaDB database.
+    """Connect to a MySQL or MariaDB database.
 
     :param conn_id: a connection of type ``mysql``; its schema is the name of the database.
     """
@@ -36,23 +36,23 @@ class FlowRunnerMysqlHook(SqlHook[MysqlConfig]):
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
-        """The official hook's fields; with ``iam`` in the extra the official hook fetches the token."""
+        """Return the fields of the official hook; with ``iam`` in the extra, the official hook fetches the token."""
         extra = extra_of(found)
         values = super().values(found)
         where = f"connection {found.conn_id!r}"
         parameters = mysql_parameters(extra, where)
-        if misplaced := sorted(set(values) & set(_FROM_THE_EXTRA)):
+        if misplaced := sorted(set(values) & set(_DRIVER_KEYS)):
             raise ConfigError(
                 f"{where} has an unknown option {misplaced[0]!r}",
                 field=misplaced[0],
-                remedy="write parameters of the driver into the extra itself",
+                remedy="move driver parameters to the top level of the extra",
             )
         if extra.get("iam"):
             if find_spec("airflow.providers.mysql") is None:
                 raise ConfigError(
-                    f"{where} logs in by IAM, and Airflow's own provider, which fetches the token, is not installed",
+                    f"{where} uses IAM, but Airflow's MySQL provider, which fetches the token, is not installed",
                     field="iam",
-                    remedy="pip install apache-airflow-providers-mysql (it needs a compiler and the client library)",
+                    remedy="pip install apache-airflow-providers-mysql (needs a compiler and the MySQL client library)",
                 )
             hook = import_module("airflow.providers.mysql.hooks.mysql").MySqlHook(mysql_conn_id=found.conn_id)
             values["password"], values["port"] = hook.get_iam_token(found)
@@ -61,4 +61,4 @@ class FlowRunnerMysqlHook(SqlHook[MysqlConfig]):
 
     def open(self, deadline: Deadline, *, create: bool = False) -> Session:
         del create
-        return self.lent(deadline, lambda: MysqlSession(self.config, deadline), self.config.max_connections)
+        return self.open_pooled(deadline, lambda: MysqlSession(self.config, deadline), self.config.max_connections)

@@ -1,4 +1,4 @@
-"""PostgreSQL databases; the connection type is the official provider's."""
+"""The hook for PostgreSQL; the official provider owns the connection type."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["FlowRunnerPostgresHook"]
 
 
 class FlowRunnerPostgresHook(SqlHook[PostgresConfig]):
-    """A PostgreSQL database.
+    """Connect to a PostgreSQL database.
 
     :param conn_id: a connection of type ``postgres``; its schema is the name of the database.
     """
@@ -33,23 +33,23 @@ class FlowRunnerPostgresHook(SqlHook[PostgresConfig]):
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
-        """The official hook's fields; with ``iam`` in the extra the official hook fetches the token."""
+        """Return the fields of the official hook; with ``iam`` in the extra, the official hook fetches the token."""
         extra = extra_of(found)
         values = super().values(found)
         if "driver" in values:
             raise ConfigError(
                 f"connection {found.conn_id!r} has an unknown option 'driver'",
                 field="driver",
-                remedy="write parameters of the driver into the extra itself",
+                remedy="move driver parameters to the top level of the extra",
             )
         if not found.host:
             values["host"] = "localhost"
         if extra.get("iam"):
-            official = load("airflow.providers.postgres.hooks.postgres", extra="postgres", needed_for="a login by IAM")
+            official = load("airflow.providers.postgres.hooks.postgres", extra="postgres", needed_for="IAM logins")
             hook = official.PostgresHook(postgres_conn_id=found.conn_id)
             values["login"], values["password"], values["port"] = hook.get_iam_token(found)
         return {**values, "driver": driver_parameters(extra, f"connection {found.conn_id!r}")}
 
     def open(self, deadline: Deadline, *, create: bool = False) -> Session:
         del create
-        return self.lent(deadline, lambda: PostgresSession(self.config, deadline), self.config.max_connections)
+        return self.open_pooled(deadline, lambda: PostgresSession(self.config, deadline), self.config.max_connections)
