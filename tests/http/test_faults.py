@@ -270,7 +270,7 @@ def test_a_zombie_does_no_harm(stage, target, check):
 def pay_soon(scene: Scene) -> object:
     Run.open = functools.partial(Run.open, patience=0.0)
     reconcile = {"endpoint": scene.path("pay"), "exists_when": "items > `0`"}
-    return pay(scene, {"timeout": 0.2, "connect_timeout": 0.2, "read_timeout": 0.2}, reconcile=reconcile)
+    return pay(scene, {"timeout": 2, "connect_timeout": 2, "read_timeout": 2}, reconcile=reconcile)
 
 
 def test_a_zombie_that_wakes_after_its_time_does_not_pay_too(stage):
