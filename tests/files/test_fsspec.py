@@ -249,7 +249,7 @@ def test_memory_by_its_address():
 
 BAD = [
     ("fsspec+memory://nowhere@/x", "nowhere"),
-    ("fsspec+memory://place@/x", "would be ignored"),
+    ("fsspec+memory://place@/x", "would have no effect"),
     ("fsspec+nosuchthing:///x", "nosuchthing"),
     ("fsspec://place@/x", "fsspec+PROTOCOL"),
     ("memory://place@/x", "fsspec+PROTOCOL"),

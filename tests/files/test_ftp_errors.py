@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import ExitStack
 
 import pytest
 
@@ -300,7 +301,7 @@ def test_a_connection_lost_while_writing_leaves_no_file(proftpd, tls, at):
     async def test(store):
         upload = await store.begin(f"{far.root}/f", "t")
         await upload.write(b"x" * at)
-        for lease in store.pool._out:
+        for lease in store.pool._leased:
             lease.control.cut_off()
         with pytest.raises(ConnectionLost):
             for _ in range(50):
@@ -459,3 +460,18 @@ def test_a_listed_name_that_leads_elsewhere_is_refused(name):
     if name != "..":
         with pytest.raises(PathEscape):
             list_entry(f"-rw-r--r-- 1 0 0 10 Nov 23 02:12 {name}", "/in/")
+
+
+def test_a_process_with_more_than_a_thousand_open_files(proftpd, tls):
+    """Sockets with large descriptors, as a triggerer with many watchers has them."""
+    far = Disk(proftpd.root())
+    far.put("f", b"x")
+    with ExitStack() as opened:
+        for _ in range(1100):
+            opened.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+
+        async def test(store):
+            for _ in range(2):  # the second one checks whether the idle session is still usable
+                assert (await store.stat(f"{far.root}/f")).size == 1
+
+        within(proftpd_target(proftpd, tls), test)

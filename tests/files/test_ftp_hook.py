@@ -90,7 +90,7 @@ def test_the_connection_test_logs_in_and_lists(monkeypatch, proftpd, tls):
     root = Disk(proftpd.root()).root
     assert check(monkeypatch, proftpd, tls, test_folder=root) == (
         True,
-        f"Logged in to 127.0.0.1:{proftpd.port} in clear and listed {root}.",
+        f"Logged in to 127.0.0.1:{proftpd.port} without TLS and listed {root}.",
     )
     ok, text = check(monkeypatch, proftpd, tls, tls=True)
     assert (ok, "with TLS" in text) == (True, True)
@@ -102,7 +102,7 @@ def test_the_connection_test_says_what_the_server_cannot(monkeypatch, vsftpd, tl
     given(monkeypatch, host=vsftpd.host, port=vsftpd.port, login=None, password=None)
     ok, text = FlowRunnerFtpHook("drop").test_connection()
     assert ok
-    assert "cannot set the time" in text
+    assert "cannot set modification times" in text
 
 
 def test_the_connection_test_says_what_to_do(monkeypatch, proftpd, tls):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from flowrunner_provider.core.errors import PathEscape, PermanentError
+from flowrunner_provider.files.hook import open_store
 from flowrunner_provider.files.operators import FileCopyOperator
 from flowrunner_provider.files.stores.local import LocalStore
 from tests.contracts.store_contract import StoreContract, collect
@@ -102,3 +104,25 @@ def test_a_partitioned_export_is_copied_with_the_names_of_its_folders(tmp_path):
     assert result["files"] == 2
     assert there.disk.get("out/region=a%2Fb/day=1/part-00000.csv") == b"in/region=a%2Fb/day=1/part-00000.csv"
     assert there.disk.get("out/region=%2F/part-00000.csv")
+
+
+@pytest.fixture
+def far_future():
+    """A file on tmpfs, which accepts times beyond those that Python's datetime can hold."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        path = Path(folder) / "f"
+        path.write_bytes(b"x")
+        os.utime(path, (2**40, 2**40))
+        if path.stat().st_mtime != 2**40:
+            pytest.skip("the file system clamps times")
+        yield path
+
+
+@pytest.mark.parametrize("prefix", ["", "fsspec+file://"])
+def test_a_time_beyond_the_year_9999_is_unknown(far_future, prefix):
+    async def entries():
+        async with open_store(f"{prefix}{far_future.parent}") as store:
+            return [entry async for entry in store.list(str(far_future.parent))]
+
+    (entry,) = asyncio.run(entries())
+    assert (entry.name, entry.size, entry.modified) == ("f", 1, None)

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 __all__ = ["FlowRunnerAzureBlobHook"]
 
-_TEXTS = (
+_TEXT_EXTRAS = (
     "connection_string", "tenant_id", "shared_access_key", "sas_token", "account_key", "managed_identity_client_id",
     "workload_identity_tenant_id",
 )  # fmt: skip
 
 
 class FlowRunnerAzureBlobHook(BucketHook[AzureBlobConfig]):
-    """Reads ``wasb`` connections as the official provider does, without needing it.
+    """Opens Azure Blob Storage containers from ``wasb`` connections.
 
-    Its own hook is not used: it hands our options on to Microsoft's client, repeats failed requests by rules of its
-    own, and its package brings some forty other services of Azure along.
+    It reads the fields and extras of the official provider but does not need that provider, whose package installs
+    about forty other Azure services and whose hook passes unknown extras to the client and retries by its own rules.
 
     :param conn_id: the Airflow connection.
     """
@@ -42,9 +42,9 @@ class FlowRunnerAzureBlobHook(BucketHook[AzureBlobConfig]):
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
-        """The standard fields, the official extras (with and without their old prefix), and our options."""
+        """Return the standard fields, the official extras (with or without their old prefix) and our options."""
         given = cls.official(found)
-        values = {**super().values(found), **{name: given[name] for name in _TEXTS if given.get(name)}}
+        values = {**super().values(found), **{name: given[name] for name in _TEXT_EXTRAS if given.get(name)}}
         if secret_config := given.get("client_secret_auth_config"):
             values["client_secret_auth_config"] = (
                 json.loads(secret_config) if isinstance(secret_config, str) else secret_config
@@ -56,7 +56,7 @@ class FlowRunnerAzureBlobHook(BucketHook[AzureBlobConfig]):
 
         return AzureBlobStore(self.config, name, where=where)
 
-    async def around(self) -> str:
+    async def describe_account(self) -> str:
         from flowrunner_provider.files.stores.azure_blob_client import containers
 
         return await containers(self.config)

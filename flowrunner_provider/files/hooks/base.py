@@ -1,4 +1,4 @@
-"""What the hooks of all stores share."""
+"""The base class of the hooks that open stores."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ C = TypeVar("C")
 
 
 class StoreHook(FlowRunnerHook[C]):
-    """A hook whose connection is a place with files."""
+    """A hook whose connection leads to a store of files."""
 
     @abstractmethod
     def store(self, location: Location | None = None, *, field: str = "path") -> Store:
-        """The connection's files; enter it with ``async with``.
+        """Return the store of the connection; enter it with ``async with``.
 
-        :param location: an address in it, for its scheme and its bucket; None for what the connection itself names.
-        :param field: the parameter that the address was given as, for messages.
-        :raises ConfigError: if the connection is not for this address, and what it lacks.
+        :param location: an address in the store, which may name scheme and bucket; None uses those of the connection.
+        :param field: the parameter that the address comes from, for messages.
+        :raises ConfigError: if the connection does not fit the address or is incomplete.
         """
 
     @property
     def pacer(self) -> Pacer | None:
-        """The connection's rate limit, shared by all its tasks; None without one."""
+        """The rate limit of the connection, shared by all its tasks; None if it has none."""
         limit = getattr(self.config, "rate_limit", None)
         return pacer_for(self.conn_id, limit, getattr(self.config, "burst", 1)) if limit else None
 
     def refuse_other_host(self, location: Location, host: str, field: str) -> None:
-        """An address may repeat the connection's host and name no other one."""
+        """Raise ``ConfigError`` if the address names another host than the connection."""
         if location.host not in ("", host):
             raise ConfigError(
-                f"{location.root} names another host than the connection {location.conn_id!r}, which is for {host}",
+                f"{location.root} names another host than the connection {location.conn_id!r}, whose host is {host}",
                 field=field,
                 remedy=f"write {location.scheme}://{location.conn_id}@/path",
             )

@@ -1,4 +1,4 @@
-"""What the hooks of all object stores share: which bucket is meant, and whether it can be reached."""
+"""The base class of the hooks that open buckets of object stores."""
 
 from __future__ import annotations
 
@@ -25,48 +25,48 @@ class BucketHook(StoreHook[C]):
     """A hook whose connection is an account with buckets."""
 
     scheme: ClassVar[str]
-    """Of an address that the connection is used without."""
+    """The URI scheme to use when no address is given."""
 
     noun: ClassVar[str] = "bucket"
-    """What the vendor calls one, and the option that names one."""
+    """The vendor's word for a bucket, which is also the name of the option."""
 
     @classmethod
     def official(cls, found: Connection) -> dict[str, Any]:
-        """The extras of the official provider, with and without the prefix that they once had."""
+        """Return the extras of the official provider, with or without their old prefix."""
         prefix, extra = f"extra__{cls.conn_type}__", extra_of(found)
         old = {name.removeprefix(prefix): value for name, value in extra.items() if name.startswith(prefix)}
         return {**old, **{name: value for name, value in extra.items() if value or name not in old}}
 
     @abstractmethod
     def bucket(self, name: str, where: str) -> ObjectStore:
-        """The store of a bucket.
+        """Return the store of a bucket.
 
-        :param where: how messages call it.
+        :param where: the name of the store in messages.
         """
 
     @abstractmethod
-    async def around(self) -> str:
-        """What can be seen of the account where the connection names no bucket, in one sentence."""
+    async def describe_account(self) -> str:
+        """Check the account of a connection that names no bucket; return one sentence about it."""
 
     def store(self, location: Location | None = None, *, field: str = "path") -> ObjectStore:
         name = (location.host if location else "") or getattr(self.config, self.noun)
         scheme = location.scheme if location else self.scheme
         if not name:
             raise ConfigError(
-                f"no {self.noun} is named, neither by the address nor by the connection {self.conn_id!r}",
+                f"neither the address nor the connection {self.conn_id!r} names a {self.noun}",
                 field=field if location else self.noun,
                 remedy=f"write {scheme}://{self.conn_id}@{self.noun}/path",
             )
         return self.bucket(name, f"{scheme}://{self.conn_id}@{name}")
 
     def check(self) -> str:
-        """Look into the connection's bucket, or around where it names none."""
-        return asyncio.run(self._into() if getattr(self.config, self.noun) else self.around())
+        """List the bucket of the connection, or check the account if it names none."""
+        return asyncio.run(self._list_bucket() if getattr(self.config, self.noun) else self.describe_account())
 
-    async def _into(self) -> str:
+    async def _list_bucket(self) -> str:
         prefix, count = getattr(self.config, "prefix", ""), 0
         async with self.store() as store:
             async for found in store.pages(prefix, delimited=True, most=1):
                 count += len(found)
-        name, seen = getattr(self.config, self.noun), "something" if count else "nothing"
-        return f"Reached the {self.noun} {name}; there is {seen} below {prefix or 'its root'!r}."
+        name, content = getattr(self.config, self.noun), "not empty" if count else "empty"
+        return f"Reached the {self.noun} {name}; {repr(prefix) if prefix else 'it'} is {content}."

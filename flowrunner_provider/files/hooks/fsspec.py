@@ -1,4 +1,4 @@
-"""fsspec filesystems as Airflow's object storage opens them, from the connection type of each."""
+"""fsspec filesystems, opened like Airflow's object storage does, from connections of any type."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ _NEEDED = "files of an fsspec filesystem"
 
 
 class FlowRunnerFsspecHook(StoreHook[FsspecConfig]):
-    """The connection is read by the provider that brings the filesystem (its ``get_fs``); any type is possible.
+    """Opens fsspec filesystems from connections of any type.
 
-    A protocol that no provider brings is opened by fsspec itself, with the ``storage_options`` of the connection's
-    ``flowrunner`` extra. A connection without them would be ignored there, so it is refused.
+    The connection is read by the provider that supports the protocol (its ``get_fs``). Other protocols are opened by
+    fsspec itself with the ``storage_options`` from the connection's ``flowrunner`` extra. A connection without
+    ``storage_options`` would have no effect there, so it is refused.
 
     :param conn_id: the Airflow connection; empty for none.
     """
@@ -41,12 +42,12 @@ class FlowRunnerFsspecHook(StoreHook[FsspecConfig]):
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
-        """Our options alone: the rest is not ours to read."""
+        """Return our options only; the provider reads the rest."""
         return options_of(found)
 
     @cached_property
     def config(self) -> FsspecConfig:
-        """What the connection says, if there is one."""
+        """The options of the connection; the defaults without one."""
         return self._read(connection(self.conn_id)) if self.conn_id else FsspecConfig()
 
     async def aload(self) -> None:
@@ -58,7 +59,7 @@ class FlowRunnerFsspecHook(StoreHook[FsspecConfig]):
 
         if location is None:
             raise ConfigError(
-                "an fsspec filesystem is known by its address", field=field, remedy="write fsspec+PROTOCOL://conn_id@/"
+                "an fsspec filesystem needs an address", field=field, remedy="write fsspec+PROTOCOL://conn_id@/"
             )
         config, protocol = self.config, location.scheme.partition("+")[2]
         return FsspecStore(
@@ -73,16 +74,16 @@ class FlowRunnerFsspecHook(StoreHook[FsspecConfig]):
         fsspec = load("fsspec", extra="fsspec", needed_for=_NEEDED)
         from airflow.sdk.io import get_fs, has_fs
 
-        # This logger tells every request to Azure, at the level that Airflow shows.
+        # This logger writes every request to Azure at INFO.
         logging.getLogger("azure.core.pipeline.policies.http_logging_policy").setLevel(logging.WARNING)
 
         if has_fs(protocol):
             opened = outcome_of(lambda: get_fs(protocol, self.conn_id or None, options or None))
         elif self.conn_id and not options:
             raise ConfigError(
-                f"no installed provider opens {protocol!r}, so the connection {self.conn_id!r} would be ignored",
+                f"no installed provider supports {protocol!r}, so the connection {self.conn_id!r} would have no effect",
                 field=field,
-                remedy="install the provider, or put the filesystem's storage_options into the flowrunner extra",
+                remedy="install the provider, or set storage_options in the flowrunner extra of the connection",
             )
         else:
             opened = outcome_of(lambda: fsspec.filesystem(protocol, **options))
@@ -90,22 +91,22 @@ class FlowRunnerFsspecHook(StoreHook[FsspecConfig]):
             raise ConfigError(
                 f"the filesystem {protocol!r} cannot be opened: {opened.message}",
                 field=field,
-                remedy="install the package that fsspec asks for, or correct the connection",
+                remedy="install the package that the message names, or correct the connection",
             ) from opened
         return opened
 
     def check(self) -> str:
-        """List the folder to test, by the protocol that the connection's type goes by."""
+        """List the test folder with the protocol of the connection type."""
         config = self.config
         protocol = _PROTOCOLS.get(connection(self.conn_id).conn_type or "", "")
         if not protocol:
             raise ConfigError(
-                f"the type of connection {self.conn_id!r} does not tell a protocol",
+                f"the type of connection {self.conn_id!r} does not determine a protocol",
                 field="conn_type",
-                remedy="test it with a task: files.list of fsspec+PROTOCOL://conn_id@/",
+                remedy="test it with files.list and the path fsspec+PROTOCOL://conn_id@/",
             )
 
-        async def look() -> str:
+        async def list_folder() -> str:
             location = Location(scheme=f"fsspec+{protocol}", conn_id=self.conn_id, path=config.test_folder)
             async with self.store(location) as store:
                 found = 0
@@ -113,7 +114,7 @@ class FlowRunnerFsspecHook(StoreHook[FsspecConfig]):
                     found += 1
                 return f"The filesystem {protocol} answers; {config.test_folder} has {found} entries."
 
-        return asyncio.run(look())
+        return asyncio.run(list_folder())
 
 
 _PROTOCOLS = {
@@ -127,4 +128,4 @@ _PROTOCOLS = {
     "ssh": "sftp",
     "wasb": "abfs",
 }
-"""Connection type -> the protocol that its provider brings."""
+"""The protocol of each connection type whose provider supports fsspec."""

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["FlowRunnerFtpHook"]
 
 _log = logging.getLogger("flowrunner.ftp")
-_NO = ("false", "0", "no", "off")
+_FALSE = ("false", "0", "no", "off")
 
 
 class FlowRunnerFtpHook(StoreHook[FtpConfig]):
-    """Reads ``ftp`` connections as the official provider does; the address says whether there is TLS.
+    """Opens FTP servers from ``ftp`` connections; ``ftps://`` addresses use TLS.
+
+    It reads the fields and extras of the official provider.
 
     :param conn_id: the Airflow connection.
     """
@@ -37,10 +39,10 @@ class FlowRunnerFtpHook(StoreHook[FtpConfig]):
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
-        """The standard fields, the official extras, and our options."""
+        """Return the standard fields, the official extras and our options."""
         extra, values = extra_of(found), super().values(found)
         if extra.get("passive") is not None:
-            values["passive"] = str(extra["passive"]).strip().lower() not in _NO
+            values["passive"] = str(extra["passive"]).strip().lower() not in _FALSE
         if extra.get("encoding"):
             values["encoding"] = extra["encoding"]
         return {**values, **options_of(found)}
@@ -51,23 +53,25 @@ class FlowRunnerFtpHook(StoreHook[FtpConfig]):
             self.refuse_other_host(location, config.host, field)
         if scheme == "ftp" and self._scheme() == "ftps":
             raise ConfigError(
-                f"the connection {self.conn_id!r} is for TLS only, and ftp:// would send its password in clear",
+                f"the connection {self.conn_id!r} requires TLS, and ftp:// would send its password in clear text",
                 field=field,
                 remedy=f"write ftps://{self.conn_id}@/path",
             )
         if scheme == "ftps" and not config.verify:
-            _log.warning("The certificate of %s is not verified (verify=false): anybody could answer", config.host)
+            _log.warning(
+                "The certificate of %s is not verified (verify=false): anyone could impersonate the server", config.host
+            )
         return FtpStore(config.target(tls=scheme == "ftps"), where=f"{scheme}://{self.conn_id}@")
 
     def _scheme(self) -> str:
-        """What the connection is for, as far as it says so itself."""
+        """Return the scheme that the connection itself implies."""
         return "ftps" if self.config.tls or self.config.tls_at_once else "ftp"
 
     def check(self) -> str:
-        """Connect, log in and list the folder to test (the login's home by default)."""
+        """Connect, log in and list the test folder (default: the home folder of the login)."""
         config = self.config
 
-        async def look() -> str:
+        async def list_folder() -> str:
             async with self.store() as store:
                 listing = store.list(config.test_folder)
                 try:
@@ -75,17 +79,17 @@ class FlowRunnerFtpHook(StoreHook[FtpConfig]):
                 finally:
                     await listing.aclose()  # type: ignore[attr-defined]
                 able = store.capabilities
-                lacks = [
+                missing = [
                     text
                     for has, text in (
-                        (able.atomic_replace, "replace a file in one step (readers may for a moment find none)"),
-                        (able.sets_modified, "set the time of a file"),
-                        (able.ranged_read, "go on with a download"),
+                        (able.atomic_replace, "replace a file atomically (readers may briefly find no file)"),
+                        (able.sets_modified, "set modification times"),
+                        (able.ranged_read, "resume downloads"),
                     )
                     if not has
                 ]
-                how = "with TLS" if self._scheme() == "ftps" else "in clear"
-                cannot = f" It cannot {', nor '.join(lacks)}." if lacks else ""
+                how = "with TLS" if self._scheme() == "ftps" else "without TLS"
+                cannot = f" It cannot {', nor '.join(missing)}." if missing else ""
                 return f"Logged in to {config.host}:{config.port} {how} and listed {config.test_folder}.{cannot}"
 
-        return asyncio.run(look())
+        return asyncio.run(list_folder())

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["FlowRunnerGcsHook"]
 
-_ELSEWHERE = ("key_secret_name", "key_secret_project_id", "idp_issuer_url")
+_UNSUPPORTED = ("key_secret_name", "key_secret_project_id", "idp_issuer_url")
 
 
 class FlowRunnerGcsHook(BucketHook[GcsConfig]):
-    """Reads ``google_cloud_platform`` connections as the official provider does, always by google-auth itself.
+    """Opens Google Cloud Storage buckets from ``google_cloud_platform`` connections.
 
-    One way whether the official provider is installed or not: its package brings more than a hundred others along,
-    and what a connection means must not depend on it.
+    It reads the extras of the official provider but does not need that provider, whose package installs more than a
+    hundred others. Credentials come from google-auth, with or without the official provider installed.
 
     :param conn_id: the Airflow connection.
     """
@@ -39,13 +39,13 @@ class FlowRunnerGcsHook(BucketHook[GcsConfig]):
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
-        """The official extras (with and without their old prefix), and our options."""
+        """Return the official extras (with or without their old prefix) and our options."""
         given = cls.official(found)
-        if known := [name for name in _ELSEWHERE if given.get(name)]:
+        if known := [name for name in _UNSUPPORTED if given.get(name)]:
             raise ConfigError(
-                f"connection {found.conn_id!r}: {known[0]} is not supported here",
+                f"connection {found.conn_id!r}: {known[0]} is not supported",
                 field=known[0],
-                remedy="give key_path or keyfile_dict, or let the worker's own identity impersonate the account",
+                remedy="set key_path or keyfile_dict, or let the worker's identity impersonate the account",
             )
         values = {name: given[name] for name in ("key_path", "scope", "project") if given.get(name)}
         if keyfile := given.get("keyfile_dict"):
@@ -64,14 +64,14 @@ class FlowRunnerGcsHook(BucketHook[GcsConfig]):
 
         return GcsStore(self.config, name, where=where)
 
-    async def around(self) -> str:
+    async def describe_account(self) -> str:
         from flowrunner_provider.files.stores.gcs import buckets
 
         return await buckets(self.config)
 
 
 def _external(config: Any) -> dict[str, Any]:
-    """A configuration of workload identity federation: a path, or its JSON."""
+    """Return the option for a workload identity federation config, which is a path or JSON."""
     if isinstance(config, dict):
         return {"keyfile_dict": json.dumps(config)}
     text = str(config)

@@ -1,4 +1,4 @@
-"""Keys and passwords for files, from a ``generic`` connection."""
+"""Keys and passwords for files, from ``generic`` connections."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _LIBRARIES = {"pgp": "pysequoia", "age": "pyrage", "aes_gcm": "cryptography"}
 
 
 class FlowRunnerKeysHook(FlowRunnerHook[FileKeysConfig]):
-    """A connection of type ``generic`` that leads nowhere and holds keys.
+    """Reads keys from ``generic`` connections.
 
-    Its password is that of zip archives and of the PGP secret key; the keys are options below ``flowrunner`` of its
+    The password of the connection opens zip archives and the PGP secret key. The keys are under ``flowrunner`` in its
     extra: ``pgp_secret_key``, ``pgp_public_keys``, ``age_secret_key``, ``age_recipients``, ``aes_key``.
 
     :param conn_id: the Airflow connection.
@@ -33,29 +33,30 @@ class FlowRunnerKeysHook(FlowRunnerHook[FileKeysConfig]):
     reads: ClassVar[tuple[str, ...]] = ("generic",)
 
     def check(self) -> str:
-        """Say which keys there are; nothing is reached."""
+        """Return which keys the connection holds; nothing is contacted."""
         config = self.config
-        there = [name for name in vars(config) if getattr(config, name)]
-        if not there:
+        present = [name for name in vars(config) if getattr(config, name)]
+        if not present:
             raise MissingCredential(
                 f"connection {self.conn_id!r} holds neither a password nor a key",
                 field="password",
-                remedy="set its password, or keys below 'flowrunner' in its extra",
+                remedy="set its password, or keys under 'flowrunner' in its extra",
             )
-        return f"The connection holds: {', '.join(there)}."
+        return f"The connection holds: {', '.join(present)}."
 
 
 def zip_password(conn_id: str) -> str:
-    """The password that a connection holds; empty without a connection."""
+    """Return the password of a connection; empty without a connection."""
     if not conn_id:
         return ""
-    return FlowRunnerKeysHook(conn_id).config.need("password", conn_id, "open or make a zip with a password")
+    return FlowRunnerKeysHook(conn_id).config.need("password", conn_id, "read or write an encrypted zip")
 
 
 def keys_for(conn_id: str, scheme: str, operation: str, signed: bool) -> dict[str, Any]:
-    """The keys that an operation needs, and no others.
+    """Return only the keys that an operation needs.
 
-    :raises MissingCredential: if the connection lacks one; MissingExtra without the library.
+    :raises MissingCredential: if the connection lacks a key.
+    :raises MissingExtra: if the library is not installed.
     """
     config = FlowRunnerKeysHook(conn_id).config
     load(_LIBRARIES[scheme], extra="crypt", needed_for=f"{scheme} encryption")

@@ -1,4 +1,4 @@
-"""S3 from ``aws`` connections: who one is, is found out by the official provider's hook."""
+"""Amazon S3 from ``aws`` connections, with credentials from the official provider's hook."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ __all__ = ["FlowRunnerS3Hook"]
 
 
 class FlowRunnerS3Hook(BucketHook[S3Config]):
-    """Reads ``aws`` connections; access keys, profiles, roles, regions and endpoints mean what they mean there.
+    """Opens S3 buckets from ``aws`` connections.
+
+    Access keys, profiles, roles, regions and endpoints are resolved by the official provider's hook.
 
     :param conn_id: the Airflow connection.
     """
@@ -33,7 +35,7 @@ class FlowRunnerS3Hook(BucketHook[S3Config]):
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
-        """The official extras that name a server, and our options."""
+        """Return the official extras that select the server, and our options."""
         extra = extra_of(found)
         service = (extra.get("service_config") or {}).get("s3") or {}
         values: dict[str, Any] = {name: extra[name] for name in ("region_name", "endpoint_url") if extra.get(name)}
@@ -54,7 +56,7 @@ class FlowRunnerS3Hook(BucketHook[S3Config]):
         return config
 
     def _official_hook(self, found: Connection) -> Any:
-        """The official provider's hook for a connection that has been read already."""
+        """Return the official hook for a connection that was already read."""
         module = "airflow.providers.amazon.aws"
         base = load(f"{module}.hooks.base_aws", extra="s3", needed_for="a connection of type aws")
         wrapper = load(f"{module}.utils.connection_wrapper", extra="s3", needed_for="a connection of type aws")
@@ -66,7 +68,7 @@ class FlowRunnerS3Hook(BucketHook[S3Config]):
         return S3Store(self.target(name), where=where)
 
     def target(self, bucket: str) -> S3Target:
-        """The bucket and how to reach it."""
+        """Return the bucket and how to reach it."""
         config = self.config
         return S3Target(
             bucket=bucket,
@@ -75,7 +77,7 @@ class FlowRunnerS3Hook(BucketHook[S3Config]):
             client_config=self._official.conn_config.botocore_config,
         )
 
-    async def around(self) -> str:
+    async def describe_account(self) -> str:
         names = await S3Store(self.target("")).buckets()
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         return f"Logged in; {len(names)} buckets: {shown}."

@@ -19,7 +19,9 @@ __all__ = ["FlowRunnerSftpHook"]
 
 
 class FlowRunnerSftpHook(StoreHook[SftpConfig]):
-    """Reads ``sftp`` and ``ssh`` connections as the official providers do.
+    """Opens SFTP servers from ``sftp`` and ``ssh`` connections.
+
+    It reads the fields and extras of the official providers.
 
     :param conn_id: the Airflow connection.
     """
@@ -33,7 +35,7 @@ class FlowRunnerSftpHook(StoreHook[SftpConfig]):
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
-        """The standard fields, the official extras, and our options."""
+        """Return the standard fields, the official extras and our options."""
         extra = extra_of(found)
         values = super().values(found)
         names = ("key_file", "private_key", "private_key_passphrase", "host_key", "known_hosts", "ciphers")
@@ -62,10 +64,10 @@ class FlowRunnerSftpHook(StoreHook[SftpConfig]):
         return SftpStore(self.config.target(), where=f"{location.scheme if location else 'sftp'}://{self.conn_id}@")
 
     def check(self) -> str:
-        """Connect, log in and look at the folder to test (the login's home by default)."""
+        """Connect, log in and check the test folder (default: the home folder of the login)."""
         config = self.config
 
-        async def look() -> str:
+        async def check_folder() -> str:
             async with self.store() as store:
                 entry = await store.stat(config.test_folder)
                 if not entry.is_dir and not entry.is_link:
@@ -73,10 +75,10 @@ class FlowRunnerSftpHook(StoreHook[SftpConfig]):
                         f"{config.test_folder} is not a folder", field="test_folder", remedy="name a folder"
                     )
                 replaces = (
-                    "replaces files in one step"
+                    "replaces files atomically"
                     if store.capabilities.atomic_replace
-                    else ("cannot replace a file in one step: readers may for a moment find none")
+                    else "cannot replace a file atomically: readers may briefly find no file"
                 )
                 return f"Logged in to {config.host}:{config.port}; the server {replaces}."
 
-        return asyncio.run(look())
+        return asyncio.run(check_folder())

@@ -1,4 +1,4 @@
-"""What the stores have in common that have real folders and no way to write a file unseen."""
+"""Paths in stores that have real folders and need a temporary file for each upload."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ __all__ = ["FolderPaths", "part_of"]
 
 
 class FolderPaths:
-    """How a store with folders calls what is in it.
+    """The paths of a store with folders.
 
-    :param where: how messages call the store.
+    :param where: the name of the store in messages.
     """
 
     where: str
 
     def label(self, path: str) -> str:
-        """How messages call ``path``, which may be relative to the login's home folder."""
+        """Return ``path`` as messages show it; it may be relative to the home folder of the login."""
         return f"{self.where}{path if path.startswith('/') else f'/~/{path}'}"
 
     def join(self, folder: str, relative: str) -> str:
-        """The path of ``relative`` below ``folder``; ``PathEscape`` for a name that would lead elsewhere."""
+        """Return the path of ``relative`` in ``folder``; raise ``PathEscape`` if it would lead outside."""
         return join_inside(folder, relative) if folder != "/" else f"/{join_inside('', relative)}"
 
 
 def part_of(path: str, token: str) -> str:
-    """Where a file is written before it has its name: beside it, hidden."""
+    """Return the path of the hidden temporary file beside ``path``."""
     folder, slash, name = path.rpartition("/")
     return f"{folder}{slash}{part_name(name, token)}"

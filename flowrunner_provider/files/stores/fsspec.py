@@ -1,11 +1,11 @@
-"""Whatever an fsspec filesystem opens: the way to places that have no store of their own.
+"""The store for all filesystems that fsspec can open and that have no store of their own.
 
-fsspec promises little, so this store promises little and says so. A file is written to ``.{name}.{token}.part`` and
-then moved: by the filesystem's own ``mv`` where it has one, else by its copy and a deletion. An upload is never gone
-on with, and what was begun is never *closed* after an error: closing is what makes fsspec's buffered files commit
-whatever they hold, a truncated object included.
+fsspec guarantees little, and the capabilities of this store say so. A file is written to ``.{name}.{token}.part`` and
+then moved with the filesystem's own ``mv``, or copied and deleted if it has none. Uploads are never resumed. After an
+error, an open file is never *closed*: closing makes fsspec's buffered files publish whatever they hold, even a
+truncated object.
 
-Filesystems block, so each call runs in a thread. Listings come folder by folder, each as one list in memory.
+fsspec calls block, so each one runs in a thread. A folder is listed as one list in memory.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ _CAPABILITIES = Capabilities(
 class FsspecStore(FolderPaths):
     """The files of one fsspec filesystem.
 
-    :param open_filesystem: makes the filesystem; called in a thread when the store is entered.
-    :param base: what the filesystem wants in front of every path: a bucket or container; mostly empty.
-    :param where: how messages call it.
-    :param timeout: the longest that one call may take, seconds.
+    :param open_filesystem: returns the filesystem; called in a thread when the store is entered.
+    :param base: the prefix of every path, e.g. a bucket or container; usually empty.
+    :param where: the name of the store in messages.
+    :param timeout: the time limit of one call, in seconds.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class FsspecStore(FolderPaths):
     async def __aenter__(self) -> Self:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="flowrunner-fsspec")
         self._filesystem = await self.call(f"opening {self.where}", self._open)
-        if not _has_mv(self._filesystem):  # whether a copy shows itself before it is whole, nobody says
+        if not _has_mv(self._filesystem):  # readers may see a partial copy
             self.capabilities = changed(_CAPABILITIES, visible_partials=True)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._threads is not None:  # a call that hangs is left behind
+        if self._threads is not None:  # does not wait for calls that hang
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -89,7 +89,7 @@ class FsspecStore(FolderPaths):
         return self._filesystem
 
     async def call(self, what: str, work: Callable[..., T], *arguments: Any, **options: Any) -> T:
-        """Run a blocking call in a thread, not longer than the time-out; errors typed."""
+        """Run a blocking call in a thread with the store's timeout, and translate its errors."""
 
         def run() -> T:
             with FilesystemErrors(what):
@@ -104,11 +104,11 @@ class FsspecStore(FolderPaths):
             ) from error
 
     def label(self, path: str) -> str:
-        """How messages call ``path``."""
+        """Return ``path`` as messages show it."""
         return f"{self.where}{path}"
 
     def name(self, path: str) -> str:
-        """``path`` as the filesystem wants it."""
+        """Return ``path`` as the filesystem expects it."""
         return f"{self._base}{path}"
 
     async def stat(self, path: str) -> Entry:
@@ -117,32 +117,32 @@ class FsspecStore(FolderPaths):
     async def _info(self, path: str) -> Mapping[str, Any]:
         filesystem = self.filesystem
 
-        def look() -> Mapping[str, Any]:
-            filesystem.invalidate_cache()  # it may remember what another process has changed
+        def info() -> Mapping[str, Any]:
+            filesystem.invalidate_cache()  # other processes may have changed the folder
             found: Mapping[str, Any] = filesystem.info(self.name(path))
             return found
 
-        return await self.call(self.label(path), look)
+        return await self.call(self.label(path), info)
 
     async def list(self, path: str, recursive: bool = False) -> AsyncIterator[Entry]:
-        waiting = [path]
-        while waiting:
-            folder = waiting.pop()
+        folders = [path]
+        while folders:
+            folder = folders.pop()
             for entry in await self._scan(folder):
                 if recursive and entry.is_dir and not entry.is_link:
-                    waiting.append(entry.path)
+                    folders.append(entry.path)
                 yield entry
 
     async def _scan(self, folder: str) -> Sequence[Entry]:
         filesystem, here = self.filesystem, self.name(folder).strip("/")
 
-        def look() -> Sequence[Mapping[str, Any]]:
+        def ls() -> Sequence[Mapping[str, Any]]:
             filesystem.invalidate_cache()
             found: Sequence[Mapping[str, Any]] = filesystem.ls(self.name(folder), detail=True)
             return found
 
         what = f"listing {self.label(folder)}"
-        found = await self.call(what, look)
+        found = await self.call(what, ls)
         inside = [info for info in found if str(info["name"]).strip("/") != here]
         if not inside and not _entry(folder, await self._info(folder)).is_dir:
             raise PermanentError(f"{self.label(folder)} is not a folder", remedy="check the path")
@@ -175,7 +175,7 @@ class FsspecStore(FolderPaths):
         await self.remove_if_there(part_of(path, token))
 
     async def remove_if_there(self, path: str) -> None:
-        """Remove a file; none is fine."""
+        """Remove a file if it exists."""
         with suppress(NotFound):
             await self._info(path)
             await self.call(f"deleting {self.label(path)}", self.filesystem.rm_file, self.name(path))
@@ -191,7 +191,7 @@ class FsspecStore(FolderPaths):
         with suppress(NotFound):
             if (await self.stat(path)).is_dir:
                 return
-            raise AlreadyExists(f"{self.label(path)} is there and not a folder", remedy="choose another")
+            raise AlreadyExists(f"{self.label(path)} exists and is not a folder", remedy="choose another name")
         parent = path.rstrip("/").rpartition("/")[0]
         if parent and not parents:
             await self.stat(parent)
@@ -204,12 +204,13 @@ class FsspecStore(FolderPaths):
             taken = await self.stat(target)
             if taken.is_dir or not replace:
                 raise AlreadyExists(
-                    f"{self.label(target)} is there already", remedy="choose another name, or if_exists='overwrite'"
+                    f"{self.label(target)} already exists",
+                    remedy="choose another name, or set if_exists to 'overwrite'",
                 )
         await self.call(f"renaming {self.label(path)} to {self.label(target)}", self._move, path, target)
 
     def _move(self, path: str, target: str) -> None:
-        """Blocking. fsspec's general ``mv`` is not used: it takes wildcards in the name for a pattern."""
+        """Move a file. fsspec's generic ``mv`` is avoided: it expands wildcards in names. Blocking."""
         filesystem = self.filesystem
         failpoint("fsspec.before_move")
         if not _has_mv(filesystem):
@@ -227,10 +228,9 @@ class FsspecStore(FolderPaths):
 
 
 class FsspecUpload:
-    """A part beside the final name, written from the start.
+    """A temporary file beside the final name.
 
-    It is closed, which completes the part, only when all of it was written: by :meth:`size`, :meth:`read_back` or
-    :meth:`commit`.
+    :meth:`size`, :meth:`read_back` and :meth:`commit` close it, which completes it; nothing else does.
     """
 
     def __init__(self, store: FsspecStore, path: str, part: str) -> None:
@@ -240,7 +240,7 @@ class FsspecUpload:
         self.offset = 0
 
     async def open(self) -> None:
-        """Begin a new part."""
+        """Create the temporary file, replacing an older one."""
         await self._store.remove_if_there(self._part)
         failpoint("fsspec.before_open")
         self._file = await self._store.call(self._what, self._store.filesystem.open, self._store.name(self._part), "wb")
@@ -251,7 +251,7 @@ class FsspecUpload:
             self.offset += len(chunk)
 
     async def sync(self) -> None:
-        """Nothing: a later attempt starts again, so there is nothing to keep."""
+        """Do nothing: uploads are not resumed, so no data has to be kept."""
 
     async def _complete(self) -> None:
         if self._file is not None:
@@ -287,12 +287,12 @@ class FsspecUpload:
         await self._store.remove_if_there(self._part)
 
     async def withdraw(self) -> None:
-        """Names tell nothing: the part may be the newer attempt's by now."""
+        """Keep the temporary file: it may belong to a newer attempt."""
         await self.close()
 
 
 def _abandon(file: Any) -> None:
-    """Let go of a file without completing it: closed in the usual way it would publish what it holds."""
+    """Drop an open file without completing it; a normal close would publish what was written."""
     from fsspec.spec import AbstractBufferedFile
 
     if not isinstance(file, AbstractBufferedFile):
@@ -320,7 +320,7 @@ def _entry(path: str, info: Mapping[str, Any]) -> Entry:
         path=path,
         name=path.rstrip("/").rpartition("/")[2],
         size=None if is_dir or size is None else int(size),
-        modified=next((moment for key in _TIMES if (moment := _moment(info.get(key)))), None),
+        modified=next((_moment(info[key]) for key in _TIMES if info.get(key) not in (None, "")), None),
         is_dir=is_dir,
         is_link=bool(info.get("islink")) or info.get("type") == "link",
         version=next((str(info[key]) for key in _VERSIONS if info.get(key)), ""),
@@ -328,7 +328,7 @@ def _entry(path: str, info: Mapping[str, Any]) -> Entry:
 
 
 def _moment(value: Any) -> datetime | None:
-    """A time as filesystems give it: a datetime, seconds since 1970, or ISO 8601."""
+    """Parse a time as filesystems report it: a datetime, seconds since 1970, or ISO 8601."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -337,5 +337,6 @@ def _moment(value: Any) -> datetime | None:
     if isinstance(value, datetime):
         return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return datetime.fromtimestamp(value, UTC)
+        with suppress(ValueError, OverflowError):  # beyond the year 9999
+            return datetime.fromtimestamp(value, UTC)
     return None

@@ -1,4 +1,4 @@
-"""What the errors of an fsspec filesystem mean, whatever library it stands on."""
+"""Translation of the errors that fsspec filesystems raise, whatever library they are built on."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _DEEPEST = 10
 
 
 class FilesystemErrors:
-    """Types what a filesystem's own library raises, by what lies at its root: a system error or an HTTP status.
+    """Translates an error by its root cause: an operating system error or an HTTP status.
 
-    An error that tells neither, a bug among them, passes as it is.
+    Other errors, such as bugs, pass unchanged.
 
-    :param what: what is being done, on what; for messages.
+    :param what: the operation and its path, for messages.
     """
 
     def __init__(self, what: str) -> None:
@@ -49,24 +49,24 @@ class FilesystemErrors:
 def _typed(what: str, error: BaseException) -> FlowRunnerError | None:
     status = getattr(error, "status_code", None) or getattr(error, "status", None)
     if isinstance(error, FileNotFoundError) or status == 404:
-        return NotFound(f"{what} is not there", remedy="check the path")
+        return NotFound(f"{what}: not found", remedy="check the path")
     if isinstance(error, PermissionError) or status in (401, 403):
         return AccessDenied(f"{what}: access is denied", remedy="check the connection's credentials and their rights")
     if isinstance(error, FileExistsError):
-        return AlreadyExists(f"{what}: it is there already", remedy="choose another name")
+        return AlreadyExists(f"{what}: already exists", remedy="choose another name")
     if isinstance(error, TimeoutError):
-        return TimedOut(f"{what}: the far side is silent")
+        return TimedOut(f"{what}: the server did not answer in time")
     if isinstance(error, ConnectionError):
         return ConnectionLost(f"{what}: the connection was lost ({type(error).__name__})")
     if status == 429:
-        return Throttled(f"{what}: asked to slow down")
+        return Throttled(f"{what}: the server throttles requests")
     if isinstance(status, int) and status >= 500:
-        return Unavailable(f"{what}: the far side answers {status}")
+        return Unavailable(f"{what}: the server answered {status}")
     if isinstance(status, int) and status >= 400:
         return Rejected(f"{what}: refused with {status}", status=status, remedy="check the path")
     if isinstance(error, OSError):
         reason = error.strerror or type(error).__name__
-        return PermanentError(f"{what}: {reason}", remedy="look at the far side")
+        return PermanentError(f"{what}: {reason}", remedy="check the file system of the server")
     if isinstance(error, NotImplementedError):
-        return PermanentError(f"{what}: this filesystem cannot do that", remedy="use another store")
+        return PermanentError(f"{what}: this file system does not support the operation", remedy="use another store")
     return None

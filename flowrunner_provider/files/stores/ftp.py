@@ -1,8 +1,8 @@
-"""A server's files and folders over FTP, in clear or with TLS (RFC 959, 2228, 2428, 3659, 4217).
+"""The FTP store, with or without TLS (RFC 959, 2228, 2428, 3659, 4217).
 
-A file is written to ``.{name}.{token}.part`` beside its final name, its size is asked for, and it is renamed.
+A file is written to ``.{name}.{token}.part`` beside its final name, its size is checked, and it is renamed.
 
-Links are told apart in listings, and by MLST; without MLST a link looks like what it points to.
+Symbolic links are recognised in listings and by MLST. Without MLST, ``stat`` shows a link as what it points to.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ _IN_MEMORY = 4 * 1024 * 1024
 
 
 class FtpStore(FtpFiles):
-    """An FTP server as a store: its files, its folders, and new files in them."""
+    """The files and folders of an FTP server."""
 
     async def list(self, path: str, recursive: bool = False) -> AsyncIterator[Entry]:
-        waiting = [path]
-        while waiting:
-            folder = waiting.pop()
+        folders = [path]
+        while folders:
+            folder = folders.pop()
             async for entry in self._scan(folder):
                 if recursive and entry.is_dir:
-                    waiting.append(entry.path)
+                    folders.append(entry.path)
                 yield entry
 
     async def _scan(self, folder: str) -> AsyncIterator[Entry]:
-        """One folder. Its listing is complete before the first entry is given, so it never just ends."""
+        """Yield the entries of one folder, after its listing has arrived completely."""
         what = f"listing {self.label(folder)}"
         prefix = folder.rstrip("/") + "/" if folder else ""
         with tempfile.SpooledTemporaryFile(_IN_MEMORY) as spool:
@@ -49,15 +49,15 @@ class FtpStore(FtpFiles):
                 try:
                     facts = await lease.call(what, lease.control.spool, folder, spool)
                 except Rejected as error:
-                    raise await self._no_listing(folder, error) from error
-            while batch := await asyncio.to_thread(_batch, spool, prefix, facts, self._target.encoding):
+                    raise await self._listing_error(folder, error) from error
+            while batch := await asyncio.to_thread(_next_batch, spool, prefix, facts, self._target.encoding):
                 if not facts:
-                    batch = await self.command(what, partial(_timed, batch))
+                    batch = await self.command(what, partial(_with_times, batch))
                 for entry in batch:
                     yield entry
 
-    async def _no_listing(self, folder: str, error: Rejected) -> FlowRunnerError:
-        entry = await self.look(folder)
+    async def _listing_error(self, folder: str, error: Rejected) -> FlowRunnerError:
+        entry = await self.find(folder)
         if entry is None:
             return self.missing(folder)
         if not entry.is_dir and not entry.is_link:
@@ -75,34 +75,36 @@ class FtpStore(FtpFiles):
     async def mkdir(self, path: str, parents: bool = False) -> None:
         try:
             await self._mkdir(path, parents)
-        except AccessDenied:  # or others are making the same folders, and between two questions the answers changed
+        except AccessDenied:  # perhaps another task created a parent folder between two commands
             await self._mkdir(path, parents)
 
     async def _mkdir(self, path: str, parents: bool) -> None:
-        if await self._make(path) is None:
+        if await self._try_mkdir(path) is None:
             return
         parent = parent_of(path) if "/" in path.strip("/") or path.startswith("/") else ""
-        if parent and await self.look(parent) is None:
+        if parent and await self.find(parent) is None:
             if not parents:
                 raise self.missing(parent)
             await self.mkdir(parent, parents=True)
-        refusal = await self._make(path)  # once more: others may be making the same folders
+        refusal = await self._try_mkdir(path)  # once more: another task may have created the parents
         if refusal is not None:
             raise self.denied(refusal) from refusal
 
-    async def _make(self, path: str) -> Rejected | None:
-        """Make a folder; the server's refusal if there is none afterwards."""
+    async def _try_mkdir(self, path: str) -> Rejected | None:
+        """Create a folder; return the server's refusal if it does not exist afterwards."""
         what = f"making the folder {self.label(path)}"
         try:
             await self.command(what, lambda control: control.voidcmd(f"MKD {control.absolute(path)}"))
         except Rejected as error:
             if await self.command(what, lambda control: control.enters(control.absolute(path))):
                 return None
-            entry = await self.look(path)
+            entry = await self.find(path)
             if entry is None:
                 return error
             if not entry.is_dir:
-                raise AlreadyExists(f"{self.label(path)} is there and not a folder", remedy="choose another") from error
+                raise AlreadyExists(
+                    f"{self.label(path)} exists and is not a folder", remedy="choose another name"
+                ) from error
         return None
 
     async def rmdir(self, path: str) -> bool:
@@ -110,7 +112,7 @@ class FtpStore(FtpFiles):
         try:
             await self.command(what, lambda control: control.voidcmd(f"RMD {control.absolute(path)}"))
         except Rejected as error:
-            if await self.look(path) is None:
+            if await self.find(path) is None:
                 return True
             async for _ in self._scan(path):
                 return False
@@ -118,8 +120,8 @@ class FtpStore(FtpFiles):
         return True
 
 
-def _batch(spool: IO[bytes], prefix: str, facts: bool, encoding: str) -> list[Entry]:
-    """The next entries of a listing; none at its end."""
+def _next_batch(spool: IO[bytes], prefix: str, facts: bool, encoding: str) -> list[Entry]:
+    """Parse the next entries of a listing; return an empty list at its end."""
     batch: list[Entry] = []
     while len(batch) < _BATCH and (raw := spool.readline()):
         line = raw.rstrip(b"\n").removesuffix(b"\r").decode(encoding, "surrogateescape")
@@ -131,7 +133,7 @@ def _batch(spool: IO[bytes], prefix: str, facts: bool, encoding: str) -> list[En
     return batch
 
 
-def _timed(entries: list[Entry], control: Control) -> list[Entry]:
-    """With times: one question for each file, as LIST has neither seconds nor a zone."""
+def _with_times(entries: list[Entry], control: Control) -> list[Entry]:
+    """Return the entries with exact times, one command per file: LIST has neither seconds nor a time zone."""
     plain = [entry.is_dir or entry.is_link for entry in entries]
     return [entry if is_no_file else control.modified(entry) for entry, is_no_file in zip(entries, plain, strict=True)]

@@ -1,4 +1,4 @@
-"""The settings of an ``ftp`` connection, read from what the official provider already uses."""
+"""The settings of an ``ftp`` connection."""
 
 from __future__ import annotations
 
@@ -13,57 +13,67 @@ __all__ = ["FtpConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class FtpConfig:
-    """An ``ftp`` connection. ``passive`` and ``encoding`` are the official provider's extras, the rest is ours."""
+    """An ``ftp`` connection: the extras ``passive`` and ``encoding`` of the official provider, and our own options."""
 
-    host: str = option(label="Host", help="name or address of the server; its certificate must be for it")
-    port: int = option(21, label="Port", help="990 means implicit TLS")
-    login: str = option("", label="Username", help="without one the login is anonymous")
+    host: str = option(label="Host", help="host name or IP address; the server's certificate must match it")
+    port: int = option(21, label="Port", help="default 21; 990 implies implicit TLS")
+    login: str = option("", label="Username", help="empty: anonymous login")
     password: str = option("", label="Password", secret=True)
-    passive: bool = option(True, label="Passive", help="false: the server opens the data connections to the worker")
-    encoding: str = option("utf-8", label="Encoding", help="of names, e.g. cp1251")
-    tls: bool = option(False, label="TLS only", help="refuse ftp:// addresses; the connection test uses TLS")
-    implicit: bool = option(False, label="Implicit TLS", help="TLS at once instead of after AUTH TLS")
-    ca_file: str = option("", label="CA file", help="PEM file of the authorities to trust instead of the system's")
-    cert_file: str = option("", label="Client certificate", help="PEM file, for servers that ask for one")
-    key_file: str = option("", label="Client key", help="PEM file, if the certificate's does not hold it")
-    key_password: str = option("", label="Password of the client key", secret=True)
-    verify: bool = option(True, label="Verify the certificate", help="false: anybody could answer")
-    conn_timeout: float = option(15.0, label="Connect time-out", help="seconds")
-    timeout: float = option(60.0, label="Time-out", help="the longest silence of the server, seconds")
-    connections: int = option(4, label="Connections", help="the most reads, and the most writes, at a time")
-    atomic_replace: bool | None = option(
-        None, label="Replaces in one step", help="whether the server renames onto existing files; by default asked"
+    passive: bool = option(
+        True, label="Passive", help="false: active mode, the server opens the data connections to the worker"
     )
-    resumable_upload: bool = option(True, label="Resumes uploads", help="whether the server lets files be gone on with")
-    test_folder: str = option(".", label="Folder to test", help="must be there for the connection test to pass")
+    encoding: str = option("utf-8", label="Encoding", help="encoding of file names, e.g. cp1251")
+    tls: bool = option(False, label="TLS only", help="refuse ftp:// addresses, and test the connection with TLS")
+    implicit: bool = option(False, label="Implicit TLS", help="start TLS immediately instead of with AUTH TLS")
+    ca_file: str = option(
+        "", label="CA file", help="PEM file of certificate authorities to trust instead of the system's"
+    )
+    cert_file: str = option(
+        "", label="Client certificate", help="PEM file, for servers that require a client certificate"
+    )
+    key_file: str = option("", label="Client key", help="PEM file, if the key is not in the certificate file")
+    key_password: str = option("", label="Password of the client key", secret=True)
+    verify: bool = option(True, label="Verify the certificate", help="false: anyone could impersonate the server")
+    conn_timeout: float = option(15.0, label="Connect timeout", help="seconds for connection, TLS and login")
+    timeout: float = option(60.0, label="Timeout", help="seconds without an answer from the server")
+    connections: int = option(4, label="Connections", help="the most parallel reads, and the most parallel writes")
+    atomic_replace: bool | None = option(
+        None, label="Atomic replace", help="whether RNTO replaces existing files; default: guessed from the server type"
+    )
+    resumable_upload: bool = option(
+        True, label="Resume uploads", help="false: the server does not allow appending to files"
+    )
+    test_folder: str = option(".", label="Test folder", help="must exist for the connection test to pass")
 
     def __post_init__(self) -> None:
         for name in ("host", "login", "password"):
             if any(character in getattr(self, name) for character in "\r\n\0"):
-                raise ConfigError(f"{name} holds a line break or NUL", field=name, remedy="remove it")
+                raise ConfigError(f"{name} contains a line break or NUL", field=name, remedy="remove it")
         for name in ("conn_timeout", "timeout"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} must be positive", field=name, remedy="write seconds, e.g. 30")
         if self.key_file and not self.cert_file:
-            raise ConfigError("a key is given and no certificate", field="cert_file", remedy="name its PEM file")
+            raise ConfigError(
+                "key_file is set without cert_file", field="cert_file", remedy="set the PEM file of the certificate"
+            )
         if self.connections < 1:
             raise ConfigError("connections must be at least 1", field="connections", remedy="write e.g. 4")
         try:
             "".encode(self.encoding)
         except LookupError:
             raise ConfigError(
-                f"there is no encoding {self.encoding!r}", field="encoding", remedy="write e.g. utf-8 or cp1251"
+                f"unknown encoding {self.encoding!r}", field="encoding", remedy="write e.g. utf-8 or cp1251"
             ) from None
 
     @property
     def tls_at_once(self) -> bool:
-        """Whether TLS is implicit."""
+        """Whether TLS starts immediately (implicit TLS)."""
         return self.implicit or self.port == 990
 
     def target(self, *, tls: bool) -> FtpTarget:
-        """The same for the store.
+        """Return the settings as the store takes them.
 
-        :param tls: for ``ftps://``.
+        :param tls: True for ``ftps://`` addresses.
         """
         return FtpTarget(
             host=self.host,

@@ -1,9 +1,7 @@
-"""What can be asked of a file on an FTP server: what it is, its bytes, that it goes, and that it changes its name.
+"""Operations on single files of an FTP server: stat, read, delete and rename. Uploads and the store build on it.
 
-Uploads build on this, and the store on both.
-
-FTP cannot say that a rename may not replace, so ``atomic_create`` is False. Whether a rename replaces in one step is
-the server's affair: those on UNIX do, those on Windows mostly refuse, and the connection can say otherwise.
+FTP has no rename that refuses to replace, so ``atomic_create`` is False. Whether a rename replaces an existing file
+depends on the server: on UNIX it does, on Windows mostly not. The connection can override this.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ __all__ = ["CHUNK", "FtpFiles"]
 T = TypeVar("T")
 
 CHUNK = 4 * 255 * 1024
-"""Bytes per read. A file that is no longer is sent in one transfer, come what may."""
+"""Bytes per read. Files up to this size are uploaded in a single transfer."""
 
 _CAPABILITIES = Capabilities(
     atomic_replace=True,
@@ -53,7 +51,7 @@ class FtpFiles(FolderPaths):
     """Files on an FTP server, by absolute path, or relative to the login's home folder.
 
     :param target: the server and the credentials.
-    :param where: how messages call it.
+    :param where: the name of the store in messages.
     """
 
     def __init__(self, target: FtpTarget, *, where: str = "") -> None:
@@ -66,11 +64,11 @@ class FtpFiles(FolderPaths):
     async def __aenter__(self) -> Self:
         pool = Pool(self._target, self.where)
         async with pool.lease("command") as lease:
-            self.capabilities = self._seen(lease.control)
+            self.capabilities = self._capabilities_of(lease.control)
         self._pool = pool
         return self
 
-    def _seen(self, control: Control) -> Capabilities:
+    def _capabilities_of(self, control: Control) -> Capabilities:
         windows = "windows" in control.system.lower()
         stated = self._target.atomic_replace
         return changed(
@@ -92,36 +90,36 @@ class FtpFiles(FolderPaths):
 
     @property
     def pool(self) -> Pool:
-        """The sessions; only while the store is open."""
+        """The sessions, while the store is open."""
         if self._pool is None:
             raise ValueError("the store is not open")
         return self._pool
 
     async def command(self, what: str, work: Callable[[Control], T]) -> T:
-        """One short piece of work on a session of its own, not longer than a few silences of the server."""
+        """Run a short command on a session of its own, for at most four times the timeout."""
         async with self.pool.lease("command") as lease:
             with ftp_errors(what):
                 async with asyncio.timeout(4 * self._target.timeout):
                     return await lease.call(what, work, lease.control)
 
     async def stat(self, path: str) -> Entry:
-        entry = await self.look(path)
+        entry = await self.find(path)
         if entry is None:
             raise self.missing(path)
         return entry
 
-    async def look(self, path: str) -> Entry | None:
-        """What is at ``path``; None if it is known not to be there."""
+    async def find(self, path: str) -> Entry | None:
+        """Return the entry at ``path``, or None if it is known not to exist."""
         label = self.label(path)
-        return await self.command(f"looking at {label}", lambda control: control.look(path, label))
+        return await self.command(f"checking {label}", lambda control: control.find(path, label))
 
     def missing(self, path: str) -> NotFound:
-        """The error for something that is not there."""
+        """Return the error for a path that does not exist."""
         return NotFound(f"{self.label(path)} is not there", remedy="check the path")
 
     def denied(self, error: Rejected) -> AccessDenied:
-        """The refusal of something that is there."""
-        return AccessDenied(error.message, remedy="ask the owner of the server for the permission")
+        """Return the error for a refused operation on a path that exists."""
+        return AccessDenied(error.message, remedy="ask the owner of the server for permission")
 
     async def read(self, path: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         what = f"reading {self.label(path)}"
@@ -131,7 +129,7 @@ class FtpFiles(FolderPaths):
             try:
                 begun = await lease.call(what, _begin_read, lease.control, path, offset)
             except Rejected as error:
-                raise await self._why_file(path, error) from error
+                raise await self._file_error(path, error) from error
             got = 0
             while begun:
                 wanted = CHUNK if length is None else min(CHUNK, length - got)
@@ -139,11 +137,11 @@ class FtpFiles(FolderPaths):
                 got += len(chunk)
                 if len(chunk) < wanted:
                     await lease.call(what, lease.control.finish)
-                    await self._ended(lease, path, what, offset + got)
+                    await self._check_complete(lease, path, what, offset + got)
                     begun = False
                 elif not wanted or got == length:
                     begun = False
-                    await self._enough(lease, what)
+                    await self._end_early(lease, what)
                 try:
                     if chunk:
                         yield chunk
@@ -152,24 +150,25 @@ class FtpFiles(FolderPaths):
                         await lease.call(what, lease.control.leave)
                     raise
 
-    async def _enough(self, lease: Lease, what: str) -> None:
-        """All that was asked for is here. If the file ends here, too, the server shall say that it was all."""
+    async def _end_early(self, lease: Lease, what: str) -> None:
+        """End a read of limited length. If the file ends here as well, wait for the server's confirmation."""
         more = await lease.call(what, lease.control.receive, 1)
         await lease.call(what, lease.control.leave if more else lease.control.finish)
 
-    async def _ended(self, lease: Lease, path: str, what: str, reached: int) -> None:
-        """The data ended: because the file does, or because something between cut it off?"""
+    async def _check_complete(self, lease: Lease, path: str, what: str, reached: int) -> None:
+        """Raise ``ConnectionLost`` if the data ended before the file does."""
         size = await lease.call(what, lambda: lease.control.length(lease.control.absolute(path)))
         if size is not None and reached < size:
             raise ConnectionLost(
-                f"{what}: the data ended after {reached} of {size} bytes", remedy="retry; it goes on where it was"
+                f"{what}: the data ended after {reached} of {size} bytes",
+                remedy="retry; the transfer resumes where it stopped",
             )
 
-    async def _why_file(self, path: str, error: Rejected) -> FlowRunnerError:
-        """Why the server refuses what can be done to a file."""
+    async def _file_error(self, path: str, error: Rejected) -> FlowRunnerError:
+        """Find out why the server refused an operation on a file."""
         if error.status not in (450, 501, 550, 551, 553):
             return error
-        entry = await self.look(path)
+        entry = await self.find(path)
         if entry is None:
             return self.missing(path)
         if entry.is_dir:
@@ -177,9 +176,9 @@ class FtpFiles(FolderPaths):
         return self.denied(error)
 
     async def appends(self, part: str, create: bool) -> bool:
-        """Whether the server lets us go on with a file, tried once on a part: some allow only whole files.
+        """Return whether the server allows appending to files; tried once, on a temporary file.
 
-        :param create: begin with an empty one.
+        :param create: create the temporary file first.
         """
         if self._appends is None:
             what = f"writing {self.label(part)}"
@@ -196,29 +195,32 @@ class FtpFiles(FolderPaths):
         return self._appends
 
     async def remove_if_there(self, path: str) -> None:
-        """Remove a file; none is fine, and that there is none is seen from its size."""
+        """Remove a file if it exists."""
         what = f"deleting {self.label(path)}"
         try:
-            await self.command(what, lambda c: c.voidcmd(f"DELE {c.absolute(path)}"))
+            await self.command(what, lambda control: control.voidcmd(f"DELE {control.absolute(path)}"))
         except Rejected as error:
             if not await self.command(what, lambda control: control.lacks_file(path)):
                 with suppress(NotFound):
-                    raise await self._why_file(path, error) from error
+                    raise await self._file_error(path, error) from error
 
     async def delete(self, path: str) -> None:
         failpoint("ftp.before_delete")
         try:
-            await self.command(f"deleting {self.label(path)}", lambda c: c.voidcmd(f"DELE {c.absolute(path)}"))
+            await self.command(
+                f"deleting {self.label(path)}", lambda control: control.voidcmd(f"DELE {control.absolute(path)}")
+            )
         except Rejected as error:
-            raise await self._why_file(path, error) from error
+            raise await self._file_error(path, error) from error
         failpoint("ftp.after_delete")
 
     async def rename(self, path: str, target: str, *, replace: bool = False) -> None:
         line_safe(target)
         if not replace:
-            if await self.look(target) is not None:
+            if await self.find(target) is not None:
                 raise AlreadyExists(
-                    f"{self.label(target)} is there already", remedy="choose another name, or if_exists='overwrite'"
+                    f"{self.label(target)} already exists",
+                    remedy="choose another name, or set if_exists to 'overwrite'",
                 )
         elif not self.capabilities.atomic_replace:
             await self.remove_if_there(target)
@@ -227,25 +229,25 @@ class FtpFiles(FolderPaths):
         try:
             await self.command(what, lambda control: control.move(control.absolute(path), control.absolute(target)))
         except Rejected as error:
-            raise await self._why_not_renamed(path, target, error) from error
+            raise await self._rename_error(path, target, error) from error
 
-    async def _why_not_renamed(self, path: str, target: str, error: Rejected) -> FlowRunnerError:
-        if await self.look(path) is None:
+    async def _rename_error(self, path: str, target: str, error: Rejected) -> FlowRunnerError:
+        if await self.find(path) is None:
             return self.missing(path)
-        if await self.look(target) is not None:
+        if await self.find(target) is not None:
             return Rejected(
                 error.message,
                 status=error.status,
-                remedy="if the server does not rename onto a file that is there, set atomic_replace to false in the "
-                "extra's 'flowrunner': then the old file is removed first",
+                remedy="if the server does not rename onto existing files, set atomic_replace to false under "
+                "'flowrunner' in the extra: the old file is then removed first",
             )
-        if await self.look(parent_of(target)) is None:
+        if await self.find(parent_of(target)) is None:
             return self.missing(parent_of(target))
         return self.denied(error)
 
 
 def _begin_read(control: Control, path: str, offset: int) -> bool:
-    """Start to read; False where the file ends at or before ``offset``, which many servers take for an error."""
+    """Start to read; return False if the file ends at or before ``offset``, which many servers reject."""
     where = control.absolute(path)
     if offset:
         size = control.length(where)

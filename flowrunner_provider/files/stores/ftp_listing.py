@@ -1,4 +1,4 @@
-"""What FTP servers say about files: machine-readable facts (RFC 3659), and the output of ``ls -l`` or ``dir``."""
+"""Parsers of FTP listings: machine-readable facts (RFC 3659), and the output of ``ls -l`` or ``dir``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FOLDERS = ("dir", "cdir", "pdir")
 
 
 def moment(text: str) -> datetime | None:
-    """A time of RFC 3659, section 2.3: always UTC. None for anything else."""
+    """Parse a time of RFC 3659, section 2.3, which is always UTC; return None for anything else."""
     match = _TIME.fullmatch(text.strip())
     if match is None:
         return None
@@ -35,16 +35,16 @@ def moment(text: str) -> datetime | None:
 
 
 def fact_entry(line: str, prefix: str = "", path: str | None = None) -> Entry | None:
-    """A line of MLSD, or of MLST's answer for ``path``; None for the folder itself and its parent.
+    """Parse a line of MLSD, or the MLST reply for ``path``; return None for the folder itself and its parent.
 
-    :param prefix: the folder with its final slash.
-    :raises PermanentError: if it is no such line.
+    :param prefix: the folder, with a final slash.
+    :raises PermanentError: if the line cannot be parsed.
     """
     words, blank, name = line.partition(" ")
     facts = dict(fact.lower().split("=", 1) for fact in words.split(";") if "=" in fact)
     kind = facts.get("type", "")
     if not (blank and name and kind):
-        raise _unreadable(line)
+        raise _unparsable(line)
     if path is None:
         if kind in ("cdir", "pdir"):
             return None
@@ -54,22 +54,22 @@ def fact_entry(line: str, prefix: str = "", path: str | None = None) -> Entry | 
         name=path.rstrip("/").rpartition("/")[2],
         size=int(facts["size"]) if facts.get("size", "").isdigit() else None,
         modified=moment(facts.get("modify", "")),
-        is_dir=kind in _FOLDERS and not _seen_through(kind, facts),
-        is_link=kind.startswith(("os.unix=slink", "os.unix=symlink")) or _seen_through(kind, facts),
+        is_dir=kind in _FOLDERS and not _is_disguised_link(kind, facts),
+        is_link=kind.startswith(("os.unix=slink", "os.unix=symlink")) or _is_disguised_link(kind, facts),
         version=facts.get("unique", ""),
     )
 
 
-def _seen_through(kind: str, facts: dict[str, str]) -> bool:
-    """ProFTPD's MLST calls a link what it points to, yet with the size and the permissions of a file."""
+def _is_disguised_link(kind: str, facts: dict[str, str]) -> bool:
+    """Return whether MLST shows a link as a folder, as ProFTPD does: with the permissions of a file."""
     perm = facts.get("perm", "")
     return kind == "dir" and "r" in perm and "e" not in perm and "l" not in perm
 
 
 def list_entry(line: str, prefix: str) -> Entry | None:
-    """A line of LIST, without a time (it has neither seconds nor a zone); None for what is no entry.
+    """Parse a line of LIST; return None for lines without an entry. Its time, without seconds and zone, is ignored.
 
-    :raises PermanentError: if it cannot be understood: a listing is never silently shorter than it is.
+    :raises PermanentError: if the line cannot be parsed: no entry of a listing is ever left out silently.
     """
     if not line.strip() or re.fullmatch(r"total \d+", line):
         return None
@@ -82,7 +82,7 @@ def list_entry(line: str, prefix: str) -> Entry | None:
     elif (match := _DOS.fullmatch(line)) is not None:
         kind, name = "d" if match["dir"] else "-", match["name"]
     if match is None:
-        raise _unreadable(line)
+        raise _unparsable(line)
     if name in (".", ".."):
         return None
     size = match["size"]
@@ -98,12 +98,14 @@ def list_entry(line: str, prefix: str) -> Entry | None:
 
 def _component(name: str) -> str:
     if "/" in name or "\0" in name or name in (".", ".."):
-        raise PathEscape(f"the server lists the name {name[:80]!a}", remedy="ask the owner of the server")
+        raise PathEscape(
+            f"the server lists the unsafe name {name[:80]!a}", remedy="ask the owner of the server to rename it"
+        )
     return name
 
 
-def _unreadable(line: str) -> PermanentError:
+def _unparsable(line: str) -> PermanentError:
     return PermanentError(
-        f"the server's listing cannot be understood: {line[:80]!a}",
-        remedy="is there a line break in a name? Otherwise ask its owner for a server with MLSD (RFC 3659)",
+        f"a line of the server's listing cannot be parsed: {line[:80]!a}",
+        remedy="check for line breaks in file names, or use a server with MLSD (RFC 3659)",
     )

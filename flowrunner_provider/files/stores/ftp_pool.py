@@ -1,4 +1,4 @@
-"""A few sessions with one FTP server, used from an event loop: each blocking call runs in a thread."""
+"""A pool of FTP sessions for an event loop; each blocking call runs in a thread."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ T = TypeVar("T")
 
 Kind = Literal["read", "write", "command"]
 _ORDER: tuple[Kind, ...] = ("read", "write", "command")
-"""Who holds one may wait for those after it, never the other way round: so nobody waits in a circle."""
+"""The holder of a session may wait for the kinds that follow, never for earlier ones, which rules out deadlocks."""
 
 
 class Lease:
-    """A session for one user at a time."""
+    """Exclusive use of one session."""
 
     def __init__(self, control: Control, kind: Kind) -> None:
         self.control, self.kind = control, kind
         self.broken = False
 
     async def call(self, what: str, work: Callable[..., T], *arguments: object) -> T:
-        """Do blocking work on the session, in a thread; errors typed. Cancelled, the session is cut off.
+        """Run blocking work on the session in a thread and translate its errors; cancelling cuts the session off.
 
-        :param what: what is done, on what, for messages.
+        :param what: the operation and its path, for messages.
         """
         with ftp_errors(what):
             task = asyncio.create_task(asyncio.to_thread(work, *arguments))
@@ -49,7 +49,7 @@ class Lease:
             except (ftplib.error_perm, ftplib.error_temp) as error:
                 self.broken = self.broken or code_of(error) == 421
                 raise
-            except FlowRunnerError:  # ours, between two commands
+            except FlowRunnerError:  # raised between two commands
                 raise
             except BaseException:
                 self.broken = True
@@ -57,31 +57,31 @@ class Lease:
 
 
 class Pool:
-    """Opens sessions as they are needed, and keeps them for the next one.
+    """Opens sessions on demand and reuses them.
 
-    Reads, writes and commands have places of their own, so that a copy within the server cannot wait for itself.
-    A server that allows fewer sessions is lived with, as long as one of them will come back.
+    Reads, writes and commands have separate limits, so that a copy within the server cannot wait for itself. If the
+    server allows fewer sessions, callers wait for one that will be released.
     """
 
     def __init__(self, target: FtpTarget, where: str) -> None:
         self._target, self._where = target, where
         self._context = target.context()
-        self._places = {kind: asyncio.Semaphore(target.connections) for kind in _ORDER}
+        self._limits = {kind: asyncio.Semaphore(target.connections) for kind in _ORDER}
         self._idle: list[Control] = []
-        self._out: set[Lease] = set()
-        self._change = asyncio.Event()
+        self._leased: set[Lease] = set()
+        self._changed = asyncio.Event()
         self._opening = 0
-        self._known_good = False
+        self._logged_in_before = False
 
     async def acquire(self, kind: Kind) -> Lease:
-        """A session, when there is a place; :meth:`release` it."""
-        await self._places[kind].acquire()
+        """Wait for a session; pass it to :meth:`release` afterwards."""
+        await self._limits[kind].acquire()
         try:
             lease = Lease(await self._session(kind), kind)
         except BaseException:
-            self._places[kind].release()
+            self._limits[kind].release()
             raise
-        self._out.add(lease)
+        self._leased.add(lease)
         return lease
 
     async def _session(self, kind: Kind) -> Control:
@@ -95,26 +95,26 @@ class Pool:
             try:
                 control = await self._open()
             except (AccessDenied, TransientError) as error:
-                if not (self._idle or self._opening > 1 or self._comes_back(kind)):
-                    raise self._no_more(error) from error
+                if not (self._idle or self._opening > 1 or self._will_be_released(kind)):
+                    raise self._too_many(error) from error
             else:
-                self._known_good = True
+                self._logged_in_before = True
                 return control
             finally:
                 self._opening -= 1
-                self._change.set()
+                self._changed.set()
             if not self._idle:
-                self._change.clear()
-                await self._change.wait()
+                self._changed.clear()
+                await self._changed.wait()
 
-    def _comes_back(self, kind: Kind) -> bool:
-        """Whether a session is out whose user does not wait for one of this kind."""
-        return any(lease.kind in _ORDER[_ORDER.index(kind) :] for lease in self._out)
+    def _will_be_released(self, kind: Kind) -> bool:
+        """Return whether a session is leased whose holder does not wait for one of this kind."""
+        return any(lease.kind in _ORDER[_ORDER.index(kind) :] for lease in self._leased)
 
-    def _no_more(self, error: FlowRunnerError) -> FlowRunnerError:
-        """The same login was accepted before: it is one session too many."""
-        if isinstance(error, AccessDenied) and self._known_good:
-            return Unavailable(error.message, remedy="lower `connections` in the extra's 'flowrunner'")
+    def _too_many(self, error: FlowRunnerError) -> FlowRunnerError:
+        """Return ``Unavailable`` for a refused login that was accepted before: the server limits sessions."""
+        if isinstance(error, AccessDenied) and self._logged_in_before:
+            return Unavailable(error.message, remedy="lower `connections` under 'flowrunner' in the extra")
         return error
 
     async def _open(self) -> Control:
@@ -127,20 +127,20 @@ class Pool:
                 raise
 
     async def release(self, lease: Lease) -> None:
-        """Give a session back."""
-        if lease not in self._out:
+        """Return a session to the pool."""
+        if lease not in self._leased:
             return
-        self._out.discard(lease)
+        self._leased.discard(lease)
         if lease.broken or lease.control.transferring:
             lease.control.close()
         else:
             self._idle.append(lease.control)
-        self._places[lease.kind].release()
-        self._change.set()
+        self._limits[lease.kind].release()
+        self._changed.set()
 
     @asynccontextmanager
     async def lease(self, kind: Kind) -> AsyncIterator[Lease]:
-        """A session for a block."""
+        """Lease a session for a block."""
         lease = await self.acquire(kind)
         try:
             yield lease
@@ -148,11 +148,11 @@ class Pool:
             await self.release(lease)
 
     async def close(self) -> None:
-        """End all sessions."""
-        for lease in self._out:
+        """Close all sessions."""
+        for lease in self._leased:
             lease.control.cut_off()
             lease.control.close()
-        self._out.clear()
+        self._leased.clear()
         idle, self._idle = self._idle, []
         await asyncio.gather(*(asyncio.to_thread(control.bye) for control in idle))
 

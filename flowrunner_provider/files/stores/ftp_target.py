@@ -1,4 +1,4 @@
-"""Which FTP server, how to prove who is who, and what may be said to it."""
+"""The FTP server, its credentials, and checks of what is sent to it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["FtpTarget", "line_safe", "parent_of"]
 
 @dataclass(frozen=True, kw_only=True)
 class FtpTarget:
-    """Where to connect and how.
+    """An FTP server and how to connect to it.
 
-    :param security: ``explicit`` starts with AUTH TLS, ``implicit`` with TLS at once.
-    :param ca_file: authorities to trust instead of the system's.
-    :param cert_file: what the worker shows to a server that asks who it is; ``key_file`` if the key is not in it.
-    :param connect_timeout: for the connection, TLS and the login, seconds each.
-    :param timeout: the longest silence, seconds.
-    :param connections: how many reads, and how many writes, may be under way.
+    :param security: ``explicit`` starts TLS with AUTH TLS, ``implicit`` immediately.
+    :param ca_file: certificate authorities to trust instead of the system's.
+    :param cert_file: the client certificate; ``key_file`` is needed if it does not contain the key.
+    :param connect_timeout: seconds each for the connection, TLS and the login.
+    :param timeout: seconds without an answer from the server.
+    :param connections: the most parallel reads, and the most parallel writes.
     """
 
     host: str
@@ -47,7 +47,7 @@ class FtpTarget:
         return f"{self.host}:{self.port}"
 
     def context(self) -> ssl.SSLContext | None:
-        """For all connections of one store: only so a TLS session can be taken up again."""
+        """Return one context for all connections of a store, so that TLS sessions can be resumed."""
         if self.security == "plain":
             return None
         try:
@@ -56,16 +56,16 @@ class FtpTarget:
             raise ConfigError(
                 f"ca_file {self.ca_file!r} cannot be read",
                 field="ca_file",
-                remedy="name a PEM file that every worker has",
+                remedy="set the path of a PEM file that exists on every worker",
             ) from error
         if self.cert_file:
             try:
                 context.load_cert_chain(self.cert_file, self.key_file or None, password=lambda: self.key_password)
-            except OSError as error:  # of which an SSLError is one
+            except OSError as error:  # includes ssl.SSLError
                 raise ConfigError(
                     f"the client certificate {self.cert_file!r} or its key cannot be used",
                     field="cert_file",
-                    remedy="name PEM files that every worker has, and `key_password` if the key is encrypted",
+                    remedy="set paths of PEM files that exist on every worker, and key_password for an encrypted key",
                 ) from error
         if not self.verify:
             context.check_hostname = False
@@ -74,15 +74,15 @@ class FtpTarget:
 
 
 def line_safe(text: str) -> str:
-    """``text`` as it may stand in a command; a line break in it would be a second command.
+    """Return ``text`` unchanged if it is safe in a command; a line break would start a second command.
 
-    :raises PathEscape: if it may not.
+    :raises PathEscape: if it is not safe.
     """
     if any(character in text for character in "\r\n\0"):
-        raise PathEscape(f"the path {text[:80]!a} holds a line break or NUL", remedy="rename it at its source")
+        raise PathEscape(f"the path {text[:80]!a} contains a line break or NUL", remedy="rename it at its source")
     return text
 
 
 def parent_of(path: str) -> str:
-    """The folder of an absolute path."""
+    """Return the folder of an absolute path."""
     return path.rstrip("/").rpartition("/")[0] or "/"

@@ -1,13 +1,13 @@
-"""One file on its way to an FTP server: a part beside the final name, written in one or more transfers.
+"""An upload to an FTP server: a temporary file beside the final name, written in one or more transfers.
 
-FTP confirms bytes only when a transfer ends. So each :meth:`FtpUpload.sync` ends one, and the next write goes on
-behind it: with APPE, or with REST and STOR where an earlier attempt came further than its checkpoint says. FTP cannot
-cut a file off; those bytes are written over instead, with the same ones, since they are of the same source.
+FTP confirms bytes only at the end of a transfer. So each :meth:`FtpUpload.sync` ends a transfer, and the next write
+continues with APPE, or with REST and STOR if an earlier attempt wrote more than its checkpoint says. FTP cannot
+truncate a file; these extra bytes are overwritten with the same content.
 
-FTP renames by name. An attempt that is taken for dead asks whether it has been succeeded, and then for the part's size,
-before the rename. If it stands still between that answer and the rename, and the newer attempt is in the middle of the
-same file when it goes on, the final name shows what that one has written by then, and it fails. A part that is begun
-after such a standstill stays if the newer attempt has done that file and has not finished.
+FTP renames by name. Before the rename, an attempt checks that no newer attempt has replaced it, and then the size of
+the temporary file. If it is suspended between that check and the rename while a newer attempt writes the same file,
+the final name briefly shows what the newer attempt has written so far, and the newer attempt fails. A temporary file
+that is started after such a suspension stays if the newer attempt has finished that file but not its task.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["FtpUpload"]
 
 
 class FtpUpload:
-    """A part file on the server."""
+    """A temporary file on the server."""
 
     def __init__(self, files: FtpFiles, path: str, part: str, size: int | None) -> None:
         self._files, self._path, self._part, self._size = files, path, part, size
@@ -43,18 +43,18 @@ class FtpUpload:
         self._lease: Lease | None = None
         self._created = False
         self._in_pieces = False
-        self._longer = 0  # what an earlier attempt has left, where that is more than we go on from
-        self._gone = False  # another attempt has begun afresh: what we write now is for nobody
+        self._leftover = 0  # the size that an earlier attempt left, if it is beyond the resume offset
+        self._fenced = False  # another attempt has replaced the temporary file
         self.offset = 0
 
     async def open(self, resume_at: int) -> None:
-        """Find what survived, or begin a new file: a forgotten attempt that still writes has the old one."""
+        """Resume the temporary file, or start a new one; a forgotten attempt keeps writing to the old one."""
         files, part = self._files, self._part
         if resume_at:
             survived = await self._held()
             if survived and await files.appends(part, create=False):
                 self.offset, self._created, self._in_pieces = min(resume_at, survived), True, True
-                self._longer = survived if survived > resume_at else 0
+                self._leftover = survived if survived > resume_at else 0
                 return
         await files.remove_if_there(part)
         failpoint("ftp.before_store")
@@ -62,46 +62,46 @@ class FtpUpload:
             try:
                 self._in_pieces = await files.appends(part, create=True)
             except Rejected as error:
-                raise await self._why(error) from error
+                raise await self._create_error(error) from error
 
-    async def _why(self, error: Rejected) -> FlowRunnerError:
-        """Why a file cannot be made: mostly there is no such folder."""
+    async def _create_error(self, error: Rejected) -> FlowRunnerError:
+        """Find out why a file cannot be created; mostly its folder is missing."""
         folder = parent_of(self._path) if "/" in self._path else ""
-        if folder and await self._files.look(folder) is None:
-            return NotFound(f"{self._what}: there is no such folder", remedy="make it first")
+        if folder and await self._files.find(folder) is None:
+            return NotFound(f"{self._what}: the folder does not exist", remedy="create it first")
         return self._files.denied(error) if error.status in (550, 553) else error
 
     async def write(self, chunk: bytes) -> None:
-        lease = await self._started()
+        lease = await self._transfer()
         if lease is not None:
             try:
                 await lease.call(self._what, lease.control.send, chunk)
             except ConnectionLost as error:
-                raise await self._servers_word(lease, error) from error
+                raise await self._reported_error(lease, error) from error
         self.offset += len(chunk)
 
-    async def _servers_word(self, lease: Lease, error: FlowRunnerError) -> FlowRunnerError:
-        """A server that refuses while we send, closes the data connection; its reply says why, e.g. a full disk."""
+    async def _reported_error(self, lease: Lease, error: FlowRunnerError) -> FlowRunnerError:
+        """Return the error that the server reports after closing the data connection, e.g. a full disk."""
         try:
-            await lease.call(self._what, lease.control.leave_for_reason)
+            await lease.call(self._what, lease.control.raise_reply)
         except FlowRunnerError as reason:
             return reason
         return error
 
-    async def _started(self) -> Lease | None:
-        """The session of the transfer under way; None if what is written does not count any more."""
-        if self._lease is not None or self._gone:
+    async def _transfer(self) -> Lease | None:
+        """Return the session of the current transfer, started if needed; None if another attempt took over."""
+        if self._lease is not None or self._fenced:
             return self._lease
         lease = await self._files.pool.acquire("write")
         try:
-            self._gone = not await lease.call(self._what, self._begin, lease.control)
+            self._fenced = not await lease.call(self._what, self._begin, lease.control)
         except Rejected as error:
             await self._files.pool.release(lease)
-            raise await self._why(error) from error
+            raise await self._create_error(error) from error
         except BaseException:
             await self._files.pool.release(lease)
             raise
-        if self._gone:
+        if self._fenced:
             await self._files.pool.release(lease)
             return None
         self._created = True
@@ -109,13 +109,13 @@ class FtpUpload:
         return lease
 
     def _begin(self, control: Control) -> bool:
-        """Blocking. False if the part is not as we left it: then it belongs to somebody else."""
+        """Start a transfer; return False if another attempt changed the temporary file. Blocking."""
         part = control.absolute(self._part)
         if self.offset == 0:
             control.begin(f"STOR {part}")
             return True
         held = control.length(part)
-        if self.offset < self._longer:
+        if self.offset < self._leftover:
             if held is not None and held >= self.offset:
                 control.begin(f"STOR {part}", self.offset)
                 return True
@@ -125,9 +125,9 @@ class FtpUpload:
         return False
 
     async def _finish(self) -> None:
-        """End the transfer; there is a file afterwards, be it empty."""
+        """End the transfer; the temporary file exists afterwards, even if it is empty."""
         if not self._created:
-            await self._started()
+            await self._transfer()
         lease, self._lease = self._lease, None
         if lease is not None:
             try:
@@ -136,26 +136,28 @@ class FtpUpload:
                 await self._files.pool.release(lease)
 
     async def sync(self) -> None:
-        """End the transfer, unless the server could not go on with the file and there is more to come."""
+        """End the transfer, unless more data follows and the server could not continue the file."""
         if self._in_pieces or (self._size is not None and self.offset >= self._size):
             await self._finish()
 
     async def _held(self) -> int | None:
-        """How many bytes the part has; None if there is none."""
+        """Return the size of the temporary file, or None if it does not exist."""
         files, part = self._files, self._part
         size = await files.command(self._what, lambda control: control.length(control.absolute(part)))
         if size is None:
-            entry = await files.look(part)
+            entry = await files.find(part)
             if entry is not None and entry.size is None:
-                raise PermanentError(f"{self._what}: the server knows neither SIZE nor MLST", remedy="use another one")
+                raise PermanentError(
+                    f"{self._what}: the server supports neither SIZE nor MLST", remedy="use another server"
+                )
             size = None if entry is None else entry.size
         return size
 
     async def size(self) -> int:
-        """What the server holds. More than ours below the length of an earlier attempt is that one's."""
+        """Return the size that the server reports, without the leftover of an earlier attempt."""
         await self._finish()
-        held = 0 if self._gone else await self._held() or 0
-        return self.offset if self.offset < held <= self._longer else held
+        held = 0 if self._fenced else await self._held() or 0
+        return self.offset if self.offset < held <= self._leftover else held
 
     async def read_back(self, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         await self._finish()
@@ -166,13 +168,13 @@ class FtpUpload:
 
     async def commit(self, *, replace: bool = True, modified: datetime | None = None, durable: bool = False) -> None:
         await self._finish()
-        if self._gone:
-            raise Fenced(f"{self._what}: another attempt has begun it afresh", remedy="look at that one")
+        if self._fenced:
+            raise Fenced(f"{self._what}: another attempt has started this file again", remedy="see that attempt")
         held = await self._held()
         if held != self.offset:
             raise IntegrityError(
-                f"{self._what}: {self.offset} bytes were sent and {held} are there",
-                remedy="look at the server's disk, and at who else writes there",
+                f"{self._what}: {self.offset} bytes were sent but the server has {held}",
+                remedy="check the server's disk space, and whether another program writes this file",
             )
         if modified is not None and self._files.capabilities.sets_modified:
             stamp = modified.astimezone(UTC).strftime("%Y%m%d%H%M%S")
@@ -196,5 +198,5 @@ class FtpUpload:
         await self._files.remove_if_there(self._part)
 
     async def withdraw(self) -> None:
-        """Names tell nothing: the part may be the newer attempt's by now."""
+        """Keep the temporary file: it may belong to a newer attempt."""
         await self.close()

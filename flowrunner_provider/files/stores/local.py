@@ -1,4 +1,4 @@
-"""This machine's disks. Links are never followed; what takes long runs in a thread."""
+"""Files on the worker's own disks. Symbolic links are never followed, and slow calls run in a thread."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHUNK = 4 * 255 * 1024
 """Bytes per read: four blocks of an SFTP write, about 1 MiB."""
 
 _SMALL = 256 * 1024
-"""Up to so many bytes are read or written in less time than a turn in a thread takes."""
+"""Reading or writing up to this many bytes is faster than handing the call to a thread."""
 
 _BATCH = 128
 
@@ -54,7 +54,7 @@ class LocalStore:
     where = "this machine"
 
     def __init__(self) -> None:
-        self._near, self._insides = Nearby(), Insides()
+        self._nearby, self._insides = Nearby(), Insides()
 
     async def __aenter__(self) -> Self:
         return self
@@ -62,7 +62,7 @@ class LocalStore:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing is held open."""
+        """Do nothing: the store holds no resources."""
 
     def join(self, folder: str, relative: str) -> str:
         return self._insides.resolve(folder, relative)
@@ -72,13 +72,13 @@ class LocalStore:
             return _entry(path, os.lstat(path))
 
     async def list(self, path: str, recursive: bool = False) -> AsyncIterator[Entry]:
-        waiting = [path]
-        while waiting:
-            batches = _scan(waiting.pop())
-            while batch := await self._near.call(next, batches, None):
+        folders = [path]
+        while folders:
+            batches = _scan(folders.pop())
+            while batch := await self._nearby.call(next, batches, None):
                 for entry in batch:
                     if recursive and entry.is_dir:
-                        waiting.append(entry.path)
+                        folders.append(entry.path)
                     yield entry
 
     async def read(self, path: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
@@ -96,10 +96,10 @@ class LocalStore:
         return OpenFile.to_read(path)
 
     async def read_whole(self, path: str, size: int, version: str) -> bytes | None:
-        return await self._near.call(_read_whole, path, size, version)
+        return await self._nearby.call(_read_whole, path, size, version)
 
     async def begin(self, path: str, token: str, *, resume_at: int = 0, size: int | None = None) -> LocalUpload:
-        upload = LocalUpload(PartFile(path, token), self._near)
+        upload = LocalUpload(PartFile(path, token), self._nearby)
         if resume_at:
             await asyncio.to_thread(upload.open, resume_at)
         return upload
@@ -111,17 +111,17 @@ class LocalStore:
     async def delete(self, path: str) -> None:
         with disk_errors(path):
             failpoint("local.before_delete")
-            await self._near.call(os.unlink, path)
+            await self._nearby.call(os.unlink, path)
             failpoint("local.after_delete")
 
     async def mkdir(self, path: str, parents: bool = False) -> None:
         with disk_errors(path):
-            await self._near.call(Path(path).mkdir, parents=parents, exist_ok=True)
+            await self._nearby.call(Path(path).mkdir, parents=parents, exist_ok=True)
 
     async def rmdir(self, path: str) -> bool:
         with disk_errors(path):
             try:
-                await self._near.call(os.rmdir, path)
+                await self._nearby.call(os.rmdir, path)
             except FileNotFoundError:
                 return True
             except OSError as error:
@@ -133,25 +133,25 @@ class LocalStore:
     async def rename(self, path: str, target: str, *, replace: bool = False) -> None:
         with disk_errors(path):
             if replace:
-                await self._near.call(os.replace, path, target)
+                await self._nearby.call(os.replace, path, target)
                 return
             try:
-                await self._near.call(os.link, path, target, follow_symlinks=False)
+                await self._nearby.call(os.link, path, target, follow_symlinks=False)
             except FileExistsError as error:
                 raise AlreadyExists(f"{target} is there already", remedy="choose another name") from error
-            await self._near.call(os.unlink, path)
+            await self._nearby.call(os.unlink, path)
 
 
 class LocalUpload:
-    """A :class:`~flowrunner_provider.core.part_file.PartFile`, used from an event loop.
+    """A :class:`~flowrunner_provider.core.part_file.PartFile` with an asynchronous interface.
 
-    What fits into :data:`CHUNK` waits here until it is asked for, so that a small file is written in one go.
+    Up to :data:`CHUNK` bytes are buffered, so that a small file is written in one call.
     """
 
-    def __init__(self, part: PartFile, near: Nearby) -> None:
-        self._part, self._near = part, near
+    def __init__(self, part: PartFile, nearby: Nearby) -> None:
+        self._part, self._nearby = part, nearby
         self._mode: int | None = None
-        self._waiting = bytearray()
+        self._buffer = bytearray()
         self._open = False
         self.offset = 0
 
@@ -167,25 +167,25 @@ class LocalUpload:
             self._open = True
         self._part.write(data)
 
-    def _taken(self) -> bytearray:
-        data, self._waiting = self._waiting, bytearray()
+    def _take_buffer(self) -> bytearray:
+        data, self._buffer = self._buffer, bytearray()
         return data
 
     async def write(self, chunk: bytes) -> None:
         self.offset += len(chunk)
-        if len(chunk) >= CHUNK and not self._waiting:
+        if len(chunk) >= CHUNK and not self._buffer:
             await asyncio.to_thread(self._write, chunk)
             return
-        self._waiting += chunk
-        if len(self._waiting) >= CHUNK:
-            await asyncio.to_thread(self._write, self._taken())
+        self._buffer += chunk
+        if len(self._buffer) >= CHUNK:
+            await asyncio.to_thread(self._write, self._take_buffer())
 
     async def sync(self) -> None:
-        """The bytes are the operating system's: they survive this process, and :meth:`commit` makes them durable."""
-        if len(self._waiting) > _SMALL:
-            await asyncio.to_thread(self._write, self._taken())
-        elif self._waiting or not self._open:
-            await self._near.call(self._write, self._taken())
+        """Write the buffer. The data survives this process; :meth:`commit` also makes it survive a crash."""
+        if len(self._buffer) > _SMALL:
+            await asyncio.to_thread(self._write, self._take_buffer())
+        elif self._buffer or not self._open:
+            await self._nearby.call(self._write, self._take_buffer())
 
     async def open_file(self) -> OpenFile:
         await self.sync()
@@ -214,23 +214,23 @@ class LocalUpload:
         seconds = None if modified is None else modified.timestamp()
         await self.sync()
         commit = partial(self._part.commit, replace=replace, mode=self._mode, modified=seconds, durable=durable)
-        await (self._near.call(commit) if self.offset <= _SMALL else asyncio.to_thread(commit))
+        await (self._nearby.call(commit) if self.offset <= _SMALL else asyncio.to_thread(commit))
 
     async def close(self) -> None:
         self._part.close()
 
     async def discard(self) -> None:
-        self._waiting.clear()
+        self._buffer.clear()
         with disk_errors(str(self._part.path)):
             self._part.discard()
 
     async def withdraw(self) -> None:
-        self._waiting.clear()
+        self._buffer.clear()
         self._part.withdraw()
 
 
 def _read_whole(path: str, size: int, version: str) -> bytes | None:
-    """Blocking. One call of the system reads so little at one moment; one byte more shows a file that has grown."""
+    """Read a small file in one system call, asking for one byte more to detect growth. Blocking."""
     with disk_errors(path):
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
@@ -246,10 +246,10 @@ def _read_whole(path: str, size: int, version: str) -> bytes | None:
 
 
 def _scan(folder: str) -> Iterator[list[Entry]]:
-    """The entries of one folder, in batches; blocking. An entry that vanishes meanwhile is left out."""
+    """Yield the entries of one folder in batches; entries that vanish meanwhile are left out. Blocking."""
     batch: list[Entry] = []
-    with disk_errors(folder), os.scandir(str(Path(folder))) as found:
-        for item in found:
+    with disk_errors(folder), os.scandir(str(Path(folder))) as items:
+        for item in items:
             try:
                 batch.append(_entry(item.path, item.stat(follow_symlinks=False)))
             except FileNotFoundError:
@@ -266,8 +266,15 @@ def _entry(path: str, status: os.stat_result) -> Entry:
         path=path,
         name=path.rstrip("/").rpartition("/")[2],
         size=status.st_size,
-        modified=datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC),
+        modified=_modified(status),
         is_dir=stat.S_ISDIR(status.st_mode),
         is_link=stat.S_ISLNK(status.st_mode),
         version=str(status.st_ino),
     )
+
+
+def _modified(status: os.stat_result) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC)
+    except (ValueError, OverflowError):  # some file systems keep times beyond the year 9999
+        return None
