@@ -1,9 +1,9 @@
-"""The engine that copies between any two stores: in batches, verified, and resumed where a killed attempt was.
+"""The engine that copies files between any two stores: in batches, verified, and resumable.
 
-The work is ordered by name. What is kept for the next attempt is how far the order is settled, and the files of
-the open batches with what became of each: the record has the same size for ten files and for a million. A retry
-settles the open batches first, then what failed, and then goes on behind them; files that appear meanwhile before
-that place are left to the next run.
+Files are copied in the order of their names. The checkpoint holds the position in this order and the open batches with
+the state of each file, so it has the same size for ten files and for a million. A retry first finishes the open
+batches, then the files that failed, and then continues after the last position. Files that appear before that position
+in the meantime are copied by the next run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from flowrunner_provider.files.concurrency import for_each, process_batches
 from flowrunner_provider.files.content import write_once
 from flowrunner_provider.files.copy_plan import START, CopyPlan
 from flowrunner_provider.files.copy_preview import preview
-from flowrunner_provider.files.copy_targets import Targets, taken
+from flowrunner_provider.files.copy_targets import CopyTargets, target_exists
 from flowrunner_provider.files.disposition import SourceDisposition
 from flowrunner_provider.files.failures import Failures
 from flowrunner_provider.files.ledger import Announced, Ledger
@@ -60,15 +60,15 @@ async def copy(
     label: str = "",
     ledger: tuple[Store, str] | None = None,
 ) -> CopyResult:
-    """Copy all files that ``sources`` name; on return each is whole and verified under its final name.
+    """Copy all files that ``sources`` match; on return each is complete and verified under its final name.
 
-    With ``dry_run`` nothing is written on either side, nor for the next attempt.
+    With ``dry_run`` nothing is written to either side, and no checkpoint.
 
     :param sources: open stores, each with a path: a file, a folder, or a glob.
     :param dest: an open store and a path; see :class:`~flowrunner_provider.files.plan.Destination`.
-    :param identity_of_work: what must be the same for a retry to go on (JSON).
-    :param label: how the result calls the destination.
-    :param ledger: with ``only_new`` the ledger's place, if that is not the destination.
+    :param identity_of_work: JSON that must be unchanged for a retry to resume.
+    :param label: the destination as the result names it.
+    :param ledger: with ``only_new`` the path of the ledger, if it is not in the destination.
     """
     found = [Source(store, path) for store, path in sources]
     identity = [identity_of_work, options.algorithm, *(["dry run"] if options.dry_run else [])]
@@ -85,7 +85,7 @@ class _Copy:
         self, sources: list[Source], dest: tuple[Store, str], run: Run, options: CopyOptions, identity_of_work: Json
     ) -> None:
         self._sources, self._to, self._run, self._options = sources, dest, run, options
-        self._session = TransferSession(run, "copy", identity_of_work, self._record)
+        self._session = TransferSession(run, "copy", identity_of_work, self._state)
         self._failures = Failures(run, identity_of_work, options.max_failures)
         self._disposition = SourceDisposition(sources, options, self._session)
         self._ledger: Ledger | None = None
@@ -97,9 +97,9 @@ class _Copy:
         self._preview: list[list[Json]] = state.get("preview", [])
         for source, is_file in zip(sources, state.get("files", []), strict=False):
             if is_file:
-                source.be_file()  # which may have been moved away since
+                source.mark_as_file()  # it may have been moved away since
 
-    def _record(self) -> dict[str, Json]:
+    def _state(self) -> dict[str, Json]:
         return {
             "counts": [self._files, self._bytes, self._skipped],
             "known": self._known,
@@ -112,7 +112,7 @@ class _Copy:
         options, open_before = self._options, [*self._session.open_batches]
         self._check()
         self._dest = await plan.make(lambda: Destination(*self._to, self._sources))
-        self._targets = Targets(self._sources, self._dest, options, plan.files)
+        self._targets = CopyTargets(self._sources, self._dest, options, plan.files)
         opened = {item.key for batch in open_before for item in batch.items}
         if options.only_new:
             await self._open_ledger(plan, ledger, opened)
@@ -121,8 +121,8 @@ class _Copy:
             await self._targets.refuse_existing(plan.ahead(self._cursor, opened))
         if options.dry_run:
             return await preview(plan, self._targets, label)
-        failed = await self._failed_before(opened)
-        await self._all(open_before, failed, plan, opened | {item.key for item in failed})
+        failed = await self._previously_failed(opened)
+        await self._copy_batches(open_before, failed, plan, opened | {item.key for item in failed})
         entries = [CopiedFile(path=str(path), size=int(str(size))) for path, size in self._preview]
         return CopyResult(
             files=self._files, bytes=self._bytes, skipped=self._skipped, dest=label, entries=entries,
@@ -130,24 +130,26 @@ class _Copy:
         )  # fmt: skip
 
     def _check(self) -> None:
-        """Refuse what the stores cannot do."""
+        """Raise ``ConfigError`` for options that the stores do not support."""
         store = self._to[0]
         if self._options.mode is not None and not store.capabilities.sets_mode:
-            raise ConfigError(f"{store.where} has no permission bits", field="chmod", remedy="leave chmod out")
+            raise ConfigError(f"{store.where} has no permission bits", field="chmod", remedy="remove chmod")
         self._disposition.validate()
 
-    async def _all(self, open_before: list[Batch], failed: list[Item], plan: CopyPlan, begun: set[Key]) -> None:
+    async def _copy_batches(
+        self, open_before: list[Batch], failed: list[Item], plan: CopyPlan, begun: set[Key]
+    ) -> None:
         session, rest = self._session, plan.files.sizes(self._cursor or (-1, ""))
         total = None if rest is None else self._bytes + rest
         session.progress = self._run.progress("copy", unit="bytes", total=total, start=self._bytes)
         finished = False
         try:
             for batch in open_before:
-                await self._take_up(batch)
-            ahead = self._begun(open_before, failed, plan, begun)
+                await self._recover(batch)
+            ahead = self._batches(open_before, failed, plan, begun)
             stores = [self._to[0], *(source.store for source in self._sources)]
             await process_batches(
-                self._options.concurrency, ahead, lambda batch: batch.sizes, self._one, self._end,
+                self._options.concurrency, ahead, lambda batch: batch.sizes, self._copy_one, self._finish,
                 tiny=min(store.capabilities.tiny_at_once for store in stores),
             )  # fmt: skip
             finished = True
@@ -155,7 +157,7 @@ class _Copy:
             if not finished:
                 with suppress(FlowRunnerError):
                     session.save(force=True)
-                    await self._write_ledger()
+                    await self._flush_ledger()
         session.save(force=True)
         if self._ledger:
             await self._ledger.close()
@@ -166,46 +168,47 @@ class _Copy:
             await self._write(self._dest.path_of(self._options.done_marker), b"")
         session.progress.finish()
 
-    async def _begun(
+    async def _batches(
         self, before: list[Batch], failed: list[Item], plan: CopyPlan, begun: set[Key]
     ) -> AsyncIterator[Batch]:
-        """The batches in turn, each announced to the next attempt."""
+        """Yield all batches, each after it was written to the checkpoint."""
         cursor = max((self._cursor or START, *(batch.items[-1].key for batch in before)))
         for batch in before:
             if self._session.progress:
                 self._session.progress.advance(sum(batch.done.values()))
             yield batch
         for items in split_into_batches(failed):
-            yield await self._announced(await self._retried(items))
+            yield await self._begin(await self._retry_batch(items))
         for items in split_into_batches(plan.ahead(cursor, begun)):
-            yield await self._announced(Batch(items=items, choices=await self._targets.choose(items)))
+            yield await self._begin(Batch(items=items, choices=await self._targets.choose(items)))
 
-    async def _announced(self, batch: Batch) -> Batch:
+    async def _begin(self, batch: Batch) -> Batch:
+        """Announce a batch to the next attempt, and in the ledger to the next run."""
         if self._options.done_marker and not self._files:
-            with suppress(NotFound):  # the one of an earlier run says nothing about these
+            with suppress(NotFound):  # a marker of an earlier run says nothing about these files
                 await self._dest.store.delete(self._dest.path_of(self._options.done_marker))
         if self._ledger:
             intended = (one.planned for one in (*self._session.open_batches, batch))
             await self._ledger.announce(chain.from_iterable(intended))
         return await self._session.begin(batch)
 
-    async def _retried(self, items: list[Item]) -> Batch:
-        """A batch of files that failed before. One whose copy exists only has to be taken from its source."""
+    async def _retry_batch(self, items: list[Item]) -> Batch:
+        """Return a batch of files that failed before; those whose copy exists are marked as done."""
         batch = Batch.of(items)
 
         async def is_ours(index: int, choice: int) -> bool:
             try:
-                return await self._adopt(batch, index, choice)
-            except PermanentError:  # it fails again where failures are counted
+                return await self._adopt_existing(batch, index, choice)
+            except PermanentError:  # the copy fails the same way, and is counted there
                 return False
 
         batch.choices = await self._targets.choose(items, is_ours)
         return batch
 
-    # -- what was done before
+    # -- recovery from earlier attempts
 
     async def _open_ledger(self, plan: CopyPlan, place: tuple[Store, str] | None, opened: set[Key]) -> None:
-        """Leave out what the ledger knows, and settle what it only announces."""
+        """Leave out the files in the ledger, and find out which announced copies were completed."""
         name = fingerprint([[source.store.where, source.path] for source in self._sources])[:12]
         path = self._dest.folder.rstrip("/") + f"/.flowrunner-copied-{name}.jsonl"
         ledger = self._ledger = Ledger(*(place or (self._dest.store, path)), self._run)
@@ -215,15 +218,19 @@ class _Copy:
             announced.extend(await ledger.read(known))
             ledger.prune(plan.files)
             for item, choice in announced:
-                if item.key not in opened and choice != SKIPPED and await self._targets.hold(item, choice):
+                if (
+                    item.key not in opened
+                    and choice != SKIPPED
+                    and await self._targets.holds_source_bytes(item, choice)
+                ):
                     ledger.settle(item)
 
         await plan.leave_out(fill)
         if self._known is None:
             self._known = plan.known
 
-    async def _write_ledger(self) -> None:
-        """What is copied is known to the next run, even if no attempt of this one goes on."""
+    async def _flush_ledger(self) -> None:
+        """Record the copied files for the next run, in case no attempt of this run resumes."""
         if self._ledger and self._session.open_batches:
             for batch in self._session.open_batches:
                 for index in batch.done:
@@ -234,8 +241,8 @@ class _Copy:
                 for index in batch.pending
             )
 
-    async def _failed_before(self, opened: set[Key]) -> list[Item]:
-        """What an earlier attempt could not copy, as it is now."""
+    async def _previously_failed(self, opened: set[Key]) -> list[Item]:
+        """Return the files that failed in an earlier attempt, as they are now."""
         items: list[Item] = []
         gone: set[Key] = set()
         for key in self._failures.before:
@@ -245,24 +252,24 @@ class _Copy:
             try:
                 items.append(Item.of(*key, await source.store.stat(source.path_of(key[1]))))
             except NotFound:
-                self._run.log.warning("%s is gone from the source since it failed.", key[1])
+                self._run.log.warning("%s failed before and no longer exists in the source.", key[1])
                 gone.add(key)
         self._failures.settle(gone)
         return items
 
     # -- one batch
 
-    async def _take_up(self, batch: Batch) -> None:
-        """Look at each file that an earlier attempt had begun: is it still the same, is it done?"""
+    async def _recover(self, batch: Batch) -> None:
+        """Find out for each pending file whether its source is unchanged and its copy complete."""
 
-        async def look(index: int) -> None:
+        async def recover_file(index: int) -> None:
             item, choice = batch.items[index], batch.choices[index]
             source = self._sources[item.source]
             target = self._dest.target(item, choice)
             try:
                 entry = await source.store.stat(source.path_of(item.relative))
             except NotFound:
-                self._run.log.warning("%s is gone from the source since it was listed.", item.relative)
+                self._run.log.warning("%s was listed and no longer exists in the source.", item.relative)
                 batch.choices[index] = SKIPPED
                 gone.add(index)
                 for path in (target, target + self._suffix):
@@ -271,26 +278,26 @@ class _Copy:
             if identity(entry) != item.identity:
                 batch.items[index] = Item.of(item.source, item.relative, entry)
                 batch.parts.pop(index, None)
-                await self._dest.store.forget(target, self._session.token)  # what was sent of the other content
+                await self._dest.store.forget(target, self._session.token)  # a part of the previous content
             if self._options.if_exists != "overwrite":
-                await self._ours(batch, index, target)
+                await self._recover_existing(batch, index, target)
 
         gone: set[int] = set()
-        await for_each(self._options.concurrency, look, batch.pending)
+        await for_each(self._options.concurrency, recover_file, batch.pending)
         self._skipped -= len(gone)
 
-    async def _ours(self, batch: Batch, index: int, target: str) -> None:
-        """A target that is there with the source's bytes is what this task has made before it was killed."""
-        if await self._targets.find(target) is None or await self._adopt(batch, index, batch.choices[index]):
+    async def _recover_existing(self, batch: Batch, index: int, target: str) -> None:
+        """Accept an existing target that holds the source's bytes as a copy of the killed attempt."""
+        if await self._targets.find(target) is None or await self._adopt_existing(batch, index, batch.choices[index]):
             return
         if self._options.if_exists != "skip":
-            raise taken(target)
+            raise target_exists(target)
         batch.choices[index] = SKIPPED
 
-    async def _adopt(self, batch: Batch, index: int, choice: int) -> bool:
-        """Count a target that holds the bytes of its source as copied; return whether it does."""
+    async def _adopt_existing(self, batch: Batch, index: int, choice: int) -> bool:
+        """Return whether the target holds the bytes of its source; if so, mark the file as done."""
         item, store = batch.items[index], self._dest.store
-        if not await self._targets.hold(item, choice):
+        if not await self._targets.holds_source_bytes(item, choice):
             return False
         target = self._dest.target(item, choice)
         await store.forget(target, self._session.token)
@@ -299,14 +306,16 @@ class _Copy:
         batch.done[index] = (await store.stat(target)).size or 0
         return True
 
-    async def _end(self, batch: Batch) -> None:
-        """All of the batch is copied: let go of its sources; then it is history."""
+    async def _finish(self, batch: Batch) -> None:
+        """Delete or move the sources of a copied batch, and count it."""
         session, options = self._session, self._options
         if options.leaves != "none":
             session.save(force=True)
             copied = list(batch.done)
             dispose = self._disposition.apply
-            await for_each(options.concurrency, lambda n: self._try(batch, n, dispose(batch.items[n])), copied)
+            await for_each(
+                options.concurrency, lambda n: self._collect_failure(batch, n, dispose(batch.items[n])), copied
+            )
         self._failures.settle({item.key for n, item in enumerate(batch.items) if n not in batch.failed})
         if self._ledger:
             for index in batch.done:
@@ -322,10 +331,10 @@ class _Copy:
             self._preview.append([self._dest.target(batch.items[index], batch.choices[index]), batch.done[index]])
         session.end(batch)
 
-    async def _try(self, batch: Batch, index: int, work: Coroutine[Any, Any, None]) -> None:
-        """What cannot be done to one file is an error now, or is kept for the end.
+    async def _collect_failure(self, batch: Batch, index: int, work: Coroutine[Any, Any, None]) -> None:
+        """Run ``work``, and collect a failure that concerns a single file unless ``on_item_error`` is ``fail``.
 
-        What waiting may mend (a lost connection, say) would hit the next file, too, and always ends the attempt.
+        Transient errors, such as a lost connection, would affect the next file too and always end the attempt.
         """
         try:
             await work
@@ -337,8 +346,8 @@ class _Copy:
             batch.failed.add(index)
             self._failures.add(batch.items[index], error)
 
-    async def _one(self, batch: Batch, index: int) -> None:
-        await self._try(batch, index, self._copy(batch, index))
+    async def _copy_one(self, batch: Batch, index: int) -> None:
+        await self._collect_failure(batch, index, self._copy(batch, index))
 
     async def _copy(self, batch: Batch, index: int) -> None:
         item, options = batch.items[index], self._options
@@ -364,7 +373,7 @@ class _Copy:
             batch.done[index] = digest.size
         self._session.save()
 
-    # -- what goes with the copies
+    # -- sidecars and the done marker
 
     @property
     def _suffix(self) -> str:

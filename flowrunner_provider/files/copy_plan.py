@@ -1,4 +1,4 @@
-"""Everything that is to be copied: listed to the end, chosen, and refused before the first byte is written."""
+"""The plan of a copy: all matching files, listed completely and checked before the first byte is written."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from flowrunner_provider.files.plan import Destination, Item, Key, Source, too_m
 from flowrunner_provider.files.results import LeftBecause, LeftFile
 from flowrunner_provider.files.spool import Rows, Spellings, Spool
 
-__all__ = ["SHOWN", "START", "CopyPlan", "Left"]
+__all__ = ["SHOWN", "START", "CopyPlan", "SkippedFiles"]
 
 START: Key = (-1, "")
-"""Before every file."""
+"""The position before the first file."""
 
 SHOWN, _CHARACTERS = 20, 6_000
 
 
-class Left:
-    """Files that match and are left alone: how many for each reason, and the first of them."""
+class SkippedFiles:
+    """Files that match but are not copied: the number for each reason, and the first paths."""
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
         self.first: list[LeftFile] = []
 
     def add(self, because: LeftBecause, path: str) -> None:
-        """One of them."""
+        """Add one file."""
         self.add_all(because, [path], 1)
 
     def add_all(self, because: LeftBecause, paths: Sequence[str], count: int) -> None:
-        """So many of them, of which the first have these paths."""
+        """Add ``count`` files, of which ``paths`` are the first."""
         if count:
             self.counts[because] = self.counts.get(because, 0) + count
         room = SHOWN - len(self.first)
@@ -42,9 +42,9 @@ class Left:
 
 
 class CopyPlan:
-    """The files that match, on this disk.
+    """The matching files, kept on this disk if they are many.
 
-    :param resumed: an earlier attempt has begun, so that finding nothing is no error.
+    :param resumed: whether an earlier attempt has begun to copy, so that an empty listing is not an error.
     """
 
     def __init__(self, sources: Sequence[Source], run: Run, options: CopyOptions, *, resumed: bool) -> None:
@@ -52,27 +52,27 @@ class CopyPlan:
         self._spool = Spool()
         self.files: Rows = self._spool.rows()
         self.known = 0
-        self.left = Left()
+        self.left = SkippedFiles()
 
     def close(self) -> None:
-        """Remove it from the disk."""
+        """Delete the files of the plan from the disk."""
         self._spool.close()
 
     async def make(self, dest: Callable[[], Destination]) -> Destination:
-        """List, choose and check.
+        """List, select and check the files.
 
-        :param dest: called when it is known whether the sources are files or folders.
+        :param dest: called once it is known whether the sources are files or folders.
         """
         await self._list(self.files)
         if self._options.stable_for:
             await self._only_stable()
         self._dest = dest()
-        await self._dest.settle()
+        await self._dest.resolve()
         self._check()
         return self._dest
 
     async def leave_out(self, fill: Callable[[Rows], Awaitable[None]]) -> None:
-        """Forget what ``fill`` puts into the rows that it is given."""
+        """Remove the files from the plan that ``fill`` adds to the given rows."""
         known, before = self._spool.rows(), self.files.count
         await fill(known)
         first = self.files.drop(known, SHOWN)
@@ -80,15 +80,15 @@ class CopyPlan:
         self.left.add_all("known", self._paths(first), self.known)
 
     def ahead(self, cursor: Key | None, opened: set[Key]) -> Iterator[Item]:
-        """What is still to be begun, in the order of the work."""
+        """Yield the files that no batch contains yet, in order."""
         return (item for item in self.files.sorted(cursor or START) if item.key not in opened)
 
     def refuse_empty(self, cursor: Key | None, opened: set[Key]) -> None:
-        """Nothing to do is an error unless it was asked for."""
+        """Raise ``NotFound`` if there is nothing to copy, unless that is allowed."""
         if self._resumed or self._options.missing_ok or self.known or next(self.ahead(cursor, opened), None):
             return
         wanted = ", ".join(source.path for source in self._sources)
-        raise NotFound(f"nothing matches {wanted}", remedy="correct the path, or set missing_ok=True if that is fine")
+        raise NotFound(f"no file matches {wanted}", remedy="correct the path, or set missing_ok=True to allow that")
 
     async def _list(self, rows: Rows) -> None:
         options, total = self._options, 0
@@ -97,7 +97,7 @@ class CopyPlan:
         for index, source in enumerate(self._sources):
             async for item in source.matches(index, options.recursive, self._run, missing_ok=missing_ok):
                 if young is not None and (item.modified is None or item.modified > young):
-                    if rows is self.files:  # and not when they are listed again
+                    if rows is self.files:  # not when listing again
                         self.left.add("young", source.path_of(item.relative))
                     continue
                 if options.verify_sidecar and item.relative.endswith(f".{options.algorithm}"):
@@ -114,7 +114,7 @@ class CopyPlan:
                     )
 
     async def _only_stable(self) -> None:
-        """List again after a while; what is another file by then is left to the next run."""
+        """List again after a while, and drop the files that have changed."""
         await apause(min(self._options.stable_for.total_seconds(), self._run.deadline.remaining()))
         self._run.deadline.check("waiting for stable files")
         again = self._spool.rows()
@@ -123,7 +123,7 @@ class CopyPlan:
         first = self.files.keep(again, SHOWN)
         self.left.add_all("changing", self._paths(first), before - self.files.count)
         if before != self.files.count:
-            self._run.log.info("%d files are still changing and are left for later.", before - self.files.count)
+            self._run.log.info("%d files are still changing and are skipped.", before - self.files.count)
 
     def _paths(self, items: Sequence[Item]) -> list[str]:
         return [self._sources[item.source].path_of(item.relative) for item in items]
@@ -146,14 +146,16 @@ class CopyPlan:
                 self._refuse_second_sidecar(dest.name(item))
             if target == marker:
                 raise ConfigError(
-                    f"{target} is a file and the done marker", field="done_marker", remedy="choose another name"
+                    f"{target} is both a copy and the done marker", field="done_marker", remedy="choose another name"
                 )
             if not dest.store.capabilities.case_sensitive:
                 spellings.add(dest.name(item))
         double = self.files.twice()
         if double is not None:
             raise ConfigError(
-                f"two files would become {dest.path_of(double)}", field="source", remedy="copy them to two folders"
+                f"two files would be copied to {dest.path_of(double)}",
+                field="source",
+                remedy="copy them to different folders",
             )
         spellings.check(dest.store.where)
 

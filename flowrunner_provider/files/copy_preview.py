@@ -1,9 +1,9 @@
-"""What a copy would do: everything is listed and chosen as for the copy itself, and nothing is written anywhere."""
+"""The dry run of a copy: files are listed and selected as for the copy, and nothing is written."""
 
 from __future__ import annotations
 
 from flowrunner_provider.files.copy_plan import SHOWN, CopyPlan
-from flowrunner_provider.files.copy_targets import Targets
+from flowrunner_provider.files.copy_targets import CopyTargets
 from flowrunner_provider.files.results import CopiedFile, CopyResult
 from flowrunner_provider.files.session import SKIPPED, split_into_batches
 
@@ -12,11 +12,11 @@ __all__ = ["preview"]
 _CHARACTERS = 6_000
 
 
-async def preview(plan: CopyPlan, targets: Targets, label: str) -> CopyResult:
-    """The result that the copy would have.
+async def preview(plan: CopyPlan, targets: CopyTargets, label: str) -> CopyResult:
+    """Return the result that the copy would have.
 
-    :param plan: made and checked.
-    :param label: how the result calls the destination.
+    :param plan: a plan that was made and checked.
+    :param label: the destination as the result names it.
     """
     files = size = used = 0
     entries: list[CopiedFile] = []

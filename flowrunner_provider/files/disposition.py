@@ -1,4 +1,4 @@
-"""What becomes of a source whose copy is verified: it stays, it is deleted, or it is moved to a folder of its store."""
+"""What happens to a source after its copy is verified: it is kept, deleted, or moved to an archive folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["SourceDisposition"]
 
 
 class SourceDisposition:
-    """Does what ``after`` says, once for each file."""
+    """Applies the parameter ``after`` to one source at a time."""
 
     def __init__(self, sources: Sequence[Source], options: CopyOptions, session: TransferSession) -> None:
         self._sources, self._options, self._session = sources, options, session
@@ -25,16 +25,16 @@ class SourceDisposition:
     def validate(self) -> None:
         """Raise ``ConfigError`` for what a store cannot do."""
         for source in self._sources:
-            able = source.store.capabilities
-            if self._options.remove_empty_folders and able.folders and not able.removes_folders:
+            capabilities = source.store.capabilities
+            if self._options.remove_empty_folders and capabilities.folders and not capabilities.removes_folders:
                 raise ConfigError(
                     f"{source.store.where} cannot remove folders",
                     field="remove_empty_folders",
-                    remedy="switch it off",
+                    remedy="set it to False",
                 )
 
     async def apply(self, item: Item) -> None:
-        """Let go of a source, unless it is another file by now."""
+        """Delete or move a source, unless it has changed since it was listed."""
         source = self._sources[item.source]
         path = source.path_of(item.relative)
         try:
@@ -64,7 +64,7 @@ class SourceDisposition:
             await source.store.rename(path, target, replace=True)
 
     async def remove_empty_folders(self) -> None:
-        """Remove every folder below the sources' that is empty, the deepest first."""
+        """Remove all empty folders below the source folders, the deepest first."""
         for source in self._sources:
             store, folder = source.store, source.folder
             if source.is_file or not store.capabilities.removes_folders:

@@ -1,4 +1,4 @@
-"""Files of a batch that could not be copied: named at the end, and the only ones that a retry does again."""
+"""The files that could not be copied: named at the end, and the only ones that a retry copies."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from flowrunner_provider.files.plan import Item
 
 __all__ = ["Failures"]
 
-_ROOM = 40_000
+_MAX_CHARACTERS = 40_000
 _SHOWN = 20
 
 Key = tuple[int, str]
 
 
 class Failures:
-    """What failed, over all attempts.
+    """The failed files of all attempts.
 
-    :param identity: what must be the same for a retry to go on (JSON).
-    :param most: more failures than this end the attempt.
+    :param identity: JSON that must be unchanged for a retry to resume.
+    :param most: end the attempt after more failures than this.
     """
 
     def __init__(self, run: Run, identity: Json, most: int) -> None:
@@ -27,33 +27,33 @@ class Failures:
         self.before: list[Key] = [(int(source), str(name)) for source, name in self._checkpoint.state or []]
         self._open = set(self.before)
         self._reasons: dict[str, str] = {}
-        self._most, self._worth_a_retry, self._saved = most, False, set(self._open)
+        self._most, self._retryable, self._saved = most, False, set(self._open)
 
     def add(self, item: Item, error: FlowRunnerError) -> None:
-        """A file could not be copied.
+        """Add a failed file.
 
-        :raises PartialFailure: when that is one too many.
+        :raises PartialFailure: if there are too many.
         """
         self._open.add(item.key)
         self._reasons[item.relative] = f"{type(error).__name__}: {error}"[:500]
-        self._worth_a_retry |= isinstance(error, IntegrityError | NotFound)
-        if len(self._reasons) > self._most or sum(len(name) + 16 for _, name in self._open) > _ROOM:
+        self._retryable |= isinstance(error, IntegrityError | NotFound)
+        if len(self._reasons) > self._most or sum(len(name) + 16 for _, name in self._open) > _MAX_CHARACTERS:
             self.save()
             raise self._error(0, f"more than {len(self._reasons) - 1} files could not be copied")
 
     def settle(self, keys: set[Key]) -> None:
-        """These are not to be done again; called before the batch that they are in is history."""
+        """Remove files that are done; called before their batch leaves the checkpoint."""
         self._open -= keys
         self.save()
 
     def save(self) -> None:
-        """Remember what is to be done again."""
+        """Write the checkpoint if it has changed."""
         if self._open != self._saved:
             self._checkpoint.save([list(key) for key in sorted(self._open)], force=True)
             self._saved = set(self._open)
 
     def check(self, done: int) -> None:
-        """Raise if anything has failed and was not done since."""
+        """Raise ``PartialFailure`` if files are left."""
         if self._open:
             raise self._error(done, f"{len(self._open)} files could not be copied, {done} were")
 
@@ -64,6 +64,6 @@ class Failures:
             f"{message}: {named}",
             done=done,
             failed=shown,
-            retryable=self._worth_a_retry,
-            remedy="mend what is said of each; a retry, or clearing the task, does only these",
+            retryable=self._retryable,
+            remedy="fix the cause for each file; a retry, or clearing the task, copies only these",
         )

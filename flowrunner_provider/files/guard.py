@@ -1,8 +1,8 @@
-"""An attempt's right to go on, and what becomes of an upload that does not get its name.
+"""The fencing of an attempt, and what happens to an upload that is not committed.
 
-The scheduler may take an attempt for dead that only hangs, and start the next one. The older one finds out when it
-asks. Until then it has begun, or goes on with, files that are the newer one's: what it leaves then must neither stay
-for ever nor be taken away from under the newer one.
+The scheduler may consider a hanging attempt dead and start the next one. The older attempt notices when it checks its
+lease. Until then it may have begun, or resumed, files that now belong to the newer attempt. What it leaves must not
+stay forever, and must not be deleted while the newer attempt uses it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from flowrunner_provider.core.run import Run
 __all__ = ["ASK_EVERY", "Guard", "Unnamed"]
 
 ASK_EVERY = 1.0
-"""Seconds between two questions to the state store, which are calls over the network."""
+"""Seconds between two checks, which are calls to the state store."""
 
 
 class Unnamed(Protocol):
-    """The ends of an :class:`~flowrunner_provider.files.store.Upload` without a name."""
+    """The methods of :class:`~flowrunner_provider.files.store.Upload` that end it without a final name."""
 
     async def discard(self) -> None: ...
 
@@ -28,18 +28,18 @@ class Unnamed(Protocol):
 
 
 class Guard:
-    """Asks whether a newer attempt has taken over."""
+    """Checks whether a newer attempt has taken over."""
 
     def __init__(self, run: Run) -> None:
         self._run, self._lost = run, False
         self._asked_at = self._seen_at = run.clock.monotonic()
 
     def check(self) -> None:
-        """Stop if a newer attempt has taken over; asked at most once a second, so always after a longer standstill."""
+        """Raise ``Fenced`` if a newer attempt has taken over; checked once per second, so always after a long pause."""
         self._ask_if(self._asked_at)
 
     def check_awake(self) -> None:
-        """Stop if a newer attempt has taken over while this one stood still: for what is done all the time."""
+        """Like :meth:`check`, but only after this attempt has paused; for calls in tight loops."""
         self._ask_if(self._seen_at)
 
     def _ask_if(self, since: float) -> None:
@@ -49,7 +49,7 @@ class Guard:
             self._asked_at = now
 
     def check_now(self) -> None:
-        """Stop if a newer attempt has taken over."""
+        """Raise ``Fenced`` if a newer attempt has taken over."""
         try:
             self._run.lease.check()
         except Fenced:
@@ -57,17 +57,17 @@ class Guard:
             raise
 
     async def let_go(self, upload: Unnamed, error: BaseException, *, keep: bool = True) -> None:
-        """An upload has failed: remove what it has written, unless a later attempt goes on with it.
+        """Clean up after a failed upload: delete what it has written, unless a later attempt can resume it.
 
-        Of an attempt that has been succeeded everything goes once the newer one has finished; before, only what that
-        one cannot have.
+        If this attempt is fenced, everything is deleted once the newer attempt has finished; before that, only what
+        the newer attempt cannot be using.
 
-        :param keep: later attempts go on after an error that they may mend.
-        :raises Unavailable: when the upload was taken from an attempt that is the newest all the same, by an older one
-            which had not asked yet.
+        :param keep: keep the upload for later attempts if the error is transient.
+        :raises Unavailable: if an older attempt, which had not noticed yet that it is fenced, took the upload from
+            this one.
         """
-        ends = isinstance(error, PermanentError | ConfigError) or not keep
-        if not (ends or self._lost):
+        is_final = isinstance(error, PermanentError | ConfigError) or not keep
+        if not (is_final or self._lost):
             return
         with suppress(FlowRunnerError):
             if self._nobody_writes():
@@ -76,11 +76,11 @@ class Guard:
                 await upload.withdraw()
         if isinstance(error, Fenced) and not self._lost:
             raise Unavailable(
-                "an older attempt of this task has got in between", remedy="nothing to do: it is tried again"
+                "an older attempt of this task has interfered", remedy="nothing to do: the task is retried"
             ) from error
 
     def _nobody_writes(self) -> bool:
-        """Whether it is certain that no newer attempt is at work."""
+        """Return whether certainly no newer attempt is running."""
         try:
             self.check_now()
         except Fenced:

@@ -1,4 +1,4 @@
-"""What it takes to copy one file: from where, to where, how carefully, and who is told how far it came."""
+"""The parameters of one file transfer."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["Transfer"]
 class Transfer:
     """One file to copy.
 
-    :param resume: how far an earlier attempt came: its offset and the digest of the bytes before it.
-    :param advance: told how many bytes have passed.
-    :param due: whether it is time to remember how far it came.
-    :param remember: given an offset and a digest that a later attempt may take up.
-    :param guard: whether this attempt may still act; asked before it begins a part and before the commit.
-    :param algorithm: of the digest, the same in every attempt.
+    :param resume: the offset and the digest up to which an earlier attempt came.
+    :param advance: called with the number of bytes that have been copied.
+    :param due: returns whether it is time to call ``remember``.
+    :param remember: called with an offset and a digest from which a later attempt can resume.
+    :param guard: checked before an upload begins and before it is committed.
+    :param algorithm: the digest algorithm, the same in every attempt.
     :param expected: the checksum that the bytes must have, in hexadecimal; empty for any.
-    :param digested: the caller wants the digest; else there is one only where the transfer itself needs it.
-    :param mode: the permission bits to give it, with ``sets_mode``.
-    :param within: the store may copy it within itself.
+    :param digested: whether the caller needs the digest; otherwise it is computed only if the transfer needs it.
+    :param mode: the permission bits to set, with ``sets_mode``.
+    :param within: whether the store may copy the file within itself.
     """
 
     source: Store
@@ -54,16 +54,16 @@ class Transfer:
 
     @property
     def modified(self) -> datetime | None:
-        """The time to give it."""
+        """The modification time to set."""
         return self.item.modified if self.preserve_times else None
 
     @property
     def at_one_moment(self) -> bool:
-        """Whether the file is so small that one request reads all of it."""
+        """Whether the file is small enough to be read by a single request."""
         return 0 < (self.item.size or 0) <= self.source.capabilities.reads_whole
 
     def digest(self) -> Digest:
-        """A new one: no better than what it is compared with, as it may cost as much as the network."""
+        """Return a new digest: the cheapest that suffices, because hashing may cost as much as the network."""
         if self.digested or self.expected or self.verify == "checksum":
             return Digest(self.algorithm)
         resumed = self.dest.capabilities.resumable_upload and not self.at_one_moment

@@ -1,9 +1,9 @@
-"""What was copied before, across runs: a file with one line for each, kept where the copies are.
+"""The ledger of ``only_new``: the files that earlier runs have copied, one line per file.
 
-The ledger is two files in a store that replaces in one step: the *book* with what is settled, and the *daybook* with
-what was settled since and what the open batch intends. A batch is announced in the daybook before its first byte is
-written. Whoever finds an announcement, in the next attempt or in another run, compares what is under the announced
-name with the source, byte by byte: what is the same was copied.
+It consists of two files in a store with atomic replacement: the *book* with the copied files, and the *daybook* with
+the files that were copied since, and those of the open batches. A batch is announced in the daybook before its first
+byte is written. Whoever finds an announcement, be it the next attempt or another run, compares the announced target
+with the source byte by byte; if they are equal, the file was copied.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from flowrunner_provider.files.store import Store
 __all__ = ["Ledger"]
 
 MOST = 100_000
-"""Files in the book that the source no longer lists are forgotten when there are more than this."""
+"""With more files in the book, those that the source no longer lists are dropped."""
 
 FOLD = 4_096
-"""Files in the daybook before it is folded into the book."""
+"""The number of copied files in the daybook before they are moved to the book."""
 
 Announced = tuple[Item, int]
 
@@ -36,8 +36,8 @@ Announced = tuple[Item, int]
 class Ledger:
     """The ledger of one copy.
 
-    :param store: open.
-    :param path: of the book.
+    :param store: an open store.
+    :param path: the path of the book.
     """
 
     def __init__(self, store: Store, path: str, run: Run) -> None:
@@ -45,13 +45,13 @@ class Ledger:
         self._new: list[Item] = []
         if not store.capabilities.atomic_replace:
             raise ConfigError(
-                f"{store.where} cannot replace a file in one step, so a killed task could lose the ledger there",
+                f"{store.where} cannot replace a file atomically, so a killed task could lose the ledger there",
                 field="only_new",
                 remedy="name a file in another store, e.g. only_new='/data/state/partner.jsonl'",
             )
 
     async def read(self, known: Rows) -> list[Announced]:
-        """Put what is known to be copied into ``known``; returns what was announced and perhaps not done."""
+        """Add the copied files to ``known``, and return those that were announced but perhaps not copied."""
         self._known = known
         announced: list[Announced] = []
         async for item, _ in self._rows(self._book):
@@ -64,24 +64,24 @@ class Ledger:
         return announced
 
     def prune(self, listed: Rows) -> None:
-        """Forget files that are no longer listed, if there are too many."""
+        """Drop files that are no longer listed, if there are too many."""
         if self._known.count > MOST:
             self._known.keep(listed)
 
     def settle(self, item: Item) -> None:
-        """A file is copied; it is written down with the next announcement, or at the end."""
+        """Add a copied file; it is written with the next announcement, or at the end."""
         self._known.add(item)
         self._new.append(item)
 
     async def announce(self, items: Iterable[Announced]) -> None:
-        """These are going to be copied, each to its own name (0) or another one."""
+        """Write the files that are about to be copied, each with its choice."""
         if len(self._new) >= FOLD:
             await self._fold()
         rows = [item.to_json() for item in self._new] + [[*item.to_json(), choice] for item, choice in items]
         await self._write(self._daybook, (json.dumps(row) for row in rows))
 
     async def close(self) -> None:
-        """Everything is settled: the daybook is not needed any more."""
+        """Write the book and delete the daybook, now that all files are copied."""
         if self._new:
             await self._fold()
         with suppress(NotFound):
@@ -118,7 +118,7 @@ class Ledger:
             await upload.close()
 
     async def _rows(self, path: str) -> AsyncIterator[tuple[Item, int | None]]:
-        """Yield each file with the choice that was announced for it; None for a file that was copied."""
+        """Yield each file with the choice that was announced for it; None for a copied file."""
         try:
             async for line in lines(self._store.read(path), what=path):
                 row = json.loads(line)
@@ -131,5 +131,5 @@ class Ledger:
             raise ConfigError(
                 f"the ledger {self._store.where}{path} is damaged",
                 field="only_new",
-                remedy="look at it; without it every file counts as new",
+                remedy="restore or delete it; without it every file counts as new",
             ) from error

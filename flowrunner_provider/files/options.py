@@ -1,4 +1,4 @@
-"""How to copy and how to sync; the parameters of the actions say what each option means."""
+"""Options of copy and sync; the parameters of the operators document them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST = timedelta(minutes=10)
 
 @dataclass(frozen=True, kw_only=True)
 class CopyOptions:
-    """How to copy. ``only_new`` is True for a ledger in the destination; ``ledger`` is its path in another store."""
+    """Options of a copy. ``only_new`` says whether there is a ledger; where it is, is passed to the engine."""
 
     move: bool = False
     after: str = "none"
@@ -55,13 +55,15 @@ class CopyOptions:
         self._check_after()
         if self.stable_for > _LONGEST:
             raise ConfigError(
-                "stable_for is above 10 minutes, and a worker slot would wait for it",
+                "stable_for is longer than 10 minutes and would occupy a worker slot",
                 field="stable_for",
-                remedy="use files.wait with stable_for before it",
+                remedy="wait with files.wait and its stable_for instead",
             )
         if self.done_marker is not None and (not self.done_marker.strip(".") or "/" in self.done_marker):
             raise ConfigError(
-                f"done_marker {self.done_marker!r} is no plain name", field="done_marker", remedy="write e.g. _SUCCESS"
+                f"done_marker {self.done_marker!r} is not a plain file name",
+                field="done_marker",
+                remedy="write e.g. _SUCCESS",
             )
         # A number is refused: 0640 in YAML and 0o640 in Python are 416, which are other permission bits.
         if self.chmod is not None and not re.fullmatch(
@@ -78,24 +80,22 @@ class CopyOptions:
                 f"after is {self.after!r}", field="after", remedy="write none, delete, or move:<folder of the source>"
             )
         if ".." in folder.split("/") or "\0" in folder:
-            raise ConfigError("after leads out of its folder", field="after", remedy="write move:archive/, say")
+            raise ConfigError("after contains '..' or NUL", field="after", remedy="write e.g. move:archive/")
         if self.move and self.after not in ("none", "delete"):
-            raise ConfigError("move and after are both given", field="after", remedy="keep one of them")
+            raise ConfigError("move and after are both set", field="after", remedy="remove one of them")
         if self.remove_empty_folders and self.leaves == "none":
-            raise ConfigError(
-                "folders are emptied only by a move", field="remove_empty_folders", remedy="set move=True"
-            )
+            raise ConfigError("remove_empty_folders needs a move", field="remove_empty_folders", remedy="set move=True")
 
     @property
     def leaves(self) -> Literal["none", "delete", "move"]:
-        """What becomes of a source whose copy is verified."""
+        """What happens to a source once its copy is verified."""
         if self.after.startswith("move:"):
             return "move"
         return "delete" if self.move or self.after == "delete" else "none"
 
     @property
     def archive(self) -> str:
-        """The folder that sources are moved to: absolute, or below the folder of the source."""
+        """The folder that sources are moved to: absolute, or relative to the folder of the source."""
         return _normalized(self.after.removeprefix("move:")) if self.leaves == "move" else ""
 
     @property
@@ -106,7 +106,7 @@ class CopyOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SyncOptions:
-    """How to sync. ``backup_dir`` is a path in the store of ``dest``."""
+    """Options of a sync. ``backup_dir`` is a path in the store of ``dest``."""
 
     compare: Literal["size_mtime", "checksum", "name"] = "size_mtime"
     delete_extra: bool = False

@@ -1,4 +1,4 @@
-"""What is to be copied to where: found, named and refused before the first byte is written."""
+"""Sources, destinations and items: which files are copied, and to which names."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 Key = tuple[int, str]
-"""Source and relative path: what names a file, and gives the order of the work."""
+"""The index of the source and the relative path; it identifies a file, and defines the order of the work."""
 
 
 class Item(NamedTuple):
-    """One file to copy; a tuple, as there are many of them."""
+    """A file to copy; a tuple, because there are many of them."""
 
     source: int
     relative: str
@@ -32,7 +32,7 @@ class Item(NamedTuple):
 
     @classmethod
     def of(cls, source: int, relative: str, entry: Entry) -> Item:
-        """The file that a listing has shown."""
+        """Return the item of a listed file."""
         return cls(source, relative, entry.size, entry.modified, entry.version)
 
     @property
@@ -41,7 +41,7 @@ class Item(NamedTuple):
 
     @property
     def identity(self) -> tuple[int | None, datetime | None, str]:
-        """As :func:`~flowrunner_provider.files.store.identity` of the entry that it comes from."""
+        """The :func:`~flowrunner_provider.files.store.identity` of the entry that the item was made of."""
         return self.size, self.modified, self.version
 
     def to_json(self) -> list[Json]:
@@ -61,15 +61,15 @@ class Item(NamedTuple):
 
 
 def micros(when: datetime) -> int:
-    """Microseconds since 1970."""
+    """Return the microseconds since 1970."""
     since = when - EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 class Source:
-    """Where files come from.
+    """A source of files.
 
-    :param store: open.
+    :param store: an open store.
     :param path: a file, a folder, or a glob.
     """
 
@@ -79,27 +79,27 @@ class Source:
         self.path = path if self.pattern else self.folder
         self.is_file = False
 
-    def be_file(self) -> None:
-        """The path is that of one file."""
+    def mark_as_file(self) -> None:
+        """Record that the path is that of a single file."""
         folder, slash, _ = self.path.rpartition("/")
         self.is_file, self.folder = True, folder or slash or "."
 
-    async def settle(self) -> None:
+    async def resolve(self) -> None:
         """Find out whether a path without wildcards is a file or a folder."""
         if self.pattern:
             return
         entry = await self.store.stat(self.path.rstrip("/") or "/")
         if entry.is_link:
-            raise ConfigError(f"{self.path} is a symbolic link", field="source", remedy="name what it points to")
+            raise ConfigError(f"{self.path} is a symbolic link", field="source", remedy="use the path it points to")
         if not entry.is_dir:
-            self.be_file()
+            self.mark_as_file()
 
     def path_of(self, relative: str) -> str:
-        """The path of a file below the folder, as a listing spells it."""
+        """Return the path of a file below the folder, as a listing spells it."""
         return f"{self.folder.rstrip('/')}/{relative}"
 
     def archive_path(self, folder: str, relative: str) -> str:
-        """Return where ``relative`` goes in an archive folder: an absolute one, or one below this source's folder."""
+        """Return the path of ``relative`` in an archive folder: an absolute one, or one below this source."""
         base = folder if folder.startswith("/") else f"{self.folder.rstrip('/')}/{folder}"
         return self.store.join(base, relative)
 
@@ -121,21 +121,22 @@ class Source:
         return matcher(pattern, "glob", field="source") if pattern else lambda relative: True
 
     async def matches(self, index: int, recursive: bool, run: Run, *, missing_ok: bool) -> AsyncIterator[Item]:
-        """The files, unordered, as the listing goes on.
+        """Yield the matching files in the order of the listing.
 
-        :raises NotFound: for a path, or the folder of a glob, that is not there, without ``missing_ok``.
-        :raises Unavailable: for what vanishes while it is listed: that is not "nothing is there".
+        :raises NotFound: if the path, or the folder of a glob, does not exist and ``missing_ok`` is not set.
+        :raises Unavailable: if something disappears during the listing, which does not mean that nothing matches.
         """
         begun = False
         try:
-            await self.settle()
+            await self.resolve()
             async for item in self._files(index, recursive, run):
                 begun = True
                 yield item
         except NotFound as error:
             if begun:
                 raise Unavailable(
-                    f"{self.path} changed while it was listed: {error.message}", remedy="nothing to do: it is retried"
+                    f"{self.path} changed during the listing: {error.message}",
+                    remedy="nothing to do: the task is retried",
                 ) from error
             if not missing_ok:
                 raise
@@ -165,9 +166,9 @@ class Source:
 
 
 class Destination:
-    """Where files go.
+    """The destination of files.
 
-    :param path: a folder if it ends with ``/`` or more than one file may come; else the file itself.
+    :param path: a folder if it ends with ``/``, or if there may be more than one file; otherwise the file itself.
     """
 
     def __init__(self, store: Store, path: str, sources: Sequence[Source]) -> None:
@@ -175,8 +176,8 @@ class Destination:
         self.is_folder = path.endswith("/") or len(sources) > 1 or not sources[0].is_file
         self.folder = path if self.is_folder else path.rpartition("/")[0] or ("/" if path[:1] == "/" else ".")
 
-    async def settle(self) -> None:
-        """Refuse a file name that is the name of a folder."""
+    async def resolve(self) -> None:
+        """Raise ``ConfigError`` if the name of the new file is that of a folder."""
         if self.is_folder:
             return
         try:
@@ -187,7 +188,7 @@ class Destination:
             raise ConfigError(f"{self.path} is a folder", field="dest", remedy=f"write {self.path}/ to copy into it")
 
     def name(self, item: Item, number: int = 0) -> str:
-        """The name of ``item`` below the folder; ``number`` makes it another one: ``orders.2.csv``."""
+        """Return the name of ``item`` below the folder; a ``number`` makes it another one: ``orders.2.csv``."""
         relative = item.relative if self.is_folder else self.path.rpartition("/")[2]
         if number:
             folder, slash, name = relative.rpartition("/")
@@ -196,18 +197,18 @@ class Destination:
         return relative
 
     def path_of(self, name: str) -> str:
-        """The path of what lies under ``name`` in the folder."""
+        """Return the path of a name below the folder."""
         return self.store.join(self.folder.rstrip("/") or self.folder, name)
 
     def target(self, item: Item, number: int = 0) -> str:
-        """The final path of ``item``."""
+        """Return the final path of ``item``."""
         return self.path_of(self.name(item, number))
 
 
 async def find(sources: Sequence[Source], run: Run, *, recursive: bool, max_files: int, missing_ok: bool) -> list[Item]:
-    """All files of all sources, in the order of the work.
+    """Return all files of all sources, in the order of the work.
 
-    :raises NotFound: where a path, or a folder of a glob, is not there and ``missing_ok`` is not set.
+    :raises NotFound: if a path, or the folder of a glob, does not exist and ``missing_ok`` is not set.
     """
     items: list[Item] = []
     for index, source in enumerate(sources):
@@ -220,7 +221,7 @@ async def find(sources: Sequence[Source], run: Run, *, recursive: bool, max_file
 
 
 def too_many(max_files: int) -> ConfigError:
-    """The error for more matches than were allowed."""
+    """Return the error for more matches than ``max_files``."""
     return ConfigError(
         f"more than {max_files} files match", field="max_files", remedy="raise max_files, or split the work"
     )

@@ -121,7 +121,7 @@ async def convert(
 
 async def _targets(items: Sequence[Item], sources: list[Source], dest: tuple[Store, str]) -> dict[tuple[int, str], str]:
     where = Destination(*dest, sources)
-    await where.settle()
+    await where.resolve()
     targets = {item.key: where.target(item) for item in items}
     if len(set(targets.values())) != len(items):
         raise ConfigError("two files would get one name", field="source", remedy="convert them in two tasks")
