@@ -22,6 +22,7 @@ from typing import Protocol
 
 from flowrunner_provider.core.deadline import SYSTEM_CLOCK, Clock
 from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.part_file import disk_errors
 
 __all__ = ["FilePacer", "InBlocks", "LocalPacer", "Pacer", "RateLimit", "Unlimited", "gcra"]
 
@@ -136,21 +137,23 @@ class FilePacer:
 
     def __init__(self, limit: RateLimit, path: Path, clock: Clock = SYSTEM_CLOCK) -> None:
         self.limit, self._clock = limit, clock
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._disk_errors = disk_errors(str(path))
+        with self._disk_errors:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
             os.close(self._file)
 
     def reserve(self, count: int = 1, longest: float = inf) -> float:
-        with _Locked(self._file) as number:
+        with self._disk_errors, _Locked(self._file) as number:
             now = self._clock.now().timestamp()
             number.value, wait = gcra(self._sane(number.value, now), now, self.limit, count, longest)
         return wait
 
     def hold(self, seconds: float) -> None:
-        with _Locked(self._file) as number:
+        with self._disk_errors, _Locked(self._file) as number:
             now = self._clock.now().timestamp()
             number.value = max(self._sane(number.value, now), now + seconds + self.limit.slack)
 

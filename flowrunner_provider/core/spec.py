@@ -14,7 +14,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -95,6 +95,8 @@ def schema_of_type(hint: Any) -> dict[str, Json]:
         return {"type": _PLAIN[hint]}
     if hint is timedelta:
         return {"type": "string", "format": "duration", "examples": ["90s", "5m", "1h30m"]}
+    if hint is datetime:
+        return {"type": "string", "format": "date-time"}
     if hint is type(None):
         return {"type": "null"}
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):

@@ -221,7 +221,7 @@ class Ledger:
         if lost:
             raise IntegrityError(
                 f"{lost:,} items were done by an earlier attempt, but their results are not in {log.path}",
-                remedy="use a path that all workers share; restore the file, or start a new run with the remaining items",
+                remedy="use a path that all workers share; restore the file, or run the remaining items anew",
             )
         for number in list(self.announced):
             if number in log:

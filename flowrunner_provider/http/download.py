@@ -224,8 +224,8 @@ class _Job:
         :raises IntegrityError: for another range than the one asked for.
         """
         state = self.state
-        if answer.status != 206:
-            return False
+        if answer.status != 206 or answer.headers.get("Content-Encoding", "identity") != "identity":
+            return False  # an encoded range counts encoded bytes, the file decoded ones
         if state.etag and answer.headers.get("ETag", state.etag) != state.etag:
             return False
         if answer.headers.get("Last-Modified", state.last_modified) != state.last_modified:

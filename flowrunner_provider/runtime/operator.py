@@ -17,6 +17,7 @@ from flowrunner_provider.core.errors import ConfigError, Fenced, FlowRunnerError
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.spec import parse_duration
+from flowrunner_provider.runtime.arguments import check_arguments
 from flowrunner_provider.runtime.boundary import NamedRendering, boundary
 from flowrunner_provider.runtime.checkpoint_store import scope_of, store_of
 from flowrunner_provider.runtime.compat import AIRFLOW_V_3_3_PLUS
@@ -159,6 +160,7 @@ class FlowRunnerOperator(NamedRendering, BaseOperator):
     def attempt(self, context: Any, perform: Callable[[Run], Any]) -> Any:
         """One attempt, or its continuation after a deferral: open the run, do the work, remember that it is done."""
         with boundary():
+            check_arguments(self)
             seconds = parse_duration(self.timeout, "timeout").total_seconds()
             if seconds <= 0:
                 raise ConfigError("timeout must be positive", field="timeout", remedy="write '1h', say")

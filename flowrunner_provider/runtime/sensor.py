@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,6 +11,7 @@ from airflow.sdk.configuration import conf
 
 from flowrunner_provider.core.deadline import SYSTEM_CLOCK, Deadline
 from flowrunner_provider.core.errors import ConfigError, Json, TransientError
+from flowrunner_provider.runtime.arguments import check_arguments
 from flowrunner_provider.runtime.boundary import NamedRendering, boundary
 from flowrunner_provider.runtime.compat import AIRFLOW_V_3_3_PLUS
 from flowrunner_provider.runtime.masking import redact
@@ -71,6 +73,14 @@ class FlowRunnerSensor(NamedRendering, BaseSensorOperator):
     def _leave_alone(self, seconds: float) -> None:
         self._not_before = SYSTEM_CLOCK.monotonic() + seconds
 
+    def _get_next_poke_interval(self, started_at: Any, run_duration: Callable[[], float], poke_count: int) -> float:
+        """Extend the interval to the far side's Retry-After: a rescheduled sensor forgets it between two pokes."""
+        interval: float = super()._get_next_poke_interval(started_at, run_duration, poke_count)
+        if not self.reschedule:
+            return interval
+        asked = self._not_before - SYSTEM_CLOCK.monotonic()
+        return max(interval, min(asked, self.timeout - run_duration()))
+
     def poke(self, context: Any) -> bool | PokeReturnValue:
         del context
         if SYSTEM_CLOCK.monotonic() < self._not_before:
@@ -90,6 +100,8 @@ class FlowRunnerSensor(NamedRendering, BaseSensorOperator):
 
     def execute(self, context: Any) -> Any:
         """Look once; then wait here, or in the triggerer when ``deferrable``."""
+        with boundary():
+            check_arguments(self)
         if not self.deferrable:
             return super().execute(context)
         from flowrunner_provider.runtime.trigger import sealed

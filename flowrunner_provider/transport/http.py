@@ -50,7 +50,7 @@ from flowrunner_provider.transport.http_body import (
     repeated,
 )
 from flowrunner_provider.transport.http_errors import broken, refused, unknown
-from flowrunner_provider.transport.http_settings import HttpSettings, guarded_resolver
+from flowrunner_provider.transport.http_settings import HttpSettings, check_headers, guarded_resolver
 from flowrunner_provider.transport.http_urls import Params, as_url, is_absolute, joined, with_credentials, with_query
 
 if TYPE_CHECKING:
@@ -63,7 +63,6 @@ T = TypeVar("T")
 
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 _METHOD = re.compile(r"[A-Z]{1,16}")
-_BAD_HEADER = re.compile(r"[\r\n\x00]")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ABOUT_BODY = frozenset({"content-type", "content-length", "content-encoding", "content-language", "content-md5"})
 _SAMPLE = 8192
@@ -183,9 +182,7 @@ class HttpTransport:
     ) -> Call:
         if not _METHOD.fullmatch(method):
             raise ConfigError(f"{method!r} is not an HTTP method", field="method", remedy="write GET, say")
-        for name, value in (headers or {}).items():
-            if _BAD_HEADER.search(f"{name}{value}"):
-                raise ConfigError(f"the header {name!r} holds a line break", field="headers", remedy="remove it")
+        check_headers(headers or {})
         home = True
         if is_absolute(endpoint):
             check_url(endpoint, self.settings.policy)

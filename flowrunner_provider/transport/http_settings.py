@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import socket
 import ssl
 from collections.abc import Iterable, Mapping
@@ -28,7 +29,10 @@ __all__ = [
     "StaticCredentials",
     "TlsOptions",
     "basic_credentials",
+    "check_headers",
 ]
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # what aiohttp refuses in a header, as a bare ValueError
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +211,20 @@ class HttpSettings:
     follow_redirects: bool = True
     max_redirects: int = 10
     user_agent: str = f"FlowRunner/{__version__}"
+
+    def __post_init__(self) -> None:
+        check_headers({**self.headers, "User-Agent": self.user_agent})
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Raise ``ConfigError`` if a header contains a line break or another control character."""
+    for name, value in headers.items():
+        if _CONTROL.search(f"{name}{value}"):
+            raise ConfigError(
+                f"the header {name!r} contains a line break or another control character",
+                field="headers",
+                remedy="remove it, e.g. the line break at the end of a pasted token",
+            )
 
 
 def guarded_resolver(policy: NetPolicy, trusted: frozenset[str]) -> AbstractResolver:

@@ -11,7 +11,7 @@ import getpass
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -66,10 +66,10 @@ class SshTarget:
     host: str
     port: int = 22
     login: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     key_file: str | None = None
-    private_key: str | None = None
-    passphrase: str | None = None
+    private_key: str | None = field(default=None, repr=False)
+    passphrase: str | None = field(default=None, repr=False)
     host_key: str | None = None
     known_hosts: str | None = None
     verify_host_key: bool = True
@@ -178,7 +178,8 @@ async def _connect(target: SshTarget) -> asyncssh.SSHClientConnection:
 def _credentials(target: SshTarget) -> dict[str, Any]:
     """The credentials, as asyncssh takes them; asked for once, so that a wrong one fails at once."""
     ssh = _ssh()
-    given: dict[str, Any] = {"password": (target.password or "").strip() or None, "kbdint_auth": bool(target.password)}
+    password = (target.password or "").rstrip("\r\n")  # which a secret that was read from a file ends with
+    given: dict[str, Any] = {"password": password or None, "kbdint_auth": bool(password)}
     try:
         if target.private_key:
             given["client_keys"] = [ssh.import_private_key(target.private_key, target.passphrase)]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowrunner_provider.core.deadline import SYSTEM_CLOCK, ManualClock
-from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.errors import ConfigError, PermanentError
 from flowrunner_provider.core.rate_limit import FilePacer, InBlocks, LocalPacer, Pacer, RateLimit, Unlimited
 
 
@@ -117,7 +117,7 @@ def test_the_file_is_private_and_no_link_is_followed(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     (tmp_path / "link").symlink_to(tmp_path / "victim")
-    with pytest.raises(OSError, match="symbolic link"):
+    with pytest.raises(PermanentError, match="symbolic link"):
         FilePacer(RateLimit.parse("1/second"), tmp_path / "link")
 
 
@@ -201,3 +201,10 @@ def test_a_block_that_is_too_far_away_is_not_taken() -> None:
     pacer.hold(60)
     assert pacer.reserve(1, 5) == pytest.approx(60)
     assert pacer.reserve(1, 5) == pytest.approx(60)
+
+
+def test_a_state_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "rate" / "shop"
+    with pytest.raises(PermanentError, match="shop"):
+        FilePacer(RateLimit.parse("1/second"), path)

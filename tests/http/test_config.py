@@ -174,3 +174,15 @@ def test_the_rate_limit_is_shared_by_the_hooks_of_a_connection(monkeypatch):
 )
 def test_link_headers(header, target):
     assert next_link([header]) == target
+
+
+@pytest.mark.parametrize("headers", [{"X-Token": "canary-s3cr3t\n"}, {"X-To\r\nken": "x"}, {"X-Token": "canary\x01"}])
+def test_a_header_of_the_connection_that_cannot_be_sent_is_named(monkeypatch, http_server, headers):
+    http_server.route("GET", "/x", Reply(200))
+    works, message = connection_test(
+        monkeypatch, host=http_server.url, extra={**headers, "flowrunner": {"check_endpoint": "/x"}}
+    )
+    assert not works
+    assert "header" in message
+    assert "canary" not in message
+    assert http_server.requests == []

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import email
 import email.policy
+import gzip
 import hashlib
 import itertools
 import json
 import os
+import random
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +94,20 @@ def form(request) -> list[tuple[str, str | None, str, bytes]]:
         )
         for part in message.iter_parts()
     ]
+
+
+def test_an_object_stored_with_gzip_encoding_survives_a_broken_connection(run, http_server, tmp_path):
+    """As object stores send it: gzip whatever was accepted, and ranges of the encoded bytes."""
+    data = random.Random(7).randbytes(3_000_000)
+    blob = Blob(gzip.compress(data), [{"cut": 1_500_000}])
+
+    def encoded(request):
+        reply = blob(request)
+        return replace(reply, headers={**reply.headers, "Content-Encoding": "gzip"})
+
+    http_server.route("GET", "/x", encoded)
+    run(HttpDownloadOperator, endpoint="/x", save_to=str(tmp_path / "x.bin"))
+    assert (tmp_path / "x.bin").read_bytes() == data
 
 
 # http.request

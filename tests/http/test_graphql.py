@@ -20,7 +20,7 @@ from flowrunner_provider.http.graphql import operation_of
 from flowrunner_provider.http.operators import GraphQLOperator
 from tests.support.context import FileStateStore, execute, make_context
 from tests.support.http_server import Effects, HttpServer, Reply, Request, drop, in_turn, json_reply
-from tests.support.kill import attempt, double_kill, kill_at, random_kills, sweep
+from tests.support.kill import Outcome, attempt, double_kill, kill_at, random_kills, sweep, zombies
 
 KILLS = int(os.environ.get("FLOWRUNNER_KILLS", "2"))
 SECRET = "s3cr3t-canary-0916"
@@ -340,6 +340,10 @@ def pay_with_look_up(scene: Scene) -> Any:
     return run(scene, query=PAY, variables={"n": 1}, reconcile=look_up)
 
 
+def pay_blindly(scene: Scene) -> Any:
+    return run(scene, query=PAY, variables={"n": 1})
+
+
 def fetch(scene: Scene) -> Any:
     pagination.CHECKPOINT_SECONDS = 0.0
     path = str(scene.directory / "out" / "rows.jsonl")
@@ -352,6 +356,28 @@ def test_a_mutation_happens_once_whatever_is_killed(stage, target, header):
     sweep(lambda: stage.scene(header), target, stage.paid_once)
     double_kill(lambda: stage.scene(header), target, stage.paid_once, limit=KILLS)
     random_kills(lambda: stage.scene(header), target, stage.paid_once, count=KILLS)
+
+
+def at(point: str) -> bool:
+    """Where zombies stop by default; FLOWRUNNER_KILLS=3: everywhere."""
+    return KILLS > 2 or point.startswith(("effect.mutation.after_intent", "http."))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("target", "header"), [(pay_with_key, "Idempotency-Key"), (pay_with_look_up, None)])
+def test_a_zombie_and_its_retry_mutate_once(stage, target, header):
+    zombies(lambda: stage.scene(header), target, stage.paid_once, at=at)
+
+
+@pytest.mark.faults
+def test_a_zombie_and_its_retry_mutate_at_most_once_where_nobody_can_be_asked(stage):
+    def at_most_once(scene: Scene) -> None:
+        assert len(stage.paid[scene.number - 1].effects) <= 1
+
+    def settled(outcome: Outcome) -> bool:
+        return outcome.ok or outcome.error_type == "OutcomeUnknown"
+
+    zombies(stage.scene, pay_blindly, at_most_once, at=at, done=settled)
 
 
 @pytest.mark.faults

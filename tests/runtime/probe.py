@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flowrunner_provider.core.errors import Json, Rejected, Unavailable
+from flowrunner_provider.core.errors import Json, Rejected, Throttled, Unavailable
 from flowrunner_provider.runtime.sensor import FlowRunnerSensor
 from flowrunner_provider.runtime.trigger import FlowRunnerTrigger
 
@@ -31,6 +31,8 @@ class FileTrigger(FlowRunnerTrigger):
         if text == "busy":
             path.write_text('{"after": "busy"}')
             raise Unavailable("busy", retry_after=0.0)
+        if text == "throttled":
+            raise Throttled("throttled", retry_after=900.0)
         if text == "down":
             raise Unavailable("down")
         result: Json = json.loads(text)

@@ -1,10 +1,12 @@
 """The base sensor and trigger against their own contract, and what only they decide."""
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowRescheduleException
 
 from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, Rejected, Unavailable
 from flowrunner_provider.runtime import trigger as module
@@ -43,6 +45,20 @@ class TestFileSensor(SensorContract):
         assert [sensor.poke(make_context(sensor)) for _ in range(2)] == [False, False]
         with pytest.raises(Unavailable):
             sensor.poke(make_context(sensor))
+
+
+def reschedule_seconds(sensor: FileSensor) -> float:
+    with pytest.raises(AirflowRescheduleException) as caught:
+        sensor.execute(make_context(sensor))
+    return (caught.value.reschedule_date - datetime.now(UTC)).total_seconds()
+
+
+def test_a_rescheduled_sensor_waits_as_long_as_the_far_side_asks(tmp_path: Path) -> None:
+    (tmp_path / "signal").write_text("throttled")
+    options: dict[str, Any] = {"task_id": "t", "path": str(tmp_path / "signal"), "mode": "reschedule"}
+    assert 890 < reschedule_seconds(FileSensor(**options, poke_interval=60)) <= 900
+    assert 1190 < reschedule_seconds(FileSensor(**options, poke_interval=1200)) <= 1200
+    assert 390 < reschedule_seconds(FileSensor(**options, poke_interval=60, timeout=400)) <= 400
 
 
 @pytest.fixture

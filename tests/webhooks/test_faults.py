@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flowrunner_provider.webhooks.notifier import WebhookNotifier
 from flowrunner_provider.webhooks.operators import WebhookSendOperator
 from tests.support.context import FileStateStore, execute, make_context
 from tests.support.kill import Outcome, attempt, double_kill, random_kills, sweep, trace, zombies
@@ -73,6 +74,15 @@ def to_one_that_does_not(scene: Scene) -> object:
     return deliver(scene)
 
 
+def notify(scene: Scene) -> None:
+    extra = {"flowrunner": {"webhook": {"secret": SECRET}}}
+    os.environ["AIRFLOW_CONN_HTTP_DEFAULT"] = json.dumps({"conn_type": "http", "host": scene.url, "extra": extra})
+    context = make_context(exception=ValueError("late"))
+    context["ti"].state = context["dag_run"].state = "failed"
+    context["ti"].try_number = 1  # every attempt at this callback is about the same try of the task
+    WebhookNotifier(endpoint=f"/{scene.number}")(context)
+
+
 def settled(outcome: Outcome) -> bool:
     return outcome.ok or outcome.error_type == "OutcomeUnknown"
 
@@ -99,6 +109,22 @@ def test_one_that_does_not_is_never_told_twice(stage):
     for number in (1, 2):
         assert attempt(to_one_that_does_not, lost, try_number=number).error_type == "OutcomeUnknown"
     stage.at_most_once(lost)
+
+
+@pytest.mark.parametrize("lose", [0, 1])
+def test_a_notification_is_accepted_once_under_one_id(stage, lose):
+    def once(scene: Scene) -> None:
+        receiver = stage.receivers[scene.number]
+        assert (len(receiver.accepted), receiver.failures) == (1, [])
+        assert len({request.headers["webhook-id"] for request in receiver.seen}) == 1
+        assert len({json.dumps(request.json()["data"]) for request in receiver.seen}) == 1
+
+    def scene() -> Scene:
+        return stage.scene(lose_replies=lose)
+
+    sweep(scene, notify, once)
+    zombies(scene, notify, once, defeats=())
+    random_kills(scene, notify, once, count=KILLS)
 
 
 def test_the_sweep_reaches_both_sides_of_the_wire(stage):
