@@ -106,8 +106,8 @@ def test_from_the_first_to_the_last(far: FarSide) -> None:
     ("change", "why"),
     [
         ({"V1__a.sql": V1 + "--"}, "was changed"),
-        ({"V1__a.sql": None}, "is not in the folder"),
-        ({"V1.5__late.sql": "CREATE TABLE {b} (id integer)"}, "older than what was applied"),
+        ({"V1__a.sql": None}, "is no longer in the folder"),
+        ({"V1.5__late.sql": "CREATE TABLE {b} (id integer)"}, "older than the applied version"),
     ],
 )
 def test_what_does_not_fit_stops_before_anything_runs(far: FarSide, change: dict[str, str | None], why: str) -> None:
@@ -137,7 +137,7 @@ def test_targets_and_undo(far: FarSide) -> None:
     assert migrate(far, target="2")["done"] == ["V1__a.sql", "V2__b.sql"]
     assert migrate(far, run_id="r2")["done"] == ["V3__c.sql", "R__r.sql"]
     write(far, {"U3__c.sql": "DROP TABLE {c}"})
-    with pytest.raises(ConfigError, match="version 2 has no script"):
+    with pytest.raises(ConfigError, match="version 2 has no undo script"):
         migrate(far, "undo", "u", target="1")
     with pytest.raises(ConfigError, match="was not applied"):
         migrate(far, "undo", "u", target="9")
@@ -177,7 +177,7 @@ def test_a_script_that_fails_has_not_happened_or_is_told(far: FarSide) -> None:
         return
     assert "statement 3" in str(caught.value)
     for command in ("apply", "validate"):
-        with pytest.raises(IntegrityError, match="may have stopped half way"):
+        with pytest.raises(IntegrityError, match="may be incomplete"):
             migrate(far, command, "r2")
     assert far.tables() == {"a", "b", "history"}
     assert states(migrate(far, "status", "s"))["V2__b.sql"] == "interrupted"
@@ -201,7 +201,7 @@ def test_a_script_without_changes_of_structures_is_undone_everywhere(far: FarSid
     ("name", "text", "why"),
     [
         ("V2_b.sql", "SELECT 1", "not named like a migration"),
-        ("V1.0__twice.sql", "SELECT 1", "one version"),
+        ("V1.0__twice.sql", "SELECT 1", "same version"),
         ("V2__b.sql", " \n", "is empty"),
         ("V2__b.sql", "-- flowrunner:fast\nSELECT 1", "unknown directive"),
     ],
@@ -218,7 +218,7 @@ def test_bad_scripts(far: FarSide, name: str, text: str, why: str) -> None:
 def test_the_transaction_is_ours(make_far: Callable[[str], FarSide], kind: str, text: str) -> None:
     far = make_far(kind)
     write(far, {"V1__a.sql": V1, "V2__b.sql": text})
-    with pytest.raises(ConfigError, match="act on the transaction"):
+    with pytest.raises(ConfigError, match="change the transaction of the script"):
         migrate(far)
     assert far.tables() <= {"history"}
 
@@ -241,7 +241,7 @@ def test_a_transaction_that_ends_unseen_is_a_half_state(
     write(far, {"V1__a.sql": text})
     with pytest.raises(IntegrityError, match="ended"):
         migrate(far)
-    with pytest.raises(IntegrityError, match="may have stopped half way"):
+    with pytest.raises(IntegrityError, match="may be incomplete"):
         migrate(far, run_id="r2")
 
 
@@ -334,7 +334,7 @@ def test_statements_that_run_alone(far: FarSide) -> None:
     with pytest.raises(FlowRunnerError, match=r"V4__two\.sql"):
         migrate(far, run_id="r2")
     assert len(far.rows("a")) == 2
-    with pytest.raises(IntegrityError, match="may have stopped half way"):
+    with pytest.raises(IntegrityError, match="may be incomplete"):
         migrate(far, run_id="r3")
     write(far, {"V4__two.sql": "-- flowrunner:no-transaction\nDELETE FROM {a}"})
     assert migrate(far, run_id="r4", on_interrupted="again")["done"] == ["V4__two.sql"]
@@ -354,9 +354,9 @@ def test_variables(far: FarSide) -> None:
     assert far.run(f"SELECT * FROM {far.name(quoted)}") == [(3, nasty)]
     for values, why in [
         ({"n": 3, "x": "a"}, "without a value"),
-        ({"t": "a", "n": "1; DROP", "x": "a"}, "no plain word"),
+        ({"t": "a", "n": "1; DROP", "x": "a"}, "not a plain word"),
         ({"t": "a", "n": 1, "x": "a", "z": "1"}, "no script has the variable 'z'"),
-        ({"t": "a", "n": 1.5, "x": "a"}, "texts and numbers"),
+        ({"t": "a", "n": 1.5, "x": "a"}, "texts and whole numbers"),
     ]:
         with pytest.raises(ConfigError, match=why):
             migrate(far, run_id="r2", vars=values)
@@ -408,5 +408,5 @@ def test_bad_input(far: FarSide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(NotFound):
         migrate(far, location=str(tmp_path / "nothing"))
     far.run(f"CREATE TABLE {far.name('history')} (id integer)")
-    with pytest.raises(ConfigError, match="no history"):
+    with pytest.raises(ConfigError, match="not a migration history"):
         migrate(far)

@@ -116,5 +116,5 @@ def test_where_structures_commit_it_is_refused(
     make_mysql: Callable[[], FarSide], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ENVIRONMENT, "")
-    with pytest.raises(ConfigError, match="half way"):
+    with pytest.raises(ConfigError, match="interrupted"):
         migrate(prepared(make_mysql()))

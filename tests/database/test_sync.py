@@ -196,7 +196,7 @@ class TestColumns:
     def test_a_new_column_is_an_error_by_default(self, into: Pair) -> None:
         into.fill("(1, 'a', 1)")
         into.source.run(f"ALTER TABLE {into.source.name('orders')} ADD COLUMN more timestamp")
-        with pytest.raises(ConfigError, match="has no column 'more'"):
+        with pytest.raises(ConfigError, match=r"a column 'more' that"):
             into.sync()
         assert into.rows() == []
 

@@ -1,8 +1,7 @@
-"""One connection with at most one transaction, in the words that a load needs.
+"""The interface of a database session: one connection with at most one open transaction.
 
-The SQL here is what SQLite and PostgreSQL share; another dialect overrides what it says otherwise.
-Names come in as :class:`TableName` and :class:`Identifier` and values as parameters: nothing else is ever
-put into a statement.
+The SQL here is what SQLite and PostgreSQL share; the other dialects override what differs. Names arrive as
+:class:`TableName` and :class:`Identifier` and values as parameters: nothing else gets into a statement.
 """
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
@@ -37,96 +36,96 @@ __all__ = ["Session"]
 
 
 class Session(Structured, Syncing, ABC):
-    """One connection. Every method raises errors of :mod:`flowrunner_provider.core.errors`, without values of rows."""
+    """A connection. Its methods raise errors of :mod:`flowrunner_provider.core.errors`, which contain no row values."""
 
     placeholder: ClassVar[str]
-    """Of the n-th parameter; ``{}`` is n."""
+    """The placeholder of the n-th parameter in our own statements; ``{}`` is n."""
     mark: ClassVar[str] = "?"
-    """A placeholder by place, in the style of users' statements."""
+    """A positional placeholder in users' statements."""
     named_mark: ClassVar[str] = ":{}"
-    """One by name."""
+    """A named placeholder in users' statements; ``{}`` is the name."""
     home: Callable[[Session], None] | None = None
-    """Who takes the connection back when it is closed."""
+    """Takes the connection back when it is closed: the pool that lent it."""
     counts: ClassVar[str] = "count(*)"
-    """The number of rows, however large."""
+    """The SQL that counts rows without overflow."""
     moment: ClassVar[str] = "CURRENT_TIMESTAMP"
-    """Now, in UTC."""
+    """The SQL for the current time in UTC."""
     row_errors: ClassVar[tuple[str, ...]]
-    """How the codes begin of errors that are about a single row."""
+    """Prefixes of the error codes that concern a single row."""
     key_errors: ClassVar[frozenset[str]] = frozenset()
-    """The codes of a key that is there already; none where an INSERT itself can say what to do then."""
+    """Error codes of a duplicate key; empty where ``INSERT ... ON CONFLICT`` handles it."""
 
     @abstractmethod
     def begin(self, isolation: Isolation = "read committed", *, read_only: bool = False) -> None:
-        """Open the transaction.
+        """Begin the transaction.
 
-        :param read_only: nothing can be written; with ``repeatable read`` all is read from one snapshot.
+        :param read_only: refuse writes; with ``repeatable read``, read everything from one snapshot.
         """
 
     def hold(self, key: str) -> None:
-        """Wait until no other connection holds ``key``, then hold it; needed where the server commits in between."""
+        """Acquire the advisory lock ``key``; needed where the server commits in the middle of the work."""
         del key
 
     @abstractmethod
     def described(self, query: str, params: Params) -> dict[str, str]:
-        """The columns of a query that is not run yet: name -> type in the words of a dataset, or empty.
+        """Return the columns of a query without running it: name -> dataset type, or empty if it has none.
 
-        :raises ConfigError: if it is no query, or two columns have one name.
+        :raises ConfigError: if it is not a query, or two columns have the same name.
         """
 
     def digits(self, query: str, params: Params) -> dict[str, tuple[int, int]]:
-        """Precision and scale of the columns of a query that are decimals and have them declared."""
+        """Return precision and scale of the decimal columns of a query that declare them."""
         del query, params
         return {}
 
     @abstractmethod
     def stream(self, query: str, params: Params, *, batch_rows: int) -> AbstractContextManager[Iterator[list[Row]]]:
-        """The rows of a query in batches, from a cursor of the server."""
+        """Return the rows of a query in batches, from a server-side cursor."""
 
     def copy_out(
         self, query: str, params: Params, *, most: Callable[[], int], passed: Passed, apart: int = 0
     ) -> int | None:
-        """Hand over the rows of a query as CSV without a header, where the database writes such itself.
+        """Pass on the rows of a query as CSV without a header, where the database itself writes CSV.
 
-        :param most: asked before each block how many rows it may have.
-        :param passed: called with each block, of whole rows, their number, and what they have in common.
-        :param apart: how many of the last columns are not in the blocks: all rows of a block have the same there.
-        :return: how many rows the database says there were; None if it does not write CSV.
+        :param most: returns the row limit of the next block.
+        :param passed: receives each block of complete rows, their number, and the values that they share.
+        :param apart: how many trailing columns to keep out of the blocks; the rows of a block share their values.
+        :return: the row count that the database reports; None if it does not write CSV.
         """
         del query, params, most, passed, apart
         return None
 
     def castable(self, kind: str, name: str, target: str) -> str:
-        """A column as it is to be selected for a file of the format ``target``.
+        """Return the SQL that selects a column for a file of the format ``target``.
 
-        :param kind: from :meth:`described`.
-        :param name: quoted.
+        :param kind: the column's type, from :meth:`described`.
+        :param name: its quoted name.
         """
         del kind, target
         return name
 
     def sort_key(self, kind: str, name: str) -> str:
-        """A column to sort by, so that texts come in the order of their code points."""
+        """Return the SQL that sorts by a column, and texts by their code points."""
         del kind
         return name
 
     def user_text(self, text: str) -> str:
-        """A text without placeholders as a part of a statement that has some."""
+        """Escape a text without placeholders for a statement that has some."""
         return text
 
     @abstractmethod
     def commit(self) -> None:
-        """Make everything since :meth:`begin` durable.
+        """Commit the transaction.
 
-        :raises OutcomeUnknown: when the connection broke before the answer came.
+        :raises OutcomeUnknown: if the connection broke before the server answered.
         """
 
     @abstractmethod
     def rollback(self) -> None:
-        """Undo everything since :meth:`begin`; a connection that is gone has done so itself."""
+        """Roll the transaction back; when the connection is lost, the server does so itself."""
 
     def close(self) -> None:
-        """Let go of the connection: it ends, or goes back to where it was lent."""
+        """End the connection, or return it to its pool."""
         home, self.home = self.home, None
         if home is None:
             self.end()
@@ -138,53 +137,55 @@ class Session(Structured, Syncing, ABC):
         """End the connection."""
 
     def park(self) -> bool:
-        """Undo what is not committed and forget all settings, to be used again; False where that cannot be."""
+        """Roll back and reset the session for reuse; return whether the connection can be reused."""
         return False
 
     def resume(self, deadline: Deadline) -> None:
-        """Begin again after :meth:`park`.
+        """Prepare a parked connection for use.
 
-        :raises TransientError: if the connection has ended meanwhile.
+        :raises TransientError: if it ended in the meantime.
         """
         del deadline
 
     @abstractmethod
     def locate(self, name: TableName) -> TableName:
-        """``name`` with its schema: of the table if it is there, else where it would be created."""
+        """Return ``name`` with its schema; of a table that does not exist, where it would be created."""
 
     @abstractmethod
     def table(self, name: TableName) -> Table | None:
-        """What is known of the table; None when there is none."""
+        """Return the table's columns and unique keys; None if it does not exist."""
 
     @abstractmethod
     def copy(self, table: TableName, columns: Sequence[str]) -> AbstractContextManager[Copier]:
-        """Append rows in bulk."""
+        """Return a context that appends rows in bulk."""
 
     def copy_file(
         self, table: TableName, columns: Sequence[str], file: CsvFile, passed: Callable[[int], None]
     ) -> tuple[int, int] | None:
-        """Append the rows of a file, all of its columns; None, and nothing stored, if it must be parsed instead.
+        """Append all columns of a CSV file, sent as it is.
 
-        :param passed: called after each block with the number of its lines.
-        :return: how many rows the database has stored, and how many the file has.
+        :param passed: called after each block with its number of lines.
+        :return: how many rows the database stored and the file has; None, with nothing stored, if the file must be
+            parsed instead.
         """
         del table, columns, file, passed
         return None
 
     @abstractmethod
     def stage(self, table: TableName, columns: Sequence[str]) -> TableName:
-        """An empty temporary table with these columns of ``table``, without its constraints."""
+        """Create an empty staging table with these columns of ``table`` and without its constraints."""
 
     @abstractmethod
     def replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
-        """An empty table that is to take the place of ``table``; its old rows stay visible to others.
+        """Create an empty table to be swapped with ``table``, whose rows stay visible until then.
 
-        :param columns: its columns; None for those of ``table``.
-        :param name: a name that it may have until then.
+        :param columns: the new columns; None for those of ``table``.
+        :param name: its name before the swap.
+        :raises ConfigError: if ``table`` has something that the new table would lack.
         """
 
     def stand_in(self, table: Table, name: str) -> TableName | None:
-        """:meth:`replacement` with the same columns; None if the new table would lack something."""
+        """Create a :meth:`replacement` with the same columns; return None if it would lack something."""
         self.savepoint()
         try:
             new = self.replacement(table, None, name)
@@ -196,28 +197,28 @@ class Session(Structured, Syncing, ABC):
 
     @abstractmethod
     def swap(self, table: Table, replacement: TableName, aside: TableName) -> None:
-        """The replacement takes the place and the name of the table.
+        """Give the replacement the name of the table, and drop the table.
 
-        :param aside: where the table goes if it cannot be dropped in the same step.
+        :param aside: the name for the old table where it cannot be dropped in the same step.
         """
 
     def tidy(self, *tables: TableName) -> None:
-        """Drop tables that a killed attempt may have left, where the end of its transaction does not."""
+        """Drop tables that a killed attempt may have left, where its rollback does not."""
         del tables
 
     def check_constraints(self) -> None:
-        """Check now what the database would only check when it commits: nothing, where each goes with its row."""
+        """Check the constraints that the database defers to the commit."""
 
     @abstractmethod
     def describe(self) -> str:
-        """Name and version of the server, and whether this login may create tables."""
+        """Return the server's name and version, and whether this login may create tables."""
 
     def create(
         self, name: TableName, columns: Sequence[Column], *, keys: Sequence[str] = (), may_exist: bool = False
     ) -> None:
         """Create a table.
 
-        :param keys: its primary key.
+        :param keys: the primary key.
         """
         parts = [f"{self.sql(column.name)} {self.types[column.type]}" for column in columns]
         if keys:
@@ -226,11 +227,11 @@ class Session(Structured, Syncing, ABC):
         self.run(f"CREATE TABLE {guard}{self.sql(name)} ({', '.join(parts)})")
 
     def create_shared(self, name: TableName, columns: Sequence[Column], keys: Sequence[str]) -> None:
-        """Create a table outside of the transaction unless it is there, whoever else does the same now."""
+        """Create a table outside of a transaction unless it exists; safe while others do the same."""
         self.create(name, columns, keys=keys, may_exist=True)
 
     def insert_once(self, table: TableName, row: Mapping[str, Any], key: str) -> bool:
-        """Insert one row; False if its key is there already, after waiting for whoever is inserting it."""
+        """Insert a row; return False if its key exists, after waiting for a transaction that is inserting it."""
         marks = ", ".join(self.placeholder.format(n) for n in range(1, len(row) + 1))
         insert = f"INSERT INTO {self.sql(table)} ({self.names(list(row))}) VALUES ({marks})"
         if not self.key_errors:
@@ -244,41 +245,41 @@ class Session(Structured, Syncing, ABC):
         return True
 
     def count(self, table: TableName) -> int:
-        """How many rows the table has."""
+        """Return the number of rows of a table."""
         return int(self.run(f"SELECT {self.counts} FROM {self.sql(table)}")[0][0])
 
     def empty(self, table: TableName) -> None:
-        """Delete every row; others see the old ones until the commit."""
+        """Delete every row; other transactions see them until the commit."""
         self.run(f"DELETE FROM {self.sql(table)}")
 
     def savepoint(self, name: str = "flowrunner") -> None:
-        """Mark a place to go back to."""
+        """Create a savepoint."""
         self.run(f"SAVEPOINT {self.sql(name)}")
 
     def keep(self, name: str = "flowrunner") -> None:
-        """Forget the place: what came after it stays."""
+        """Release a savepoint and keep what followed it."""
         self.run(f"RELEASE SAVEPOINT {self.sql(name)}")
 
     def back(self, name: str = "flowrunner") -> None:
-        """Undo what came after the place, and forget it."""
+        """Roll back to a savepoint and release it."""
         self.run(f"ROLLBACK TO SAVEPOINT {self.sql(name)}")
         self.keep(name)
 
     def limited(self, query: str, rows: int) -> str:
-        """A query that begins with SELECT, of which no more than so many rows come."""
+        """Limit a query that begins with SELECT to so many rows."""
         return f"{query} LIMIT {rows}"
 
     def nth(self, query: str, order: str, skipped: int) -> str:
-        """A query of which one row comes, in that order behind so many others."""
+        """Limit a query to the one row that follows ``skipped`` others in that order."""
         return f"{query} ORDER BY {order} LIMIT 1 OFFSET {skipped}"
 
     def has_null(self, table: TableName, keys: Sequence[str]) -> bool:
-        """Whether a row has no value in one of ``keys``."""
+        """Return whether a row has NULL in one of ``keys``."""
         condition = " OR ".join(f"{self.sql(key)} IS NULL" for key in keys)
         return bool(self.run(self.limited(f"SELECT 1 AS one FROM {self.sql(table)} WHERE {condition}", 1)))
 
     def duplicates(self, table: TableName, keys: Sequence[str]) -> int:
-        """How many rows share their keys with an earlier one."""
+        """Return how many rows have the keys of another row."""
         names = self.names(keys)
         found = self.run(
             f"SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM {self.sql(table)}"
@@ -288,30 +289,30 @@ class Session(Structured, Syncing, ABC):
 
     @abstractmethod
     def keep_last(self, stage: TableName, keys: Sequence[str]) -> int:
-        """Delete the staged rows that a later one with the same keys replaces; return how many."""
+        """Delete the staged rows that a later row with the same keys supersedes; return how many."""
 
     def check_unique(self, stage: TableName, keys: Sequence[str]) -> None:
-        """Look whether staged rows share their keys.
+        """Raise if two staged rows have the same keys.
 
-        :raises IntegrityError: if they do.
+        :raises IntegrityError: with their number.
         """
         if count := self.duplicates(stage, keys):
             raise duplicate_keys(keys, count)
 
     def known(self, stage: TableName, table: TableName, keys: Sequence[str]) -> int:
-        """How many of the staged rows have keys that are there."""
+        """Return how many staged rows have keys that exist in the table."""
         exists = f"EXISTS (SELECT 1 FROM {self.sql(table)} AS t WHERE {self.same(keys)})"
         return int(self.run(f"SELECT count(*) FROM {self.sql(stage)} AS s WHERE {exists}")[0][0])
 
     @abstractmethod
     def merge(self, merge: Merge) -> Merged:
-        """Insert the staged rows, and update those whose keys are there.
+        """Insert the staged rows, and update the rows whose keys exist.
 
-        :raises IntegrityError: if staged rows share their keys.
+        :raises IntegrityError: if two staged rows have the same keys.
         """
 
     def upsert_clause(self, keys: Sequence[str], updates: Sequence[str]) -> str:
-        """What to do about a row whose keys are there."""
+        """Return the ``ON CONFLICT`` clause of an upsert."""
         if not updates:
             return f"ON CONFLICT ({self.names(keys)}) DO NOTHING"
         sets = ", ".join(f"{self.sql(column)} = excluded.{self.sql(column)}" for column in updates)

@@ -1,4 +1,4 @@
-"""Calls of stored procedures and functions."""
+"""The part of a session that calls stored procedures and functions."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ Direction = Literal["in", "out", "inout", "return"]
 
 @dataclass(frozen=True, kw_only=True)
 class Argument:
-    """One argument.
+    """An argument of a call.
 
-    :param name: of an output in the result, where the database does not name it; in SQL Server one that begins with
-        ``@`` is the parameter's.
-    :param direction: ``return`` is the return code of a procedure of SQL Server.
+    :param name: names an output in the result where the database does not; with ``@``, a parameter of SQL Server.
+    :param direction: ``return`` is the return code of a SQL Server procedure.
     """
 
     name: str
@@ -34,7 +33,7 @@ class Argument:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultSet:
-    """Rows that a call returns, which are read before the next ones come."""
+    """A result set of a call; its rows must be read before the next set is."""
 
     columns: list[str]
     batches: Iterator[list[tuple[Any, ...]]]
@@ -42,9 +41,9 @@ class ResultSet:
 
 @dataclass(kw_only=True)
 class Call:
-    """A call under way.
+    """A call in progress.
 
-    :param sets: all of them must be read to their ends; then ``outputs`` are known.
+    :param sets: the result sets; ``outputs`` is filled when all of them have been read.
     """
 
     sets: Iterator[ResultSet]
@@ -52,21 +51,21 @@ class Call:
 
 
 def check_directions(arguments: Sequence[Argument]) -> None:
-    """Refuse what only SQL Server has.
+    """Raise if an argument asks for a return code, which only SQL Server has.
 
-    :raises ConfigError: if a return code is asked for.
+    :raises ConfigError: naming ``arguments``.
     """
     if any(item.direction == "return" for item in arguments):
         raise ConfigError(
-            "procedures of this connection's database have no return code", field="arguments", remedy="leave it away"
+            "procedures of this connection's database have no return code", field="arguments", remedy="remove it"
         )
 
 
 class Calling(Speaking):
-    """A part of every session."""
+    """The call part of every session."""
 
     def call(self, name: TableName, arguments: Sequence[Argument], *, function: bool) -> AbstractContextManager[Call]:
-        """Call it, in the transaction if one is open."""
+        """Call a procedure or function, in the transaction if one is open."""
         raise ConfigError(
             "this connection's database has no stored procedures",
             field="conn_id",
@@ -74,5 +73,5 @@ class Calling(Speaking):
         )
 
     def in_transaction(self) -> bool:
-        """Whether the transaction is still open; a procedure may have ended it."""
+        """Return whether the transaction is still open; a procedure may have ended it."""
         return True

@@ -1,4 +1,4 @@
-"""What a session and those who work with it talk about: rows, columns, tables."""
+"""The types that sessions and their callers share: rows, columns, tables."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ __all__ = [
 Row = tuple[Any, ...]
 
 Params = Sequence[Any] | Mapping[str, Any] | None
-"""Values for the placeholders of a user's statement, by place or by name; None: it has none."""
+"""Values for the placeholders of a user's statement, positional or named; None if it has none."""
 
 Passed = Callable[[bytes, int, tuple[str | None, ...]], None]
-"""Takes a block of rows, their number, and the text of what they have in common."""
+"""Receives a block of rows, their number, and the text of the values that they share."""
 
 Type = Literal[
     "string", "integer", "number", "decimal", "boolean", "object", "array", "date", "time", "timestamp", "binary"
 ]  # fmt: skip
-"""What a column holds, in the words of a dataset; ``null`` and ``mixed`` count as ``string``."""
+"""A dataset type; ``null`` and ``mixed`` count as ``string``."""
 
 
 class Conflict(Unavailable):
-    """The database undid the transaction because of another one (deadlock, serialization failure): do it again."""
+    """The transaction lost against another one (deadlock, serialization failure) and must be repeated."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table that is there.
+    """An existing table.
 
-    :param columns: name -> its type as the database calls it, without columns that it fills itself.
-    :param unique: the sets of columns that are unique, without partial and deferrable indexes.
+    :param columns: name -> the database's own type name, without generated columns.
+    :param unique: the sets of unique columns, without partial and deferrable indexes.
     """
 
     name: TableName
@@ -54,7 +54,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Merged:
-    """What an upsert did with the staged rows."""
+    """How many staged rows an upsert inserted, used for updates, or skipped."""
 
     inserted: int
     updated: int
@@ -65,8 +65,7 @@ class Merged:
 class Merge:
     """An upsert of staged rows.
 
-    :param updates: what is updated of a row whose keys are there; None for every column that is no key, nothing to
-        skip the row.
+    :param updates: the columns to update when the keys exist; None for all other than the keys, empty to skip the row.
     """
 
     stage: TableName
@@ -77,25 +76,25 @@ class Merge:
 
     @property
     def rest(self) -> list[str]:
-        """What is updated."""
+        """The columns to update."""
         if self.updates is None:
             return [column for column in self.columns if column not in self.keys]
         return list(self.updates)
 
     def done(self, *, inserted: int, known: int) -> Merged:
-        """What came of it.
+        """Return the counts.
 
-        :param known: how many rows had keys that were there.
+        :param known: how many rows had keys that existed.
         """
         return Merged(inserted=inserted, updated=known if self.rest else 0, skipped=0 if self.rest else known)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CsvFile:
-    """A CSV file with a header, for a database that reads such files itself.
+    """A CSV file with a header, for a database that reads CSV itself.
 
-    :param width: how many columns it has; the load sets it.
-    :param null_text: the text that is NULL, quoted or not; None for none.
+    :param width: the number of columns; set by the load.
+    :param null_text: the text that means NULL, quoted or not; None if there is none.
     """
 
     path: str
@@ -106,7 +105,7 @@ class CsvFile:
 
 
 class Copier(Protocol):
-    """Takes rows in bulk; ``rows`` is what the database says it has stored, once the context has ended."""
+    """Takes rows in bulk; ``rows`` is the count that the database reports after the context has ended."""
 
     rows: int
 

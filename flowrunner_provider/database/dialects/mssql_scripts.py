@@ -71,15 +71,15 @@ class MssqlScripts(Scripts[MssqlSession]):
                     word in ("BEGIN", "SAVE") and after in ("TRAN", "TRANSACTION", "DISTRIBUTED")
                 ):
                     raise ConfigError(
-                        f"{file}, line {line}: {word} would act on the transaction itself",
+                        f"{file}, line {line}: {word} would change the transaction of the script",
                         field="location",
-                        remedy="leave it away: each script has a transaction of its own",
+                        remedy="remove it: each script runs in its own transaction",
                     )
                 if (word == "USE" and after not in ("HINT", "PLAN")) or word in _SILENT:
                     raise ConfigError(
                         f"{file}, line {line}: after {word} the record of the script would be lost",
                         field="location",
-                        remedy="leave it away; the database is the schema of the connection",
+                        remedy="remove it; the database is the schema of the connection",
                     )
 
 

@@ -1,4 +1,4 @@
-"""What the opening of a connection to any server has in common."""
+"""Opening a connection to a database server, and ending it with the deadline."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["Remote", "shut"]
 C = TypeVar("C", bound=MssqlConfig | MysqlConfig | PostgresConfig)
 
 GRACE = 5.0
-"""Seconds after the deadline in which the server's own time-out may still answer."""
+"""Seconds after the deadline in which the server's own timeout may still answer."""
 
 
 class Remote(ABC, Generic[C]):
     """The part of a session that opens a connection to a server, and ends it with the deadline.
 
-    :raises TransientError: when there is no time left, or the server cannot be reached now.
+    :raises TransientError: if no time is left, or the server cannot be reached now.
     """
 
     mark: ClassVar[str] = "%s"
@@ -45,7 +45,7 @@ class Remote(ABC, Generic[C]):
 
     @abstractmethod
     def _cut(self) -> None:
-        """The deadline is over and the server silent: end the connection below the driver."""
+        """Shut the socket down below the driver, when the deadline has passed and the server is silent."""
 
     @abstractmethod
     def end(self) -> None:
@@ -53,26 +53,26 @@ class Remote(ABC, Generic[C]):
 
     @property
     def _silence(self) -> float:
-        """Seconds without a word after which nobody goes on with the connection."""
+        """Seconds of silence after which no attempt uses the connection any more."""
         return self._deadline.remaining() + 2 * GRACE
 
     @property
     def _patience(self) -> float:
-        """Seconds to wait for what another connection holds."""
+        """Seconds to wait for a lock of another connection."""
         return self._deadline.limit(self._config.lock_timeout.total_seconds())
 
     def user_text(self, text: str) -> str:
-        """See :meth:`Session.user_text`: the drivers take ``%`` for the beginning of a placeholder."""
+        """See :meth:`Session.user_text`: for these drivers ``%`` begins a placeholder."""
         return text.replace("%", "%%")
 
     def resume(self, deadline: Deadline) -> None:
-        """Begin, or begin again: the connection is cut when the deadline is over and the server silent."""
+        """Start using the connection; it is cut shortly after the deadline if the server is silent."""
         self._deadline = deadline
         self._guard = _guarded(deadline, self._cut)
 
 
 def shut(descriptor: int) -> None:
-    """End the connection of a socket that somebody else has open."""
+    """Shut down the connection of a socket that other code keeps open."""
     with socket.socket(fileno=socket.dup(descriptor)) as end:
         end.shutdown(socket.SHUT_RDWR)
 

@@ -1,7 +1,7 @@
-"""Whole scripts of SQL, as migrations run them: what each database does with them in its own way.
+"""Running SQL scripts, for migrations.
 
-Nothing here parses SQL. PostgreSQL and MySQL take a script as one message and divide it themselves; SQLite's own
-tokenizer says where a statement ends. ``sqlglot`` only reads the first words, to refuse what cannot go well.
+Nothing here parses SQL. PostgreSQL and MySQL take a script as one message and split it themselves; SQLite's own
+tokenizer finds where a statement ends. ``sqlglot`` only reads the first words, to refuse what cannot work.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ _CONTROL = frozenset({"ABORT", "BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "STAR
 class Scripts(ABC, Generic[S]):
     """Runs scripts in a session.
 
-    :param session: nobody else uses it.
+    :param session: used by nothing else meanwhile.
     """
 
     transactional: ClassVar[bool] = True
-    """A script with changes of structures and the record of it commit together."""
+    """Whether a script with DDL commits together with its history row."""
     dialect: ClassVar[str]
-    """What ``sqlglot`` calls the database."""
+    """The name of the dialect in ``sqlglot``."""
 
     def __init__(self, session: S) -> None:
         self.session = session
 
     @abstractmethod
     def exclusive(self) -> None:
-        """Wait until no other run of migrations is at work in this database; then be the one, until the end.
+        """Acquire the migration lock of the database, until the session ends.
 
-        :raises Unavailable: if that takes longer than the connection's lock_timeout.
+        :raises Unavailable: if another run holds it for longer than the connection's lock_timeout.
         """
 
     @abstractmethod
@@ -51,28 +51,31 @@ class Scripts(ABC, Generic[S]):
         """
 
     def run_alone(self, statement: str) -> None:
-        """Run one statement without a transaction; several are refused."""
+        """Run one statement outside of a transaction; several are refused."""
         self.session.execute(statement)
 
     @classmethod
     @abstractmethod
     def literal(cls, text: str) -> str:
-        """A text as SQL."""
+        """Return a text as an SQL literal."""
 
     @classmethod
     def check(cls, script: str, file: str) -> None:
-        """Refuse a script that would end the transaction which it is to run in."""
+        """Raise if a script would end the transaction that it runs in.
+
+        :raises ConfigError: naming file and line.
+        """
         for number, word in statements(script, cls.dialect):
             if word in _CONTROL:
                 raise ConfigError(
-                    f"{file}, line {number}: {word} would act on the transaction itself",
+                    f"{file}, line {number}: {word} would change the transaction of the script",
                     field="location",
-                    remedy="leave it away: each script has a transaction of its own",
+                    remedy="remove it: each script runs in its own transaction",
                 )
 
 
 def statements(script: str, dialect: str) -> Iterator[tuple[int, str]]:
-    """The line and the first word of each statement, as far as they can be told apart."""
+    """Yield line and first word of each statement, as far as ``sqlglot`` can split the script."""
     first = True
     for token in tokens(script, dialect):
         if token.token_type.name == "SEMICOLON":
@@ -83,7 +86,7 @@ def statements(script: str, dialect: str) -> Iterator[tuple[int, str]]:
 
 
 def tokens(script: str, dialect: str) -> list[Any]:
-    """What ``sqlglot`` takes the script for; nothing if it cannot: then the database has the last word."""
+    """Return the tokens of a script; none if ``sqlglot`` cannot read it, and the database decides."""
     sqlglot = load("sqlglot", extra="migrate", needed_for="sql.migrate")
     try:
         return list(sqlglot.tokenize(script, read=dialect))
@@ -93,9 +96,9 @@ def tokens(script: str, dialect: str) -> list[Any]:
 
 @contextmanager
 def failed_at(place: str) -> Iterator[None]:
-    """Say in an error where in a script it was; advice about rows of a source does not apply.
+    """Add the place in the script to errors, and replace remedies about source rows.
 
-    :param place: may be empty.
+    :param place: the file or line; may be empty.
     """
     try:
         yield

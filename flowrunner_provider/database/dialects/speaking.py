@@ -1,4 +1,4 @@
-"""What every part of a session speaks in: names as SQL, and statements that are run."""
+"""The base of all parts of a session: quoting names and running statements."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ __all__ = ["Speaking"]
 
 
 class Speaking(ABC):
-    """What the parts of a session are made on."""
+    """The base of all parts of a session."""
 
     kind: ClassVar[str]
     quoting: ClassVar[Quoting]
     types: ClassVar[Mapping[Type, str]]
 
     def sql(self, name: TableName | Identifier | str) -> str:
-        """A name as SQL; text is one name."""
+        """Quote a name; a text is a single name."""
         return (Identifier(name) if isinstance(name, str) else name).quoted(self.quoting)
 
     def names(self, columns: Sequence[str], prefix: str = "") -> str:
-        """Names of columns as SQL, with commas."""
+        """Return a quoted, comma-separated list of column names."""
         return ", ".join(prefix + self.sql(column) for column in columns)
 
     def same(self, keys: Sequence[str], one: str = "t", other: str = "s") -> str:
-        """The condition that rows of two tables have the same keys."""
+        """Return the condition that rows of two tables have the same keys."""
         return " AND ".join(f"{one}.{self.sql(key)} = {other}.{self.sql(key)}" for key in keys)
 
     @abstractmethod
     def run(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        """Run one statement and return its rows, if it has any."""
+        """Run one of our own statements and return its rows, if any."""
 
     @abstractmethod
     def execute(self, statement: str, params: Params = None) -> int:
-        """Run one statement of the user's, in the placeholder style of the driver; return its count of rows.
+        """Run one user statement, with the driver's placeholders; return its row count.
 
-        The count is that of the rows that it changed or, for a query, returned; 0 where there is none.
-        Several statements in one text are refused.
+        The count is of the rows that were changed or, by a query, returned; 0 if there are none. A text with several
+        statements is refused.
         """

@@ -1,6 +1,6 @@
-"""What actions on the structure of a database ask of a session: tables as they are, tables to make, upkeep.
+"""The part of a session for schemas: describing, creating, replacing and maintaining tables.
 
-The SQL is what PostgreSQL and SQLite share; the others override it. What a database does not know is refused.
+The SQL is what PostgreSQL and SQLite share; the others override it. What a database lacks is refused.
 """
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are literals of `literal`
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["NOW", "ColumnShape", "ColumnSpec", "IndexSpec", "Shape", "Structured", "TableSpec"]
 
 NOW = "now"
-"""The default of a date or time: when the row is inserted."""
+"""The default of a date or time column: the time of the insert."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnSpec:
     """A column to create.
 
-    :param default: a value; None for none.
+    :param default: its default value; None for no default.
     """
 
     name: str
@@ -51,7 +51,7 @@ class IndexSpec:
 class TableSpec:
     """A table to create.
 
-    :param keys: its primary key.
+    :param keys: the primary key.
     """
 
     columns: Sequence[ColumnSpec]
@@ -59,13 +59,13 @@ class TableSpec:
     indexes: Sequence[IndexSpec] = ()
 
     def indexed(self) -> frozenset[str]:
-        """The columns that some index has."""
+        """Return the columns of all indexes and the primary key."""
         return frozenset(self.keys).union(*(index.columns for index in self.indexes))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnShape:
-    """A column that is there, in the words of its database."""
+    """An existing column, as its database describes it."""
 
     type: str
     nullable: bool
@@ -74,10 +74,10 @@ class ColumnShape:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A table or view that is there.
+    """The structure of an existing table or view.
 
     :param indexes: name -> definition, without the primary key.
-    :param foreign_keys: their definitions.
+    :param foreign_keys: the definitions.
     """
 
     columns: dict[str, ColumnShape]
@@ -87,33 +87,33 @@ class Shape:
 
 
 class Structured(Calling):
-    """A part of every session."""
+    """The schema part of every session."""
 
     now: ClassVar[Mapping[str, str]] = {
         "timestamp": "CURRENT_TIMESTAMP", "date": "CURRENT_DATE", "time": "CURRENT_TIME",
     }  # fmt: skip
 
     may_be_empty: ClassVar[str] = ""
-    """What says so of a column."""
+    """The SQL that makes a column nullable, where it is not the default."""
 
     @abstractmethod
     def lock(self, name: TableName) -> None:
-        """Until the transaction ends nobody else writes into the table; readers go on."""
+        """Block other writers of the table, not its readers, until the transaction ends."""
 
     def shape(self, name: TableName) -> Shape | None:
-        """The structure of a table or view; None when there is none."""
-        raise self.unknown("looking at structures")
+        """Return the structure of a table or view; None if it does not exist."""
+        raise self.unknown("describing tables")
 
     def unknown(self, what: str, field: str = "operation") -> ConfigError:
-        """What this database does not know."""
+        """Return the error for a feature that this database lacks."""
         return ConfigError(
-            f"{what} is nothing that this connection's database ({self.kind}) knows",
+            f"the database of this connection ({self.kind}) does not support {what}",
             field=field,
-            remedy="leave the task away for this connection",
+            remedy="remove the task for this connection",
         )
 
     def literal(self, value: str | int | float | Decimal | bool) -> str:
-        """A value as SQL, where no parameter can stand."""
+        """Return a value as SQL, where no parameter is allowed."""
         if isinstance(value, bool):
             return "TRUE" if value else "FALSE"
         if isinstance(value, str):
@@ -121,12 +121,12 @@ class Structured(Calling):
         return str(value)
 
     def column_type(self, column: ColumnSpec, *, indexed: bool) -> str:
-        """The database's type for a column to create."""
+        """Return the database's type for a column to create."""
         del indexed
         return self.types[column.type]
 
     def definitions(self, spec: TableSpec) -> list[str]:
-        """What stands between the parentheses of ``CREATE TABLE``."""
+        """Return the column and constraint definitions of ``CREATE TABLE``."""
         indexed, parts = spec.indexed(), []
         for column in spec.columns:
             part = f"{self.sql(column.name)} {self.column_type(column, indexed=column.name in indexed)}"
@@ -140,7 +140,7 @@ class Structured(Calling):
     def make(self, name: TableName, spec: TableSpec, mark: str) -> None:
         """Create a table with its indexes.
 
-        :param mark: who makes it; kept where :meth:`maker` has to tell it later.
+        :param mark: identifies the creator; stored where :meth:`maker` has to return it.
         """
         del mark
         self.run(f"CREATE TABLE {self.sql(name)} ({', '.join(self.definitions(spec))})")
@@ -148,62 +148,62 @@ class Structured(Calling):
             self.run(self.index_statement(name, index))
 
     def index_statement(self, name: TableName, index: IndexSpec) -> str:
-        """The statement that creates an index."""
+        """Return the statement that creates an index."""
         unique = "UNIQUE " if index.unique else ""
         return f"CREATE {unique}INDEX {self.sql(index.name)} ON {self.sql(name)} ({self.names(index.columns)})"
 
     def maker(self, name: TableName) -> str | None:
-        """The mark of who made the table, where creating one commits by itself; None elsewhere."""
+        """Return the mark of the table's creator where ``CREATE TABLE`` commits; None elsewhere."""
         del name
         return None
 
     def sketched(self, spec: TableSpec, near: TableName) -> Shape:
-        """The structure that such a table would have, by a temporary one.
+        """Return the structure that such a table would have, by creating a temporary one.
 
-        :param near: in the schema of this table, where it cannot be elsewhere.
+        :param near: a table whose schema it is created in, where a temporary table needs one.
         """
         raise self.unknown("creating tables")
 
     def remake(self, table: Table, spec: TableSpec, name: str, mark: str) -> TableName:
-        """An empty table that is to take the place of ``table``: already there, or under ``name`` for a swap.
+        """Replace ``table`` by an empty one: at once, or under ``name`` for a later swap.
 
-        :raises ConfigError: if something would be lost that belongs to the table.
+        :raises ConfigError: if something that belongs to the table would be lost.
         """
         raise self.unknown("replacing tables")
 
     def seclude(self, name: TableName) -> None:
-        """Until the transaction ends nobody else uses the table, where the database knows that."""
+        """Lock the table exclusively until the transaction ends, where the database can."""
         self.lock(name)
 
     def clear(self, name: TableName) -> int:
-        """Delete every row in the quickest way that a transaction can undo; return how many there were."""
+        """Delete every row in the fastest way that can be rolled back; return how many there were."""
         return self.execute(f"DELETE FROM {self.sql(name)}")
 
     def drop(self, tables: Sequence[TableName], asides: Sequence[TableName]) -> None:
         """Drop the tables in the transaction.
 
-        :param asides: where each goes if that cannot be.
+        :param asides: a name for each, to rename it to where a drop cannot be rolled back.
         """
         del asides
         for table in tables:
             self.run(f"DROP TABLE {self.sql(table)}")
 
     def analyze(self, name: TableName) -> None:
-        """Renew the statistics of a table."""
+        """Update the statistics of a table."""
         self.run(f"ANALYZE {self.sql(name)}")
 
     def vacuum(self, name: TableName | None) -> None:
-        """Give the room of deleted rows back; None for the whole database."""
+        """Reclaim the space of deleted rows; None for the whole database."""
         raise self.unknown("vacuum")
 
     def reindex(self, name: TableName) -> None:
-        """Build the indexes of a table anew."""
+        """Rebuild the indexes of a table."""
         raise self.unknown("reindex")
 
     def refresh(self, name: TableName, *, concurrently: bool) -> None:
-        """Fill a materialized view anew."""
-        raise self.unknown("a materialized view")
+        """Refresh a materialized view."""
+        raise self.unknown("materialized views")
 
     def swap_partition(self, partition: TableName, replacement: TableName, aside: str) -> None:
-        """The replacement becomes the partition, under its name, and the former one gets the replacement's name."""
-        raise self.unknown("swapping a partition in a transaction")
+        """Exchange a partition and another table; each gets the name of the other."""
+        raise self.unknown("swapping partitions in a transaction")

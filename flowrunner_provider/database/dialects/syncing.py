@@ -1,4 +1,4 @@
-"""What a sync asks of a session besides the words of a load: rows in a form that two databases share, and deletes."""
+"""The part of a session for syncs: rows in a wire format that two databases share, watermarks, and deletes."""
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 __all__ = ["Flag", "Form", "Sink", "Syncing"]
 
 Form = Literal["pg-binary", "pg-text", "mysql-text"]
-"""A form of rows that a database reads in bulk and another one may write."""
+"""A wire format of rows that one database writes and another one reads in bulk."""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """What says in a column that a row is deleted, as SQL.
+    """The SQL by which a column marks a row as deleted.
 
-    :param deleted: the value that says so.
-    :param alive: the value that says no.
-    :param says_so: the condition; ``{}`` is the column.
+    :param deleted: the value of a deleted row.
+    :param alive: the value of any other row.
+    :param says_so: the condition for a deleted row; ``{}`` is the column.
     """
 
     deleted: str
@@ -36,7 +36,7 @@ class Flag:
 
 
 class Sink(Protocol):
-    """Takes blocks of bytes; ``rows`` is what the database says it has stored, once the context has ended."""
+    """Takes blocks of bytes; ``rows`` is the count that the database reports after the context has ended."""
 
     rows: int
 
@@ -45,73 +45,73 @@ class Sink(Protocol):
 
 
 class Syncing(Speaking):
-    """A part of every session. The SQL is what PostgreSQL and SQLite share; the others override it."""
+    """The sync part of every session. The SQL is what PostgreSQL and SQLite share; the others override it."""
 
     takes: ClassVar[tuple[Form, ...]] = ()
-    """The forms that it reads, the quickest first."""
+    """The wire formats that the database reads, fastest first."""
     delete_from: ClassVar[str] = "DELETE FROM {} AS t"
     update_from: ClassVar[str] = "UPDATE {} AS t SET {}"
 
     def wire_types(self, query: str, params: Params) -> list[int]:
-        """The server's own numbers of the types of a query's columns; none where it has none."""
+        """Return the server's type numbers of a query's columns; empty where it has none."""
         del query, params
         return []
 
     def wanted(self, table: TableName, columns: Sequence[str]) -> list[str]:
-        """How a column that is no text must arrive in this database's form; empty for one that is."""
+        """Return for each column how its values must be encoded in the wire format; empty for plain text."""
         del table
         return [""] * len(columns)
 
     def expressed(self, form: Form, codes: Sequence[int], wanted: Sequence[str], target: Sequence[int]) -> list[str]:
-        """How each column is to be selected for ``form``, with ``{}`` for its name; nothing if that cannot be.
+        """Return the SQL that selects each column for ``form``, with ``{}`` for its name; empty if there is none.
 
-        :param codes: :meth:`wire_types` of the columns.
-        :param wanted: :meth:`wanted` of their targets.
-        :param target: :meth:`wire_types` of their targets.
+        :param codes: :meth:`wire_types` of the source columns.
+        :param wanted: :meth:`wanted` of the target columns.
+        :param target: :meth:`wire_types` of the target columns.
         """
         del form, codes, wanted, target
         return []
 
     def give(self, query: str, params: Params, form: Form) -> Generator[tuple[bytes, int], None, None]:
-        """The rows of a query in blocks, each with the number of its rows; at last no bytes and the server's count."""
+        """Yield the rows of a query in blocks with their row counts; finally no bytes and the server's total."""
         raise ConfigError(f"{type(self).__name__} does not write {form}", field="form")
 
     def take(self, table: TableName, columns: Sequence[str], form: Form) -> AbstractContextManager[Sink]:
-        """Append rows of that form."""
+        """Return a context that appends rows in that format."""
         raise ConfigError(f"{type(self).__name__} does not read {form}", field="form")
 
     def interrupt(self) -> None:
-        """End what the connection is doing, and perhaps the connection; called from another thread."""
+        """Cancel what the connection is doing, from another thread; this may end the connection."""
 
     def exact(self, kind: str, name: str) -> str:
-        """A column in the precision that its values have in Python: what :meth:`bounded` compares.
+        """Return the SQL for a column in the precision that Python keeps; :meth:`bounded` compares the same.
 
-        :param kind: of the column, in the words of a dataset.
+        :param kind: the column's dataset type.
         """
         del kind
         return name
 
     def bounded(self, kind: str, name: str, sign: str, value: Callable[[], str]) -> str:
-        """The condition that a column is on one side of a value.
+        """Return the condition that compares a column with a value.
 
-        :param sign: one of ``<``, ``<=``, ``>``, ``>=``.
-        :param value: a placeholder for the value, a new one at each call.
+        :param sign: ``<``, ``<=``, ``>`` or ``>=``.
+        :param value: returns a new placeholder for the value at each call.
         """
         del kind
         return f"{name} {sign} {value()}"
 
     def summed(self, kind: str, name: str) -> str:
-        """The sum of a column, however large."""
+        """Return the SQL that sums a column without overflow."""
         del kind
         return f"sum({name})"
 
     def insert_all(self, source: TableName, table: TableName, columns: Sequence[str]) -> None:
-        """Append these columns of one table to another one."""
+        """Append these columns of one table to another."""
         names = self.names(columns)
         self.run(f"INSERT INTO {self.sql(table)} ({names}) SELECT {names} FROM {self.sql(source)}")
 
     def add_column(self, table: TableName, column: Column) -> None:
-        """Add a column, which is empty in the rows that are there."""
+        """Add a column, which is NULL in existing rows."""
         self.run(f"ALTER TABLE {self.sql(table)} ADD COLUMN {self.sql(column.name)} {self.types[column.type]}")
 
     def drop_stage(self, stage: TableName) -> None:
@@ -119,11 +119,11 @@ class Syncing(Speaking):
         self.run(f"DROP TABLE {self.sql(stage)}")
 
     def unlisted(self, listing: TableName, keys: Sequence[str]) -> str:
-        """The condition that the keys of a row of ``t`` are not in ``listing``; good for a few statements."""
+        """Return the condition that the keys of a row of ``t`` are not in ``listing``, to be used repeatedly."""
         return f"NOT EXISTS (SELECT 1 FROM {self.sql(listing)} AS s WHERE {self.same(keys)})"
 
     def flag_of(self, kind: str) -> Flag | None:
-        """How a column of that type says that a row is deleted; None for a type that cannot."""
+        """Return how a column of this type marks deleted rows; None if the type cannot."""
         kind = kind.lower()
         if "bool" in kind:
             return Flag("TRUE", "FALSE", "coalesce({}, FALSE)")

@@ -1,4 +1,4 @@
-"""Values that a driver does not take as they are, found by column and not by value: that is what is quick."""
+"""Conversion of values that a driver does not take; columns are checked as a whole, which is fast."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Row = tuple[Any, ...]
 
 
 def types_of(rows: Sequence[Row]) -> list[set[type]]:
-    """The types that occur in each column."""
+    """Return the types that occur in each column."""
     return [set(map(type, column)) for column in zip(*rows, strict=True)]
 
 
 def converted(
     rows: Sequence[Row], native: Collection[type], converters: Mapping[type, Callable[[Any], Any]]
 ) -> Sequence[Row]:
-    """``rows`` with every value of a type that is not ``native`` converted.
+    """Return ``rows`` with every value converted whose type is not ``native``.
 
-    :param converters: by type, also for its subclasses; a value without one is written as ``str`` does.
+    :param converters: by type, which includes subclasses; a value without one becomes its ``str``.
     """
     foreign = [place for place, types in enumerate(types_of(rows)) if not types <= set(native)]
     if not foreign:
@@ -45,7 +45,7 @@ def _convert(value: Any, converters: Mapping[type, Callable[[Any], Any]]) -> Any
 
 
 def as_json(value: Any) -> str:
-    """An object or a list as JSON; what JSON does not know becomes text."""
+    """Return an object or list as JSON; types that JSON lacks become text."""
     return json.dumps(value, ensure_ascii=False, default=_plain)
 
 
@@ -54,7 +54,7 @@ def _plain(value: Any) -> str:
 
 
 def unencodable() -> Rejected:
-    """A text that no database can store."""
+    """Return the error for a text that no database can store."""
     return Rejected(
         "a text of the source is not valid Unicode (half of a surrogate pair)",
         code="22021",

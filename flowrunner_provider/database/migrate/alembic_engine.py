@@ -1,6 +1,6 @@
-"""Revisions of Alembic, through its API: one revision at a time, each in one transaction with the version table.
+"""Runs Alembic revisions through Alembic's API, each in one transaction together with the version table.
 
-``env.py`` is not run: the connection is ours. What is known is what Alembic keeps, the current revision.
+``env.py`` is not run, as the connection is ours. The history is what Alembic keeps: the current revision.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ __all__ = ["migrate_with_alembic"]
 
 
 def migrate_with_alembic(plan: MigratePlan, folder: str, connect: Callable[[], Session], run: Run) -> MigrateResult:
-    """The database is at the target revision; each revision took effect in one commit with the version table.
+    """Bring the database to the target revision; each revision commits together with the version table.
 
-    Killed or repeated anywhere, it goes on behind the last revision that is committed.
+    A killed or retried task continues after the last committed revision.
 
-    :param folder: the one with ``versions`` in it.
+    :param folder: the folder that contains ``versions``.
     """
     if plan.vars is not None or plan.on_interrupted != "stop":
-        raise ConfigError("vars and on_interrupted are for engine='builtin'", field="vars", remedy="leave them away")
-    return _Work(plan, folder, connect, run).perform()
+        raise ConfigError("vars and on_interrupted are for engine='builtin'", field="vars", remedy="remove them")
+    return _AlembicMigration(plan, folder, connect, run).perform()
 
 
-class _Work:
+class _AlembicMigration:
     def __init__(self, plan: MigratePlan, folder: str, connect: Callable[[], Session], run: Run) -> None:
         self._plan, self._connect, self._run = plan, connect, run
         self._alembic = load("alembic", extra="migrate", needed_for="engine='alembic'")
         config = load("alembic.config", extra="migrate", needed_for="engine='alembic'").Config()
         config.set_main_option("script_location", folder.replace("%", "%%"))
         self._config = config
-        with self._told():
+        with self._alembic_errors():
             self._scripts: Any = self._alembic.script.ScriptDirectory.from_config(config)
             self._heads = tuple(self._scripts.get_heads())
         self._table = TableName.parse(plan.table, "history_table")
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """What Alembic says of revisions and folders."""
+    def _alembic_errors(self) -> Iterator[None]:
+        """Turn Alembic's errors about revisions and folders into ConfigError."""
         try:
             yield
         except self._alembic.util.CommandError as error:
@@ -65,18 +65,18 @@ class _Work:
             failpoint("sql.migrate.after_connect")
             _supported(session)
             current = self._current(session)
-        with self._told():
-            todo = [step.revision.revision for step in self._steps(current)] if plan.command in _MOVES else []
+        with self._alembic_errors():
+            pending = [step.revision.revision for step in self._steps(current)] if plan.command in _MOVES else []
         if not plan.changes:
-            return self._result(current, todo if plan.dry_run else [])
+            return self._result(current, pending if plan.dry_run else [])
         done: list[str] = []
-        with self._connect() as keeper:
-            scripts_of(keeper)(keeper).exclusive()
+        with self._connect() as lock_holder:
+            scripts_of(lock_holder)(lock_holder).exclusive()
             failpoint("sql.migrate.after_lock")
-            while (revision := self._next()) is not None:
+            while (revision := self._run_next()) is not None:
                 done.append(revision)
                 self._run.deadline.check("the migrations")
-            keeper.rollback()
+            lock_holder.rollback()
         with self._connect() as session:
             return self._result(self._current(session), done)
 
@@ -84,7 +84,7 @@ class _Work:
         with _connection(session) as connection:
             context = self._alembic.runtime.migration.MigrationContext.configure(connection, opts=self._options())
             current = tuple(context.get_current_heads())
-        with self._told():
+        with self._alembic_errors():
             try:
                 self._scripts.get_revisions(current)
             except self._alembic.util.CommandError:
@@ -99,7 +99,7 @@ class _Work:
         return {"version_table": self._table.name.text, "version_table_schema": schema.text if schema else None}
 
     def _steps(self, current: tuple[str, ...]) -> list[Any]:
-        """What is left to do, as Alembic's own commands find it."""
+        """Return the remaining steps, as Alembic's own commands compute them."""
         target, command = self._plan.target, self._plan.command
         if command == "undo":
             down = "base" if target in ("0", "base") else target
@@ -109,8 +109,8 @@ class _Work:
             return [] if wanted == current else list(self._scripts._stamp_revs(target, current))
         return list(self._scripts._upgrade_revs(target or "heads", current))
 
-    def _next(self) -> str | None:
-        """Do one revision; None if none is left."""
+    def _run_next(self) -> str | None:
+        """Run the next revision and return its name; None if none is left."""
         ran: list[str] = []
 
         def one(current: Any, context: Any) -> list[Any]:
@@ -119,7 +119,7 @@ class _Work:
             ran.extend(_name(step) for step in steps)
             return steps
 
-        with self._connect() as session, _connection(session) as connection, self._told():
+        with self._connect() as session, _connection(session) as connection, self._alembic_errors():
             environment = self._alembic.runtime.environment.EnvironmentContext(self._config, self._scripts, fn=one)
             with environment, connection.begin(), failed_at("a revision"):
                 environment.configure(connection=connection, **self._options())
@@ -162,11 +162,11 @@ def _name(step: Any) -> str:
 def _supported(session: Session) -> None:
     if session.kind == "mssql":
         raise ConfigError(
-            "Alembic has no words for the driver of this connection", field="engine", remedy="use engine='builtin'"
+            "Alembic does not support the driver of this connection", field="engine", remedy="use engine='builtin'"
         )
     if not scripts_of(session).transactional:
         raise ConfigError(
-            f"Alembic cannot record in {session.kind} that a revision has stopped half way",
+            f"Alembic cannot record in {session.kind} that a revision was interrupted",
             field="engine",
             remedy="use engine='builtin', which can",
         )
@@ -174,7 +174,7 @@ def _supported(session: Session) -> None:
 
 @contextmanager
 def _connection(session: Session) -> Iterator[Any]:
-    """The session's connection as SQLAlchemy's; errors lose the statement and its values."""
+    """Wrap the session's connection for SQLAlchemy; errors lose the statement and its values."""
     sqlalchemy = load("sqlalchemy", extra="migrate", needed_for="engine='alembic'")
     with _lent(session) as (url, raw, typed):
         engine = sqlalchemy.create_engine(url, creator=lambda: raw, poolclass=sqlalchemy.pool.StaticPool)
@@ -193,7 +193,7 @@ def _connection(session: Session) -> Iterator[Any]:
 
 @contextmanager
 def _lent(session: Session) -> Iterator[tuple[str, Any, Callable[[], Any]]]:
-    """Address, connection and translator of errors; afterwards the connection is as it was."""
+    """Lend URL, DBAPI connection and error translator; restore the connection afterwards."""
     if isinstance(session, PostgresSession):
         raw = session._connection
         factory, raw.cursor_factory = raw.cursor_factory, session._driver.Cursor

@@ -1,4 +1,4 @@
-"""Migrations: each script once, in order, together with the record that it ran."""
+"""The migration engine: runs each script once, in order, and records it in the history."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.scripts import Scripts, failed_at
 from flowrunner_provider.database.identifiers import TableName
 from flowrunner_provider.database.migrate.history import History, Row
-from flowrunner_provider.database.migrate.plan import NOTHING, Book, Step, label
+from flowrunner_provider.database.migrate.plan import NOTHING, MigrationPlan, Step, label
 from flowrunner_provider.database.migrate.results import Command, Engine, MigrateResult, OnInterrupted
 from flowrunner_provider.database.migrate.scripts import Script, Version, rendered, version_of
 from flowrunner_provider.database.migrate.servers import scripts_of
@@ -25,7 +25,7 @@ __all__ = ["MigratePlan", "migrate"]
 class MigratePlan:
     """The parameters of the action ``sql.migrate``.
 
-    :raises ConfigError: naming the parameter to mend.
+    :raises ConfigError: naming the parameter to correct.
     """
 
     command: Command = "apply"
@@ -49,46 +49,50 @@ class MigratePlan:
             raise ConfigError(
                 f"command={self.command!r} needs a target",
                 field="target",
-                remedy="name the version that is in force already"
+                remedy="name the version that the database already has"
                 if self.command == "baseline"
-                else "name the version to go back to; '0' for before the first",
+                else "name the version to return to; '0' for the state before the first",
             )
         values = self.vars
         if values is not None and (
             not isinstance(values, Mapping)
             or not all(isinstance(value, str | int) and not isinstance(value, bool) for value in values.values())
         ):
-            raise ConfigError("vars must be an object of texts and numbers", field="vars", remedy='write {"a": "b"}')
+            raise ConfigError(
+                "vars must be an object with texts and whole numbers as values",
+                field="vars",
+                remedy='for example {"schema": "shop"}',
+            )
 
     @property
     def table(self) -> str:
-        """The name of the history."""
+        """The name of the history table."""
         return self.history_table or ("alembic_version" if self.engine == "alembic" else "flowrunner_migrations")
 
     @property
     def changes(self) -> bool:
-        """Whether anything may be written."""
+        """Whether the command may write anything."""
         return not self.dry_run and self.command in ("apply", "baseline", "undo")
 
     @property
     def version(self) -> Version | None:
-        """The target."""
+        """The target as a version."""
         return None if self.target is None else version_of(self.target, "target")
 
 
 def migrate(plan: MigratePlan, scripts: Sequence[Script], connect: Callable[[], Session], run: Run) -> MigrateResult:
-    """The scripts that were to run have run, each once and in order, and the history says so.
+    """Run the pending scripts, each once and in order, and record them in the history.
 
-    Killed or repeated anywhere, it goes on behind the last script that is recorded. Where structures change in
-    transactions each script and its record commit together; elsewhere a script that stopped half way is recorded.
+    A killed or retried task continues after the last recorded script. Where DDL is transactional, each script commits
+    together with its history row; elsewhere a script that was interrupted is recorded as such.
     """
-    return _Work(plan, scripts, connect, run).perform()
+    return _Migration(plan, scripts, connect, run).perform()
 
 
-class _Work:
+class _Migration:
     def __init__(self, plan: MigratePlan, scripts: Sequence[Script], connect: Callable[[], Session], run: Run) -> None:
         self._plan, self._connect, self._run = plan, connect, run
-        self._me = " ".join(run.scope)
+        self._attempt = " ".join(run.scope)
         with connect() as session:
             failpoint("sql.migrate.after_connect")
             self._kind: type[Scripts[Any]] = scripts_of(session)
@@ -97,66 +101,69 @@ class _Work:
 
     def perform(self) -> MigrateResult:
         plan = self._plan
-        book = self._look()
+        state = self._read_state()
         if plan.command == "status":
-            return self._result(book, [])
+            return self._result(state, [])
         if plan.command == "baseline":
             return self._baseline()
-        if plan.changes and book.begun:
-            book = self._look_in_turn()
-        book.check()
-        steps = self._steps(book)
+        if plan.changes and state.unfinished:
+            state = self._read_state_exclusively()
+        state.check()
+        steps = self._steps(state)
         for step in steps:
             if not step.script.alone:
                 self._kind.check(step.script.text, step.script.file)
         if plan.command == "validate" or plan.dry_run:
-            return self._result(book, [step.script.file for step in steps if plan.command != "validate"])
+            return self._result(state, [step.script.file for step in steps if plan.command != "validate"])
         if steps:
-            self._ensure()
-            with self._connect() as keeper:
-                self._kind(keeper).exclusive()
+            self._create_history()
+            with self._connect() as lock_holder:
+                self._kind(lock_holder).exclusive()
                 failpoint("sql.migrate.after_lock")
-                while self._next():
+                while self._run_next():
                     self._run.deadline.check("the migrations")
-                keeper.rollback()
-        return self._result(self._look(), None)
+                lock_holder.rollback()
+        return self._result(self._read_state(), None)
 
-    def _steps(self, book: Book) -> list[Step]:
+    def _steps(self, state: MigrationPlan) -> list[Step]:
         target = self._plan.version
         if target is not None:
-            book.known(target, undo=self._plan.command == "undo")
+            state.check_target(target, undo=self._plan.command == "undo")
         if self._plan.command == "undo":
-            return book.to_undo(target or NOTHING)
-        return book.to_apply(target)
+            return state.to_undo(target or NOTHING)
+        return state.to_apply(target)
 
-    def _look(self) -> Book:
+    def _read_state(self) -> MigrationPlan:
         with self._connect() as session:
-            return Book(self._scripts, self._rows(session), self._plan.on_interrupted)
+            return MigrationPlan(self._scripts, self._rows(session), self._plan.on_interrupted)
 
-    def _look_in_turn(self) -> Book:
-        """What is there when no other run is at work: a script that has begun may be one that is not yet done."""
-        with self._connect() as keeper:
-            self._kind(keeper).exclusive()
-            book = self._look()
-            keeper.rollback()
-        return book
+    def _read_state_exclusively(self) -> MigrationPlan:
+        """Read the state while no other run is active, which may have a script in progress."""
+        with self._connect() as lock_holder:
+            self._kind(lock_holder).exclusive()
+            state = self._read_state()
+            lock_holder.rollback()
+        return state
 
     def _rows(self, session: Session) -> list[Row]:
         history = History(session, self._table)
         return history.rows() if history.exists() else []
 
-    def _ensure(self) -> None:
+    def _create_history(self) -> None:
         with self._connect() as session:
             History(session, self._table).ensure()
         failpoint("sql.migrate.after_history_table")
 
-    def _next(self) -> bool:
-        """Run the next script, in a connection of its own: what a script sets is gone with it."""
+    def _run_next(self) -> bool:
+        """Run the next script and return whether there was one.
+
+        Each script has its own connection, so that its session settings end with it.
+        """
         with self._connect() as session:
-            history = self._opened(session)
-            book = Book(self._scripts, history.rows(), self._plan.on_interrupted)
-            book.check()
-            steps = self._steps(book)
+            history = self._lock_history(session)
+            state = MigrationPlan(self._scripts, history.rows(), self._plan.on_interrupted)
+            state.check()
+            steps = self._steps(state)
             if not steps:
                 session.rollback()
                 return False
@@ -170,7 +177,7 @@ class _Work:
                     version=script.label,
                     script=script.file,
                     checksum=script.checksum,
-                    applied_by=self._me,
+                    applied_by=self._attempt,
                 )
                 self._execute(session, script)
                 milliseconds = int((self._run.clock.monotonic() - began) * 1000)
@@ -181,14 +188,14 @@ class _Work:
             failpoint("sql.migrate.after_commit")
             return True
 
-    def _opened(self, session: Session) -> History:
-        """The history, which nobody else writes until the transaction ends."""
+    def _lock_history(self, session: Session) -> History:
+        """Begin a transaction and return the history, locked against other writers."""
         session.begin()
         session.lock(self._table)
         return History(session, self._table)
 
     def _execute(self, session: Session, script: Script) -> None:
-        """In the open transaction; or, where it cannot be in one, between two of them."""
+        """Run a script in the open transaction, or between two transactions if it cannot run in one."""
         server = self._kind(session)
         failpoint("sql.migrate.before_script")
         self._run.lease.check()
@@ -198,68 +205,71 @@ class _Work:
                 failpoint("sql.migrate.before_statement")
                 server.run_alone(script.text)
                 failpoint("sql.migrate.after_statement")
-                self._opened(session)
+                self._lock_history(session)
             else:
                 server.run(script.text)
         failpoint("sql.migrate.after_script")
 
     def _commit(self, session: Session, *, happened: bool = False) -> None:
-        """Make it durable, unless a newer attempt has taken over.
+        """Commit, unless a newer attempt has taken over.
 
-        :param happened: the script has: its record is true whoever writes it, and without it nobody would know.
+        :param happened: the script already took effect, so its history row must be written in any case.
         """
         if not happened:
             self._run.lease.check()
         try:
             session.commit()
         except OutcomeUnknown as error:
-            error.remedy = "the retry looks into the history first"
+            error.remedy = "the retry checks the history first"
             raise
 
     def _baseline(self) -> MigrateResult:
-        """Everything up to the target counts as applied; on a history that has nothing else."""
+        """Record everything up to the target as applied; only in an empty history."""
         version = self._plan.version or NOTHING
         name = f"<baseline {label(version)}>"
         if self._plan.dry_run:
-            self._started_otherwise(self._look_rows(), version)
-            return self._result(self._look(), [name])
-        self._started_otherwise(self._look_rows(), version)
-        self._ensure()
-        with self._connect() as keeper, self._connect() as session:
-            self._kind(keeper).exclusive()
-            history = self._opened(session)
-            if not self._started_otherwise(history.rows(), version):
+            self._has_baseline(self._read_history(), version)
+            return self._result(self._read_state(), [name])
+        self._has_baseline(self._read_history(), version)
+        self._create_history()
+        with self._connect() as lock_holder, self._connect() as session:
+            self._kind(lock_holder).exclusive()
+            history = self._lock_history(session)
+            if not self._has_baseline(history.rows(), version):
                 position = history.begin(
-                    kind="baseline", version=label(version), script=name, checksum="", applied_by=self._me
+                    kind="baseline", version=label(version), script=name, checksum="", applied_by=self._attempt
                 )
                 history.finish(position, checksum="", duration_ms=0)
             failpoint("sql.migrate.before_commit")
             self._commit(session)
             failpoint("sql.migrate.after_commit")
-            keeper.rollback()
-        return self._result(self._look(), None)
+            lock_holder.rollback()
+        return self._result(self._read_state(), None)
 
-    def _look_rows(self) -> list[Row]:
+    def _read_history(self) -> list[Row]:
         with self._connect() as session:
             return self._rows(session)
 
-    def _started_otherwise(self, rows: list[Row], version: Version) -> bool:
-        """Whether the baseline is there already."""
+    def _has_baseline(self, rows: list[Row], version: Version) -> bool:
+        """Return whether the history already has this baseline.
+
+        :raises AlreadyExists: if it has anything else.
+        """
         if rows and (rows[0].kind != "baseline" or rows[0].version != version):
             raise AlreadyExists(
-                f"the history {self._table} has begun otherwise", remedy="a baseline is for an empty history"
+                f"the history {self._table} is not empty", remedy="use baseline only for an empty history"
             )
         return bool(rows)
 
-    def _result(self, book: Book, done: list[str] | None) -> MigrateResult:
+    def _result(self, state: MigrationPlan, done: list[str] | None) -> MigrateResult:
         if done is None:
-            done = [row.script for row in self._look_rows() if row.done and row.applied_by == self._me]
+            done = [row.script for row in self._read_history() if row.done and row.applied_by == self._attempt]
         return MigrateResult(
             engine="builtin",
             command=self._plan.command,
             dry_run=self._plan.dry_run,
             history_table=str(self._table),
-            version=None if book.newest == NOTHING else label(book.newest),
+            version=None if state.newest == NOTHING else label(state.newest),
             done=done,
-            scripts=book.states(),
+            scripts=state.states(),
         )

@@ -1,8 +1,8 @@
-"""The history: one row for each script that was begun, in the database that the scripts change.
+"""The migration history: one row per started script, in the database that the scripts change.
 
 Rows are only added, and each becomes ``done`` once. The latest row of a version, or of a repeatable script, counts.
-A row is inserted before its script runs: where all commits together nobody ever sees it unfinished; where a change of
-a structure commits in between, the unfinished row is what tells that a script has stopped half way.
+A row is inserted before its script runs. Where DDL is transactional, both commit together and no unfinished row is
+ever visible; elsewhere an unfinished row means that the script was interrupted.
 """
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
@@ -26,10 +26,10 @@ _COLUMNS = ("position", *_TEXTS, "applied_at", "duration_ms")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What happened to a script.
+    """A row of the history.
 
     :param kind: versioned, repeatable, undo or baseline.
-    :param done: False: it was begun, and may have stopped half way.
+    :param done: False if the script was started and may be incomplete.
     """
 
     position: int
@@ -44,33 +44,33 @@ class Row:
 
     @property
     def key(self) -> Version | str:
-        """Whose latest row counts."""
+        """The version or repeatable script, of which the latest row counts."""
         return self.version or self.script
 
 
 class History:
-    """The table, in one session.
+    """The history table, in one session.
 
-    :param table: with its schema.
+    :param table: its name, with the schema.
     """
 
     def __init__(self, session: Session, table: TableName) -> None:
         self._session, self.table = session, table
 
     def exists(self) -> bool:
-        """Whether the table is there.
+        """Return whether the table exists.
 
-        :raises ConfigError: if it is another table.
+        :raises ConfigError: if it has other columns.
         """
         found = self._session.table(self.table)
         if found is not None and not set(_COLUMNS) <= set(found.columns):
             raise ConfigError(
-                f"{self.table} is no history of migrations", field="history_table", remedy="name another table"
+                f"{self.table} is not a migration history", field="history_table", remedy="name another table"
             )
         return found is not None
 
     def ensure(self) -> None:
-        """The table is there; safe while others do the same."""
+        """Create the table unless it exists; safe while others do the same."""
         columns = [
             Column("position", "integer"),
             *(Column(name, "string") for name in _TEXTS),
@@ -80,13 +80,13 @@ class History:
         self._session.create_shared(self.table, columns, ["position"])
 
     def rows(self) -> list[Row]:
-        """All of it, in order."""
+        """Return all rows in order."""
         sql = self._session
         found = sql.run(f"SELECT {sql.names(_COLUMNS)} FROM {sql.sql(self.table)} ORDER BY {sql.sql('position')}")
         return [_row(dict(zip(_COLUMNS, values, strict=True))) for values in found]
 
     def begin(self, *, kind: str, version: str | None, script: str, checksum: str, applied_by: str) -> int:
-        """Say that a script begins; returns the row's position."""
+        """Record that a script starts; return the position of the row."""
         sql = self._session
         last = sql.run(f"SELECT coalesce(max({sql.sql('position')}), 0) FROM {sql.sql(self.table)}")[0][0]
         values: dict[str, Any] = {
@@ -101,7 +101,7 @@ class History:
         return int(values["position"])
 
     def finish(self, position: int, *, checksum: str, duration_ms: int) -> None:
-        """The script has done all that it does."""
+        """Record that a script is done."""
         sql = self._session
         sets = [f"{sql.sql(name)} = {sql.placeholder.format(n)}" for n, name in enumerate(_FINISHED, 2)]
         sql.run(

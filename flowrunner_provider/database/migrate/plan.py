@@ -1,4 +1,4 @@
-"""What the scripts and the history together mean: what is in force, what stops everything, what comes next."""
+"""The state of migrations from scripts and history: what is applied, what conflicts, and what runs next."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from flowrunner_provider.database.migrate.history import Row
 from flowrunner_provider.database.migrate.results import MigrationState, OnInterrupted
 from flowrunner_provider.database.migrate.scripts import Script, Version
 
-__all__ = ["NOTHING", "Book", "Step", "label"]
+__all__ = ["NOTHING", "MigrationPlan", "Step", "label"]
 
 NOTHING: Version = (0,)
-"""The version before the first."""
+"""The version before the first script."""
 
-_STOPS = {
+_CONFLICTS = {
     "changed": "was changed after it was applied",
-    "missing": "was applied and is not in the folder any more",
-    "out_of_order": "is new and older than what was applied",
-    "interrupted": "was begun by an earlier run and may have stopped half way",
+    "missing": "was applied and is no longer in the folder",
+    "out_of_order": "is new, but older than the applied version",
+    "interrupted": "was started by an earlier run and may be incomplete",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One script to run, or, with ``settle``, an unfinished row that is to count as done."""
+    """A script to run, or with ``settle`` an unfinished history row to mark as done."""
 
     script: Script
     settle: Row | None = None
 
 
-class Book:
-    """Scripts beside their history.
+class MigrationPlan:
+    """The scripts, matched with the history.
 
-    :param rows: of the history, in order.
+    :param rows: the rows of the history, in order.
     """
 
     def __init__(self, scripts: Iterable[Script], rows: Sequence[Row], on_interrupted: OnInterrupted = "stop") -> None:
@@ -44,21 +44,21 @@ class Book:
         self.undo = {s.version: s for s in scripts if s.kind == "undo"}
         self._on_interrupted = on_interrupted
         self._latest = {row.key: row for row in rows}
-        in_force = [row.version for row in self._latest.values() if row.version is not None and self._holds(row)]
+        in_force = [row.version for row in self._latest.values() if row.version is not None and self._is_applied(row)]
         self.newest: Version = max(in_force, default=NOTHING)
         self.baseline: Version = max((r.version or NOTHING for r in rows if r.kind == "baseline"), default=NOTHING)
 
-    def _holds(self, row: Row) -> bool:
-        """Its version is in force; one that is being undone still is, one that is half applied is not."""
+    def _is_applied(self, row: Row) -> bool:
+        """Return whether the version of a row is applied; one whose undo is unfinished still is."""
         return row.done == (row.kind != "undo")
 
     @property
-    def begun(self) -> bool:
-        """Whether a script has begun and is not done: it runs now, or stopped half way."""
+    def unfinished(self) -> bool:
+        """Whether a script is unfinished: it is running now, or was interrupted."""
         return not all(row.done for row in self._latest.values())
 
     def states(self) -> list[MigrationState]:
-        """Every script in its order, with what is missing."""
+        """Return the state of every script in order, including missing ones."""
         known = {script.version for script in self.versioned}
         found = [(script.version or NOTHING, self._state(script), script.file) for script in self.versioned]
         for row in self._latest.values():
@@ -66,8 +66,8 @@ class Book:
                 continue
             state = "baseline" if row.kind == "baseline" else "missing" if row.version > self.baseline else "applied"
             found.append((row.version, state if row.done else "interrupted", row.script))
-        states = [self._shown(version, state, file) for version, state, file in sorted(found)]
-        return states + [self._shown(script.file, self._state(script), script.file) for script in self.repeatable]
+        states = [self._describe(version, state, file) for version, state, file in sorted(found)]
+        return states + [self._describe(script.file, self._state(script), script.file) for script in self.repeatable]
 
     def _state(self, script: Script) -> str:
         row = self._latest.get(script.version or script.file)
@@ -81,7 +81,7 @@ class Book:
             return "out_of_order" if script.version < self.newest else "pending"
         return "applied" if row.checksum == script.checksum else "changed"
 
-    def _shown(self, key: Version | str, state: str, file: str) -> MigrationState:
+    def _describe(self, key: Version | str, state: str, file: str) -> MigrationState:
         row = self._latest.get(key)
         kind = "repeatable" if isinstance(key, str) else "versioned"
         return MigrationState(
@@ -95,37 +95,42 @@ class Book:
         )
 
     def check(self) -> None:
-        """Stop where scripts and history contradict each other.
+        """Raise if scripts and history contradict each other.
 
-        :raises IntegrityError: telling which scripts, and why.
+        :raises IntegrityError: naming the scripts and the reasons.
         """
-        stops = [one for one in self.states() if one.state in _STOPS]
+        conflicts = [one for one in self.states() if one.state in _CONFLICTS]
         if self._on_interrupted != "stop":
-            stops = [one for one in stops if one.state != "interrupted"]
-        if not stops:
+            conflicts = [one for one in conflicts if one.state != "interrupted"]
+        if not conflicts:
             return
-        told = "; ".join(f"{one.script} {_STOPS[one.state]}" for one in stops[:5])
-        more = f"; and {len(stops) - 5} more" if len(stops) > 5 else ""
-        half = any(one.state == "interrupted" for one in stops)
+        listed = "; ".join(f"{one.script} {_CONFLICTS[one.state]}" for one in conflicts[:5])
+        more = f"; and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
+        half = any(one.state == "interrupted" for one in conflicts)
         raise IntegrityError(
-            f"scripts and history do not fit: {told}{more}; nothing was run",
-            remedy="look what it has done, complete or undo that by hand, and pass on_interrupted='done' or 'again'"
+            f"scripts and history do not match: {listed}{more}; nothing was run",
+            remedy="check what it has done, complete or undo it by hand, and pass on_interrupted='done' or 'again'"
             if half
-            else "put the scripts back as they were, and make changes in a new version",
+            else "restore the scripts, and make changes in a new version",
         )
 
-    def known(self, target: Version, *, undo: bool) -> None:
-        """Stop where ``target`` is no version that one could go to."""
+    def check_target(self, target: Version, *, undo: bool) -> None:
+        """Raise unless ``target`` is an existing version.
+
+        :raises ConfigError: naming ``target``.
+        """
         versions = {script.version for script in self.versioned} | {self.baseline}
         if undo and target > self.newest:
             raise ConfigError(
-                f"version {label(target)} was not applied", field="target", remedy="name the version to go back to"
+                f"version {label(target)} was not applied", field="target", remedy="name the version to return to"
             )
         if target not in versions | ({NOTHING} if undo else set()):
-            raise ConfigError(f"there is no version {label(target)}", field="target", remedy="correct it")
+            raise ConfigError(
+                f"there is no version {label(target)}", field="target", remedy="name a version of the folder"
+            )
 
     def to_apply(self, target: Version | None) -> list[Step]:
-        """What is to run, in its order; repeatable scripts once all versions are in force."""
+        """Return the steps to run, in order; repeatable scripts once all versions are applied."""
         states = {one.script: one.state for one in self.states()}
         steps = [
             self._step(script, "versioned")
@@ -139,9 +144,9 @@ class Book:
         return steps + [self._step(s, "repeatable") for s in self.repeatable if states[s.file] in waiting]
 
     def to_undo(self, target: Version) -> list[Step]:
-        """What takes back every version above ``target``, the newest first.
+        """Return the steps that undo every version above ``target``, newest first.
 
-        :raises ConfigError: if one of them has no script.
+        :raises ConfigError: if one of them has no undo script.
         """
         steps = []
         for row in sorted(self._latest.values(), key=lambda row: row.version or NOTHING, reverse=True):
@@ -150,9 +155,9 @@ class Book:
                 continue
             if version not in self.undo:
                 raise ConfigError(
-                    f"version {label(version)} has no script that undoes it; nothing was run",
+                    f"version {label(version)} has no undo script; nothing was run",
                     field="location",
-                    remedy=f"write U{label(version)}__what.sql",
+                    remedy=f"add U{label(version)}__description.sql",
                 )
             steps.append(self._step(self.undo[version], "undo"))
         return steps
@@ -163,12 +168,12 @@ class Book:
             return Step(script=script)
         if row.kind != kind:
             raise PermanentError(
-                f"{row.script} was begun by an earlier run and may have stopped half way; nothing was run",
-                remedy=f"settle it with command='{'undo' if row.kind == 'undo' else 'apply'}' first",
+                f"{row.script} was started by an earlier run and may be incomplete; nothing was run",
+                remedy=f"finish it with command='{'undo' if row.kind == 'undo' else 'apply'}' first",
             )
         return Step(script=script, settle=row if self._on_interrupted == "done" else None)
 
 
 def label(version: Version) -> str:
-    """The version as text."""
+    """Return a version as text."""
     return ".".join(map(str, version))

@@ -1,4 +1,4 @@
-"""What migrations return, and the choices that they offer. Operators import it at parse time: nothing heavy here."""
+"""The choices and the result of migrations. Imported at parse time, so this module stays light."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Literal
 __all__ = ["Command", "Engine", "MigrateResult", "MigrationState", "OnInterrupted"]
 
 Command = Literal["apply", "status", "validate", "baseline", "undo"]
-"""What to do with the scripts."""
+"""The commands."""
 
 Engine = Literal["builtin", "alembic"]
-"""Who runs them."""
+"""What runs the scripts: our own engine or Alembic."""
 
 OnInterrupted = Literal["stop", "again", "done"]
-"""What a script means that an earlier run has begun and not finished."""
+"""What to do about a script that an earlier run started and did not finish."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MigrationState:
-    """A script, and what the history says about it.
+    """A script and its state.
 
-    :param script: the name of the file; of a revision with Alembic.
+    :param script: the file name; with Alembic, the revision.
     :param kind: versioned, repeatable, baseline or undo.
-    :param state: applied, pending, outdated (a repeatable one that was changed), baseline (taken for done); or what
-        stops every run: changed, missing, out_of_order, interrupted.
+    :param state: applied, pending, outdated (a changed repeatable script) or baseline (recorded as applied); or a
+        conflict that stops every run: changed, missing, out_of_order or interrupted.
     :param applied_by: dag, run, task and map index.
     """
 
@@ -39,11 +39,11 @@ class MigrationState:
 
 @dataclass(frozen=True, kw_only=True)
 class MigrateResult:
-    """What was done, and where the database stands now.
+    """The scripts that were run, and the state of the database.
 
-    :param version: the newest version in force; None before the first.
-    :param done: the scripts that this task has run, over all its attempts; with ``dry_run`` those it would run.
-    :param scripts: all of them in their order.
+    :param version: the newest applied version; null before the first.
+    :param done: the scripts that this task has run in all its attempts; with ``dry_run``, those it would run.
+    :param scripts: all scripts in order.
     """
 
     engine: str

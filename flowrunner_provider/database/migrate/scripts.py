@@ -1,6 +1,6 @@
-"""Scripts of a migration: their names, their variables, and the folder that they lie in.
+"""Migration scripts: their folder, file names and variables.
 
-``V1.2__orders.sql`` runs once, ``R__views.sql`` whenever it was changed, ``U1.2__orders.sql`` takes V1.2 back.
+``V1.2__orders.sql`` runs once, ``R__views.sql`` whenever it has changed, ``U1.2__orders.sql`` undoes V1.2.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _MOST_BYTES = 10_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Script:
-    """A script as it is to run.
+    """A script, ready to run.
 
-    :param version: as numbers, which is how versions compare; None for a repeatable script.
-    :param checksum: of the file, whatever its line ends; of a repeatable one with its variables filled in.
-    :param alone: it is one statement that cannot run in a transaction.
+    :param version: the version as numbers, which is how versions compare; None for a repeatable script.
+    :param checksum: of the file with normalised line ends; of a repeatable script after its variables are filled in.
+    :param alone: the script is one statement that cannot run in a transaction.
     """
 
     file: str
@@ -57,12 +57,12 @@ class Script:
 
 
 def version_of(text: str, field: str) -> Version:
-    """``1.2`` as (1, 2); zeros at the end do not count, so that 1.0 is 1.
+    """Return ``1.2`` as (1, 2); trailing zeros do not count, so that 1.0 equals 1.
 
-    :raises ConfigError: if it is no version.
+    :raises ConfigError: if the text is not a version.
     """
     if not isinstance(text, str) or not _VERSION.fullmatch(text):
-        raise ConfigError(f"{text!r} is no version", field=field, remedy="write numbers with dots, as '1.2'")
+        raise ConfigError(f"{text!r} is not a version", field=field, remedy="write numbers and dots, for example '1.2'")
     numbers = [int(part) for part in re.split("[._]", text)]
     while len(numbers) > 1 and numbers[-1] == 0:
         numbers.pop()
@@ -70,23 +70,28 @@ def version_of(text: str, field: str) -> Version:
 
 
 def parsed(file: str, data: bytes) -> Script:
-    """The script in a file.
+    """Return the script of a file.
 
-    :raises ConfigError: if its name or its content is none.
+    :raises ConfigError: if its name or content is invalid.
     """
     found = _NAME.fullmatch(file)
     if found is None:
-        raise _bad(f"{file} is not named like a migration", "name it V1__what.sql, R__what.sql or U1__what.sql")
+        raise _bad(
+            f"{file} is not named like a migration",
+            "name it V1__description.sql, R__description.sql or U1__description.sql",
+        )
     try:
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
         raise _bad(f"{file} is not UTF-8", "save it as UTF-8") from None
     if "\0" in text or not text.strip():
-        raise _bad(f"{file} is empty or holds a NUL", "write SQL into it, or remove it")
+        raise _bad(f"{file} is empty or contains a NUL", "correct or remove it")
     head = _HEAD.match(text)
     directives = set(_DIRECTIVE.findall(head[0] if head else ""))
     if unknown := sorted(directives - {"no-transaction"}):
-        raise _bad(f"{file} has the unknown directive {unknown[0]!r}", "there is -- flowrunner:no-transaction")
+        raise _bad(
+            f"{file} has the unknown directive {unknown[0]!r}", "the only directive is -- flowrunner:no-transaction"
+        )
     return Script(
         file=file,
         kind=_KINDS[found["kind"]],
@@ -106,7 +111,7 @@ def _bad(message: str, remedy: str) -> ConfigError:
 
 
 async def read_folder(store: Store, location: Location) -> list[Script]:
-    """The scripts of a folder, without those of folders below it; only files that end in ``.sql`` count.
+    """Return the ``.sql`` scripts of a folder, without its subfolders.
 
     :raises NotFound: if there are none.
     """
@@ -121,21 +126,23 @@ async def read_folder(store: Store, location: Location) -> list[Script]:
         script = parsed(name, await read_whole(store, path, _MOST_BYTES))
         other = found.setdefault((script.kind, script.version or script.file), script)
         if other is not script:
-            raise _bad(f"{other.file} and {name} have one version", "give each a version of its own")
+            raise _bad(f"{other.file} and {name} have the same version", "give each its own version")
     if not found:
-        raise NotFound(f"{store.where}{folder} has no scripts", remedy="name the folder with the files V1__what.sql")
+        raise NotFound(
+            f"{store.where}{folder} has no scripts", remedy="name the folder of the files V1__description.sql"
+        )
     return list(found.values())
 
 
 def rendered(
     scripts: Iterable[Script], values: Mapping[str, str | int] | None, quoting: Quoting, text: Callable[[str], str]
 ) -> list[Script]:
-    """The scripts with their variables filled in; without ``values`` they are left as they are.
+    """Return the scripts with their variables filled in; unchanged if ``values`` is None.
 
     ``${name}`` becomes a plain word or number, ``${name:identifier}`` a quoted name, ``${name:text}`` a literal.
 
-    :param text: a literal of the database.
-    :raises ConfigError: for a variable without a value, a value without a variable, or one that does not fit.
+    :param text: returns a literal of the database.
+    :raises ConfigError: for a variable without a value, a value without a variable, or an invalid value.
     """
     scripts = list(scripts)
     if values is None:
@@ -160,7 +167,7 @@ def rendered(
         checksum = _digest(body) if script.kind == "repeatable" else script.checksum
         done.append(replace(script, text=body, checksum=checksum))
     if unused := sorted(set(values) - used):
-        raise ConfigError(f"no script has the variable {unused[0]!r}", field="vars", remedy="correct its name")
+        raise ConfigError(f"no script has the variable {unused[0]!r}", field="vars", remedy="correct or remove it")
     return done
 
 
@@ -172,7 +179,7 @@ def _value(name: str, value: str, form: str | None, quoting: Quoting, text: Call
     if form is None and _WORD.fullmatch(value):
         return value
     raise ConfigError(
-        f"the value of the variable {name!r} is no plain word",
+        f"the value of the variable {name!r} is not a plain word",
         field="vars",
         remedy="write ${" + name + ":identifier} for a name and ${" + name + ":text} for a text",
     )

@@ -1,4 +1,4 @@
-"""Which databases migrations know."""
+"""The databases that migrations support."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _KNOWN: dict[str, type[Scripts[Any]]] = {
 
 
 def scripts_of(session: Session) -> type[Scripts[Any]]:
-    """How the session's database runs scripts.
+    """Return the class that runs scripts in the session's database.
 
-    :raises ConfigError: if it is none of those that are known.
+    :raises ConfigError: if the database is not supported.
     """
     if session.kind not in _KNOWN:
         raise ConfigError(
-            f"there are no migrations for {session.kind} yet",
+            f"migrations do not support {session.kind}",
             field="conn_id",
             remedy=f"use a connection of type {', '.join(sorted(_KNOWN))}",
         )

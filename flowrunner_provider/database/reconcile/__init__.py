@@ -1,1 +1,1 @@
-"""Two tables compared: ``sql.reconcile``."""
+"""Comparing two tables: ``sql.reconcile``."""

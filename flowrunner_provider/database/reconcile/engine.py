@@ -1,4 +1,4 @@
-"""Two tables or queries compared: by their number of rows, by sums, or row by row in the order of their keys."""
+"""Comparison of two tables or queries: by row count, by sums, or row by row in key order."""
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NUMBERS = frozenset({"integer", "number", "decimal"})
 class ReconcilePlan:
     """The parameters of the action ``sql.reconcile``.
 
-    :raises ConfigError: naming the parameter to mend.
+    :raises ConfigError: naming the parameter to correct.
     """
 
     left: Origin
@@ -54,20 +54,20 @@ class ReconcilePlan:
                 raise _bad(name, f"{name} is {getattr(self, name)!r}", f"use one of {', '.join(get_args(choices))}")
         for name, names in (("keys", self.keys), ("columns", self.columns or ())):
             if isinstance(names, str) or not all(isinstance(item, str) for item in names):
-                raise _bad(name, f"{name} must be a list of column names", 'write ["id"], say')
+                raise _bad(name, f"{name} must be a list of column names", 'for example ["id"]')
             if len(set(names)) != len(names):
-                raise _bad(name, f"{name} names a column twice", "name each once")
+                raise _bad(name, f"{name} contains a column twice", "remove the duplicate")
             for item in names:
                 Identifier(item)
         if (self.compare == "rows") != bool(self.keys):
-            raise _bad("keys", "compare='rows' needs keys, and no other takes them", "name the columns of a key")
+            raise _bad("keys", "keys are for compare='rows', which needs them", "name the columns of a unique key")
         if self.columns is not None and self.compare == "count":
-            raise _bad("columns", "compare='count' takes no columns", "leave them away")
+            raise _bad("columns", "compare='count' takes no columns", "remove them")
         if self.diff_path is not None:
             if self.compare != "rows":
-                raise _bad("diff_path", "diff_path is for compare='rows'", "leave it away")
+                raise _bad("diff_path", "diff_path is for compare='rows'", "remove it")
             if format_of(local_path(self.diff_path, "diff_path"), "diff_path") != "jsonl" or is_gzip(self.diff_path):
-                raise _bad("diff_path", "the differences are written as JSON Lines", "give it a name that ends .jsonl")
+                raise _bad("diff_path", "the differences are written as JSON Lines", "use a path that ends in .jsonl")
         for name in ("max_diffs", "batch_size"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -81,11 +81,11 @@ def _bad(name: str, message: str, remedy: str) -> ConfigError:
 def reconcile(
     plan: ReconcilePlan, left: Callable[[], Session], right: Callable[[], Session], run: Run
 ) -> ReconcileResult:
-    """Both sides are the same, as one read-only transaction of each saw them; or it is known how they differ.
+    """Compare both sides, each in one read-only snapshot.
 
-    Nothing is changed. Killed or repeated, it compares again; a file of differences appears when it is whole.
+    Nothing is changed. A killed or retried task compares again; the file of differences appears only when complete.
 
-    :raises IntegrityError: if they differ and a difference is a failure.
+    :raises IntegrityError: if they differ and ``on_mismatch`` is ``fail``.
     """
     with ExitStack() as stack:
         sessions = [stack.enter_context(connect()) for connect in (left, right)]
@@ -95,15 +95,15 @@ def reconcile(
         sides = [
             _Side(session, origin, plan) for session, origin in zip(sessions, (plan.left, plan.right), strict=True)
         ]
-        result = _Comparison(plan, sides, run).perform() if plan.compare == "rows" else _aggregates(plan, sides)
+        result = _RowComparison(plan, sides, run).perform() if plan.compare == "rows" else _aggregates(plan, sides)
         for session in sessions:
             session.rollback()
-    _judge(plan, result)
+    _raise_on_mismatch(plan, result)
     return result
 
 
 class _Side:
-    """One side: what to ask it for."""
+    """One side of the comparison."""
 
     def __init__(self, session: Session, origin: Origin, plan: ReconcilePlan) -> None:
         self.session, self.origin, self._plan = session, origin, plan
@@ -113,14 +113,14 @@ class _Side:
                 raise _bad(name, f"{origin.name} has no column {unknown[0]!r}", f"it has {', '.join(self.kinds)}")
 
     def aggregates(self, columns: Sequence[str]) -> Row:
-        """The number of rows, and the sum of each column."""
+        """Return the row count and the sum of each column."""
         text = Text(self.session, self.origin, binds=False)
         sums = [self.session.summed(self.kinds[column], f"q.{text.name(column)}") for column in columns]
         parts = [f"{one} AS value_{number}" for number, one in enumerate([self.session.counts, *sums])]
         return text.first(f"SELECT {', '.join(parts)} FROM {text.source}") or ()
 
     def rows(self, columns: Sequence[str]) -> Generator[list[Row], None, None]:
-        """Batches in the order of the keys, texts by their code points."""
+        """Yield batches of rows in key order, texts by their code points."""
         text = Text(self.session, self.origin, binds=False)
         order = [
             text.plain(self.session.sort_key(self.kinds[key], f"q.{self.session.sql(key)}")) for key in self._plan.keys
@@ -156,7 +156,7 @@ def _summable(sides: Sequence[_Side]) -> list[str]:
     left, right = sides
     columns = [name for name, kind in left.kinds.items() if kind in _NUMBERS and right.kinds.get(name) in _NUMBERS]
     if not columns:
-        raise _bad("columns", "no column is known to hold numbers on both sides", "name the columns to sum")
+        raise _bad("columns", "no column is numeric on both sides", "name the columns to sum")
     return columns
 
 
@@ -164,8 +164,8 @@ def _shown(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-class _Reader:
-    """The rows of one side, each with its key, which must grow from row to row."""
+class _KeyedReader:
+    """Reads the rows of one side in strictly ascending key order."""
 
     def __init__(self, side: _Side, batches: Iterator[list[Row]], width: int) -> None:
         self._name, self._width = side.origin.name, width
@@ -174,50 +174,55 @@ class _Reader:
         self.row: Row | None = None
         self.key: tuple[Any, ...] = ()
 
-    def step(self) -> None:
-        """The next row; None after the last."""
+    def advance(self) -> None:
+        """Advance to the next row; ``row`` is None after the last.
+
+        :raises IntegrityError: if a key is duplicate, or not in ascending order.
+        """
         self.row, before = next(self._rows, None), self.key
         if self.row is None:
             return
         self.key = tuple(aligned(value, value)[0] for value in self.row[: self._width])
         if self.count and (order := _compare(before, self.key)) >= 0:
             raise IntegrityError(
-                f"{self._name} has a key twice" if order == 0 else f"{self._name} sorts its keys in another order",
+                f"{self._name} has a duplicate key" if order == 0 else f"{self._name} sorts its keys in another order",
                 remedy="name the columns of a unique key" if order == 0 else "cast the keys to text or numbers in sql",
             )
         self.count += 1
 
 
 def _compare(left: Sequence[Any], right: Sequence[Any]) -> int:
-    """-1, 0 or 1.
+    """Return -1, 0 or 1.
 
-    :raises IntegrityError: if a key has no value.
+    :raises IntegrityError: if a key is NULL.
     """
     for one, other in zip(left, right, strict=True):
         if one is None or other is None:
-            raise IntegrityError("a row has no value in a key column", remedy="leave such rows out with sql")
+            raise IntegrityError("a row has no value in a key column", remedy="exclude such rows with sql")
         one, other = aligned(one, other)
         try:
             if one != other:
                 return -1 if one < other else 1
-        except (TypeError, InvalidOperation):  # a number that is none has no order
+        except (TypeError, InvalidOperation):  # NaN has no order
             raise _bad(
-                "keys", "the keys of the two sides have types without a common order", "cast them in sql"
+                "keys", "the keys of the two sides cannot be ordered against each other", "cast them in sql"
             ) from None
     return 0
 
 
-class _Comparison:
-    """Row by row."""
+class _RowComparison:
+    """Compares row by row: a merge join of both sides."""
 
     def __init__(self, plan: ReconcilePlan, sides: Sequence[_Side], run: Run) -> None:
         self._plan, self._sides, self._run = plan, sides, run
         left, right = sides
         chosen = plan.columns if plan.columns is not None else [name for name in left.kinds if name in right.kinds]
-        if plan.columns is None and (odd := sorted(set(left.kinds) ^ set(right.kinds))):
-            raise _bad("columns", f"only one side has the column {odd[0]!r}", "name the columns to compare")
+        if plan.columns is None and (differing := sorted(set(left.kinds) ^ set(right.kinds))):
+            raise _bad(
+                "columns", f"only one side has the column {differing[0]!r}", "name the columns to compare in columns"
+            )
         self._values = [name for name in chosen if name not in plan.keys]
-        self._found = dict.fromkeys(("only_left", "only_right", "different"), 0)
+        self._counts = dict.fromkeys(("only_left", "only_right", "different"), 0)
         self._writer: RowWriter | None = None
 
     def perform(self) -> ReconcileResult:
@@ -230,38 +235,38 @@ class _Comparison:
                 readers = []
                 for side in self._sides:
                     ahead = Ahead(side.rows(columns), side.session.interrupt, self._run.deadline)
-                    readers.append(_Reader(side, stack.enter_context(closing(ahead.read())), len(plan.keys)))
+                    readers.append(_KeyedReader(side, stack.enter_context(closing(ahead.read())), len(plan.keys)))
                 self._merge(*readers)
         except BaseException:
             if self._writer is not None:
                 self._writer.discard()
             raise
         return ReconcileResult(
-            matches=not any(self._found.values()),
+            matches=not any(self._counts.values()),
             left_rows=readers[0].count,
             right_rows=readers[1].count,
             sums=[],
-            diff=self._published(),
-            **self._found,
+            diff=self._publish_differences(),
+            **self._counts,
         )
 
-    def _merge(self, left: _Reader, right: _Reader) -> None:
+    def _merge(self, left: _KeyedReader, right: _KeyedReader) -> None:
         progress = self._run.progress("compare", unit="rows")
         get = itemgetter(slice(len(self._plan.keys), None))
-        left.step()
-        right.step()
+        left.advance()
+        right.advance()
         while left.row is not None or right.row is not None:
             order = -1 if right.row is None else 1 if left.row is None else _compare(left.key, right.key)
             if order < 0:
-                self._differ("only_left", left.key)
-                left.step()
+                self._record_difference("only_left", left.key)
+                left.advance()
             elif order > 0:
-                self._differ("only_right", right.key)
-                right.step()
+                self._record_difference("only_right", right.key)
+                right.advance()
             else:
                 self._compare_values(get(left.row or ()), get(right.row or ()), left.key)
-                left.step()
-                right.step()
+                left.advance()
+                right.advance()
             progress.advance()
             if (left.count + right.count) % self._plan.batch_size < 2:
                 self._run.deadline.check("the comparison")
@@ -271,16 +276,16 @@ class _Comparison:
         if left == right:
             return
         same = self._plan.sameness
-        odd = [name for name, a, b in zip(self._values, left, right, strict=True) if not same.of(a, b)]
-        if odd:
-            self._differ("different", key, odd)
+        differing = [name for name, a, b in zip(self._values, left, right, strict=True) if not same.of(a, b)]
+        if differing:
+            self._record_difference("different", key, differing)
 
-    def _differ(self, found: str, key: tuple[Any, ...], columns: Sequence[str] = ()) -> None:
-        self._found[found] += 1
+    def _record_difference(self, found: str, key: tuple[Any, ...], columns: Sequence[str] = ()) -> None:
+        self._counts[found] += 1
         if self._writer is not None and self._writer.rows < self._plan.max_diffs:
-            self._writer.write([(*map(_whole, key), found, list(columns))])
+            self._writer.write([(*map(_output_key, key), found, list(columns))])
 
-    def _published(self) -> Dataset | None:
+    def _publish_differences(self) -> Dataset | None:
         if self._writer is None:
             return None
         if not self._writer.rows:
@@ -293,20 +298,23 @@ class _Comparison:
         return dataset
 
 
-def _whole(value: Any) -> Any:
-    """A key as it was: whole numbers are compared as decimals."""
+def _output_key(value: Any) -> Any:
+    """Return a key value for output: whole numbers, which are compared as decimals, as integers."""
     return int(value) if isinstance(value, Decimal) and value == value.to_integral_value() else value
 
 
-def _judge(plan: ReconcilePlan, result: ReconcileResult) -> None:
+def _raise_on_mismatch(plan: ReconcilePlan, result: ReconcileResult) -> None:
     if not (result.left_rows or result.right_rows or plan.allow_empty):
-        raise IntegrityError("both sides have no rows: nothing was compared", remedy="or pass allow_empty=True")
+        raise IntegrityError(
+            "both sides have no rows: nothing was compared",
+            remedy="check both sources; if they may be empty, pass allow_empty=True",
+        )
     if result.matches or plan.on_mismatch == "report":
         return
     parts = [f"{result.left_rows} rows on the left, {result.right_rows} on the right"]
     if plan.compare == "rows":
         parts.append(f"{result.only_left} only left, {result.only_right} only right, {result.different} different")
-    if odd := [item.column for item in result.sums if not item.matches]:
-        parts.append(f"other sums of {', '.join(odd)}")
-    where = f"look at {result.diff.path}" if result.diff is not None else "compare='rows' with diff_path names the keys"
+    if differing := [item.column for item in result.sums if not item.matches]:
+        parts.append(f"other sums of {', '.join(differing)}")
+    where = f"see {result.diff.path}" if result.diff is not None else "compare='rows' with diff_path lists the keys"
     raise IntegrityError(f"the two sides differ: {'; '.join(parts)}", remedy=where)

@@ -1,4 +1,4 @@
-"""What a comparison may be asked to do, and what it returns. Operators import this at parse time: nothing heavy."""
+"""The choices and the result of a comparison. Imported at parse time, so this module stays light."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from flowrunner_provider.data.dataset import Dataset
 __all__ = ["ColumnSum", "Compare", "OnMismatch", "ReconcileResult"]
 
 Compare = Literal["count", "sums", "rows"]
-"""How closely two sides are compared."""
+"""What is compared: row counts, sums of columns, or every row."""
 
 OnMismatch = Literal["fail", "report"]
-"""What a difference is: a failure, or a result."""
+"""Whether a difference fails the task or is only reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnSum:
-    """The sum of a column on both sides, as text; null where it has no values."""
+    """The sum of a column on both sides, as text; null if all its values are null."""
 
     column: str
     left: str | None
@@ -28,12 +28,12 @@ class ColumnSum:
 
 @dataclass(frozen=True, kw_only=True)
 class ReconcileResult:
-    """How the two sides compare.
+    """The result of a comparison.
 
-    :param only_left: ``rows``: how many keys the right side does not have.
-    :param different: ``rows``: how many rows differ in a value.
-    :param sums: ``sums``: for each column.
-    :param diff: ``rows``: the file of the keys that differ; null without differences or ``diff_path``.
+    :param only_left: with ``rows``, the number of keys that the right side lacks; ``only_right`` likewise.
+    :param different: with ``rows``, the number of rows whose values differ.
+    :param sums: with ``sums``, the sums of each column.
+    :param diff: with ``rows``, the file of differing keys; null without differences or ``diff_path``.
     """
 
     matches: bool

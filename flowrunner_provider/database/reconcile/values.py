@@ -1,4 +1,4 @@
-"""When two values of two databases are the same, though one calls a text what the other calls a time."""
+"""Equality of values of two databases that may use different types for them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["Sameness", "aligned"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sameness:
-    """How far two values may be apart.
+    """The tolerance within which two values count as equal.
 
     :param numbers: the largest difference of two numbers.
-    :param times: that of two times.
+    :param times: the largest difference of two timestamps.
     """
 
     numbers: Decimal = Decimal(0)
     times: timedelta = timedelta(0)
 
     def of(self, left: Any, right: Any) -> bool:
-        """Whether they are the same."""
+        """Return whether two values are equal within the tolerance."""
         if left is None or right is None:
             return left is right
         left, right = aligned(left, right)
@@ -39,7 +39,7 @@ class Sameness:
 
 
 def aligned(left: Any, right: Any) -> tuple[Any, Any]:
-    """Both in one type, where that is possible without a doubt: numbers as decimals, times in UTC without a zone."""
+    """Return both values in one type where that is unambiguous: numbers as decimals, timestamps in naive UTC."""
     left, right = _plain(left), _plain(right)
     if type(left) is type(right):
         return left, right
@@ -67,7 +67,7 @@ def _plain(value: Any) -> Any:
 
 
 def _read(text: str, like: Any) -> Any:
-    """The text as a value of the type of ``like``, if it is one."""
+    """Return the text parsed as the type of ``like``, or unchanged if it cannot be."""
     with suppress(ValueError, ArithmeticError):
         if isinstance(like, Decimal):
             return Decimal(text)

@@ -1,1 +1,1 @@
-"""One table follows another: ``sql.sync``."""
+"""Syncing a table from another one: ``sql.sync``."""

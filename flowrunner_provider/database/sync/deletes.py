@@ -1,4 +1,4 @@
-"""Rows that the source does not have any more: found by a complete listing of its keys, and never too many."""
+"""Deleting the rows that the source no longer has: by a complete listing of its keys, up to a limit."""
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
 from __future__ import annotations
@@ -14,22 +14,23 @@ __all__ = ["check_keys", "remove_unlisted"]
 
 
 def check_keys(session: Session, stage: TableName, plan: SyncPlan) -> None:
-    """Every staged row has its keys.
+    """Raise if a staged row has NULL in a key column.
 
-    :raises Rejected: if one has not.
+    :raises Rejected: naming the key columns.
     """
     if session.has_null(stage, plan.keys):
         raise Rejected(
             f"a row of the source has no value in a key column ({', '.join(plan.keys)}); nothing was stored",
             code="23502",
-            remedy="correct the source, or leave such rows out with sql",
+            remedy="correct the source, or exclude such rows with sql",
         )
 
 
 def remove_unlisted(session: Session, table: Table, listing: TableName, plan: SyncPlan) -> tuple[int, int]:
-    """Delete, or mark, the rows whose keys are not in ``listing``; how many were, and how many came back.
+    """Delete the rows whose keys are not in ``listing``, or mark them as deleted.
 
-    :raises IntegrityError: if they are more than agreed on.
+    :return: how many rows were deleted or marked, and how many are no longer marked.
+    :raises IntegrityError: if they are more than ``max_deletes``.
     """
     target, condition = session.sql(table.name), session.unlisted(listing, plan.keys)
     change, restored = session.delete_from.format(target), 0
@@ -37,9 +38,9 @@ def remove_unlisted(session: Session, table: Table, listing: TableName, plan: Sy
         flag = session.flag_of(table.columns.get(plan.soft_delete_column, ""))
         if flag is None:
             raise ConfigError(
-                f"{table.name} has no column {plan.soft_delete_column!r} that can say that a row is deleted",
+                f"{table.name} has no column {plan.soft_delete_column!r} that can mark a row as deleted",
                 field="soft_delete_column",
-                remedy="name a column of a truth value, a date or a time",
+                remedy="name a boolean, date or timestamp column",
             )
         column = session.sql(plan.soft_delete_column)
         marked = flag.says_so.format(f"t.{column}")
@@ -52,7 +53,7 @@ def remove_unlisted(session: Session, table: Table, listing: TableName, plan: Sy
         raise IntegrityError(
             f"{count} rows of {table.name} are not in the source, more than max_deletes={plan.max_deletes};"
             " nothing was changed",
-            remedy="look whether the source is complete; then raise max_deletes",
+            remedy="check that the source is complete, then raise max_deletes",
         )
     if count:
         session.execute(f"{change} WHERE {condition}")

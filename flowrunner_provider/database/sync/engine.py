@@ -1,4 +1,4 @@
-"""A sync: rows of one database into a table of another one, once, together with the record of how far it came."""
+"""The sync engine: copies rows of one database into a table of another exactly once, together with the watermark."""
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flowrunner_provider.database.ledger import aside, stand_in
 from flowrunner_provider.database.once import Once
 from flowrunner_provider.database.pipe import Pipe, Pumped
 from flowrunner_provider.database.sync.deletes import check_keys, remove_unlisted
-from flowrunner_provider.database.sync.ledger import Mark
+from flowrunner_provider.database.sync.ledger import Watermark
 from flowrunner_provider.database.sync.plan import SyncPlan
 from flowrunner_provider.database.sync.results import SyncResult
 from flowrunner_provider.database.sync.source import Text
@@ -27,11 +27,11 @@ from flowrunner_provider.database.sync.watermark import check_not_ahead, earlier
 
 __all__ = ["sync"]
 
-_WORDS = {
+_DATASET_TYPES = {
     "json": "object", "timestamptz": "timestamp", "datetime": "timestamp", "int": "integer", "bigint": "integer",
     "real": "number", "double": "number", "numeric": "decimal", "bool": "boolean", "blob": "binary",
 }  # fmt: skip
-"""What a column that is added is called in the words of a dataset, where the source calls it otherwise."""
+"""Source types of added columns -> dataset types, where the names differ."""
 
 
 def sync(
@@ -42,14 +42,14 @@ def sync(
     *,
     same_file: bool = False,
 ) -> SyncResult:
-    """The rows, the deletes and the watermark are in the destination; all became visible in one commit.
+    """Apply the rows, the deletes and the watermark to the destination in one commit.
 
-    Killed or repeated anywhere, it happens exactly once. What is read is one state of the source, seen after every
+    Killed or retried anywhere, the sync happens exactly once. It reads one snapshot of the source, taken after every
     other run of the same sync has ended.
 
     :param read_from: opens a connection to the source.
-    :param connect: opens one to the destination.
-    :param same_file: both are one SQLite file, which can be read only by the connection that writes.
+    :param connect: opens a connection to the destination.
+    :param same_file: both are the same SQLite file, which only the writing connection can read.
     """
     work = _Work(plan=plan, read_from=read_from, run=run, same_file=same_file)
     once = Once(
@@ -69,8 +69,8 @@ def sync(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Done:
-    """What was done, as the ledger keeps it."""
+class _Outcome:
+    """The result, as the ledger records it."""
 
     rows: int
     inserted: int
@@ -85,6 +85,8 @@ class _Done:
 
 @dataclass(kw_only=True)
 class _Work:
+    """The steps of a sync that :class:`Once` calls."""
+
     plan: SyncPlan
     read_from: Callable[[], Session]
     run: Run
@@ -97,31 +99,36 @@ class _Work:
         self.key = self.run.effects.key("sql.sync")
 
     def look(self, session: Session, target: TableName) -> None:
-        """Whether there is a table to sync into, and a query that only reads."""
+        """Raise unless the table exists and the query only reads."""
         self.target = target
         if session.table(target) is None:
-            raise NotFound(f"the table {target} is not there", remedy="create it, with sql.create_table for example")
+            raise NotFound(f"the table {target} does not exist", remedy="create it, for example with sql.create_table")
         if self.same_file:
             with self._source(session, apart=True) as source:
                 self.plan.origin.described(source)
 
     def fill(self, session: Session) -> dict[str, Any]:
-        """In the open transaction: the rows, the deletes, the watermark, and what became of all."""
+        """Apply rows, deletes and watermark in the open transaction; return the result."""
         self._swap = None
-        mark = Mark(session, self.target, self.plan.identity())
-        before = mark.read()
+        stored = Watermark(session, self.target, self.plan.identity())
+        before = stored.read()
         failpoint("sql.sync.after_turn")
         table = cast("Table", session.table(self.target))
         with self._source(session) as source:
-            done, after = _Transfer(self.plan, self.run, source, session, table, self._new_table).perform(before)
+            done, after = _Transfer(self.plan, self.run, source, session, table, self._create_replacement).perform(
+                before
+            )
         if after is not None:
-            mark.write(after)
+            stored.write(after)
             failpoint("sql.sync.after_watermark")
         return asdict(done)
 
     @contextmanager
     def _source(self, session: Session, *, apart: bool = False) -> Iterator[Session]:
-        """The source as it is at this moment."""
+        """Open a snapshot of the source.
+
+        :param apart: use a separate connection, also for the same file.
+        """
         if self.same_file and not apart:
             yield session
             return
@@ -130,8 +137,8 @@ class _Work:
             yield source
             source.rollback()
 
-    def _new_table(self, session: Session, table: Table) -> TableName | None:
-        """An empty table that will take the place of ``table``; None where its rows are to be replaced instead."""
+    def _create_replacement(self, session: Session, table: Table) -> TableName | None:
+        """Create the table to be swapped with ``table``; return None where its rows are deleted instead."""
         if self.plan.replace_by == "delete" or self.same_file:
             return None
         if self.plan.replace_by == "swap":
@@ -144,21 +151,21 @@ class _Work:
         return new
 
     def publish(self, session: Session) -> None:
-        """The table that was filled takes its place."""
+        """Swap the filled table with the old one."""
         if self._swap is not None:
             self.run.lease.check()
             session.swap(*self._swap, aside(self.target, self.key))
             failpoint("sql.sync.after_swap")
 
     def tidy(self, session: Session, target: TableName, done: bool) -> None:
-        """Drop what a replacement has left; the old table only when the new one is known to be in its place."""
+        """Drop the leftovers of a swap; the old table only after the new one has taken its place."""
         if self.plan.mode == "full" and self.plan.replace_by != "delete":
             new, old = target.beside(stand_in(self.key)), aside(target, self.key)
             session.tidy(*((new, old) if done else (new,)))
 
 
 class _Transfer:
-    """From an open source into a table, in an open transaction."""
+    """Copies rows from an open source into a table, in an open transaction."""
 
     def __init__(
         self,
@@ -167,55 +174,60 @@ class _Transfer:
         source: Session,
         target: Session,
         table: Table,
-        new_table: Callable[[Session, Table], TableName | None],
+        create_replacement: Callable[[Session, Table], TableName | None],
     ) -> None:
         self._plan, self._run, self._source, self._target = plan, run, source, target
-        self._table, self._new_table = table, new_table
-        self._kinds = plan.origin.described(source)
-        self._chosen = plan.columns(self._kinds)
+        self._table, self._create_replacement = table, create_replacement
+        self._types = plan.origin.described(source)
+        self._mapping = plan.columns(self._types)
         self._window: tuple[Any, Any] | None = None
-        self._added: list[str] = []
+        self._columns_added: list[str] = []
 
-    def perform(self, before: Any) -> tuple[_Done, Any]:
-        """Do all of it; return what was done and the watermark, if there is a new one."""
-        self._settle_columns()
+    def perform(self, before: Any) -> tuple[_Outcome, Any]:
+        """Run the sync; return the result and the new watermark, if there is one.
+
+        :param before: the watermark of the last run; None before the first.
+        """
+        self._apply_drift()
         self._check_unique()
         if self._plan.mode == "full":
-            return replace(self._replace(), columns_added=self._added), None
+            return replace(self._replace(), columns_added=self._columns_added), None
         after = None
         if self._plan.mode == "incremental":
-            after = self._look_ahead(before)
+            after = self._set_window(before)
         done = self._merge(nothing_new=self._plan.mode == "incremental" and self._window is None)
         if self._window is not None:
             done = replace(done, since=shown(self._window[0]))
-        return replace(done, columns_added=self._added, until=shown(after)), after
+        return replace(done, columns_added=self._columns_added, until=shown(after)), after
 
     # -- columns -----------------------------------------------------------------------------------------
 
-    def _settle_columns(self) -> None:
-        """Every chosen column has a place in the table, by what ``schema_drift`` says about those without."""
-        drifted = {name: other for name, other in self._chosen.items() if other not in self._table.columns}
+    def _apply_drift(self) -> None:
+        """Apply ``schema_drift`` to the source columns that the table lacks."""
+        drifted = {name: other for name, other in self._mapping.items() if other not in self._table.columns}
         if not drifted:
             return
         if self._plan.schema_drift == "fail":
             raise ConfigError(
-                f"{self._table.name} has no column {next(iter(drifted.values()))!r}, and the source has",
+                f"the source has a column {next(iter(drifted.values()))!r} that {self._table.name} lacks",
                 field="schema_drift",
                 remedy="add it to the table, map it to null in column_map, or pass schema_drift='add' or 'ignore'",
             )
         if self._plan.schema_drift == "ignore":
-            self._chosen = {name: other for name, other in self._chosen.items() if name not in drifted}
-            self._plan.columns(self._chosen)
+            self._mapping = {name: other for name, other in self._mapping.items() if name not in drifted}
+            self._plan.columns(self._mapping)
             return
-        declared = self._declared()
+        declared = self._declared_types()
         for name, other in drifted.items():
-            self._target.add_column(self._table.name, Column(other, _type(self._kinds[name] or declared.get(name, ""))))
+            self._target.add_column(
+                self._table.name, Column(other, _dataset_type(self._types[name] or declared.get(name, "")))
+            )
             failpoint("sql.sync.after_column")
-        self._added = list(drifted.values())
+        self._columns_added = list(drifted.values())
         self._table = cast("Table", self._target.table(self._table.name))
 
-    def _declared(self) -> Mapping[str, str]:
-        """The types of a source table that does not tell them with a query."""
+    def _declared_types(self) -> Mapping[str, str]:
+        """Return the declared column types of a source table, where a query does not report them."""
         origin = self._plan.origin
         table = self._source.table(TableName.parse(origin.table)) if origin.table is not None else None
         return {} if table is None else table.columns
@@ -226,22 +238,22 @@ class _Transfer:
             raise ConfigError(
                 f"{self._table.name} has no primary key or unique index on exactly {', '.join(keys)}",
                 field="keys",
-                remedy="create a unique index on these columns, or name those of an existing one",
+                remedy="create a unique index on these columns, or name the columns of an existing one",
             )
 
-    # -- what is read ------------------------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------------------------------
 
-    def _look_ahead(self, before: Any) -> Any:
-        """Fix the bounds of what is read; return the watermark that will be true afterwards."""
+    def _set_window(self, before: Any) -> Any:
+        """Set the range of watermarks to read; return the watermark after this run."""
         column = str(self._plan.watermark)
         text = Text(self._source, self._plan.origin, binds=False)
         name = f"q.{text.name(column)}"
         if text.first(self._source.limited(f"SELECT 1 AS one FROM {text.source} WHERE {name} IS NULL", 1)):
             raise IntegrityError(
-                f"a row of the source has no {column}: no run would ever read it",
-                remedy="give it a value, or leave such rows out with sql",
+                f"a row of the source has no {column}, so that no run would ever read it",
+                remedy="give it a value, or exclude such rows with sql",
             )
-        exact = self._source.exact(self._kinds[column], name)
+        exact = self._source.exact(self._types[column], name)
         found = text.first(f"SELECT max({exact}) AS latest FROM {text.source}")
         upper = found[0] if found else None
         if upper is None:
@@ -250,10 +262,10 @@ class _Transfer:
         self._window = (earlier(before, self._plan.lookback) if before is not None else None, upper)
         return upper if before is None else max(before, upper)
 
-    def _select(self, columns: Sequence[str]) -> Callable[[Sequence[str]], tuple[str, Params]]:
-        """Makes the query for these columns of the source, within the bounds."""
+    def _query(self, columns: Sequence[str]) -> Callable[[Sequence[str]], tuple[str, Params]]:
+        """Return a function that builds the query for these source columns within the window."""
 
-        def made(patterns: Sequence[str]) -> tuple[str, Params]:
+        def build(patterns: Sequence[str]) -> tuple[str, Params]:
             text = Text(self._source, self._plan.origin, binds=self._window is not None)
             parts = [
                 pattern.format(f"q.{text.name(column)}") for pattern, column in zip(patterns, columns, strict=True)
@@ -261,7 +273,7 @@ class _Transfer:
             query = f"SELECT {', '.join(parts)} FROM {text.source}"
             if self._window is not None:
                 watermark = str(self._plan.watermark)
-                kind, name = self._kinds[watermark], f"q.{text.name(watermark)}"
+                kind, name = self._types[watermark], f"q.{text.name(watermark)}"
                 bounds = [
                     self._source.bounded(kind, name, sign, lambda value=value: text.value(value))  # type: ignore[misc]
                     for sign, value in zip((">=", "<="), self._window, strict=True)
@@ -270,84 +282,84 @@ class _Transfer:
                 query += f" WHERE {' AND '.join(bounds)}"
             return query, text.params
 
-        return made
+        return build
 
-    def _pump(self, table: TableName, chosen: Mapping[str, str], what: str) -> int:
-        """Append the columns; return how many rows."""
+    def _copy(self, table: TableName, chosen: Mapping[str, str], what: str) -> int:
+        """Append the chosen columns of the source to a table; return the row count."""
         progress = self._run.progress(what, unit="rows")
         pumped = Pipe(
             source=self._source,
-            select=self._select(list(chosen)),
+            select=self._query(list(chosen)),
             target=self._target,
             columns=list(chosen.values()),
             deadline=self._run.deadline,
-            passed=lambda rows: self._passed(progress, rows),
+            passed=lambda rows: self._on_block(progress, rows),
             batch_rows=self._plan.batch_size,
         ).into(table)
         progress.finish()
-        self._agree(pumped)
+        self._check_stored(pumped)
         return pumped.read
 
-    def _passed(self, progress: Progress, rows: int) -> None:
+    def _on_block(self, progress: Progress, rows: int) -> None:
         self._run.deadline.check("the sync")
         progress.advance(rows)
         failpoint("sql.sync.after_block")
 
-    def _agree(self, pumped: Pumped) -> None:
+    def _check_stored(self, pumped: Pumped) -> None:
         if pumped.read != pumped.stored:
             raise IntegrityError(
-                f"the destination stored {pumped.stored} of {pumped.read} rows; all were taken back",
-                remedy="look for a trigger or rule that drops or redirects rows",
+                f"the destination stored {pumped.stored} of {pumped.read} rows; everything was rolled back",
+                remedy="check for a trigger or rule that drops or redirects rows",
             )
 
-    def _check_some(self, rows: int) -> None:
+    def _check_not_empty(self, rows: int) -> None:
         if not rows and not self._plan.allow_empty:
             raise IntegrityError(
                 f"the source {self._plan.origin.name} has no rows; nothing was changed",
-                remedy="look at the source; if it may be empty, pass allow_empty=True",
+                remedy="check the source; if it may be empty, pass allow_empty=True",
             )
 
-    # -- what becomes of it ------------------------------------------------------------------------------
+    # -- writing ------------------------------------------------------------------------------
 
-    def _replace(self) -> _Done:
+    def _replace(self) -> _Outcome:
         target, table = self._target, self._table
         target.lock(table.name)
         if self._source is target:
-            return self._replace_from_within()
-        new = self._new_table(target, table)
+            return self._replace_over_one_connection()
+        new = self._create_replacement(target, table)
         if new is None:
             target.empty(table.name)
             failpoint("sql.sync.after_empty")
-        rows = self._pump(new or table.name, self._chosen, "sync")
-        self._check_some(rows)
+        rows = self._copy(new or table.name, self._mapping, "sync")
+        self._check_not_empty(rows)
         if new is not None and target.count(new) != rows:
-            self._agree(Pumped(rows, target.count(new)))
-        return _Done(rows=rows, inserted=rows)
+            self._check_stored(Pumped(rows, target.count(new)))
+        return _Outcome(rows=rows, inserted=rows)
 
-    def _replace_from_within(self) -> _Done:
-        """All is read before anything is deleted: the query may read the table itself."""
-        target, columns = self._target, list(self._chosen.values())
+    def _replace_over_one_connection(self) -> _Outcome:
+        """Replace the rows over one connection; read all before deleting, as the query may read the table itself."""
+        target, columns = self._target, list(self._mapping.values())
         stage = target.stage(self._table.name, columns)
-        rows = self._pump(stage, self._chosen, "sync")
-        self._check_some(rows)
+        rows = self._copy(stage, self._mapping, "sync")
+        self._check_not_empty(rows)
         target.empty(self._table.name)
         failpoint("sql.sync.after_empty")
         target.insert_all(stage, self._table.name, columns)
         target.drop_stage(stage)
-        return _Done(rows=rows, inserted=rows)
+        return _Outcome(rows=rows, inserted=rows)
 
-    def _merge(self, *, nothing_new: bool) -> _Done:
+    def _merge(self, *, nothing_new: bool) -> _Outcome:
         target, plan, deleted, restored = self._target, self._plan, 0, 0
         if plan.detect_deletes and plan.mode == "incremental":
-            deleted, restored = self._detect_by_listing()
+            deleted, restored = self._delete_unlisted()
         if nothing_new:
-            return _Done(rows=0, inserted=0, deleted=deleted, restored=restored)
-        columns = list(self._chosen.values())
+            return _Outcome(rows=0, inserted=0, deleted=deleted, restored=restored)
+        columns = list(self._mapping.values())
         stage = target.stage(self._table.name, columns)
-        rows = self._pump(stage, self._chosen, "sync")
+        rows = self._copy(stage, self._mapping, "sync")
         failpoint("sql.sync.after_stage")
         if plan.mode == "merge":
-            self._check_some(rows)
+            self._check_not_empty(rows)
         check_keys(target, stage, plan)
         if plan.detect_deletes and plan.mode == "merge":
             deleted, restored = remove_unlisted(target, self._table, stage, plan)
@@ -355,19 +367,19 @@ class _Transfer:
         failpoint("sql.sync.after_merge")
         if merged.inserted + merged.updated + merged.skipped != rows:
             raise IntegrityError(
-                f"the destination took {merged.inserted + merged.updated} of {rows} rows; all were taken back",
-                remedy="look for a trigger or rule that drops or redirects rows",
+                f"the destination stored {merged.inserted + merged.updated} of {rows} rows; everything was rolled back",
+                remedy="check for a trigger or rule that drops or redirects rows",
             )
-        return _Done(rows=rows, deleted=deleted, restored=restored, **asdict(merged))
+        return _Outcome(rows=rows, deleted=deleted, restored=restored, **asdict(merged))
 
-    def _detect_by_listing(self) -> tuple[int, int]:
-        """All keys of the source, whatever their watermark, from the same snapshot as the rows."""
-        chosen = {name: other for name, other in self._chosen.items() if other in self._plan.keys}
+    def _delete_unlisted(self) -> tuple[int, int]:
+        """Delete the rows whose keys are not in the source: all its keys are listed, from the same snapshot."""
+        chosen = {name: other for name, other in self._mapping.items() if other in self._plan.keys}
         listing = self._target.stage(self._table.name, list(chosen.values()))
         window, self._window = self._window, None
-        listed = self._pump(listing, chosen, "list keys")
+        listed = self._copy(listing, chosen, "list keys")
         self._window = window
-        self._check_some(listed)
+        self._check_not_empty(listed)
         check_keys(self._target, listing, self._plan)
         failpoint("sql.sync.after_listing")
         found = remove_unlisted(self._target, self._table, listing, self._plan)
@@ -375,7 +387,7 @@ class _Transfer:
         return found
 
 
-def _type(kind: str) -> Type:
-    """Of a column that is added."""
-    kind = _WORDS.get(kind.lower(), kind.lower())
+def _dataset_type(kind: str) -> Type:
+    """Return the dataset type of an added column."""
+    kind = _DATASET_TYPES.get(kind.lower(), kind.lower())
     return cast("Type", kind) if kind in get_args(Type) else "string"

@@ -1,4 +1,4 @@
-"""What all runs of a sync share: a row of the ledger, which they take turns to hold, with the watermark."""
+"""The watermark of a sync: a ledger row that all its runs share, and lock one after the other."""
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
 from __future__ import annotations
@@ -12,14 +12,14 @@ from flowrunner_provider.database.identifiers import TableName
 from flowrunner_provider.database.ledger import NAME
 from flowrunner_provider.database.sync.watermark import from_json, to_json
 
-__all__ = ["Mark"]
+__all__ = ["Watermark"]
 
 
-class Mark:
-    """The watermark of a sync. It is committed with the rows, so it never says more, or less, than what is there.
+class Watermark:
+    """The watermark of a sync, committed together with the rows that it stands for.
 
     :param table: the destination, with its schema.
-    :param identity: of the sync.
+    :param identity: the identity of the sync.
     """
 
     def __init__(self, session: Session, table: TableName, identity: str) -> None:
@@ -28,30 +28,35 @@ class Mark:
         self._ledger = table.beside(NAME)
 
     def read(self) -> Any:
-        """The watermark, or None; until the transaction ends no other run of the sync gets further than here."""
+        """Return the watermark, or None; other runs of the sync wait here until the transaction ends."""
         session = self._session
         session.hold(self.key)
-        found = self._locked()
+        found = self._lock_and_read()
         if not found:
             row = {"effect_key": self.key, "fingerprint": "", "target": str(self._table)}
             session.insert_once(self._ledger, row, "effect_key")
-            found = self._locked()
+            found = self._lock_and_read()
         details = found[0][0]
         return None if details is None else from_json(json.loads(details)["watermark"])
 
     def write(self, watermark: Any) -> None:
-        """The watermark, from which the next run goes on."""
+        """Store the watermark where the next run continues."""
         kept: Json = {"watermark": to_json(watermark)}
-        self._update(f"details = {self._place(2)}, loaded_at = {self._session.moment}", json.dumps(kept))
+        self._update(f"details = {self._placeholder(2)}, loaded_at = {self._session.moment}", json.dumps(kept))
 
-    def _locked(self) -> list[tuple[Any, ...]]:
+    def _lock_and_read(self) -> list[tuple[Any, ...]]:
         self._update("target = target")
         sql = self._session
-        return sql.run(f"SELECT details FROM {sql.sql(self._ledger)} WHERE effect_key = {self._place(1)}", [self.key])
+        return sql.run(
+            f"SELECT details FROM {sql.sql(self._ledger)} WHERE effect_key = {self._placeholder(1)}", [self.key]
+        )
 
     def _update(self, change: str, *values: str) -> None:
         sql = self._session
-        sql.run(f"UPDATE {sql.sql(self._ledger)} SET {change} WHERE effect_key = {self._place(1)}", [self.key, *values])
+        sql.run(
+            f"UPDATE {sql.sql(self._ledger)} SET {change} WHERE effect_key = {self._placeholder(1)}",
+            [self.key, *values],
+        )
 
-    def _place(self, number: int) -> str:
+    def _placeholder(self, number: int) -> str:
         return self._session.placeholder.format(number)

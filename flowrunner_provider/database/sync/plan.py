@@ -1,4 +1,4 @@
-"""What a sync is to do, checked before anything happens."""
+"""The parameters of a sync, validated before any effect."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class SyncPlan:
     """The parameters of the action ``sql.sync``.
 
     :param origin: the rows to read.
-    :param place: what tells this source from another one that is synced into the same table.
-    :raises ConfigError: naming the parameter to mend.
+    :param place: distinguishes this source from another one that is synced into the same table.
+    :raises ConfigError: naming the parameter to correct.
     """
 
     origin: Origin
@@ -54,42 +54,52 @@ class SyncPlan:
         if not isinstance(self.column_map, Mapping):
             raise _bad("column_map", "column_map must be an object", 'write {"source name": "table name"}')
         if not isinstance(self.batch_size, int) or not 1 <= self.batch_size <= 1_000_000:
-            raise _bad("batch_size", "batch_size must be between 1 and 1000000", "5000 is a good value")
+            raise _bad(
+                "batch_size", "batch_size must be between 1 and 1000000", "use a number in this range, for example 5000"
+            )
 
     def _check_keys(self) -> None:
         keys = self.keys
         if isinstance(keys, str) or not all(isinstance(key, str) for key in keys) or len(set(keys)) != len(keys):
-            raise _bad("keys", "keys must be a list of column names, each once", 'write ["id"], say')
+            raise _bad("keys", "keys must be a list of column names without duplicates", 'for example ["id"]')
         if (self.mode == "full") == bool(keys):
             raise _bad(
                 "keys",
-                "mode 'full' takes no keys, and the others need some",
-                "name the columns of the table by which a row is known, or change the mode",
+                "mode 'full' takes no keys, and the other modes need them",
+                "name the columns that identify a row of the table, or change the mode",
             )
 
     def _check_watermark(self) -> None:
         if (self.mode == "incremental") != (self.watermark is not None):
-            raise _bad("watermark", "mode 'incremental' needs watermark, and no other takes it", "name a column")
+            raise _bad(
+                "watermark",
+                "watermark is for mode 'incremental', which needs it",
+                "name a column whose values only grow",
+            )
         if self.lookback and self.mode != "incremental":
-            raise _bad("lookback", "lookback is for mode 'incremental'", "leave it away")
+            raise _bad("lookback", "lookback is for mode 'incremental'", "remove it")
         if not isinstance(self.lookback, int | float) or self.lookback < 0:
             parse_duration(self.lookback, "lookback")
 
     def _check_deletes(self) -> None:
         if self.detect_deletes and self.mode == "full":
-            raise _bad("detect_deletes", "mode 'full' replaces all rows: there are no deletes to detect", "leave it")
+            raise _bad(
+                "detect_deletes", "mode 'full' replaces all rows, so there are no deletes to detect", "remove it"
+            )
         if self.soft_delete_column is not None:
             Identifier(self.soft_delete_column)
             if not self.detect_deletes or self.soft_delete_column in self.keys:
-                raise _bad("soft_delete_column", "soft_delete_column goes with detect_deletes", "pass that, too")
+                raise _bad(
+                    "soft_delete_column", "soft_delete_column needs detect_deletes and cannot be a key", "correct both"
+                )
         most = self.max_deletes
         if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 0):
             raise _bad("max_deletes", "max_deletes must be 0 or more", "give a whole number, or null for no limit")
 
     def columns(self, source: Iterable[str]) -> dict[str, str]:
-        """Name in the source -> name in the table, of the columns that are not left out.
+        """Return name in the source -> name in the table, without the columns that are mapped to null.
 
-        :raises ConfigError: if the map does not fit the source.
+        :raises ConfigError: if ``column_map``, ``keys`` or ``watermark`` do not fit the source.
         """
         known = list(source)
         needed = [*self.column_map, *([self.watermark] if self.watermark is not None else [])]
@@ -103,24 +113,24 @@ class SyncPlan:
         named = {name: Identifier(other).text for name, other in chosen.items() if other is not None}
         names = list(named.values())
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise _bad("column_map", f"two columns of the source go to {twice[0]!r}", "map one of them to null")
+            raise _bad("column_map", f"two columns of the source are mapped to {twice[0]!r}", "map one of them to null")
         if self.soft_delete_column in names:
-            raise _bad("soft_delete_column", "a column of the source goes to soft_delete_column", "map it to null")
+            raise _bad("soft_delete_column", "a column of the source is mapped to soft_delete_column", "map it to null")
         if missing := [key for key in self.keys if key not in names]:
             raise _bad("keys", f"the key {missing[0]!r} is not in the source", "name columns of the table")
         if not names:
-            raise _bad("column_map", "no column is left", "map fewer of them to null")
+            raise _bad("column_map", "all columns are mapped to null", "keep at least one")
         return named
 
     def fingerprint(self) -> str:
-        """A digest of what would be done; the same in every attempt."""
+        """Return a digest of the work, the same in every attempt."""
         chosen = {
             name: value for name, value in vars(self).items() if name not in ("origin", "batch_size", "max_deletes")
         }
         return _digest(chosen, self._read)
 
     def identity(self) -> str:
-        """A digest of what the watermark belongs to: the same rows of the same source."""
+        """Return a digest of what the watermark belongs to: the same rows of the same source."""
         return _digest(self.place, self._read, self.watermark, sorted(self.keys))
 
     @property

@@ -1,4 +1,4 @@
-"""What a sync may be asked to do, and what it returns. Operators import this at parse time: nothing heavy here."""
+"""The choices and the result of a sync. Imported at parse time, so this module stays light."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Literal
 __all__ = ["Drift", "ReplaceBy", "SyncMode", "SyncResult"]
 
 SyncMode = Literal["full", "incremental", "merge"]
-"""What of the source is read, and what becomes of the rows that are there."""
+"""Which rows of the source are read, and what happens to existing rows."""
 
 Drift = Literal["ignore", "add", "fail"]
-"""What to do about a column of the source that the table does not have."""
+"""What to do about source columns that the table lacks."""
 
 ReplaceBy = Literal["auto", "swap", "delete"]
-"""How a full sync puts its rows in the place of the old ones."""
+"""How a full sync replaces the old rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyncResult:
-    """What became of the rows that were read: ``rows`` is the sum of inserted, updated and skipped.
+    """The result of a sync; ``rows`` is the sum of inserted, updated and skipped.
 
     :param table: the destination, with its schema.
-    :param rows: how many were read, those within the look-back included.
-    :param deleted: rows that the source does not have any more, deleted or marked so.
-    :param restored: rows that were marked as deleted and are in the source again.
-    :param columns_added: columns that the destination has now, too.
-    :param since: incremental: the smallest value of the watermark column that was asked for; null for all.
-    :param until: incremental: where the next run goes on; null when the source has no rows yet.
+    :param rows: the rows read, including those within ``lookback``.
+    :param deleted: rows that the source no longer has, deleted or marked as deleted.
+    :param restored: rows that were marked as deleted and have returned to the source.
+    :param columns_added: columns added to the destination.
+    :param since: incremental: the smallest watermark that was read; null for all rows.
+    :param until: incremental: the watermark where the next run continues; null while the source has no rows.
     """
 
     table: str

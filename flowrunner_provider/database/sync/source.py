@@ -1,4 +1,4 @@
-"""A table or query to read from, and queries over it with values bound as its driver takes them."""
+"""A table or query to read from, and queries over it with bound values."""
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
 from __future__ import annotations
@@ -17,10 +17,10 @@ __all__ = ["Origin", "Text"]
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Rows to read.
+    """The rows to read: a table, or a query with its parameters.
 
-    :param names: what these three are called as parameters of the action, for messages.
-    :raises ConfigError: unless it is one of both.
+    :param names: the names of ``sql``, ``table`` and ``params`` as parameters of the action, for messages.
+    :raises ConfigError: unless exactly one of ``sql`` and ``table`` is given.
     """
 
     sql: str | None = None
@@ -38,23 +38,23 @@ class Origin:
             raise ConfigError(
                 f"the parameters for {sql} must be a list or an object",
                 field=params,
-                remedy=f"give one value per placeholder of {sql}, or leave them away",
+                remedy=f"give one value per placeholder of {sql}, or remove them",
             )
 
     def described(self, session: Session) -> dict[str, str]:
-        """The columns: name -> type in the words of a dataset, or empty."""
+        """Return the columns: name -> dataset type, or empty if it has none."""
         if self.sql is not None:
             return session.described(self.sql.rstrip().rstrip(";"), self.params)
         return session.described(f"SELECT * FROM {session.sql(TableName.parse(str(self.table)))}", None)
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The name for messages."""
         return self.table if self.table is not None else self.names[0]
 
 
 class Text:
-    """A query over an origin that is being written.
+    """Builds a query over an origin.
 
     :param binds: whether :meth:`value` will be called.
     """
@@ -66,15 +66,15 @@ class Text:
         self._listed: list[Any] = [] if isinstance(origin.params, Mapping) else list(origin.params or ())
 
     def name(self, name: str | TableName | Identifier) -> str:
-        """A name as SQL."""
+        """Quote a name."""
         return self.plain(self._session.sql(name))
 
     def plain(self, text: str) -> str:
-        """Text without placeholders."""
+        """Escape a text without placeholders."""
         return self._session.user_text(text) if self._binds else text
 
     def value(self, value: Any) -> str:
-        """A placeholder for the value; those of a list come in the order of the text."""
+        """Return a placeholder for the value; positional ones must be requested in the order of the text."""
         if self._named is None:
             self._listed.append(value)
             return self._session.mark
@@ -84,7 +84,7 @@ class Text:
 
     @property
     def source(self) -> str:
-        """What comes after FROM; its columns are those of ``q``."""
+        """The ``FROM`` item, with the alias ``q``."""
         origin = self._origin
         if origin.sql is None:
             return f"{self.name(TableName.parse(str(origin.table)))} AS q"
@@ -93,12 +93,12 @@ class Text:
 
     @property
     def params(self) -> Params:
-        """The values."""
+        """The parameters of the query."""
         if not self._binds:
             return None
         return self._named if self._named is not None else self._listed
 
     def first(self, query: str) -> Row | None:
-        """The first row of a query."""
+        """Return the first row of a query."""
         with self._session.stream(query, self.params, batch_rows=1) as batches:
             return next((batch[0] for batch in batches), None)

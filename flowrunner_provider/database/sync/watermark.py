@@ -1,4 +1,4 @@
-"""How far an earlier run came: values of one column that only grow, kept as JSON."""
+"""Watermarks: values of one growing column, kept as JSON."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _AHEAD = timedelta(days=1)
 
 
 def to_json(value: Any) -> Json:
-    """A value of a watermark or key column.
+    """Return a value of a watermark or key column as JSON.
 
-    :raises ConfigError: for a type that has no order to go by.
+    :raises ConfigError: for a type that cannot be ordered.
     """
     if isinstance(value, datetime):
         return {"timestamp": value.isoformat()}
@@ -35,12 +35,12 @@ def to_json(value: Any) -> Json:
     raise ConfigError(
         f"a {type(value).__name__} cannot be a watermark or key",
         field="watermark",
-        remedy="name a column of numbers, times, dates or texts",
+        remedy="name a column of numbers, timestamps, dates or texts",
     )
 
 
 def from_json(kept: Json) -> Any:
-    """The value again."""
+    """Return the value of :func:`to_json`."""
     if not isinstance(kept, dict):
         return kept
     ((kind, text),) = kept.items()
@@ -51,14 +51,14 @@ def from_json(kept: Json) -> Any:
 
 
 def shown(value: Any) -> str | None:
-    """The value for people."""
+    """Return the value for display."""
     return None if value is None else value.isoformat() if isinstance(value, date) else str(value)
 
 
 def earlier(value: Any, lookback: Any) -> Any:
-    """``value`` less the look-back: a duration for times, a number for numbers.
+    """Return ``value`` minus ``lookback``: a duration for timestamps, a number for numbers.
 
-    :raises ConfigError: if the look-back does not fit the column.
+    :raises ConfigError: if the lookback does not fit the column.
     """
     if not lookback:
         return value
@@ -72,7 +72,7 @@ def earlier(value: Any, lookback: Any) -> Any:
     try:
         moment = datetime.fromisoformat(value)
     except (TypeError, ValueError):
-        raise _unfit("nothing: the watermark is a text that is no time") from None
+        raise _unfit("none: the watermark is a text that is not a timestamp") from None
     if len(value) < len("2026-01-01 00:00"):
         return (moment - span).date().isoformat()
     return (moment - span).isoformat(value[10])
@@ -90,13 +90,13 @@ def check_not_ahead(value: Any, now: datetime, column: str) -> None:
     if isinstance(value, float | Decimal) and not math.isfinite(value):
         raise IntegrityError(
             f"the largest {column} of the source is {value}: no row can come after it",
-            remedy="correct that row, or leave such rows out with sql",
+            remedy="correct that row, or exclude such rows with sql",
         )
     if not isinstance(value, date):
         return
     moment = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day, tzinfo=UTC)
     if (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) > now + _AHEAD:
         raise IntegrityError(
-            f"the largest {column} of the source is more than a day in the future: it cannot tell what is new",
-            remedy="correct that row, or leave such rows out with sql",
+            f"the largest {column} of the source is more than a day in the future, so that new rows would be missed",
+            remedy="correct that row, or exclude such rows with sql",
         )
