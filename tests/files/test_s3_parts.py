@@ -6,16 +6,20 @@ import asyncio
 import os
 import zlib
 from base64 import b64encode
+from typing import Any
 
 import pytest
 
 from flowrunner_provider.core.errors import IntegrityError, PermanentError, Unavailable
 from flowrunner_provider.files.config import S3Config
+from flowrunner_provider.files.store import Entry
 from flowrunner_provider.files.stores import object_upload, s3, s3_bucket, s3_parts
 from flowrunner_provider.files.stores.object_upload import part_lengths
 from flowrunner_provider.files.stores.s3 import S3Store, S3Target
 from flowrunner_provider.files.stores.s3_body import Body, PiecesBody
+from flowrunner_provider.files.stores.s3_copy import copy_object
 from flowrunner_provider.files.stores.s3_objects import Proof, Stored
+from flowrunner_provider.files.stores.s3_parts import S3Parts
 from flowrunner_provider.files.stores.s3_uploads import ClientUploads
 from flowrunner_provider.files.stores.s3_wire_uploads import WireUploads
 from tests.files.s3 import PART, Bucket, session, store_of
@@ -126,7 +130,7 @@ def test_a_later_attempt_finds_parts_that_have_grown(bucket, monkeypatch, upload
 @pytest.mark.parametrize(("objects", "expected"), [(1, 2), (2, 3), (5, 6)])
 def test_only_so_much_travels_at_once(monkeypatch, objects, expected):
     monkeypatch.setattr(object_upload, "MEMORY", 25)
-    under_way, most = object_upload.UnderWay(), 0
+    under_way, most = object_upload.InFlight(), 0
 
     class Slow:
         at_once = 64
@@ -196,7 +200,7 @@ def test_who_is_asked_for_crcs(options, wanted):
 
 def test_a_damaged_part_is_refused(bucket, monkeypatch, uploads):
     monkeypatch.setattr(Body, "crc32", lambda body: 1)
-    with pytest.raises(Unavailable, match="damaged on its way"):
+    with pytest.raises(Unavailable, match="damaged in transit"):
         put(
             store_of(bucket.endpoint, request_checksum_calculation="when_supported"),
             f"{bucket.root}/k",
@@ -303,6 +307,37 @@ def test_parts_of_odd_keys_are_taken_up(request, monkeypatch, uploads, far, name
     assert len(seen) == 1  # what was in memory
     assert there.get(name) == data
     assert there.names() == [name]
+
+
+class Copying:
+    """A client that copies nothing, and notes which ranges it was asked for."""
+
+    def __init__(self) -> None:
+        self.ranges: list[tuple[int, int, int]] = []
+
+    async def call(self, what: str, operation: str, **arguments: Any) -> dict[str, Any]:
+        if operation == "upload_part_copy":
+            first, _, last = arguments["CopySourceRange"].removeprefix("bytes=").partition("-")
+            self.ranges.append((arguments["PartNumber"], int(first), int(last)))
+        return {"UploadId": "u", "CopyPartResult": {"ETag": "e"}}
+
+
+@pytest.mark.parametrize("tib", [1, 5])
+def test_an_object_of_any_size_is_copied_in_no_more_parts_than_s3_takes(monkeypatch, tib):
+    async def leave_nothing(self: S3Parts) -> None: ...
+
+    monkeypatch.setattr(S3Parts, "abort", leave_nothing)
+    store, client, size = store_of("http://127.0.0.1:9"), Copying(), tib << 40
+    store._client, store._uploads = client, client
+    asyncio.run(
+        copy_object(
+            store, "a", "b", replace=True, source=Entry(path="/a", name="a", size=size, modified=None, version="v")
+        )
+    )
+    numbers, firsts, lasts = zip(*sorted(client.ranges), strict=True)
+    assert [*numbers] == [*range(1, len(numbers) + 1)]
+    assert len(numbers) <= 10_000
+    assert [0, *(last + 1 for last in lasts)] == [*firsts, size]
 
 
 # -- listings

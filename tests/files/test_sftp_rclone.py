@@ -18,6 +18,7 @@ from tests.support.servers import HOST, Server, greets, require
 pytestmark = pytest.mark.backend
 
 COUNT = 150
+PASSWORD = " pw-canary-4711 "  # spaces are part of a password
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     (root / "far").mkdir(parents=True)
 
     def command(port: int) -> list[str]:
-        account = ["--user", "alice", "--pass", "pw-canary-4711"]
+        account = ["--user", "alice", "--pass", PASSWORD]
         cache = ["--vfs-cache-mode", "writes", "--cache-dir", str(tmp_path / "cache")]
         config = ["--config", str(tmp_path / "none.conf")]
         return [program, *config, "serve", "sftp", str(root), "--addr", f"{HOST}:{port}", *account, *cache]
@@ -37,7 +38,7 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
         monkeypatch.delenv(name)
     with Server("rclone", command, ready=lambda port: greets(port, b"SSH-2.0-"), log=tmp_path / "log") as server:
         connection = {
-            "conn_type": "sftp", "host": HOST, "port": server.port, "login": "alice", "password": "pw-canary-4711",
+            "conn_type": "sftp", "host": HOST, "port": server.port, "login": "alice", "password": PASSWORD,
             "extra": {"no_host_key_check": True},
         }  # fmt: skip
         monkeypatch.setenv("AIRFLOW_CONN_PARTNER", json.dumps(connection))

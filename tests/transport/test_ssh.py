@@ -43,6 +43,11 @@ def fingerprint(sshd) -> str:
     ).stdout.split()[1]
 
 
+def test_a_target_does_not_show_its_secrets():
+    target = SshTarget(host="h", password="canary-1", private_key="canary-2", passphrase="canary-3")
+    assert "canary" not in repr(target)
+
+
 def test_the_fast_cipher_is_taken(sshd):
     assert enter(target_of(sshd)) == CIPHERS[0]
 

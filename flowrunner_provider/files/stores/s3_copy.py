@@ -8,8 +8,9 @@ from flowrunner_provider.core.errors import AlreadyExists, FlowRunnerError, Inte
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.files.concurrency import for_each
 from flowrunner_provider.files.store import Entry
+from flowrunner_provider.files.stores.object_upload import part_lengths
 from flowrunner_provider.files.stores.s3_bucket import S3Bucket
-from flowrunner_provider.files.stores.s3_parts import S3Parts
+from flowrunner_provider.files.stores.s3_parts import MOST_PARTS, S3Parts
 
 __all__ = ["ONE_REQUEST", "copy_object"]
 
@@ -62,25 +63,26 @@ async def _in_parts(bucket: S3Bucket, key: str, target: str, what: str, source: 
     about = await bucket.client.call(what, "head_object", Bucket=bucket.bucket, Key=key)
     kept = {name: about[name] for name in _KEPT if about.get(name)}
     where = {"Bucket": bucket.bucket, "Key": target}
-    await S3Parts(bucket, target, lambda _: _PART, _AT_ONCE).abort()  # what a killed attempt has left
+    part_length = part_lengths(_PART, MOST_PARTS, size)
+    await S3Parts(bucket, target, part_length, _AT_ONCE).abort()  # what a killed attempt has left
     upload = (await bucket.client.call(what, "create_multipart_upload", **where, **kept, **bucket.settings))["UploadId"]
     where["UploadId"] = upload
-    starts = range(0, size, _PART)
+    length = part_length(1)
     etags: dict[int, str] = {}
 
     async def part(start: int) -> None:
-        number = start // _PART + 1
+        number = start // length + 1
         answer = await bucket.client.call(
             what,
             "upload_part_copy",
             PartNumber=number,
-            CopySourceRange=f"bytes={start}-{min(start + _PART, size) - 1}",
+            CopySourceRange=f"bytes={start}-{min(start + length, size) - 1}",
             **{**_ends(bucket, key, target, source), "UploadId": upload},
         )
         etags[number] = answer["CopyPartResult"]["ETag"]
 
     try:
-        await for_each(_AT_ONCE, part, starts)
+        await for_each(_AT_ONCE, part, range(0, size, length))
         parts = [{"PartNumber": number, "ETag": etags[number]} for number in sorted(etags)]
         failpoint("s3.before_complete_copy")
         await bucket.client.call(what, "complete_multipart_upload", MultipartUpload={"Parts": parts}, **where, **more)
