@@ -7,6 +7,7 @@ import os
 import threading
 import traceback
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -242,6 +243,16 @@ class DialectContract(ExportContract, TransactionContract):
         assert told[2]["values"]["id"] == CANARY
         assert all(CANARY not in row["reason"] for row in told)
         assert reject.stat().st_mode & 0o777 == 0o600
+
+    def test_bad_rows_do_not_overwrite_the_source(self, orders: FarSide) -> None:
+        source = orders.jsonl([{"id": 1}, {"id": "x"}])
+        before = Path(source).read_bytes()
+        folder = orders.folder
+        with pytest.raises(ConfigError) as caught:
+            load_rows(orders, source, on_bad_row="reject", reject_path=f"{folder}/../{folder.name}/source.jsonl")
+        assert caught.value.field == "reject_path"
+        assert Path(source).read_bytes() == before
+        assert orders.tables() == {"orders"}
 
     def test_too_many_bad_rows_store_nothing(self, orders: FarSide) -> None:
         source = orders.jsonl([{"id": n // 2, "note": CANARY} for n in range(10)])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
-from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, IntegrityError, NotFound
+from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, IntegrityError, NotFound, Rejected
 from flowrunner_provider.database.operators import SqlModifyOperator
 from tests.database.far_side import FarSide, act
 from tests.database.payloads import PAYLOADS
@@ -65,6 +66,17 @@ def test_what_matches(far: FarSide, where: Any, ids: list[int]) -> None:
     assert modify(far, where=where, set={"50%%s": "x%s"})["affected"] == len(ids)
     assert [row[0] for row in far.rows("t") if row[1] == "x%s"] == ids
     assert modify(far, operation="delete", where=where, context={"run_id": "2"})["operation"] == "delete"
+
+
+@pytest.mark.parametrize("condition", [0, {"<": 5}, [0, 7]])
+def test_a_number_does_not_match_texts_that_are_none(make_real: Callable[[], FarSide], condition: Any) -> None:
+    """MariaDB takes such a text for 0, with a warning only: a delete for 0 would hit all of them."""
+    far = make_real()
+    far.run(f"CREATE TABLE {far.name('t')} (id integer PRIMARY KEY, name varchar(10))")
+    far.run(f"INSERT INTO {far.name('t')} VALUES (1, 'a'), (2, 'b')")
+    with nullcontext() if far.kind == "sqlite" else pytest.raises(Rejected):
+        assert modify(far, operation="delete", where={"name": condition})["affected"] == 0
+    assert far.rows("t") == [(1, "a"), (2, "b")]
 
 
 @pytest.mark.parametrize("named", [False, True])

@@ -365,7 +365,7 @@ def test_a_rogue_server_gets_nothing(
         ({"extra": {"ssl": "x"}}, ConfigError, "'ssl' must be an object"),
         ({"extra": {"ssl_mode": "MAYBE"}}, ConfigError, "ssl_mode"),
         ({"extra": {"flowrunner": {"cleartext": True}}}, ConfigError, "cleartext"),
-        ({"extra": {"unix_socket": 7}}, ConfigError, "must be text"),
+        ({"extra": {"unix_socket": 7}}, ConfigError, "must be a string"),
     ],
 )
 def test_bad_connections(

@@ -71,6 +71,7 @@ from flowrunner_provider.database.identifiers import Identifier, Quoting, TableN
 __all__ = ["MysqlSession"]
 
 _IN_TRANSACTION = 1  # of the status that the server sends with every OK
+_TRUNCATED = 1292
 
 
 class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
@@ -178,6 +179,13 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
         with self.typed(), unbuffered(self._connection) as cursor:
             cursor.execute(filled(self._connection.literal, statement, params))
             rows = sum(1 for _ in cursor) if cursor.description else int(cursor.rowcount)
+            warned = cursor.warning_count and not cursor.description
+        if warned and _TRUNCATED in [row[1] for row in self.run("SHOW WARNINGS")]:
+            raise Rejected(  # MySQL 8 refuses this itself; MariaDB would take every text without digits for 0
+                "a text that is no number was compared with a number",
+                code=str(_TRUNCATED),
+                remedy="write the value as a string, or cast the column",
+            )
         if self._begun is not None and not self._connection.server_status & _IN_TRANSACTION:
             raise IntegrityError("a statement has ended the transaction", remedy="leave COMMIT and ROLLBACK away")
         return max(0, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError
@@ -140,6 +141,10 @@ class SqlLoadOperator(FlowRunnerOperator):
 
         plan = self._plan()
         dataset = Dataset.from_value(self.source)
+        if plan.reject_path is not None and Path(plan.reject_path).resolve() == Path(dataset.path).resolve():
+            raise ConfigError(
+                "reject_path is the source, which it would overwrite", field="reject_path", remedy="pass another path"
+            )
         self._open(dataset)  # report invalid options before connecting
         hook = hook_for(self.conn_id)
         return load(
