@@ -35,6 +35,24 @@ def class_of(spec: ActionSpec) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def wrong_values(schema: dict[str, Any]) -> list[Any]:
+    """A value of each kind that a parameter cannot take; none where it takes anything."""
+    branches = schema.get("anyOf", [schema])
+    if any("type" not in branch and "enum" not in branch for branch in branches):
+        return []
+    kinds: set[str] = set()
+    for branch in branches:
+        found = branch.get("type", [])
+        kinds |= {found} if isinstance(found, str) else set(found)
+        kinds |= {"null" if value is None else type(value).__name__ for value in branch.get("enum", [])}
+        kinds |= {"number"} if branch.get("format") == "duration" else set()
+    numbers = {"integer", "number", "boolean", "int", "float", "bool"}
+    candidates: list[tuple[Any, set[str]]] = [
+        (None, {"null"}), (42, numbers), ({"x": 1}, {"object"}), ([{"x": 1}], {"array"}),
+    ]  # fmt: skip
+    return [value for value, taken_by in candidates if not kinds & taken_by]
+
+
 def build(spec: ActionSpec, **more: Any) -> FlowRunnerOperator:
     operator: FlowRunnerOperator = class_of(spec)(task_id="t", **{**ARGUMENTS[spec.id], **more})
     return operator
@@ -130,6 +148,20 @@ class TestErrors:
         assert caught.value.remedy, f"{caught.value!r} has no remedy"
         assert not retrying_helps(caught.value), "a missing connection or file is not retried"
         assert not any(key.startswith("flowrunner.effect.") for key in state.items()), "refused before any effect"
+
+    def test_an_argument_of_the_wrong_type_is_refused_by_name_before_any_effect(
+        self, spec: ActionSpec, tmp_path: Any
+    ) -> None:
+        switches = {"dry_run", "resume"}  # truth values that some operators keep under another name or rewrite
+        for name, schema in spec.params["properties"].items():
+            for value in wrong_values(schema) if name not in switches else []:
+                state = FileStateStore(tmp_path / name)
+                operator = class_of(spec)(task_id="t", **{**ARGUMENTS[spec.id], name: value})
+                with pytest.raises(ConfigError) as caught:
+                    execute(operator, make_context(operator, state=state))
+                assert caught.value.field == name
+                assert str(caught.value).startswith(f"{name} is ")
+                assert not any(key.startswith("flowrunner.effect.") for key in state.items())
 
     def test_a_bad_timeout_is_refused_first(self, spec: ActionSpec, tmp_path: Any) -> None:
         operator = build(spec, timeout="soon")
