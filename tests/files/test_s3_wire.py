@@ -532,7 +532,7 @@ def test_ranges():
         (error(301, "PermanentRedirect", "x-amz-bucket-region: eu-west-1"), ConfigError, "it is in eu-west-1"),
         (error(307, "TemporaryRedirect", "Location: http://evil/"), ConfigError, "sends us elsewhere"),
         (error(412, "PreconditionFailed"), IntegrityError, "changed"),
-        (error(400, "BadDigest"), Unavailable, "damaged on its way"),
+        (error(400, "BadDigest"), Unavailable, "damaged in transit"),
         (error(403, "SignatureDoesNotMatch"), AccessDenied, "credentials"),
     ],
 )

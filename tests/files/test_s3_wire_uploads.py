@@ -280,7 +280,7 @@ def test_what_nobody_waits_for_ends_with_the_store(body_of):
 def test_a_damaged_part_is_not_sent_again_from_here(body_of, code):
     """As it is mostly the file that has changed since its checksum was taken."""
     script = Script([error(400, code), GOOD])
-    with pytest.raises(Unavailable, match="damaged on its way"):
+    with pytest.raises(Unavailable, match="damaged in transit"):
         run(script, part(body_of(b"0123456789")))
     assert len(script.requests) == 1
 

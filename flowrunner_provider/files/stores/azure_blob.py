@@ -1,6 +1,6 @@
-"""Containers of Azure Blob Storage.
+"""The store for containers of Azure Blob Storage.
 
-Reads go through obstore, all else through Microsoft's asynchronous library, with the same credential.
+Reads use obstore, everything else Microsoft's asynchronous library; both have the same credential.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
 __all__ = ["AzureBlobStore"]
 
 _MIB = 1024 * 1024
-_PAGE = 5_000
-_POLL = 0.5
+_PAGE_SIZE = 5_000
+_POLL_SECONDS = 0.5
 
 
 class AzureBlobStore(ObjectStore):
     """One container.
 
     :param config: the connection.
-    :param where: how messages call it.
+    :param where: its name in messages.
     """
 
     def __init__(self, config: AzureBlobConfig, container: str, *, where: str = "") -> None:
@@ -57,14 +57,14 @@ class AzureBlobStore(ObjectStore):
 
     @property
     def clients(self) -> AzureBlobClients:
-        """Only while the store is open."""
+        """The clients, while the store is open."""
         if self._clients is None:
             raise ValueError("the store is not open")
         return self._clients
 
     @property
     def client(self) -> ContainerClient:
-        """Microsoft's; only while the store is open."""
+        """Microsoft's container client, while the store is open."""
         return self.clients.container
 
     async def connect(self, stack: AsyncExitStack) -> None:
@@ -81,10 +81,10 @@ class AzureBlobStore(ObjectStore):
         except AccessDenied as error:
             if "AuthenticationFailed" in error.message:
                 raise
-            # else the credential is good and may not look at the container itself: each call tells what it may
+            # otherwise the credential is valid but may not read the container; each call checks its own rights
 
     async def presign(self, path: str, method: str, expires: timedelta) -> str:
-        """A URL with a shared access signature; see :class:`~flowrunner_provider.files.store.SigningStore`."""
+        """Return a URL with a shared access signature; see :class:`~flowrunner_provider.files.store.SigningStore`."""
         from flowrunner_provider.files.stores.azure_blob_sign import signed_url
 
         key = path.removeprefix("/")
@@ -92,16 +92,16 @@ class AzureBlobStore(ObjectStore):
 
     def _no_container(self) -> ConfigError:
         return ConfigError(
-            f"{self.where}: there is no container {self.container!r}",
+            f"{self.where}: the container {self.container!r} does not exist",
             field="container",
-            remedy="correct the address or the account; containers are not made",
+            remedy="correct the address or the account; containers are not created",
         )
 
     def entry(self, key: str, size: int | None, modified: datetime | None, version: str) -> Entry:
         return super().entry(key, size, modified, version.strip('"'))
 
     async def head(self, key: str) -> Entry:
-        with azure_errors(f"looking at {self.label(key)}"):
+        with azure_errors(f"checking {self.label(key)}"):
             blob = await self.client.get_blob_client(key).get_blob_properties()
         if _is_folder(blob.metadata):
             return self.folder(f"{key}/")
@@ -113,7 +113,7 @@ class AzureBlobStore(ObjectStore):
         options: dict[str, Any] = {
             "name_starts_with": prefix or None,
             "include": ["metadata"],
-            "results_per_page": most or _PAGE,
+            "results_per_page": most or _PAGE_SIZE,
         }
         listing: Any = (self.client.walk_blobs if delimited else self.client.list_blobs)(**options)
         pages = listing.by_page()
@@ -158,7 +158,7 @@ class AzureBlobStore(ObjectStore):
         return await read_into(self.clients.obstore, what, file, key, offset, length, version)
 
     async def remove(self, key: str) -> None:
-        """One request for the blob itself: obstore would send a batch to the account, which fewer credentials may."""
+        """Delete the blob with one request; obstore would send a batch to the account, which needs more permissions."""
         with azure_errors(f"deleting {self.label(key)}"):
             await self.client.get_blob_client(key).delete_blob()
 
@@ -168,7 +168,7 @@ class AzureBlobStore(ObjectStore):
         return AzureBlobParts(blob, self.label(key), token, length, self._config.parts_at_once)
 
     async def copy_key(self, key: str, target: str, *, replace: bool, source: Entry) -> None:
-        """A copy within the account; most are done when Azure answers, and the others are waited for."""
+        """Copy within the account, and wait for copies that Azure completes asynchronously."""
         from azure.core import MatchConditions
 
         what = f"copying {self.label(key)}"
@@ -185,21 +185,23 @@ class AzureBlobStore(ObjectStore):
             answer = await blob.start_copy_from_url(url if "?" in url or not sas else f"{url}?{sas}", **conditions)
             status: Any = answer["copy_status"]
             while status == "pending":
-                await apause(_POLL)
+                await apause(_POLL_SECONDS)
                 status = (await blob.get_blob_properties()).copy.status
         if status != "success":
-            raise Unavailable(f"{what}: Azure ended the copy as {status!r}", remedy="nothing to do: it is tried again")
+            raise Unavailable(
+                f"{what}: Azure ended the copy with the status {status!r}", remedy="nothing to do: it is retried"
+            )
 
     async def put(self, key: str, data: bytes, *, replace: bool) -> None:
-        """In one request, with its MD5, which Azure compares and keeps."""
+        """Put a blob in one request, with an MD5 that Azure verifies and stores."""
         try:
             with azure_errors(f"writing {self.label(key)}"):
                 blob = self.client.get_blob_client(key)
                 await blob.upload_blob(data, length=len(data), overwrite=replace, validate_content=True)
-        except IntegrityError:  # 412: somebody was quicker
-            raise AlreadyExists(f"{self.label(key)} is there already", remedy="choose another name") from None
+        except IntegrityError:  # 412: another writer was faster
+            raise AlreadyExists(f"{self.label(key)} already exists", remedy="choose another name") from None
 
 
 def _is_folder(metadata: Mapping[str, str] | None) -> bool:
-    """The marker of a folder, where the account has a hierarchical namespace."""
+    """Return whether a blob is a folder marker of an account with a hierarchical namespace."""
     return (metadata or {}).get("hdi_isfolder") == "true"

@@ -1,4 +1,4 @@
-"""Which storage account a ``wasb`` connection means, and with which of its credentials."""
+"""The storage account and the credential of a ``wasb`` connection."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["AzureAccount", "account_of"]
 
 @dataclass(frozen=True, kw_only=True)
 class AzureAccount:
-    """A storage account and the credential that stands in the connection, if one does.
+    """A storage account and the credential in its connection, if there is one.
 
-    :param url: without a shared access signature and without a final slash.
+    :param url: without shared access signature and final slash.
     """
 
     name: str
@@ -27,35 +27,35 @@ class AzureAccount:
 
 
 def account_of(config: AzureBlobConfig) -> AzureAccount:
-    """Read the connection in the order of the official provider.
+    """Resolve the connection; options take precedence in the order of the official provider.
 
-    :raises ConfigError: if it names no account, or its key is none.
+    :raises ConfigError: if the connection names no account, or its key is invalid.
     """
     if config.connection_string:
-        return _checked(_of_string(config.connection_string))
+        return _require_valid_key(_parse_connection_string(config.connection_string))
     url, sas = config.host, (config.sas_token or "").lstrip("?")
     if sas.startswith("https://"):
         url, _, sas = sas.partition("?")
-    if "." not in url and "://" not in url:  # empty, or as the official provider allows the id of a directory
+    if "." not in url and "://" not in url:  # empty, or a directory id, which the official provider allows
         url = f"{config.login}.blob.core.windows.net" if config.login else ""
     if not url:
         raise ConfigError(
             "the connection does not name a storage account",
             field="login",
-            remedy="write the account's name as login, or its URL as host",
+            remedy="set the account name as login, or its URL as host",
         )
     url = (url if "://" in url else f"https://{url}").rstrip("/")
-    name = _name_in(url) if config.tenant_id or not config.login else config.login
+    name = _account_name(url) if config.tenant_id or not config.login else config.login
     if config.tenant_id or config.anonymous:
         return AzureAccount(name=name, url=url)
     if config.shared_access_key:
-        return _checked(AzureAccount(name=name, url=url, key=config.shared_access_key))
+        return _require_valid_key(AzureAccount(name=name, url=url, key=config.shared_access_key))
     if sas:
         return AzureAccount(name=name, url=url, sas=sas)
-    return _checked(AzureAccount(name=name, url=url, key=config.password or config.account_key or ""))
+    return _require_valid_key(AzureAccount(name=name, url=url, key=config.password or config.account_key or ""))
 
 
-def _of_string(text: str) -> AzureAccount:
+def _parse_connection_string(text: str) -> AzureAccount:
     pairs = (item.partition("=") for item in text.strip().strip(";").split(";"))
     values = {name.strip().lower(): value.strip() for name, _, value in pairs}
     name = values.get("accountname", "")
@@ -68,25 +68,25 @@ def _of_string(text: str) -> AzureAccount:
             remedy="copy it from the storage account's page 'Access keys'",
         )
     return AzureAccount(
-        name=name or _name_in(url),
+        name=name or _account_name(url),
         url=url,
         key=values.get("accountkey", ""),
         sas=values.get("sharedaccesssignature", "").lstrip("?"),
     )
 
 
-def _name_in(url: str) -> str:
-    """The first part of the host name; or the path, where the host is an address, as the emulator's is."""
+def _account_name(url: str) -> str:
+    """Return the account name of a URL: the path for an emulator, else the first label of the host."""
     parts = urlsplit(url)
     return parts.path.strip("/") or (parts.hostname or "").partition(".")[0]
 
 
-def _checked(account: AzureAccount) -> AzureAccount:
+def _require_valid_key(account: AzureAccount) -> AzureAccount:
     try:
         b64decode(account.key, validate=True)
     except (binascii.Error, ValueError):
         raise ConfigError(
-            "the account key is not base64",
+            "the account key is not valid base64",
             field="password",
             remedy="copy it from the storage account's page 'Access keys'; a SAS token goes into sas_token",
         ) from None

@@ -1,4 +1,4 @@
-"""Who one is at Azure Blob Storage, the same for Microsoft's library and for obstore, and what its refusals mean."""
+"""Clients and credentials for Azure Blob Storage, and the translation of Microsoft's errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Provider = Callable[[], Awaitable[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class AzureBlobClients:
-    """Two ways to one container, with the same credential."""
+    """Microsoft's client and obstore's client of one container, with the same credential."""
 
     container: ContainerClient
     obstore: AzureStore
@@ -39,13 +39,13 @@ class AzureBlobClients:
 
 
 async def connect(config: AzureBlobConfig, container: str, stack: AsyncExitStack) -> AzureBlobClients:
-    """The clients; what they hold is let go of with ``stack``.
+    """Open the clients; ``stack`` closes them.
 
-    :raises MissingExtra: naming the extra to install.
+    :raises MissingExtra: if a package of the extra is not installed.
     """
     blob = load("azure.storage.blob.aio", extra="azure", needed_for=_NEEDED)
     library = load("obstore.store", extra="azure", needed_for=_NEEDED)
-    # This logger tells every request, at the level that Airflow shows.
+    # This logger writes every request at INFO.
     logging.getLogger("azure.core.pipeline.policies.http_logging_policy").setLevel(logging.WARNING)
     account = account_of(config)
     credential, provider = await _credential(config, stack)
@@ -77,9 +77,9 @@ async def connect(config: AzureBlobConfig, container: str, stack: AsyncExitStack
 
 
 async def _credential(config: AzureBlobConfig, stack: AsyncExitStack) -> tuple[Any, Provider | None]:
-    """The credential as Microsoft's library takes it, and as a function for obstore; (None, None): anonymous.
+    """Return the credential for Microsoft's library and a provider function for obstore; (None, None) if anonymous.
 
-    obstore gets it only by such a function: what it would find in the environment does not mix in.
+    With a provider function, obstore ignores credentials in the environment.
     """
     account = account_of(config)
     if config.anonymous:
@@ -100,7 +100,7 @@ async def _credential(config: AzureBlobConfig, stack: AsyncExitStack) -> tuple[A
 
 
 async def token_credential(config: AzureBlobConfig, stack: AsyncExitStack) -> Any:
-    """The identity of an application, or of this machine; let go of with ``stack``."""
+    """Return the credential of an application or of this machine; ``stack`` closes it."""
     identity = load("azure.identity.aio", extra="azure", needed_for=_NEEDED)
     if config.tenant_id:
         token = identity.ClientSecretCredential(
@@ -124,28 +124,28 @@ def _constant(**credential: str) -> Provider:
 
 @contextmanager
 def azure_errors(what: str) -> Iterator[None]:
-    """Errors of Microsoft's library as ours.
+    """Translate the exceptions of Microsoft's library.
 
-    :param what: what is being done, on what; for messages.
+    :param what: the operation and its path, for messages.
     """
     from azure.core import exceptions
 
     try:
         yield
     except exceptions.HttpResponseError as error:
-        code = getattr(error, "error_code", None) or ""  # an enumeration's member, where the library knows it
+        code = getattr(error, "error_code", None) or ""  # an enum member for codes that the library knows
         status, code = error.status_code or 0, str(getattr(code, "value", code))
         if status == 409 and code in ("BlobAlreadyExists", "UnauthorizedBlobOverwrite"):
-            raise AlreadyExists(f"{what}: it is there already", remedy="choose another name") from None
+            raise AlreadyExists(f"{what}: already exists", remedy="choose another name") from None
         if isinstance(error, exceptions.ClientAuthenticationError) and not status:
             raise _no_token(what, error) from None
         raise refusal(what, status, code) from None
     except (exceptions.ServiceRequestTimeoutError, exceptions.ServiceResponseTimeoutError, TimeoutError):
-        raise TimedOut(f"{what}: no answer in time", remedy="raise the connection's timeout") from None
+        raise TimedOut(f"{what}: no answer in time", remedy="raise the timeout of the connection") from None
     except exceptions.AzureError as error:
         raise ConnectionLost(
-            f"{what}: the connection could not be made or broke ({type(error).__name__})",
-            remedy="check the account's URL and the network",
+            f"{what}: the connection failed ({type(error).__name__})",
+            remedy="check the URL of the account and the network",
         ) from None
 
 
@@ -154,13 +154,13 @@ def _no_token(what: str, error: Exception) -> AccessDenied | MissingCredential:
         return MissingCredential(
             f"{what}: the connection has no credential and this machine has no identity",
             field="password",
-            remedy="give account key, SAS token, connection string or client secret, or a managed identity",
+            remedy="set an account key, SAS token, connection string or client secret, or give the machine an identity",
         )
-    return AccessDenied(f"{what}: no token was given for this identity", remedy="check tenant, client id and secret")
+    return AccessDenied(f"{what}: Azure issued no token for this identity", remedy="check tenant, client id and secret")
 
 
 async def containers(config: AzureBlobConfig) -> str:
-    """What the account answers when its containers are listed, in one sentence; one page is looked at."""
+    """List one page of the account's containers; return one sentence about it."""
     blob = load("azure.storage.blob.aio", extra="azure", needed_for=_NEEDED)
     async with AsyncExitStack() as stack:
         credential, _ = await _credential(config, stack)

@@ -1,4 +1,4 @@
-"""A range of a blob into an open file: obstore receives it, and its blocks are summed and written in threads."""
+"""Ranged reads from Azure into an open file: obstore receives the data, threads checksum and write it."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ if TYPE_CHECKING:
 __all__ = ["read_into"]
 
 _BLOCK = 1024 * 1024
-"""Bytes, about, that wait in memory until a thread writes them; a range has one such block on its way."""
+"""The approximate size of the block, one per range, that is in memory until a thread writes it."""
 
 _TRIES = 5
 
-_WHILE = 300.0
-"""Seconds within which a broken connection is gone on with; then it is the task's next attempt that does so."""
+_RESUME_SECONDS = 300.0
+"""How long a range is resumed after lost connections; after that, the task's next attempt resumes it."""
 
 
 async def read_into(
     container: AzureStore, what: str, file: OpenFile, key: str, offset: int, length: int, version: str
 ) -> int:
-    """See :class:`~flowrunner_provider.files.store.RangeStore`. A connection that breaks is gone on with where it was.
+    """Read a range as :class:`~flowrunner_provider.files.store.RangeStore` says; resume after a lost connection.
 
-    :param container: obstore's, of an open store.
-    :param what: what is being done, on what; for messages.
-    :raises IntegrityError: if the blob is another version by now, or the answer another range.
+    :param container: obstore's client of the container.
+    :param what: the operation and its path, for messages.
+    :raises IntegrityError: if the blob has another version, or the answer is another range.
     """
     range_ = _Range(what, file, offset, offset + length)
-    await RetryPlan(attempts=_TRIES).acall(lambda: _receive(container, range_, key, version), Deadline(_WHILE))
+    await RetryPlan(attempts=_TRIES).acall(lambda: _receive(container, range_, key, version), Deadline(_RESUME_SECONDS))
     return range_.checksum
 
 
 class _Range:
-    """What is left of a range.
+    """The missing rest of a range.
 
-    :param what: what is being done, on what; for messages.
-    :param start: the first byte that is missing; :attr:`at` goes on with what arrives.
-    :param end: the first byte behind it.
+    :param what: the operation and its path, for messages.
+    :param start: the offset of the first missing byte; :attr:`at` advances with each block.
+    :param end: the offset after the last byte.
     """
 
     def __init__(self, what: str, file: OpenFile, start: int, end: int) -> None:
@@ -54,22 +54,22 @@ class _Range:
         self.checksum = 0
 
     def take(self, block: bytes) -> None:
-        """Blocking. Write the next bytes."""
+        """Write the next bytes. Blocking."""
         data = memoryview(block)
         if self.at + len(data) > self.end:
-            raise self.another()
+            raise self.wrong_range()
         self._file.write(data, self.at)
         self.checksum = zlib.crc32(data, self.checksum)
         self.at += len(data)
 
-    def another(self) -> IntegrityError:
+    def wrong_range(self) -> IntegrityError:
         return IntegrityError(
-            f"{self.what}: another range came than was asked for", remedy="look at what stands between"
+            f"{self.what}: the answer is not the requested range", remedy="check the proxies in between"
         )
 
 
 async def _receive(container: AzureStore, range_: _Range, key: str, version: str) -> None:
-    """Ask once for what is left."""
+    """Request the missing rest once."""
     import obstore
 
     wanted = (range_.at, range_.end)
@@ -83,7 +83,7 @@ async def _receive(container: AzureStore, range_: _Range, key: str, version: str
     if (answer.meta["e_tag"] or "").strip('"') != version:
         raise refusal(range_.what, 412)
     if answer.range != wanted:
-        raise range_.another()
+        raise range_.wrong_range()
     blocks = aiter(answer.stream(min_chunk_size=_BLOCK))
     while True:
         with obstore_errors(range_.what):
@@ -92,4 +92,4 @@ async def _receive(container: AzureStore, range_: _Range, key: str, version: str
             break
         await asyncio.to_thread(range_.take, block)
     if range_.at != range_.end:
-        raise ConnectionLost(f"{range_.what}: the answer ended too soon", remedy="nothing to do: it is tried again")
+        raise ConnectionLost(f"{range_.what}: the answer ended too soon", remedy="nothing to do: it is retried")

@@ -21,9 +21,9 @@ _CLOCKS_DIFFER = timedelta(minutes=5)
 async def signed_url(
     config: AzureBlobConfig, container: str, key: str, method: str, expires: timedelta, now: datetime
 ) -> str:
-    """A URL for one blob, signed with the account key, or with a key that Azure lends this identity for that time.
+    """Return a URL for one blob, signed with the account key or with a user delegation key of this identity.
 
-    :param now: in UTC.
+    :param now: the current time in UTC.
     :raises ConfigError: if the connection has no credential that can sign.
     """
     blob = load("azure.storage.blob", extra="azure", needed_for="signed URLs of Azure Blob Storage")
@@ -32,7 +32,7 @@ async def signed_url(
     by: dict[str, Any] = {"account_key": account.key}
     if config.anonymous or account.sas:
         raise ConfigError(
-            "a connection with a SAS token or without any credential cannot sign URLs",
+            "a connection with a SAS token or without a credential cannot sign URLs",
             field="sas_token",
             remedy="use the account key, or a client secret or managed identity",
         )

@@ -1,4 +1,4 @@
-"""Buckets of Google Cloud Storage as stores."""
+"""The store for buckets of Google Cloud Storage."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class GcsStore(GcsBucket, ObjectStore):
     """One bucket.
 
     :param config: the connection.
-    :param where: how messages call it.
+    :param where: its name in messages.
     """
 
     def __init__(self, config: GcsConfig, bucket: str, *, where: str = "") -> None:
@@ -39,20 +39,20 @@ class GcsStore(GcsBucket, ObjectStore):
         self.capabilities = changed(CAPABILITIES, hashes=frozenset({"crc32c"}), presigns=True)
 
     async def presign(self, path: str, method: str, expires: timedelta) -> str:
-        """A signed URL, version 4; see :class:`~flowrunner_provider.files.store.SigningStore`."""
+        """Return a signed URL, version 4; see :class:`~flowrunner_provider.files.store.SigningStore`."""
         key = path.removeprefix("/")
         return await GcsClient(self._config).signed(self.bucket, key, method, expires)
 
     async def fetch(
         self, key: str, what: str, offset: int, wanted: int, version: str | None = None
     ) -> tuple[int, str | None, bytes] | None:
-        question = {"alt": "media", **({"generation": version} if version else {})}
+        params = {"alt": "media", **({"generation": version} if version else {})}
         try:
             answer = await self.client.request(
                 what,
                 "GET",
                 self.path(key),
-                params=question,
+                params=params,
                 headers={"Range": f"bytes={offset}-{offset + wanted - 1}"},
             )
         except Rejected as error:
@@ -61,14 +61,14 @@ class GcsStore(GcsBucket, ObjectStore):
             raise
         except NotFound:
             if version:
-                raise IntegrityError(f"{what}: it has changed meanwhile", remedy="run the task again") from None
+                raise IntegrityError(f"{what}: the object changed meanwhile", remedy="run the task again") from None
             raise
         total = answer.headers.get("Content-Range", "").rpartition("/")[2]
         size = int(total) if total.isdecimal() else len(answer.body)
         if len(answer.body) != max(0, min(wanted, size - offset)):
-            raise IntegrityError(f"{what}: {len(answer.body)} bytes came of {wanted}", remedy="retry")
+            raise IntegrityError(f"{what}: {len(answer.body)} of {wanted} bytes arrived", remedy="retry")
         if len(answer.body) == size:
-            _compare(answer.body, answer.headers.get("X-Goog-Hash", ""), what)
+            _verify(answer.body, answer.headers.get("X-Goog-Hash", ""), what)
         return size, answer.headers.get("X-Goog-Generation"), answer.body
 
     def parts(self, key: str, token: str, size: int | None) -> GcsParts:
@@ -81,44 +81,44 @@ class GcsStore(GcsBucket, ObjectStore):
         except TransientError:
             if replace or not await self._holds(key, checksum):  # the answer may have been lost
                 raise
-        except IntegrityError:  # 412: somebody was quicker
+        except IntegrityError:  # 412: another writer was faster
             if not replace:
                 await self.refuse_existing(key)
             raise
 
     async def _holds(self, key: str, checksum: int) -> bool:
         with suppress(NotFound):
-            found = await self.resource(key, f"looking at {self.label(key)}")
+            found = await self.resource(key, f"checking {self.label(key)}")
             return found.get("crc32c") == b64encode(checksum.to_bytes(4, "big")).decode()
         return False
 
     async def copy_key(self, key: str, target: str, *, replace: bool, source: Entry) -> None:
         what = f"copying {self.label(key)}"
-        question = {"ifSourceGenerationMatch": source.version} if source.version else {}
-        question |= {} if replace else {"ifGenerationMatch": "0"}
+        params = {"ifSourceGenerationMatch": source.version} if source.version else {}
+        params |= {} if replace else {"ifGenerationMatch": "0"}
         where = f"{self.path(key)}/rewriteTo{self.path(target).removeprefix('/storage/v1')}"
         while True:
             try:
-                answer = (await self.client.request(what, "POST", where, params=question)).json()
-            except IntegrityError:  # 412: the source is another one, or somebody was quicker
+                answer = (await self.client.request(what, "POST", where, params=params)).json()
+            except IntegrityError:  # 412: the source changed, or another writer was faster
                 if not replace:
                     await self.refuse_existing(target)
                 raise
             if answer.get("done"):
                 return
-            question["rewriteToken"] = str(answer["rewriteToken"])
+            params["rewriteToken"] = str(answer["rewriteToken"])
 
 
-def _compare(data: bytes, hashes: str, what: str) -> None:
-    """The bytes of a whole object with the checksum that came along."""
+def _verify(data: bytes, hashes: str, what: str) -> None:
+    """Verify a complete object against the checksum in its answer."""
     for item in hashes.split(","):
         name, _, value = item.strip().partition("=")
         if name == "crc32c" and value != b64encode(crc32c(data).to_bytes(4, "big")).decode():
-            raise IntegrityError(f"{what}: the bytes are not those that Google keeps", remedy="retry")
+            raise IntegrityError(f"{what}: the data does not match the checksum of the object", remedy="retry")
 
 
 async def buckets(config: GcsConfig) -> str:
-    """What Google answers when the project's buckets are listed, in one sentence; one page is looked at."""
+    """List one page of the project's buckets; return one sentence about it."""
     if not config.project:
         raise ConfigError(
             "the connection names neither a bucket nor a project",
@@ -128,9 +128,7 @@ async def buckets(config: GcsConfig) -> str:
     client = GcsClient(config)
     async with AsyncExitStack() as stack:
         await client.open(stack)
-        question = {"project": config.project, "maxResults": "100", "fields": "items(name)"}
-        answer = await client.request(
-            f"listing the buckets of {config.project}", "GET", "/storage/v1/b", params=question
-        )
+        params = {"project": config.project, "maxResults": "100", "fields": "items(name)"}
+        answer = await client.request(f"listing the buckets of {config.project}", "GET", "/storage/v1/b", params=params)
     count = len(answer.json().get("items", []))
     return f"Google answers; {config.project} has {'100 buckets or more' if count == 100 else f'{count} buckets'}."

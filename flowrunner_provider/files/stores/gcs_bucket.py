@@ -1,4 +1,4 @@
-"""What can be asked of a bucket of Google Cloud Storage, in our words. An object's version is its generation."""
+"""Requests to a bucket of Google Cloud Storage. The version of an object is its generation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class GcsBucket(Bucket):
     """One bucket.
 
     :param config: the connection.
-    :param where: how messages call it.
+    :param where: its name in messages.
     """
 
     def __init__(self, config: GcsConfig, bucket: str, *, where: str = "") -> None:
@@ -33,7 +33,7 @@ class GcsBucket(Bucket):
 
     @property
     def client(self) -> GcsClient:
-        """The JSON API; only while the store is open."""
+        """The client of the JSON API, while the store is open."""
         if self._client is None:
             raise ValueError("the store is not open")
         return self._client
@@ -41,29 +41,29 @@ class GcsBucket(Bucket):
     async def connect(self, stack: AsyncExitStack) -> None:
         self._client = GcsClient(self._config)
         await self._client.open(stack)
-        with suppress(AccessDenied):  # who may only write may not look; each call tells what it may
+        with suppress(AccessDenied):  # credentials may be allowed to write only; each call checks its own rights
             try:
                 await self._client.request(
                     f"connecting to {self.where}", "GET", self.path(), params={"maxResults": "1", "fields": "kind"}
                 )
             except NotFound:
                 raise ConfigError(
-                    f"{self.where}: there is no bucket {self.bucket!r}",
+                    f"{self.where}: the bucket {self.bucket!r} does not exist",
                     field="bucket",
-                    remedy="correct the address; buckets are not made",
+                    remedy="correct the address; buckets are not created",
                 ) from None
 
     def path(self, key: str | None = None) -> str:
-        """The path of the bucket's objects, or of one, as the JSON API has it."""
+        """Return the path of the bucket's objects, or of one object, in the JSON API."""
         objects = f"/storage/v1/b/{quote(self.bucket, safe='')}/o"
         return objects if key is None else f"{objects}/{quote(key, safe='')}"
 
     async def resource(self, key: str, what: str) -> Resource:
-        """What Google knows of an object."""
+        """Return the metadata of an object."""
         return (await self.client.request(what, "GET", self.path(key), params={"fields": _FIELDS})).json()
 
     async def head(self, key: str) -> Entry:
-        return self._entry(await self.resource(key, f"looking at {self.label(key)}"))
+        return self._entry(await self.resource(key, f"checking {self.label(key)}"))
 
     def _entry(self, item: Resource) -> Entry:
         created = datetime.fromisoformat(item["timeCreated"])
@@ -74,28 +74,30 @@ class GcsBucket(Bucket):
             yield [self.folder(folder) for folder in prefixes] + [self._entry(item) for item in page]
 
     async def resources(self, prefix: str) -> AsyncIterator[Sequence[Resource]]:
-        """The objects whose keys start with ``prefix``, page by page."""
+        """Yield the metadata of the objects whose keys start with ``prefix``, page by page."""
         async for page, _ in self._listing(prefix, delimited=False, most=0):
             yield page
 
     async def _listing(
         self, prefix: str, *, delimited: bool, most: int
     ) -> AsyncIterator[tuple[Sequence[Resource], Sequence[str]]]:
-        question = {"fields": f"nextPageToken,prefixes,items({_FIELDS})", "maxResults": str(most or _PAGE)}
-        question |= {"prefix": prefix} if prefix else {}
-        question |= {"delimiter": "/"} if delimited else {}
+        params = {"fields": f"nextPageToken,prefixes,items({_FIELDS})", "maxResults": str(most or _PAGE)}
+        params |= {"prefix": prefix} if prefix else {}
+        params |= {"delimiter": "/"} if delimited else {}
         what = f"listing {self.label(prefix)}"
         while True:
-            page = (await self.client.request(what, "GET", self.path(), params=question)).json()
+            page = (await self.client.request(what, "GET", self.path(), params=params)).json()
             yield page.get("items", []), page.get("prefixes", [])
             if not page.get("nextPageToken"):
                 return
-            if question.get("pageToken") == page["nextPageToken"]:
-                raise IntegrityError(f"{what}: the same page comes twice", remedy="retry; tell Google's support")
-            question["pageToken"] = page["nextPageToken"]
+            if params.get("pageToken") == page["nextPageToken"]:
+                raise IntegrityError(
+                    f"{what}: the server repeats a page", remedy="retry; if it happens again, contact Google's support"
+                )
+            params["pageToken"] = page["nextPageToken"]
 
     async def upload(self, what: str, key: str, data: bytes, *, checksum: int, replace: bool = True) -> Resource:
-        """Put an object in one request; its checksum has been compared on return."""
+        """Put an object in one request and verify its checksum."""
         condition = {} if replace else {"ifGenerationMatch": "0"}
         return await self.client.upload(what, self.bucket, key, data, params=condition, checksum=checksum)
 

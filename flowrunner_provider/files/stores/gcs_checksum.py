@@ -1,4 +1,4 @@
-"""CRC-32C of a whole from the checksums of its parts, after zlib's ``crc32_combine``."""
+"""Compute the CRC-32C of an object from the checksums of its parts, like zlib's ``crc32_combine``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Matrix = tuple[int, ...]
 
 
 def combined(parts: Iterable[tuple[int, int]]) -> int:
-    """The checksum of what consists of these parts.
+    """Return the checksum of the concatenated parts.
 
-    :param parts: checksum and length in bytes of each, in order.
+    :param parts: checksum and length in bytes of each part, in order.
     """
     whole = 0
     for checksum, length in parts:
@@ -24,7 +24,7 @@ def combined(parts: Iterable[tuple[int, int]]) -> int:
 
 
 def _times(matrix: Matrix, vector: int) -> int:
-    """A matrix over GF(2), given by its columns, times a vector."""
+    """Multiply a matrix over GF(2), given by its columns, by a vector."""
     result, column = 0, 0
     while vector:
         if vector & 1:
@@ -36,7 +36,7 @@ def _times(matrix: Matrix, vector: int) -> int:
 
 @lru_cache(maxsize=64)
 def _zeros(length: int) -> Matrix:
-    """What so many zero bytes do to a checksum: the matrix of one zero bit to the power of ``8 * length``."""
+    """Return the effect of ``length`` zero bytes on a checksum: one zero bit to the power ``8 * length``."""
     power: Matrix = (_POLYNOMIAL, *(1 << bit for bit in range(31)))
     result: Matrix = tuple(1 << bit for bit in range(32))
     bits = 8 * length

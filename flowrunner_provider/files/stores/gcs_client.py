@@ -1,7 +1,7 @@
 """The JSON API of Google Cloud Storage over aiohttp, with credentials from google-auth.
 
-obstore is not used here: it speaks the XML API, which knows no condition on a finished multipart upload, and which
-no emulator of this service speaks well enough to test against.
+obstore is not used here: it uses the XML API, which has no precondition for completing a multipart upload, and which
+no emulator implements well enough for tests.
 
 Sources: cloud.google.com/storage/docs/json_api/v1, and .../docs/hashes-etags for the checksums.
 """
@@ -48,25 +48,25 @@ Resource = dict[str, Any]
 
 @dataclass(frozen=True)
 class Answer:
-    """A good one."""
+    """A successful answer."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     def json(self) -> Resource:
-        """The body, which is a JSON object."""
+        """Return the body, which is a JSON object."""
         found = json.loads(self.body)
         return found if isinstance(found, dict) else {}
 
 
 def crc32c(data: bytes) -> int:
-    """The checksum that Google keeps of every object."""
+    """Return the CRC-32C of ``data``, which Google stores for every object."""
     return int(load("google_crc32c", extra="gcs", needed_for=_NEEDED).value(data))
 
 
 class GcsClient:
-    """Requests to one endpoint; closed with ``stack``.
+    """A client for one endpoint.
 
     :param config: the connection.
     """
@@ -78,9 +78,9 @@ class GcsClient:
         self._refreshing = asyncio.Lock()
 
     async def open(self, stack: AsyncExitStack) -> None:
-        """Find the credentials, get a token, and be ready.
+        """Load the credentials, get a token and open the session; ``stack`` closes it.
 
-        :raises MissingExtra: naming the extra to install.
+        :raises MissingExtra: if a package of the extra is not installed.
         """
         http = load("aiohttp", extra="gcs", needed_for=_NEEDED)
         load("google.auth", extra="gcs", needed_for=_NEEDED)
@@ -95,7 +95,7 @@ class GcsClient:
                     total=None, sock_connect=self._config.conn_timeout, sock_read=self._config.timeout
                 ),
                 connector=http.TCPConnector(limit=_CONNECTIONS),
-                auto_decompress=False,  # stored bytes are wanted, also of what is stored compressed
+                auto_decompress=False,  # objects that are stored compressed are returned as they are
             )
         )
 
@@ -109,17 +109,17 @@ class GcsClient:
         headers: Mapping[str, str] | None = None,
         data: bytes | None = None,
     ) -> Answer:
-        """One request; whatever is no success raises the error that says so.
+        """Send a request; raise the matching error unless it succeeds.
 
-        :param what: what is being done, on what; for messages.
-        :param path: below the endpoint, quoted.
+        :param what: the operation and its path, for messages.
+        :param path: the quoted path below the endpoint.
         """
         answer = await self._send(what, method, path, params or {}, headers or {}, data)
-        if answer.status == 401 and self._credentials is not None:  # it was revoked before its time
+        if answer.status == 401 and self._credentials is not None:  # the token was revoked early
             self._credentials.token = None
             answer = await self._send(what, method, path, params or {}, headers or {}, data)
             if answer.status == 401:
-                raise CredentialExpired(f"{what}: the token is not accepted", remedy="look at the service account")
+                raise CredentialExpired(f"{what}: the token was rejected twice", remedy="check the service account")
         if answer.status >= 300:
             retry_after = parse_retry_after(answer.headers.get("Retry-After"), SYSTEM_CLOCK.now())
             raise refusal(what, answer.status, retry_after=retry_after)
@@ -142,10 +142,10 @@ class GcsClient:
             ) as response:
                 return Answer(response.status, response.headers, await response.read())
         except TimeoutError:
-            raise TimedOut(f"{what}: no answer in time", remedy="raise the connection's timeout") from None
+            raise TimedOut(f"{what}: no answer in time", remedy="raise the timeout of the connection") from None
         except (aiohttp.ClientError, OSError) as error:
             raise ConnectionLost(
-                f"{what}: the connection could not be made or broke ({type(error).__name__})",
+                f"{what}: the connection failed ({type(error).__name__})",
                 remedy="check the endpoint and the network",
             ) from None
 
@@ -160,7 +160,7 @@ class GcsClient:
         return {"Authorization": f"Bearer {self._credentials.token}"}
 
     async def signed(self, bucket: str, key: str, method: str, expires: timedelta) -> str:
-        """A signed URL; the client need not be open."""
+        """Return a signed URL; the client need not be open."""
         load("google.auth", extra="gcs", needed_for=_NEEDED)
 
         def sign() -> str:
@@ -174,9 +174,9 @@ class GcsClient:
     async def upload(
         self, what: str, bucket: str, name: str, data: bytes, *, params: Mapping[str, str], checksum: int
     ) -> Resource:
-        """Put an object in one request, with its checksum, and compare what Google says about it.
+        """Put an object in one request with its checksum, and verify the answer.
 
-        :return: the object's resource.
+        :return: the metadata of the object.
         """
         boundary = secrets.token_hex(16)
         proof = b64encode(checksum.to_bytes(4, "big")).decode()
@@ -199,18 +199,20 @@ class GcsClient:
         )
         found = answer.json()
         if found.get("crc32c") != proof or int(found.get("size", -1)) != len(data):
-            raise IntegrityError(f"{what}: it arrived otherwise than it was sent", remedy="retry; look at the network")
+            raise IntegrityError(
+                f"{what}: the stored object does not match the sent data", remedy="retry; check the network"
+            )
         return found
 
 
 def _url(text: str) -> Any:
     from yarl import URL
 
-    return URL(text, encoded=True)  # a quoted name stays as it is
+    return URL(text, encoded=True)  # keeps quoted names as they are
 
 
 def _credentials(config: GcsConfig) -> Any:
-    """Blocking; without a key what the environment has, as Google's own libraries look for it."""
+    """Load the credentials: the key of the connection, else Google's application default credentials. Blocking."""
     google = load("google.auth", extra="gcs", needed_for=_NEEDED)
     scopes = [scope.strip() for scope in config.scope.split(",") if scope.strip()]
     if config.keyfile_dict:
@@ -229,7 +231,7 @@ def _credentials(config: GcsConfig) -> Any:
 
 
 def _refresh(credentials: Any, timeout: float) -> None:
-    """Blocking; not longer than ``timeout`` for each answer."""
+    """Refresh the token, with ``timeout`` seconds for each answer. Blocking."""
     from functools import partial
 
     from google.auth.transport.requests import Request
@@ -245,20 +247,20 @@ def _credential_errors() -> Iterator[None]:
         yield
     except exceptions.DefaultCredentialsError:
         raise MissingCredential(
-            "the connection has no usable key, and this machine has no Google credentials of its own",
+            "the connection has no usable key, and this machine has no Google credentials",
             field="keyfile_dict",
-            remedy="give key_path or keyfile_dict, or is_anonymous for a public bucket",
+            remedy="set key_path or keyfile_dict, or is_anonymous for a public bucket",
         ) from None
     except exceptions.TransportError:
         raise ConnectionLost("Google's token service cannot be reached", remedy="check the network") from None
     except exceptions.RefreshError as error:
         if error.retryable:
-            raise ConnectionLost("Google's token service does not answer now") from None
+            raise ConnectionLost("Google's token service is temporarily unavailable") from None
         raise AccessDenied(
-            "Google gives no token for this service account",
-            remedy="check that the key is not revoked, and who may impersonate whom",
+            "Google issued no token for this service account",
+            remedy="check that the key is not revoked, and the permissions to impersonate",
         ) from None
     except (exceptions.GoogleAuthError, ValueError, KeyError):
         raise ConfigError(
-            "the service account's key is none", field="keyfile_dict", remedy="paste the whole JSON key"
+            "the key of the service account is invalid", field="keyfile_dict", remedy="paste the complete JSON key"
         ) from None

@@ -1,12 +1,12 @@
-"""Objects of Google Cloud Storage in parts: hidden objects beside the final name, composed into one.
+"""Multipart uploads to Google Cloud Storage: hidden objects beside the final name, composed into one.
 
-Google's own two ways do not fit. A resumable session is known by a URI that lets anybody write, so it must not be
-kept; and the XML API's multipart upload knows no condition, so two writers of a new name could not be told apart.
+Google's own two mechanisms do not fit. The URI of a resumable session lets anyone write, so it must not be stored. The
+XML API's multipart upload has no precondition, so two writers of a new name could not be told apart.
 
-Parts are named ``.{name}.{token}-{number}.part`` and recognised by their CRC-32C. They are composed by generation, so
-what somebody else writes to a part's name meanwhile makes the composition fail and never the object wrong. They are
-removed after the composition; a bucket that lets nobody delete (a retention policy) cannot be written in parts.
-Composite objects have no MD5, only a CRC-32C.
+Parts are named ``.{name}.{token}-{number}.part`` and recognised by their CRC-32C. They are composed by generation: if
+another writer replaces a part, the composition fails, and the object is never wrong. Parts are removed after the
+composition; buckets that forbid deletion (retention policies) cannot be written in parts. Composite objects have no
+MD5, only a CRC-32C.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from flowrunner_provider.files.stores.gcs_client import Resource, crc32c
 __all__ = ["GcsParts"]
 
 _SOURCES = 32
-"""Objects that one composition takes."""
+"""The most objects in one composition."""
 
 _DIGITS = 6
 
@@ -50,18 +50,18 @@ class GcsParts:
     """The parts of one object.
 
     :param token: names the task.
-    :param step: bytes of every part but the last.
+    :param step: the length of every part but the last, in bytes.
     """
 
     def __init__(self, bucket: GcsBucket, key: str, token: str, step: int, at_once: int) -> None:
         self._bucket, self._key, self._token = bucket, key, token
         self._step, self.at_once = step, at_once
         self._what = f"writing {bucket.label(key)}"
-        self._there: dict[str, _Part] = {}
+        self._existing: dict[str, _Part] = {}
         self._sent: dict[int, _Part] = {}
 
     def length(self, number: int) -> int:
-        return self._step  # there may be a million
+        return self._step  # a million parts are possible, so that they need not grow
 
     def _name(self, number: int, kind: str = "") -> str:
         folder, slash, name = self._key.rpartition("/")
@@ -69,7 +69,7 @@ class GcsParts:
         return f"{folder}{slash}{part_name(name, f'{self._token}-{kind}{digits}')}"
 
     async def _list(self) -> dict[str, _Part]:
-        """What is there of this task and key, by name."""
+        """Return the existing parts of this task and key by name."""
         prefix = self._name(0).removesuffix(f"{'0' * _DIGITS}.part")
         found: dict[str, _Part] = {}
         async for page in self._bucket.resources(prefix):
@@ -80,22 +80,22 @@ class GcsParts:
         return found
 
     async def start(self) -> None:
-        self._there = await self._list()
+        self._existing = await self._list()
 
     async def send(self, number: int, pieces: Sequence[bytes]) -> None:
         data = b"".join(pieces)
         name = self._name(number)
         checksum = await asyncio.to_thread(crc32c, data)
-        there = self._there.get(name)
-        if there is not None and (there.checksum, there.size) == (checksum, len(data)):
-            self._sent[number] = there
+        existing = self._existing.get(name)
+        if existing is not None and (existing.checksum, existing.size) == (checksum, len(data)):
+            self._sent[number] = existing
         else:
             failpoint("gcs.before_send")
             self._sent[number] = _part(await self._bucket.upload(self._what, name, data, checksum=checksum))
 
     async def held(self) -> int:
-        there = await self._list()
-        return sum(part.size for part in self._sent.values() if there.get(part.key) == part)
+        existing = await self._list()
+        return sum(part.size for part in self._sent.values() if existing.get(part.key) == part)
 
     async def complete(self, number: int, tail: Sequence[bytes], *, replace: bool) -> None:
         if tail:
@@ -104,31 +104,32 @@ class GcsParts:
         if not replace:
             await self._bucket.refuse_existing(self._key)
         expected = combined((part.checksum, part.size) for part in parts)
-        groups = await self._grouped(parts)
+        groups = await self._compose_groups(parts)
         failpoint("gcs.before_compose")
         try:
             made = await self._compose(self._key, groups, replace=replace)
         except TransientError:
-            made = await self._made(expected)  # the answer may have been lost
+            made = await self._find_composed(expected)  # the answer may have been lost
         except IntegrityError:  # 412
             await self._bucket.refuse_existing(self._key)
             raise
         failpoint("gcs.after_compose")
         if made.checksum != expected:
             raise IntegrityError(
-                f"{self._what}: Google composed something else than was sent", remedy="remove it, then retry"
+                f"{self._what}: the composed object does not match the sent data",
+                remedy="delete the object, then retry",
             )
         await self.abort()
 
-    async def _made(self, expected: int) -> _Part:
+    async def _find_composed(self, expected: int) -> _Part:
         with suppress(NotFound):
             made = _part(await self._bucket.resource(self._key, self._what))
             if made.checksum == expected:
                 return made
-        raise Unavailable(f"{self._what}: the composition was not answered")
+        raise Unavailable(f"{self._what}: no answer to the composition")
 
-    async def _grouped(self, parts: Sequence[_Part]) -> Sequence[_Part]:
-        """At most as many as one composition takes, of the same bytes in the same order."""
+    async def _compose_groups(self, parts: Sequence[_Part]) -> Sequence[_Part]:
+        """Compose parts into intermediate ones until one composition can take them all."""
         made = 0
         while len(parts) > _SOURCES:
             larger = []
@@ -154,8 +155,8 @@ class GcsParts:
             )
         except NotFound:
             raise Unavailable(
-                f"{self._what}: its parts are gone; another attempt of the task has replaced them",
-                remedy="let only one task write this object; the retry sends them again",
+                f"{self._what}: its parts are gone because another attempt of the task replaced them",
+                remedy="let only one task write this object; the retry uploads the parts again",
             ) from None
         return _part(answer.json())
 

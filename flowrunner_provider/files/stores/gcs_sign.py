@@ -1,4 +1,4 @@
-"""Signed URLs of Google Cloud Storage, version 4: written as Google's manual says, signed by google-auth.
+"""Signed URLs of Google Cloud Storage, version 4; google-auth computes the signature.
 
 Source: cloud.google.com/storage/docs/authentication/canonical-requests.
 """
@@ -20,16 +20,16 @@ _ALGORITHM = "GOOG4-RSA-SHA256"
 def signed_url(
     credentials: Any, endpoint: str, bucket: str, key: str, method: str, expires: timedelta, now: datetime
 ) -> str:
-    """A URL for one object. Blocking: an impersonated account signs by a request to Google.
+    """Return a URL for one object. Blocking: impersonated accounts sign with a request to Google.
 
-    :param credentials: of google-auth; those of a service account, or of one that is impersonated.
-    :param now: in UTC.
+    :param credentials: google-auth credentials of a service account, which may be impersonated.
+    :param now: the current time in UTC.
     :raises ConfigError: if these credentials cannot sign.
     """
     sign, signer = getattr(credentials, "sign_bytes", None), getattr(credentials, "signer_email", None)
     if sign is None or not signer:
         raise ConfigError(
-            f"credentials of the kind {type(credentials).__name__} cannot sign URLs",
+            f"credentials of type {type(credentials).__name__} cannot sign URLs",
             field="keyfile_dict",
             remedy="use a service account's key, or an impersonation_chain that ends in a service account",
         )

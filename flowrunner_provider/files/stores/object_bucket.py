@@ -1,6 +1,6 @@
-"""A bucket or container, and how its objects are spoken of: the floor that parts and copies of objects stand on.
+"""The base class of buckets and containers, which the uploads and copies of object stores use.
 
-Above it :mod:`.objects` makes a store of it.
+:mod:`.objects` builds the store on it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Bucket", "refuse_odd"]
 class Bucket(ABC):
     """One bucket or container.
 
-    :param where: how messages call it, e.g. ``s3://aws_default@raw``.
+    :param where: its name in messages, e.g. ``s3://aws_default@raw``.
     """
 
     capabilities: Capabilities
@@ -28,42 +28,42 @@ class Bucket(ABC):
 
     @abstractmethod
     async def connect(self, stack: AsyncExitStack) -> None:
-        """Load the packages of the extra, and be ready; what is entered into ``stack`` is left with the store.
+        """Load the packages of the extra and open the clients; ``stack`` closes them with the store.
 
-        :raises ConfigError: when the bucket is known not to be there.
+        :raises ConfigError: if the bucket is known not to exist.
         """
 
     @abstractmethod
     async def head(self, key: str) -> Entry:
-        """What is known of an object; ``NotFound`` for a folder, too."""
+        """Return the entry of an object; raise ``NotFound`` also for a folder."""
 
     def entry(self, key: str, size: int | None, modified: datetime | None, version: str) -> Entry:
-        """A key of a listing; one that ends in ``/`` is the marker of a folder."""
+        """Return the entry of a listed key; a key that ends with ``/`` is a folder marker."""
         if key.endswith("/"):
             return self.folder(key)
-        if modified is not None:  # a look gives whole seconds, a listing sometimes more
+        if modified is not None:  # HEAD returns whole seconds, some listings fractions
             modified = modified.replace(microsecond=0)
         return Entry(path=f"/{key}", name=key.rpartition("/")[2], size=size, modified=modified, version=version)
 
     def folder(self, prefix: str) -> Entry:
-        """A folder of a listing; ``prefix`` ends in ``/`` or is empty for the bucket."""
+        """Return the entry of a folder; ``prefix`` ends with ``/``, or is empty for the bucket."""
         path = f"/{prefix.removesuffix('/')}"
         return Entry(path=path, name=path.rpartition("/")[2], size=None, modified=None, is_dir=True)
 
     def label(self, key: str) -> str:
-        """How messages call a key."""
+        """Return a key as messages show it."""
         return f"{self.where}/{key}"
 
     async def refuse_existing(self, key: str) -> None:
-        """Raise ``AlreadyExists`` if there is such an object."""
+        """Raise ``AlreadyExists`` if the object exists."""
         with suppress(NotFound):
             await self.head(key)
             raise AlreadyExists(
-                f"{self.label(key)} is there already", remedy="choose another name, or if_exists='overwrite'"
+                f"{self.label(key)} already exists", remedy="choose another name, or set if_exists to 'overwrite'"
             )
 
 
 def refuse_odd(key: str, what: str) -> None:
-    """Raise ``PermanentError`` for a key that a store, or what stands before it, would take for another one."""
+    """Raise ``PermanentError`` for a key that a server or a proxy would normalise to another one."""
     if not key or key.startswith("/") or key.endswith("/"):
-        raise PermanentError(f"{what}: this is no name of a file here", remedy="rename it")
+        raise PermanentError(f"{what}: object stores cannot hold a file of this name", remedy="rename it")

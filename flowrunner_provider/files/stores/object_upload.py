@@ -1,9 +1,9 @@
-"""One object on its way: kept in memory while it is small, sent in parts while it grows; nobody sees it before commit.
+"""An upload to an object store: small objects are buffered, larger ones sent in parts; invisible until the commit.
 
-The parts have lengths that are known beforehand but for the last one, and several travel at once, as memory allows.
-A part that arrived stays, also when this process is killed. The next attempt reads its source from the start, as it
-must to know the checksum, and the vendor's :class:`Parts` recognises by their checksums the parts that are there: they
-are verified and not sent again, with no record but the far side's own.
+The length of every part but the last is known in advance. Several parts are in flight as far as memory allows. Parts
+that arrived survive a kill of this process. The next attempt reads its source from the start, which the checksum
+requires anyway, and the vendor's :class:`Parts` recognises existing parts by their checksums: they are verified but
+not sent again. No record besides the server's own is needed.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from typing import Protocol, cast
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.open_file import OpenFile
 
-__all__ = ["FileParts", "ObjectUpload", "Parts", "Put", "UnderWay", "part_lengths"]
+__all__ = ["FileParts", "InFlight", "ObjectUpload", "Parts", "Put", "part_lengths"]
 
 _MIB = 1024 * 1024
 
 MEMORY = 96 * _MIB
-"""Bytes that travel to one store at the same time; beyond them every object may send one part."""
+"""Bytes in flight to one store; beyond this limit each object may still send one part."""
 
 HELD = _MIB
-"""Bytes in memory of a part that is sent from an open file."""
+"""Memory that a part takes when it is sent from an open file, in bytes."""
 
 LARGEST = 5 * 1024 * 1024 * _MIB
-"""An object of unknown size may grow to so many bytes."""
+"""The largest object of unknown size, in bytes."""
 
 
 def part_lengths(first: int, most: int, size: int | None) -> Callable[[int], int]:
-    """How long the parts of an object are, by their number, so that ``most`` of them suffice.
+    """Return a function from part number to part length, such that ``most`` parts suffice for the object.
 
-    Of a known size all are equally long. Of an unknown one they grow with the square of the number: by nothing in the
-    first gigabytes, and to 1.6 GiB where 10,000 parts have to take 5 TiB.
+    If the size is known, all parts have the same length. Otherwise they grow with the square of their number: not at
+    all in the first gigabytes, and up to 1.6 GiB for 5 TiB in 10,000 parts.
 
-    :param first: bytes of the first one.
+    :param first: the length of the first part, in bytes.
     """
     if size is not None:
         same = max(first, -(-size // (most * _MIB)) * _MIB)
@@ -47,73 +47,73 @@ def part_lengths(first: int, most: int, size: int | None) -> Callable[[int], int
 
 
 class Parts(Protocol):
-    """What a vendor supplies: the unfinished upload of one key, as the far side keeps it.
+    """The unfinished upload of one key on the server; implemented for each vendor.
 
-    Made without any request. Numbers count from 1. Everything may be called again after an error.
+    Creating it makes no request. Part numbers count from 1. Every method may be called again after an error.
     """
 
     def length(self, number: int) -> int:
-        """Bytes of a part; the last one has 1 to so many. What is not longer than the first is put in one request."""
+        """Return the length of a part; the last one may be shorter. Objects up to one part are put in one request."""
 
     @property
     def at_once(self) -> int:
-        """How many parts may travel at the same time, if there is memory for them."""
+        """How many parts may be in flight at the same time."""
 
     async def start(self) -> None:
-        """Take up the unfinished upload of this key that an earlier attempt of ours has left, or begin a new one."""
+        """Resume the unfinished upload that an earlier attempt left for this key, or start a new one."""
 
     async def send(self, number: int, pieces: Sequence[bytes]) -> None:
-        """See that the part is there, unharmed; one that is there already, by its checksum, is not sent again."""
+        """Send a part and verify it, unless the server already has it with the same checksum."""
 
     async def held(self) -> int:
-        """How many bytes the far side says it holds in parts, asked now."""
+        """Ask the server how many bytes it holds in parts."""
 
     async def complete(self, number: int, tail: Sequence[bytes], *, replace: bool) -> None:
-        """Send the last part and make the object visible, in one step where the far side can.
+        """Send the last part and publish the object, atomically if the server can.
 
-        :param tail: none of a vendor with :class:`FileParts` if the last part was sent from a file.
-        :param replace: False to raise ``AlreadyExists`` when the key is taken; the upload stays.
+        :param tail: empty if the last part was sent by :meth:`FileParts.send_file`.
+        :param replace: False to raise ``AlreadyExists`` if the key exists; the upload then stays.
         """
 
     async def abort(self) -> None:
-        """Remove what is unfinished of this key and ours; nothing is fine."""
+        """Remove our unfinished uploads of this key, if there are any."""
 
 
 class FileParts(Parts, Protocol):
-    """Of a vendor whose store ``takes_ranges``."""
+    """Parts that can be sent from an open file; for stores with ``takes_ranges``."""
 
     async def send_file(self, number: int, file: OpenFile, offset: int, length: int) -> None:
-        """:meth:`send` for a range of an open file."""
+        """Send a range of an open file as :meth:`send` does."""
 
 
 class Put(Protocol):
-    """Put a small object in one request."""
+    """Puts a small object in one request."""
 
     def __call__(self, data: bytes, *, replace: bool) -> Awaitable[None]:
         """See :meth:`~.objects.ObjectStore.put`."""
 
 
-class UnderWay:
-    """The bytes of parts that travel to one store at this moment; all its uploads share it."""
+class InFlight:
+    """The number of bytes in flight to one store, shared by all its uploads."""
 
     def __init__(self) -> None:
         self.bytes = 0
 
     def has_room(self, more: int) -> bool:
-        """Whether there is memory for so many more."""
+        """Return whether ``more`` bytes stay within the limit."""
         return self.bytes + more <= MEMORY
 
 
 class ObjectUpload:
-    """An :class:`~flowrunner_provider.files.store.Upload` in parts; ``sync`` waits for the whole ones.
+    """An :class:`~flowrunner_provider.files.store.Upload` in parts; ``sync`` waits for the parts in flight.
 
-    What does not fill a part is kept in memory until the commit; :meth:`size` counts it in.
+    The incomplete last part stays in memory until the commit; :meth:`size` includes it.
 
-    :param put: for the whole object, if it stays small.
+    :param put: puts the complete object if it stays small.
     """
 
-    def __init__(self, put: Put, parts: Parts, under_way: UnderWay) -> None:
-        self._put, self._parts, self._under_way = put, parts, under_way
+    def __init__(self, put: Put, parts: Parts, in_flight: InFlight) -> None:
+        self._put, self._parts, self._in_flight = put, parts, in_flight
         self._chunks: list[bytes] = []
         self._buffered = 0
         self._length = parts.length(1)
@@ -143,62 +143,62 @@ class ObjectUpload:
             advance(length)
 
         while self._sent < size:
-            await self._room(HELD)
+            await self._wait_for_room(HELD)
             length = min(self._length, size - self._sent)
-            self._begin(length, HELD, partial(send, self._sent, length))
+            self._start_part(length, HELD, partial(send, self._sent, length))
         await self.sync()
 
     async def _send(self) -> None:
-        await self._room(self._length)
-        pieces = self._take()
-        self._begin(self._length, self._length, lambda number: self._parts.send(number, pieces))
+        await self._wait_for_room(self._length)
+        pieces = self._take_buffer()
+        self._start_part(self._length, self._length, lambda number: self._parts.send(number, pieces))
 
-    async def _room(self, held: int) -> None:
-        """Wait until one more part may travel, with so many bytes in memory."""
+    async def _wait_for_room(self, held: int) -> None:
+        """Wait until another part may be sent that takes ``held`` bytes of memory."""
         if not self._started:
             failpoint("objects.before_start")
             await self._parts.start()
             failpoint("objects.after_start")
             self._started = True
         while self._pending and not self._fits(held):
-            await self._reap(asyncio.FIRST_COMPLETED)
+            await self._wait_for_parts(asyncio.FIRST_COMPLETED)
 
     def _fits(self, held: int) -> bool:
-        return len(self._pending) < self._parts.at_once and self._under_way.has_room(held)
+        return len(self._pending) < self._parts.at_once and self._in_flight.has_room(held)
 
-    def _begin(self, length: int, held: int, send: Callable[[int], Awaitable[None]]) -> None:
-        """Send the next part, by its number."""
+    def _start_part(self, length: int, held: int, send: Callable[[int], Awaitable[None]]) -> None:
+        """Start sending the next part in a task."""
         self._number += 1
         self._sent += length
-        self._under_way.bytes += held
-        self._pending[asyncio.create_task(self._one(self._number, send))] = held
+        self._in_flight.bytes += held
+        self._pending[asyncio.create_task(self._send_part(self._number, send))] = held
         self._length = self._parts.length(self._number + 1)
 
-    def _landed(self, tasks: Iterable[asyncio.Task[None]]) -> None:
+    def _release(self, tasks: Iterable[asyncio.Task[None]]) -> None:
         for task in tasks:
-            self._under_way.bytes -= self._pending.pop(task)
+            self._in_flight.bytes -= self._pending.pop(task)
 
-    def _take(self) -> list[bytes]:
+    def _take_buffer(self) -> list[bytes]:
         pieces = self._chunks
         self._chunks, self._buffered = [], 0
         return pieces
 
-    async def _one(self, number: int, send: Callable[[int], Awaitable[None]]) -> None:
+    async def _send_part(self, number: int, send: Callable[[int], Awaitable[None]]) -> None:
         failpoint("objects.before_part")
         await send(number)
         failpoint("objects.after_part")
 
-    async def _reap(self, until: str) -> None:
-        """Wait for parts under way; the first failure is raised."""
+    async def _wait_for_parts(self, until: str) -> None:
+        """Wait for parts in flight; raise the first failure."""
         if self._pending:
             done, _ = await asyncio.wait(self._pending, return_when=until)
-            self._landed(done)
+            self._release(done)
             for task in done:
                 task.result()
 
     async def sync(self) -> None:
         while self._pending:
-            await self._reap(asyncio.FIRST_EXCEPTION)
+            await self._wait_for_parts(asyncio.FIRST_EXCEPTION)
 
     async def size(self) -> int:
         return (await self._parts.held() if self._started else 0) + self._buffered
@@ -224,16 +224,16 @@ class ObjectUpload:
         for task in self._pending:
             task.cancel()
         await asyncio.gather(*self._pending, return_exceptions=True)
-        self._landed([*self._pending])
+        self._release([*self._pending])
         self._chunks.clear()
 
     async def discard(self) -> None:
-        await asyncio.gather(*self._pending, return_exceptions=True)  # a part that arrives later would stay
+        await asyncio.gather(*self._pending, return_exceptions=True)  # a part that arrives after the abort would remain
         await self.close()
         if self._started:
             await self._parts.abort()
             self._started = False
 
     async def withdraw(self) -> None:
-        """The newer attempt may have taken up what was sent."""
+        """Keep the parts: a newer attempt may have resumed them."""
         await self.close()

@@ -1,10 +1,9 @@
-"""What all object stores share. A vendor's file is a subclass of :class:`ObjectStore` of a page or two.
+"""The base class of all object stores; a vendor's store is a short subclass of :class:`ObjectStore`.
 
-It supplies ``capabilities`` (:data:`CAPABILITIES` with what differs) and the methods that are abstract there and
-in :class:`~.object_bucket.Bucket`.
+A subclass provides ``capabilities`` (:data:`CAPABILITIES` with its differences) and the abstract methods of this class
+and of :class:`~.object_bucket.Bucket`.
 
-Paths are ``/key``. There are no folders: ``/d`` is one when there are keys that start with ``d/``. The bucket itself
-belongs to the address.
+Paths are ``/key``, without the bucket. There are no real folders: ``/d`` is a folder if a key starts with ``d/``.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.names import join_inside
 from flowrunner_provider.files.store import Capabilities, Entry
 from flowrunner_provider.files.stores.object_bucket import Bucket, refuse_odd
-from flowrunner_provider.files.stores.object_upload import ObjectUpload, Parts, UnderWay
+from flowrunner_provider.files.stores.object_upload import InFlight, ObjectUpload, Parts
 
 __all__ = ["CAPABILITIES", "ObjectStore"]
 
@@ -31,12 +30,12 @@ BLOCK = 4 * 1024 * 1024
 """Bytes per ranged read."""
 
 WINDOW = 6
-"""Ranged reads under way per file."""
+"""Ranged reads in flight per file."""
 
 CAPABILITIES = Capabilities(
     atomic_replace=True,
     atomic_create=True,
-    resumable_upload=False,  # by position; parts that are there are recognised by their checksum and not sent again
+    resumable_upload=False,  # not by position; existing parts are recognised by their checksums
     readable_parts=False,
     server_side_copy=True,
     hashes=frozenset({"md5"}),
@@ -44,63 +43,63 @@ CAPABILITIES = Capabilities(
     posix_names=False,
     folders=False,
     reads_whole=BLOCK - 1,
-    tiny_at_once=64,  # as many connections there are at the most
+    tiny_at_once=64,  # the size of the connection pool
 )
 
 
 class ObjectStore(Bucket):
     """One bucket or container.
 
-    :param where: how messages call it, e.g. ``s3://aws_default@raw``.
+    :param where: its name in messages, e.g. ``s3://aws_default@raw``.
     """
 
     def __init__(self, where: str) -> None:
         super().__init__(where)
         self.capabilities = CAPABILITIES
-        self._under_way = UnderWay()
+        self._in_flight = InFlight()
         self._stack: AsyncExitStack | None = None
 
-    # -- what a vendor supplies
+    # -- implemented by each vendor
 
     @abstractmethod
     def pages(self, prefix: str, *, delimited: bool, most: int = 0) -> AsyncIterator[Sequence[Entry]]:
-        """The keys that start with ``prefix``, page by page; errors typed.
+        """Yield the keys that start with ``prefix``, page by page.
 
-        :param delimited: what has a ``/`` behind the prefix is given as one :meth:`folder`.
-        :param most: no more than so many entries are of interest; 0 for all.
+        :param delimited: combine the keys with a ``/`` after the prefix into one :meth:`folder` each.
+        :param most: a hint that the caller needs only this many entries; 0 for all.
         """
 
     @abstractmethod
     def parts(self, key: str, token: str, size: int | None) -> Parts:
-        """The upload of ``key`` in parts; no request is made."""
+        """Return the multipart upload of ``key`` without making a request."""
 
     @abstractmethod
     async def fetch(
         self, key: str, what: str, offset: int, wanted: int, version: str | None = None
     ) -> tuple[int, str | None, bytes] | None:
-        """Size and version of an object, and ``wanted`` bytes from ``offset``, fewer only at its end; None behind it.
+        """Return size and version of an object, and ``wanted`` bytes from ``offset``; None if it ends before.
 
-        :param what: what is being done, on what; for messages.
-        :param version: another one raises ``IntegrityError``.
+        :param what: the operation and its path, for messages.
+        :param version: the expected version; another one raises ``IntegrityError``.
         """
 
     @abstractmethod
     async def put(self, key: str, data: bytes, *, replace: bool) -> None:
-        """Put a small object in one request, and see that it arrived.
+        """Put a small object in one request and verify that it arrived.
 
-        :param replace: False to raise ``AlreadyExists`` when the key is taken.
+        :param replace: False to raise ``AlreadyExists`` if the key exists.
         """
 
     @abstractmethod
     async def remove(self, key: str) -> None:
-        """Delete an object that is known to be there."""
+        """Delete an existing object."""
 
     @abstractmethod
     async def copy_key(self, key: str, target: str, *, replace: bool, source: Entry) -> None:
-        """Copy on the server.
+        """Copy an object within the server.
 
-        :param replace: False to raise ``AlreadyExists`` when ``target`` is taken.
-        :param source: as :meth:`stat` saw it; another version raises ``IntegrityError`` where the far side can tell.
+        :param replace: False to raise ``AlreadyExists`` if ``target`` exists.
+        :param source: the expected source; another version raises ``IntegrityError`` if the server can check it.
         """
 
     # -- the store
@@ -134,21 +133,21 @@ class ObjectStore(Bucket):
 
     async def list(self, path: str, recursive: bool = False) -> AsyncIterator[Entry]:
         key = _folder_key(path)
-        prefix, there = f"{key}/" if key else "", not key
+        prefix, exists = f"{key}/" if key else "", not key
         itself = self.folder(prefix).path
         async for found in self.pages(prefix, delimited=not recursive):
-            there = there or bool(found)
+            exists = exists or bool(found)
             for entry in found:
                 if not (entry.is_dir and entry.path == itself):
                     yield entry
-        if not there:
-            await self._no_folder(key)
+        if not exists:
+            await self._raise_no_folder(key)
 
-    async def _no_folder(self, key: str) -> None:
+    async def _raise_no_folder(self, key: str) -> None:
         try:
             await self.head(key)
         except NotFound:
-            raise NotFound(f"there is nothing below {self.label(key)}/", remedy="check the path") from None
+            raise NotFound(f"nothing found below {self.label(key)}/", remedy="check the path") from None
         raise PermanentError(f"{self.label(key)} is not a folder", remedy="check the path")
 
     async def read(self, path: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
@@ -178,7 +177,7 @@ class ObjectStore(Bucket):
         return found[2] if len(found[2]) == size else None
 
     async def _blocks(self, key: str, what: str, position: int, end: int, version: str | None) -> AsyncIterator[bytes]:
-        """The rest of an object in order, a window of ranges under way, all of the same version."""
+        """Yield the rest of an object in order, with a window of ranged reads in flight, all of one version."""
         pending: deque[asyncio.Task[tuple[int, str | None, bytes] | None]] = deque()
         try:
             while pending or position < end:
@@ -198,7 +197,7 @@ class ObjectStore(Bucket):
     async def begin(self, path: str, token: str, *, resume_at: int = 0, size: int | None = None) -> ObjectUpload:
         key = path.removeprefix("/")
         refuse_odd(key, f"writing {self.label(key)}")
-        return ObjectUpload(partial(self.put, key), self.parts(key, token, size), self._under_way)
+        return ObjectUpload(partial(self.put, key), self.parts(key, token, size), self._in_flight)
 
     async def forget(self, path: str, token: str) -> None:
         await self.parts(path.removeprefix("/"), token, None).abort()
@@ -212,7 +211,7 @@ class ObjectStore(Bucket):
         failpoint("objects.after_delete")
 
     async def mkdir(self, path: str, parents: bool = False) -> None:
-        """There are no folders to make."""
+        """Do nothing: object stores have no folders."""
 
     async def copy_within(self, path: str, target: str, *, replace: bool = True, version: str = "") -> Entry:
         source = await self.stat(path)
@@ -221,7 +220,7 @@ class ObjectStore(Bucket):
         if source.is_dir:
             raise PermanentError(f"{self.label(key)} is a folder", remedy="name a file")
         if version and source.version != version:
-            raise IntegrityError(f"{self.label(key)} has changed meanwhile", remedy="run the task again")
+            raise IntegrityError(f"{self.label(key)} changed meanwhile", remedy="run the task again")
         if not replace:
             await self.refuse_existing(other)
         failpoint("objects.before_copy")
@@ -233,7 +232,7 @@ class ObjectStore(Bucket):
         return copied
 
     async def rename(self, path: str, target: str, *, replace: bool = False) -> None:
-        """A copy, then a deletion: killed between the two, both names are there."""
+        """Copy, then delete; killed between the two, both names exist."""
         await self.copy_within(path, target, replace=replace)
         await self.delete(path)
 
