@@ -18,13 +18,13 @@ with DAG(
     collect = FileCopyOperator(
         task_id="collect",
         source="wasb://sales_account@exports/daily/{{ ds }}/*.parquet",
-        dest="gs://lake@raw-sales/{{ ds }}/",
+        dest="gs://analytics_lake@raw-sales/{{ ds }}/",
         verify="checksum",
         done_marker="_SUCCESS",
     )
     mirror = FileSyncOperator(
         task_id="mirror",
-        source="gs://lake@raw-sales/{{ ds }}/",
+        source="gs://analytics_lake@raw-sales/{{ ds }}/",
         dest="fsspec+abfs://archive_account@archive/sales/{{ ds }}/",
         compare="checksum",  # object stores do not keep the times of files
         delete_extra=True,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flowrunner_provider.flows.catalogue import load
-from flowrunner_provider.registry import CONNECTORS
+from flowrunner_provider.registry import CONNECTORS, STORES
 from tests.architecture.source import ROOT
 
 CONNECTIONS: dict[str, dict[str, Any]] = json.loads((ROOT / "example_dags" / "connections.json").read_text())
@@ -47,6 +47,19 @@ def test_every_connection_that_an_example_names_is_there() -> None:
         named |= set(re.findall(r"conn_id=\"(\w+)\"", text)) | set(re.findall(r"\"conn_id\": \"(\w+)\"", text))
         named |= set(re.findall(r"(?<!\+)\b(?:sftp|ftps?|s3|gs|wasb|abfs)://(\w+)@", text))
     assert sorted(name for name in named if not name.startswith("demo_")) == sorted(named & set(CONNECTIONS))
+
+
+def test_every_address_of_an_example_names_a_connection_of_its_type() -> None:
+    texts = [path.read_text() for path in sorted((ROOT / "example_dags").glob("*.py"))]
+    named = {pair for text in (*texts, README) for pair in re.findall(r"\b(sftp|ftps?|s3|gs|wasb|abfs)://(\w+)@", text)}
+    assert ("s3", "lake") in named
+    wrong = []
+    for scheme, conn_id in sorted(named):
+        module, _, name = STORES[scheme].rpartition(".")
+        conn_type = CONNECTIONS.get(conn_id, {}).get("conn_type")
+        if conn_type and conn_type not in getattr(import_module(module), name).reads:
+            wrong.append(f"{scheme}://{conn_id}@ is of type {conn_type}")
+    assert wrong == []
 
 
 @pytest.mark.parametrize("code", [text for kind, text in BLOCKS if kind == "python"])
