@@ -163,11 +163,8 @@ class ExportFiles:
         self._close()
         self._run.lease.check()
         with disk_errors(self._plan.dest):
-            if self._plan.partition_by:
-                self._publish_folders()
-            elif self._is_split:
-                self.done = [self._move_into_place(file) for file in self.done]
-                self._remove_surplus("")
+            if self._plan.partition_by or self._is_split:
+                self._publish_files()
             for folder in (*self._recorded_attempts, self._folder):
                 _remove(folder)
             self._remove_attempts_folder()
@@ -183,7 +180,7 @@ class ExportFiles:
             files=self.done,
         )
 
-    def _publish_folders(self) -> None:
+    def _publish_files(self) -> None:
         """Publish the files; delete those a killed attempt published that no longer have rows."""
         names = {str(Path(file.path).relative_to(self._folder)) for file in self.done}
         if self.done:

@@ -169,6 +169,17 @@ class ExportContract:
         assert read(far, dest) == []
         assert list(result["columns"]) == ["id", "note"]
 
+    @pytest.mark.parametrize("split", [{"max_rows_per_file": 2}, {"partition_by": ["note"], "max_rows_per_file": 2}])
+    def test_no_rows_keep_the_files_of_an_earlier_run(self, far: FarSide, split: Any) -> None:
+        far.run(f"CREATE TABLE {far.name('orders')} (id integer, note varchar(9))")
+        far.run(f"INSERT INTO {far.name('orders')} VALUES (1, 'a'), (2, 'a'), (3, 'a')")
+        files = export(far, "out.csv", skip_if_empty=True, **split)["files"]
+        before = {file["path"]: Path(file["path"]).read_bytes() for file in files}
+        assert len(before) == 2
+        far.run(f"DELETE FROM {far.name('orders')}")
+        assert export(far, "out.csv", skip_if_empty=True, **split, context={"run_id": "2"})["files"] == []
+        assert {path: Path(path).read_bytes() for path in before} == before
+
     @pytest.mark.parametrize("dest", ["out.csv", "out.jsonl"])
     def test_a_wrong_count_writes_nothing(self, texts: FarSide, dest: str) -> None:
         (texts.folder / dest).write_text("old")
