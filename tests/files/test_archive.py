@@ -105,7 +105,7 @@ def test_a_password(there, tmp_path, monkeypatch):
     listed = subprocess.run(["7z", "l", "-slt", "-pwrong", local], check=True, capture_output=True).stdout
     assert listed.count(b"AES-256") >= 3
     assert FILES["a.csv"] not in local.read_bytes()
-    with pytest.raises(ConfigError, match="no password"):
+    with pytest.raises(ConfigError, match="does not support passwords"):
         pack(there, "out/all.tar.gz", keys_conn_id="zip_key")
     state = [path.read_text() for path in there.state.rglob("*.json")]
     assert not [text for text in state if "4711" in text]
@@ -130,12 +130,18 @@ def test_what_files_are_called(here, tmp_path):
     assert sorted(unpack(here.disk.path / "out/2.zip", tmp_path / "2")) == ["a.csv", "b.bin"]
     assert sorted(unpack(here.disk.path / "out/3.zip", tmp_path / "3")) == ["x.csv"]
     assert sorted(unpack(here.disk.path / "out/4.zip", tmp_path / "4")) == ["a.csv", "empty"]
-    with pytest.raises(ConfigError, match="two files would be called"):
+    with pytest.raises(ConfigError, match="two files would have the name"):
         pack(here, "out/5.zip", arcname="same")
     for rule in ("../{path}", "/{path}", "a/../{name}", "C:{name}"):
         with pytest.raises(PathEscape):
             pack(here, "out/5.zip", arcname=rule)
     assert "out/5.zip" not in here.disk.names()
+
+
+def test_a_file_name_that_looks_like_a_placeholder(here, tmp_path):
+    here.disk.put("in/sub/{path}.csv", b"x")
+    pack(here, "out/1.zip", arcname="2026/{name}")
+    assert list(unpack(here.disk.path / "out/1.zip", tmp_path / "1")) == ["2026/{path}.csv"]
 
 
 def test_a_name_that_is_taken(there):

@@ -1,1 +1,1 @@
-"""Archives packed and unpacked: ``files.archive`` and ``files.extract``."""
+"""Creating and unpacking archives: ``files.archive`` and ``files.extract``."""

@@ -1,8 +1,9 @@
-"""The engine that packs files of any store into one archive in any store, as a stream."""
+"""The engine of ``files.archive``: it streams files of any store into an archive in any store."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,10 +21,12 @@ __all__ = ["ArchiveOptions", "archive"]
 
 ACTION = "files.archive"
 
+_PLACEHOLDER = re.compile(r"\{(?:path|name)\}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArchiveOptions:
-    """How to pack; the parameters of ``files.archive`` say what each means."""
+    """The options of ``files.archive``; see its parameters."""
 
     format: str = "auto"
     arcname: str = "{path}"
@@ -39,7 +42,7 @@ class ArchiveOptions:
         bare = self.arcname.replace("{path}", "").replace("{name}", "")
         if "{" in bare or "}" in bare or not self.arcname:
             raise ConfigError(
-                f"arcname {self.arcname!r} is no rule",
+                f"arcname {self.arcname!r} is not a valid pattern",
                 field="arcname",
                 remedy="use {path} and {name}, e.g. '2026/{path}'",
             )
@@ -54,27 +57,29 @@ async def archive(
     identity_of_work: Json = None,
     label: str = "",
 ) -> ArchiveResult:
-    """Pack what ``sources`` name; on return the archive is whole under its final name.
+    """Pack the files that ``sources`` match, and publish the archive under its final name.
 
-    :param sources: open stores, each with a path: a file, a folder, or a glob.
+    :param sources: open stores, each with the path of a file, a folder, or a glob.
     :param dest: an open store and the path of the archive.
-    :param identity_of_work: what must be the same for a retry to go on (JSON).
-    :param label: how the result calls the archive.
+    :param identity_of_work: JSON that identifies the work; a retry resumes only if it is equal.
+    :param label: the path of the archive in the result.
     """
     store, target = dest
     kind = format_of(target.rpartition("/")[2], options.format)
-    writer_for(kind, options.level, options.password).close()  # refused now rather than after the listing
+    writer_for(kind, options.level, options.password).close()  # refuses invalid options before the listing
     publisher = Publisher(run, store, ACTION, identity_of_work, options.if_exists, announce=True)
     froms = [Source(*source) for source in sources]
     found = await find(
         froms, run, recursive=options.recursive, max_files=options.max_files, missing_ok=publisher.resumed
     )
-    members = _named(found, froms, dest, options)
+    members = _by_archive_name(found, froms, dest, options)
     if kind in ("gz", "zst") and len(members) > 1:
-        raise ConfigError(f"{kind} holds one file, not {len(members)}", field="format", remedy=f"make a tar.{kind}")
+        raise ConfigError(
+            f"{kind} can hold one file, not {len(members)}", field="format", remedy=f"use the format tar.{kind}"
+        )
     if not members and not publisher.resumed:
         wanted = ", ".join(source.path for source in froms)
-        raise NotFound(f"nothing matches {wanted}", remedy="correct the path; an archive of nothing is not made")
+        raise NotFound(f"nothing matches {wanted}", remedy="correct the path; empty archives are not created")
     sizes = [item.size for item in found]
     progress = run.progress("archive", unit="bytes", total=None if None in sizes else sum(size or 0 for size in sizes))
 
@@ -91,7 +96,7 @@ async def archive(
             for name, item in members.items():
                 source = froms[item.source]
                 when = EPOCH if options.reproducible else item.modified or EPOCH
-                await _member(sink, writer, name, item, source, when, advance)
+                await _write_member(sink, writer, name, item, source, when, advance)
             await sink.write(await asyncio.to_thread(writer.finish))
         finally:
             writer.close()
@@ -100,37 +105,39 @@ async def archive(
     await publisher.refuse_existing([target])
     done = await publisher.publish(target, produce)
     progress.finish()
-    files, size = (0, 0) if done.skipped else (int(str(count)) for count in _pair(done.detail))
+    files, size = (0, 0) if done.skipped else (int(str(count)) for count in _counts(done.detail))
     return ArchiveResult(
         path=label or target, format=kind, files=files, bytes=size, size=done.size, sha256=done.sha256,
         skipped=done.skipped,
     )  # fmt: skip
 
 
-def _pair(detail: Json) -> Sequence[Json]:
+def _counts(detail: Json) -> Sequence[Json]:
     return detail if isinstance(detail, list) else [0, 0]
 
 
-def _named(
+def _by_archive_name(
     items: Sequence[Item], sources: Sequence[Source], dest: tuple[Store, str], options: ArchiveOptions
 ) -> dict[str, Item]:
-    """What each file is called in the archive, in that order.
+    """Return the files by their name in the archive, sorted by name.
 
-    :raises PathEscape: for a name that would lead elsewhere when it is unpacked.
-    :raises ConfigError: when two files would get the same name, or the archive would hold itself.
+    :raises PathEscape: for a name that would lead outside when it is unpacked.
+    :raises ConfigError: if two files would get the same name, or the archive would contain itself.
     """
     members: dict[str, Item] = {}
     for item in items:
         source = sources[item.source]
         if source.store is dest[0] and source.path_of(item.relative) == dest[1]:
             raise ConfigError(
-                f"{dest[1]} would hold itself", field="dest", remedy="put it into a folder that is no source"
+                f"{dest[1]} would contain itself", field="dest", remedy="write it to a folder that is not a source"
             )
-        name = options.arcname.replace("{name}", item.relative.rpartition("/")[2]).replace("{path}", item.relative)
-        name = join_inside("", name)
+        values = {"{path}": item.relative, "{name}": item.relative.rpartition("/")[2]}
+        name = join_inside("", _PLACEHOLDER.sub(lambda match, values=values: values[match[0]], options.arcname))
         if name in members:
             raise ConfigError(
-                f"two files would be called {name} in the archive", field="arcname", remedy="use {path}, or rename one"
+                f"two files would have the name {name} in the archive",
+                field="arcname",
+                remedy="use {path}, or rename one",
             )
         members[name] = item
     for name in members:
@@ -138,12 +145,12 @@ def _named(
         while folder := folder.rpartition("/")[0]:
             if folder in members:
                 raise ConfigError(
-                    f"{folder} would be a file and a folder in the archive", field="arcname", remedy="rename one"
+                    f"{folder} would be both a file and a folder in the archive", field="arcname", remedy="rename one"
                 )
     return dict(sorted(members.items()))
 
 
-async def _member(
+async def _write_member(
     sink: Sink,
     writer: ArchiveWriter,
     name: str,

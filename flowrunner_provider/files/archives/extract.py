@@ -1,8 +1,8 @@
-"""The engine that unpacks an archive: everything is looked at first, then the files come out one by one.
+"""The engine of ``files.extract``: it checks the whole archive first and then unpacks the files one by one.
 
-The first look goes over the whole archive and refuses it as a whole: names that lead elsewhere or twice to one
-place, links and devices, sizes beyond the limits, damage. A packed TAR is therefore read twice. Each file is checked
-against the archive's own checksum before it gets its final name. A retry goes on behind the files that are done.
+The check refuses the archive as a whole: names that lead outside or occur twice, links and devices, sizes beyond the
+limits, damage. A compressed TAR is therefore read twice. Each file is verified against the checksum in the archive
+before it gets its final name. A retry continues after the last finished file.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ __all__ = ["ExtractOptions", "extract"]
 
 ACTION = "files.extract"
 
-_SIGNS = {
+_MAGIC_NUMBERS = {
     b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst",
     b"7z\xbc\xaf\x27\x1c": "7z", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"Rar!": "rar", b"MSCF": "cab",
 }  # fmt: skip
 _ENDINGS = (".gz", ".zst", ".tgz", ".tzst", ".gzip", ".zstd")
-_HEAD = 64 * 1024
+_HEAD_SIZE = 64 * 1024
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractOptions:
-    """How to unpack; the parameters of ``files.extract`` say what each means."""
+    """The options of ``files.extract``; see its parameters."""
 
     members: Sequence[str] = ()
     strip_prefix: str = ""
@@ -61,20 +61,20 @@ async def extract(
     identity_of_work: Json = None,
     labels: tuple[str, str] = ("", ""),
 ) -> ExtractResult:
-    """Unpack the archive ``source`` into the folder ``dest``; on return every wanted file is whole and checked.
+    """Unpack the selected files of the archive ``source`` into the folder ``dest`` and verify each.
 
-    :param identity_of_work: what must be the same for a retry to go on (JSON).
-    :param labels: how the result calls the archive and the folder.
+    :param identity_of_work: JSON that identifies the work; a retry resumes only if it is equal.
+    :param labels: the paths of the archive and the folder in the result.
     """
     store, path = source
     what = labels[0] or path
     entry = await store.stat(path)
     if entry.is_dir or entry.is_link:
-        raise ConfigError(f"{what} is no file", field="archive", remedy="name an archive")
-    kind, reader = await _reader(store, path, entry, options, what)
-    work = _Extract(run, dest, options, [identity_of_work, list(map(str, identity(entry)))], what, entry.size)
+        raise ConfigError(f"{what} is not a file", field="archive", remedy="name an archive")
+    kind, reader = await _open_reader(store, path, entry, options, what)
+    work = _Extraction(run, dest, options, [identity_of_work, list(map(str, identity(entry)))], what, entry.size)
     try:
-        await work.survey(reader)
+        await work.check(reader)
         await work.unpack(reader, kind)
     finally:
         await reader.aclose()
@@ -84,28 +84,28 @@ async def extract(
     return ExtractResult(
         archive=what, format=kind, files=done.files, bytes=done.bytes, skipped=done.skipped,
         dest=labels[1] or dest[1],
-        entries=[DerivedFile(path=one.path, size=one.size) for one in done.published if not one.skipped],
+        entries=[DerivedFile(path=file.path, size=file.size) for file in done.published if not file.skipped],
     )  # fmt: skip
 
 
-async def _reader(
+async def _open_reader(
     store: Store, path: str, entry: Entry, options: ExtractOptions, what: str
 ) -> tuple[str, ArchiveReader]:
-    """What the archive is, by its first bytes."""
+    """Detect the format from the first bytes; return it with a reader."""
     limits = options.limits
-    head = await _first(store.read(path, 0, _HEAD), _HEAD)
-    packing = next((kind for sign, kind in _SIGNS.items() if head.startswith(sign)), "")
+    head = await _read_start(store.read(path, 0, _HEAD_SIZE), _HEAD_SIZE)
+    packing = next((kind for magic, kind in _MAGIC_NUMBERS.items() if head.startswith(magic)), "")
     if packing == "zip":
         if entry.size is None or not store.capabilities.ranged_read:
             raise ConfigError(
-                f"{store.where} cannot read a file from anywhere, which zip needs",
+                f"{store.where} does not support ranged reads, which zip needs",
                 field="archive",
-                remedy="copy it to a folder of the worker first",
+                remedy="copy the archive to a local folder first",
             )
         return "zip", ZipReader(RangedFile(store, path, entry.size), entry.size, options.password, limits, what)
     if packing not in ("", "gz", "zst"):
         raise PermanentError(f"{what} is a {packing} archive", remedy="ask for zip, tar, tar.gz, tar.zst, gz or zst")
-    start = await _first(unpacked(store.read(path), packing, limits, what), tarfile.BLOCKSIZE)
+    start = await _read_start(unpacked(store.read(path), packing, limits, what), tarfile.BLOCKSIZE)
 
     def read() -> AsyncIterator[bytes]:
         return store.read(path)
@@ -113,13 +113,13 @@ async def _reader(
     if _is_tar(start):
         return f"tar.{packing}" if packing else "tar", TarReader(read, packing, limits, what)
     if not packing:
-        raise PermanentError(f"{what} is no archive", remedy="look at it: zip, tar, gz and zst are known")
+        raise PermanentError(f"{what} is not an archive", remedy="check the file; zip, tar, gz and zst are supported")
     name = path.rpartition("/")[2]
     ending = next((ending for ending in _ENDINGS if name.lower().endswith(ending)), "")
     return packing, SingleReader(read, packing, name[: -len(ending)] if ending else f"{name}.out", limits, what)
 
 
-async def _first(chunks: AsyncIterator[bytes], count: int) -> bytes:
+async def _read_start(chunks: AsyncIterator[bytes], count: int) -> bytes:
     head = b""
     async with aclosing(chunks):  # type: ignore[type-var]
         async for chunk in chunks:
@@ -130,7 +130,7 @@ async def _first(chunks: AsyncIterator[bytes], count: int) -> bytes:
 
 
 def _is_tar(start: bytes) -> bool:
-    """Whether a block is a TAR header, by its checksum; an empty TAR is one, too."""
+    """Return whether a block is a TAR header with a valid checksum, or the start of an empty TAR."""
     if start and start == bytes(tarfile.BLOCKSIZE):
         return True
     try:
@@ -140,7 +140,9 @@ def _is_tar(start: bytes) -> bool:
     return True
 
 
-class _Extract:
+class _Extraction:
+    """The unpacking of one archive."""
+
     def __init__(
         self, run: Run, dest: tuple[Store, str], options: ExtractOptions, work: Json, what: str, size: int | None
     ) -> None:
@@ -149,8 +151,8 @@ class _Extract:
         self._guard = Guard(what, size, options.limits, options.members, options.strip_prefix)
         self.publisher = Publisher(run, dest[0], ACTION, work, options.if_exists, announce=False)
 
-    async def survey(self, reader: ArchiveReader) -> None:
-        """Look at every entry; nothing is written before this has returned."""
+    async def check(self, reader: ArchiveReader) -> None:
+        """Check every entry before anything is written."""
         async for member in reader.members():
             self._guard.admit(member)
         self._guard.settle(self._store)
@@ -160,7 +162,7 @@ class _Extract:
         return self._store.join(self._folder, name)
 
     async def unpack(self, reader: ArchiveReader, kind: str) -> None:
-        """Unpack what is wanted, but for the files that an earlier attempt has done."""
+        """Unpack the selected files that no earlier attempt has finished."""
         publisher, number = self.publisher, 0
         first = publisher.next
         progress = self._run.progress("extract", unit="files", total=len(self._guard.targets), start=first)
@@ -182,7 +184,7 @@ class _Extract:
             async for chunk in read():
                 await sink.write(chunk)
                 if member.size is None:
-                    self._guard.judge(sink.digest.size)
+                    self._guard.check_size(sink.digest.size)
             return None
 
         return produce

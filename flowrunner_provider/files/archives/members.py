@@ -1,4 +1,4 @@
-"""What is in an archive, and what of it is refused before anything is written."""
+"""The entries of an archive, and the checks that refuse an archive before anything is written."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _RATIO_FROM = 1024 * 1024  # short and very regular data compresses well without
 class Member:
     """One entry of an archive.
 
-    :param name: as the archive spells it.
-    :param size: unpacked; None where only unpacking tells.
-    :param kind: ``file``, ``folder``, or what else it is.
+    :param name: the name as stored in the archive.
+    :param size: the unpacked size; None if only unpacking reveals it.
+    :param kind: ``file``, ``folder``, or another kind in words.
     """
 
     name: str
@@ -40,25 +40,25 @@ class Member:
 
 
 Open = Callable[[], AsyncIterator[bytes]]
-"""The bytes of the present member, unpacked and checked; only until the next one is asked for."""
+"""Yields the unpacked and verified bytes of the current member; valid until the next member is requested."""
 
 
 class ArchiveReader(Protocol):
     """An archive of some format."""
 
     def members(self) -> AsyncIterator[Member]:
-        """All entries, in the order of :meth:`contents`; raises for an archive that is damaged or a bomb."""
+        """Yield all entries in the order of :meth:`contents`; raise if the archive is damaged or a bomb."""
 
     def contents(self) -> AsyncIterator[tuple[Member, Open]]:
-        """All entries once more, each with its bytes."""
+        """Yield all entries again, each with its content."""
 
     async def aclose(self) -> None:
-        """Let go."""
+        """Release resources."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Beyond these it is a bomb."""
+    """The limits beyond which an archive counts as a bomb."""
 
     max_ratio: float = 100.0
     max_size: int = 10 * 1024**3
@@ -73,17 +73,17 @@ class Limits:
 
 
 def damaged(what: str, why: object) -> IntegrityError:
-    """The error for an archive that is not what it says."""
-    return IntegrityError(f"{what} is damaged: {why}", remedy="fetch it again; if it fails again, ask its sender")
+    """Return the error for a damaged archive."""
+    return IntegrityError(f"{what} is damaged: {why}", remedy="fetch it again; if that does not help, ask the sender")
 
 
 class Guard:
-    """Judges the entries of an archive one by one and says where the chosen ones go.
+    """Checks the entries of an archive one by one, and determines the target names of the selected ones.
 
     :param what: the archive, for messages.
-    :param size: of the archive; None if unknown.
-    :param members: globs of what is wanted; none: everything.
-    :param strip_prefix: the folder in the archive that is left out of the names.
+    :param size: the size of the archive; None if unknown.
+    :param members: globs of the selected files; empty: all.
+    :param strip_prefix: the folder of the archive to remove from the names.
     """
 
     def __init__(self, what: str, size: int | None, limits: Limits, members: Sequence[str], strip_prefix: str) -> None:
@@ -95,7 +95,7 @@ class Guard:
         self.folders: set[str] = set()
 
     def name_of(self, member: Member) -> str | None:
-        """Where the member goes, below the destination; None for one that is not wanted, or a folder."""
+        """Return the target name of a member; None if it is not selected or is a folder."""
         name = member.name.rstrip("/") if member.kind == "folder" else member.name
         while name.startswith("./"):
             name = name[2:].lstrip("/") if name[2:3] == "/" else name[2:]
@@ -114,9 +114,9 @@ class Guard:
         return name
 
     def admit(self, member: Member) -> None:
-        """Count an entry.
+        """Check and count an entry.
 
-        :raises SecurityError: for what must not be unpacked.
+        :raises SecurityError: if it must not be unpacked.
         """
         self._count += 1
         if self._count > self._limits.max_entries:
@@ -129,27 +129,28 @@ class Guard:
             return
         if member.kind != "file":
             raise SecurityError(
-                f"{self._what}: the member {member.name!a} is a {member.kind}, no file",
-                remedy="choose others with members; links and devices are never made",
+                f"{self._what}: the member {member.name!a} is a {member.kind}, not a file",
+                remedy="exclude it with members; links and devices are never created",
             )
         try:
             join_inside("", name)
         except PathEscape as error:
             raise PathEscape(
                 f"{self._what}: the member {member.name[:200]!a}: {error.message}",
-                remedy="do not unpack it; or choose other members",
+                remedy="do not unpack it, or exclude it with members",
             ) from error
         if name in self.targets:
             raise SecurityError(
-                f"{self._what}: two members are called {name!a}", remedy="ask its sender for one of each name"
+                f"{self._what}: two members have the name {name!a}",
+                remedy="ask the sender for an archive with unique names",
             )
         self.targets[name] = member.name
         self.folders.update(name[:index] for index, letter in enumerate(name) if letter == "/")
         self._total += member.size or 0
-        self.judge(self._total)
+        self.check_size(self._total)
 
-    def judge(self, unpacked: int) -> None:
-        """Stop at more bytes than are allowed."""
+    def check_size(self, unpacked: int) -> None:
+        """Raise ``BombDetected`` if the unpacked size exceeds a limit."""
         if unpacked > self._limits.max_size:
             raise BombDetected(
                 f"{self._what} unpacks to more than {self._limits.max_size} bytes",
@@ -163,17 +164,19 @@ class Guard:
             )
 
     def settle(self, store: Store) -> None:
-        """All entries were seen: refuse names that would become one file, and an archive with nothing wanted."""
+        """After all entries: refuse names that would become one file, and an archive without selected files."""
         if not self.targets:
-            raise NotFound(f"{self._what} holds none of the wanted files", remedy="correct members, or ask its sender")
+            raise NotFound(
+                f"{self._what} contains none of the selected files", remedy="correct members, or ask the sender"
+            )
         both = sorted(self.folders & self.targets.keys())
         if both:
             raise SecurityError(
-                f"{self._what}: {both[0]!a} is a file and a folder", remedy="ask its sender for another one"
+                f"{self._what}: {both[0]!a} is both a file and a folder", remedy="ask the sender for another archive"
             )
         groups = [] if store.capabilities.case_sensitive else collisions(self.targets)
         if groups:
             raise SecurityError(
                 f"{self._what}: {', '.join(map(ascii, groups[0]))} would become one file in {store.where}",
-                remedy="unpack it where capitals count",
+                remedy="unpack it to a case-sensitive store",
             )

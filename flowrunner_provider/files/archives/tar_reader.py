@@ -1,4 +1,4 @@
-"""TAR archives, plain or packed, and single packed files: read as streams, twice."""
+"""Readers for TAR archives, compressed or not, and for single compressed files; both read streams."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from flowrunner_provider.files.blocking import ForwardFile
 __all__ = ["SingleReader", "TarReader", "unpacked"]
 
 _CHUNK = 256 * 1024
-_HEADER = 2 * 1024 * 1024
-_FEED = 2 * 1024  # of zstd at once: at most 64 MB come out of it
-_WINDOW = 128 * 1024 * 1024
+_MAX_HEADER = 2 * 1024 * 1024
+_ZSTD_INPUT = 2 * 1024  # bytes per call; they decompress to at most 64 MB
+_MAX_WINDOW = 128 * 1024 * 1024
 _RATIO_FROM = 1024 * 1024
 _KINDS = {
     tarfile.SYMTYPE: "symbolic link", tarfile.LNKTYPE: "hard link", tarfile.CHRTYPE: "device",
@@ -30,17 +30,20 @@ _KINDS = {
 
 
 async def unpacked(chunks: AsyncIterator[bytes], packing: str, limits: Limits, what: str) -> AsyncIterator[bytes]:
-    """The bytes that were packed with ``gz`` or ``zst`` (or not at all).
+    """Yield the decompressed bytes.
 
-    :raises IntegrityError: for damage, and where the stream stops before its end.
-    :raises BombDetected: beyond the limits.
+    :param packing: ``gz``, ``zst``, or empty for uncompressed data.
+    :raises IntegrityError: if the data is damaged or truncated.
+    :raises BombDetected: if it exceeds the limits.
     """
     if packing == "":
         stream = chunks
     elif packing == "zst":
         stream = _unzstd(chunks, limits, what)
     else:
-        stream = decompressed(chunks, encoding="gzip", max_bytes=_room(limits), max_ratio=limits.max_ratio, what=what)
+        stream = decompressed(
+            chunks, encoding="gzip", max_bytes=_max_stream(limits), max_ratio=limits.max_ratio, what=what
+        )
     try:
         async for piece in stream:
             yield piece
@@ -51,42 +54,42 @@ async def unpacked(chunks: AsyncIterator[bytes], packing: str, limits: Limits, w
             await stream.aclose()
 
 
-def _room(limits: Limits) -> int:
-    """How long a stream may get: the files of a TAR, and their headers."""
+def _max_stream(limits: Limits) -> int:
+    """Return the most bytes of a TAR stream: its files and their headers."""
     return limits.max_size + 1536 * limits.max_entries
 
 
 async def _unzstd(chunks: AsyncIterator[bytes], limits: Limits, what: str) -> AsyncIterator[bytes]:
     zstandard = load("zstandard", extra="archive", needed_for="a zst archive")
-    unpacker = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
-    frame, taken, given = unpacker.decompressobj(), 0, 0
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+    frame, taken, given = decompressor.decompressobj(), 0, 0
     ended = False
     async for chunk in chunks:
-        for start in range(0, len(chunk), _FEED):
-            data = chunk[start : start + _FEED]
+        for start in range(0, len(chunk), _ZSTD_INPUT):
+            data = chunk[start : start + _ZSTD_INPUT]
             taken += len(data)
             while data:
                 if ended:
-                    frame, ended = unpacker.decompressobj(), False
+                    frame, ended = decompressor.decompressobj(), False
                 try:
                     piece = frame.decompress(data)
                 except zstandard.ZstdError as error:
                     raise damaged(what, error) from error
                 data, ended = (frame.unused_data if frame.eof else b""), frame.eof
                 given += len(piece)
-                if given > _room(limits) or (given > _RATIO_FROM and given > limits.max_ratio * taken):
+                if given > _max_stream(limits) or (given > _RATIO_FROM and given > limits.max_ratio * taken):
                     raise BombDetected(f"{what} unpacks to more than max_size or max_ratio allow")
                 if piece:
                     yield piece
     if not ended:
-        raise damaged(what, "it stops before its end")
+        raise damaged(what, "it is truncated")
 
 
 class SingleReader:
-    """One packed file.
+    """A single compressed file.
 
-    :param read: opens the packed stream.
-    :param name: of the file that comes out.
+    :param read: opens the compressed stream.
+    :param name: the name of the unpacked file.
     """
 
     def __init__(
@@ -102,13 +105,13 @@ class SingleReader:
             yield member, lambda: unpacked(self._read(), self._packing, self._limits, self._what)
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the reader holds no resources."""
 
 
 class TarReader:
     """A TAR archive.
 
-    :param read: opens the stream of its bytes, packed.
+    :param read: opens the stream of the archive.
     :param packing: ``gz``, ``zst``, or empty.
     """
 
@@ -124,26 +127,26 @@ class TarReader:
             yield found
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the reader holds no resources."""
 
     async def _pass(self) -> AsyncIterator[tuple[Member, Open]]:
-        """From the first entry to the end of the stream, whose own checksum is thereby checked."""
+        """Yield all entries, then read the stream to its end, which verifies its own checksum."""
         async with aclosing(_generator(unpacked(self._read(), self._packing, self._limits, self._what))) as stream:
-            file = ForwardFile(stream, most=_HEADER, what=self._what)
+            file = ForwardFile(stream, most=_MAX_HEADER, what=self._what)
             try:
                 archive: Any = await asyncio.to_thread(tarfile.open, mode="r:", fileobj=file)
                 while (info := await asyncio.to_thread(archive.next)) is not None:
-                    archive.members = []  # else it remembers every one of them
-                    yield self._member(info), _opener(archive, info, self._what)
+                    archive.members = []  # otherwise tarfile keeps every entry in memory
+                    yield self._member(info), _content_of(archive, info, self._what)
             except (tarfile.TarError, UnicodeError, ValueError, OverflowError) as error:
                 raise damaged(self._what, error) from error
             if file.last != bytes(tarfile.BLOCKSIZE):
-                raise damaged(self._what, "it stops before its end, or holds what is no TAR")
+                raise damaged(self._what, "it is truncated, or contains data that is not TAR")
             while await asyncio.to_thread(file.read, _CHUNK):
                 pass
 
     def _member(self, info: tarfile.TarInfo) -> Member:
-        kind = "file" if info.isreg() else _KINDS.get(info.type, "thing of an unknown kind")
+        kind = "file" if info.isreg() else _KINDS.get(info.type, "entry of an unknown kind")
         if stat.S_IFMT(info.mode) not in (0, stat.S_IFREG, stat.S_IFDIR) and kind == "file":
             kind = "special file"
         try:
@@ -159,11 +162,11 @@ def _generator(stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     return stream
 
 
-def _opener(archive: Any, info: tarfile.TarInfo, what: str) -> Open:
+def _content_of(archive: Any, info: tarfile.TarInfo, what: str) -> Open:
     async def read() -> AsyncIterator[bytes]:
         file = archive.extractfile(info)
         if file is None:
-            raise IntegrityError(f"{what}: {info.name!a} has no content", remedy="choose other members")
+            raise IntegrityError(f"{what}: {info.name!a} has no content", remedy="exclude it with members")
         left = info.size
         while left:
             try:
@@ -171,7 +174,7 @@ def _opener(archive: Any, info: tarfile.TarInfo, what: str) -> Open:
             except tarfile.TarError as error:
                 raise damaged(what, error) from error
             if not chunk:
-                raise damaged(what, f"{info.name!a} is cut off")
+                raise damaged(what, f"{info.name!a} is truncated")
             left -= len(chunk)
             yield chunk
 

@@ -1,7 +1,7 @@
-"""Archives as streams: members go in as chunks, the archive's bytes come out as they are ready; nothing is sought.
+"""Streaming archive writers: chunks of members go in, bytes of the archive come out; nothing is seeked.
 
-ZIP is written by :mod:`zipfile` (or pyzipper, for a password) into a buffer, with data descriptors and ZIP64 where
-a member needs it; TAR headers by :mod:`tarfile` in its pax format.
+ZIP is written by :mod:`zipfile`, or by pyzipper with a password, into a buffer, with data descriptors, and ZIP64 if a
+member needs it. TAR headers are written by :mod:`tarfile` in pax format.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ FORMATS = {
     ".zip": "zip", ".tar.gz": "tar.gz", ".tgz": "tar.gz", ".tar.zst": "tar.zst", ".tzst": "tar.zst",
     ".tar": "tar", ".gz": "gz", ".zst": "zst",
 }  # fmt: skip
-"""How a name ends -> its format; the longer endings come first."""
+"""The format of each file name suffix; longer suffixes come first."""
 
 EPOCH = datetime(1980, 1, 1, tzinfo=UTC)
-"""The oldest time that ZIP can tell."""
+"""The oldest time that ZIP can represent."""
 
 _MODE = 0o644
 _LATEST = datetime(2107, 12, 31, 23, 59, 58, tzinfo=UTC)
 
 
 class ArchiveWriter(Protocol):
-    """An archive that is being written; each method returns the bytes that are ready."""
+    """Writes an archive; each method returns the bytes that are ready."""
 
     def begin(self, name: str, size: int | None, modified: datetime) -> bytes:
         """Start a member."""
 
     def write(self, chunk: bytes) -> bytes:
-        """The next bytes of the member."""
+        """Add the next bytes of the member."""
 
     def end(self) -> bytes:
-        """The member is complete."""
+        """Complete the member."""
 
     def finish(self) -> bytes:
-        """The archive is complete."""
+        """Complete the archive."""
 
     def close(self) -> None:
-        """Let go, finished or not."""
+        """Release resources, whether the archive is complete or not."""
 
 
 class _Compressor(Protocol):
@@ -69,7 +69,7 @@ class _Stored:
 
 
 def compressor(kind: str, level: int | None) -> _Compressor:
-    """A gzip (no name and no time in its header), zstd, or storing compressor."""
+    """Return a compressor for gzip (without name and time in its header), zstd, or no compression."""
     if kind == "gz":
         return zlib.compressobj(6 if level is None else level, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     if kind == "zst":
@@ -82,7 +82,7 @@ def compressor(kind: str, level: int | None) -> _Compressor:
 
 
 def format_of(name: str, given: str) -> str:
-    """The archive's format: as given, or after its name."""
+    """Return the given format, or for ``auto`` the one of the file name."""
     known = ["auto", *dict.fromkeys(FORMATS.values())]
     if given not in known:
         raise ConfigError(f"format is {given!r}", field="format", remedy=f"write one of {', '.join(known)}")
@@ -92,23 +92,25 @@ def format_of(name: str, given: str) -> str:
         if name.lower().endswith(ending):
             return kind
     raise ConfigError(
-        f"{name!r} does not say what archive it is to be", field="format", remedy=f"end it with {', '.join(FORMATS)}"
+        f"the format cannot be derived from the name {name!r}",
+        field="format",
+        remedy=f"set format, or end the name with one of {', '.join(FORMATS)}",
     )
 
 
 def writer_for(kind: str, level: int | None, password: str) -> ArchiveWriter:
-    """A writer of that format.
+    """Return a writer for a format.
 
-    :param level: of compression; None for the format's usual one.
+    :param level: the compression level; None for the default of the format.
     :param password: encrypts the members with AES-256 (zip only); empty for none.
-    :raises ConfigError: where the two do not fit the format.
+    :raises ConfigError: if level or password do not fit the format.
     """
     most = {"tar": 0, "zst": 19, "tar.zst": 19}.get(kind, 9)
     if level is not None and (isinstance(level, bool) or not isinstance(level, int) or not 0 <= level <= most):
         raise ConfigError(f"level is {level!r}", field="level", remedy=f"write a whole number from 0 to {most}")
     if password and kind != "zip":
         raise ConfigError(
-            f"{kind} knows no password", field="keys_conn_id", remedy="make a zip, or use files.crypt afterwards"
+            f"{kind} does not support passwords", field="keys_conn_id", remedy="use zip, or encrypt with files.crypt"
         )
     if kind == "zip":
         return _ZipWriter(level, password)
@@ -118,7 +120,7 @@ def writer_for(kind: str, level: int | None, password: str) -> ArchiveWriter:
 
 
 class _Buffer:
-    """What :mod:`zipfile` takes for a file that cannot be sought."""
+    """A write-only file without seek, for :mod:`zipfile`."""
 
     def __init__(self) -> None:
         self._held = bytearray()
@@ -128,7 +130,7 @@ class _Buffer:
         return len(data)
 
     def flush(self) -> None:
-        """There is nothing to flush to."""
+        """Do nothing."""
 
     def take(self) -> bytes:
         data = bytes(self._held)
@@ -175,7 +177,7 @@ class _ZipWriter:
         return self._buffer.take()
 
     def close(self) -> None:
-        """zipfile wants its files closed, also those that were given up; nobody reads what it writes then."""
+        """Close zipfile's objects, also after an error; their last output is discarded."""
         with suppress(ValueError, RuntimeError, zipfile.LargeZipFile):
             if self._member is not None:
                 self._member.close()
@@ -191,9 +193,9 @@ class _TarWriter:
     def begin(self, name: str, size: int | None, modified: datetime) -> bytes:
         if size is None:
             raise ConfigError(
-                f"the store does not know the size of {name}, which tar wants first",
+                f"the store does not report the size of {name}, which tar needs in advance",
                 field="format",
-                remedy="make a zip",
+                remedy="use zip",
             )
         info = tarfile.TarInfo(name)
         info.size, info.mode = size, _MODE
@@ -204,12 +206,12 @@ class _TarWriter:
     def write(self, chunk: bytes) -> bytes:
         self._left -= len(chunk)
         if self._left < 0:
-            raise _changed(self._name)
+            raise _changed_error(self._name)
         return self._out(chunk)
 
     def end(self) -> bytes:
         if self._left:
-            raise _changed(self._name)
+            raise _changed_error(self._name)
         return self._out(bytes(-self._written % tarfile.BLOCKSIZE))
 
     def finish(self) -> bytes:
@@ -217,7 +219,7 @@ class _TarWriter:
         return self._out(bytes(end + -(self._written + end) % tarfile.RECORDSIZE)) + self._packer.flush()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the writer holds no resources."""
 
     def _out(self, data: bytes) -> bytes:
         self._written += len(data)
@@ -241,8 +243,8 @@ class _SingleWriter:
         return self._packer.flush()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the writer holds no resources."""
 
 
-def _changed(name: str) -> IntegrityError:
-    return IntegrityError(f"{name} changed while it was read", remedy="archive it when it is finished")
+def _changed_error(name: str) -> IntegrityError:
+    return IntegrityError(f"{name} changed while it was read", remedy="archive it after it was written completely")
