@@ -1,7 +1,7 @@
-"""Checkpoints: how far the work has come, so that the next attempt goes on from there.
+"""Checkpoints: how far the work has come, so that the next attempt continues from there.
 
-A checkpoint holds cursors, offsets and upload ids, never data. It may lag behind the work by a few
-seconds, so whatever lies beyond it must be safe to do again.
+A checkpoint holds cursors, offsets and upload ids, never data. It may lag behind the work by a few seconds, so
+everything after it must be safe to repeat.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Checkpoint", "fingerprint"]
 
 
 def fingerprint(*parts: Any) -> str:
-    """A short hash of what identifies a piece of work: parameters, not data (JSON values, or bytes)."""
+    """Return a short hash of what identifies a piece of work: parameters, not data (JSON values, or bytes)."""
     digest = hashlib.sha256()
     for part in parts:
         data = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=str).encode()
@@ -30,11 +30,11 @@ def fingerprint(*parts: Any) -> str:
 class Checkpoint:
     """One named cursor of a task.
 
-    :param journal: where it is kept.
+    :param journal: stores it.
     :param name: unique within the task.
     :param identity: :func:`fingerprint` of the work; a checkpoint of other work is not resumed.
-    :param resume: False to ignore what an earlier attempt left.
-    :param every: least seconds between two writes of :meth:`save`.
+    :param resume: False ignores checkpoints of earlier attempts.
+    :param every: minimum seconds between two writes of :meth:`save`.
     :param guard: called before each write; raises if a newer attempt has taken over.
     """
 
@@ -56,9 +56,9 @@ class Checkpoint:
         self.state: Any = record["state"] if record and record.get("identity") == identity else None
 
     def save(self, state: Any, *, force: bool = False) -> bool:
-        """Remember ``state`` (JSON); returns whether it was written now.
+        """Save ``state`` (JSON); return whether it was written now.
 
-        :param force: write at once; otherwise at most every few seconds, as each write is a call.
+        :param force: write at once; otherwise at most every few seconds, because each write is a network call.
         """
         now = self._clock.monotonic()
         if not force and now - self._saved_at < self._every:

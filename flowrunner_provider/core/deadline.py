@@ -1,7 +1,7 @@
-"""Time: the one place that reads the clock, and deadlines that every call carries.
+"""Deadlines, and the only module that reads the clock.
 
-``Clock`` has two faces because they answer different questions: ``monotonic`` measures waits and
-never jumps, ``now`` is the wall clock that other machines share (tokens, leases, Retry-After dates).
+``Clock.monotonic`` measures waits and never jumps; ``Clock.now`` is the wall clock that other machines share (tokens,
+leases, Retry-After dates).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ __all__ = ["SYSTEM_CLOCK", "Clock", "Deadline", "ManualClock", "SystemClock"]
 
 
 class Clock(Protocol):
-    """What the rest of the package knows of time."""
+    """Source of the current time."""
 
     def monotonic(self) -> float:
-        """Seconds since some fixed point; never goes back."""
+        """Return seconds since some fixed point; never goes back."""
 
     def now(self) -> datetime:
-        """The wall clock, in UTC."""
+        """Return the current time in UTC."""
 
 
 class SystemClock:
@@ -41,7 +41,7 @@ SYSTEM_CLOCK = SystemClock()
 
 @dataclass
 class ManualClock:
-    """A clock for tests: it stands still until :meth:`advance` moves it."""
+    """A clock for tests: it only moves with :meth:`advance`."""
 
     wall: datetime = field(default_factory=lambda: datetime(2026, 1, 1, tzinfo=UTC))
     elapsed: float = 0.0
@@ -53,15 +53,15 @@ class ManualClock:
         return self.wall + timedelta(seconds=self.elapsed)
 
     def advance(self, seconds: float) -> None:
-        """Move both faces forward; waits are never negative."""
+        """Move the clock forward; negative values are ignored."""
         self.elapsed += max(0.0, seconds)
 
 
 class Deadline:
     """A point in time by which the work must be done.
 
-    :param seconds: how long from now; must be finite and positive.
-    :param clock: where the time comes from.
+    :param seconds: time from now; must be finite and positive.
+    :param clock: source of the current time.
     """
 
     def __init__(self, seconds: float, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -72,7 +72,7 @@ class Deadline:
         self._end = clock.monotonic() + seconds
 
     def remaining(self) -> float:
-        """Seconds left, never negative."""
+        """Return the seconds left, never negative."""
         return max(0.0, self._end - self.clock.monotonic())
 
     @property
@@ -82,22 +82,22 @@ class Deadline:
     def check(self, what: str) -> None:
         """Raise :class:`TimedOut` if the deadline has passed.
 
-        :param what: what was being done, for the message.
+        :param what: the operation, for the message.
         """
         if self.expired:
             raise self.exceeded(what)
 
     def exceeded(self, what: str) -> TimedOut:
-        """The error that says that this deadline has passed."""
+        """Return the error for this deadline."""
         return TimedOut(
             f"{what} took longer than its {self.seconds:g} s",
-            remedy="raise `timeout`, or look at why it is slow",
+            remedy="raise `timeout`, or find out why it is slow",
         )
 
     def limit(self, seconds: float) -> float:
-        """``seconds``, or what is left if that is less: the time-out for one step of the work."""
+        """Return ``seconds`` or the remaining time, whichever is less, as timeout of one step."""
         return min(seconds, self.remaining())
 
     def sub(self, seconds: float) -> Deadline:
-        """A deadline for a part of the work, never later than this one."""
+        """Return a deadline for a part of the work, never later than this one."""
         return Deadline(max(1e-9, self.limit(seconds)), self.clock)

@@ -1,16 +1,16 @@
-"""Effects: acts that must not happen twice, such as a mail sent or a POST.
+"""Effects: actions that must not happen twice, such as sending a mail or a POST.
 
-Before the act an *intent* is written, after it, under a key of its own, the *confirmation* with what the
-far side answered: no intent of a zombie hides it. An attempt that finds a confirmation returns the stored
-result. One that finds an intent alone does not know whether the act happened, and asks, in this order:
+An *intent* is written before the act. After it, the *confirmation* with the far side's answer is written under a
+separate key, so that the intent of a zombie cannot overwrite it. An attempt that finds a confirmation returns the
+stored result. An attempt that finds only an intent does not know whether the act happened, and tries, in this order:
 
 1. the far side, with ``reconcile``: ``Done`` is confirmed, ``NotDone`` is acted again;
-2. ``repeatable``: the far side itself recognises the key of a repeated act;
-3. the user's ``on_unknown``: ``stop`` (default) raises :class:`OutcomeUnknown`, ``resend`` acts again
-   under the same key, ``skip`` takes the act for done.
+2. ``repeatable``: the far side deduplicates by key, so the act is repeated;
+3. the user's ``on_unknown``: ``stop`` (default) raises :class:`OutcomeUnknown`, ``resend`` acts again under the same
+   key, ``skip`` treats the act as done.
 
-An ``act`` tells by the class of its error what it knows: :class:`OutcomeUnknown` leaves the intent
-standing; any other :class:`FlowRunnerError` says that nothing happened, and withdraws it.
+An ``act`` reports what it knows by the class of its error: :class:`OutcomeUnknown` keeps the intent; any other
+:class:`FlowRunnerError` means that nothing happened, and withdraws it.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ OnUnknown = Literal["stop", "resend", "skip"]
 
 @dataclass(frozen=True)
 class Done:
-    """The far side has it; ``result`` is what the act would have returned."""
+    """The far side has the effect; ``result`` is what the act would have returned."""
 
     result: Json = None
 
 
 @dataclass(frozen=True)
 class NotDone:
-    """The far side is known not to have it."""
+    """The far side is known not to have the effect."""
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """Nobody can tell; a look-up that failed is this, never :class:`NotDone`."""
+    """The outcome cannot be determined; a failed look-up is this, never :class:`NotDone`."""
 
     reason: str = ""
     temporary: bool = False
-    """True when a later look-up may tell, e.g. because this one timed out."""
+    """True if a later look-up may succeed, e.g. because this one timed out."""
 
 
 Reconciled = Done | NotDone | Unknown
@@ -67,7 +67,7 @@ Reconciled = Done | NotDone | Unknown
 
 @dataclass(frozen=True, kw_only=True)
 class Intent:
-    """What was announced.
+    """An announced effect.
 
     :param key: the effect's key, the same in every attempt.
     :param at: when it was first announced, ISO 8601 in UTC: the far side has nothing older.
@@ -82,10 +82,10 @@ class Effect:
     """One act.
 
     :param name: unique within the task.
-    :param fingerprint: of what would be sent; a different one under the same key is refused.
-    :param seconds: the longest the act can take; an intent older than that is no longer in flight.
-    :param repeatable: the far side recognises a repeated key.
-    :param on_unknown: what to do when nobody can tell whether it happened.
+    :param fingerprint: of the content; a different fingerprint under the same key is refused.
+    :param seconds: the longest the act can take; an older intent is no longer in flight.
+    :param repeatable: the far side deduplicates by key.
+    :param on_unknown: what to do if the outcome cannot be determined.
     """
 
     name: str
@@ -96,30 +96,30 @@ class Effect:
 
 
 @dataclass
-class _UnderWay:
-    """An act that has been announced, and the time from which its announcement is too old to begin anything on."""
+class _ActInFlight:
+    """An announced act, and the time after which its announcement is too old to start a request."""
 
     effect: Effect
     intent: Intent
     stale_at: float
 
 
-_UNDER_WAY: ContextVar[_UnderWay | None] = ContextVar("flowrunner_act_under_way", default=None)
+_ACT_IN_FLIGHT: ContextVar[_ActInFlight | None] = ContextVar("flowrunner_act_under_way", default=None)
 
 
 class Effects:
     """The ledger of one task instance.
 
-    :param journal: where it is kept.
-    :param scope: what names the task instance: dag, run, task and map index, never the try number.
-    :param lease: fences an older attempt that is still alive.
+    :param journal: stores the records.
+    :param scope: identifies the task instance: DAG, run, task and map index, never the try number.
+    :param lease: fences an older attempt that is still running.
     """
 
     def __init__(self, journal: Journal, scope: tuple[str, ...], lease: Lease, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._journal, self._scope, self._lease, self._clock = journal, scope, lease, clock
 
     def key(self, name: str) -> str:
-        """The effect's key: 40 hex digits, the same in every attempt, another after a wished re-run."""
+        """Return the effect's key: 40 hex digits, the same in every attempt, new after a deliberate re-run."""
         parts = (*self._scope, str(self._journal.generation), name)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
 
@@ -131,10 +131,10 @@ class Effects:
     ) -> Any:
         """Do ``act`` once over all attempts and return its (JSON) result.
 
-        :raises OutcomeUnknown: when an earlier attempt may have done it and nobody can tell.
-        :raises PermanentError: when an earlier attempt did it with another fingerprint.
+        :raises OutcomeUnknown: if an earlier attempt may have done it and the outcome cannot be determined.
+        :raises PermanentError: if an earlier attempt did it with another fingerprint.
         :raises Unavailable: while another attempt that may be alive has it in flight.
-        :raises Fenced: when a newer attempt has taken over.
+        :raises Fenced: if a newer attempt has taken over.
         """
         opened = self._open(effect)
         if isinstance(opened, Done):
@@ -151,37 +151,37 @@ class Effects:
         return result
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """What the ledger says of an effect: ``state`` is intended, withdrawn or confirmed; None before the first."""
+        """Return the ledger's record of an effect (state intended, withdrawn or confirmed), or None."""
         intended = self._journal.read("effect", name)
         return intended and (self._journal.read("confirmed", name) or intended)
 
     def renew(self) -> None:
-        """Before a request of an act: announce it again when the announcement gets old.
+        """Announce the current act again if its announcement gets old; called before each of its requests.
 
-        A worker that slept in between would otherwise act after another attempt has taken its time for over.
+        A worker that was suspended in between would otherwise act after another attempt considers it dead.
 
-        :raises Fenced: when that has happened.
+        :raises Fenced: if another attempt has taken over.
         """
-        act = _UNDER_WAY.get()
+        act = _ACT_IN_FLIGHT.get()
         if act is not None and self._clock.now().timestamp() >= act.stale_at:
             act.stale_at = self._announce(act.effect, act.intent)
 
     def _open(self, effect: Effect) -> Done | tuple[Intent, bool]:
-        """What earlier attempts left: a result, or the intent and whether it is in doubt."""
+        """Return the result of an earlier attempt, or the intent and whether it is in doubt."""
         record = self.record(effect.name)
         now = self._clock.now()
         if record is None or record["state"] == "withdrawn":
             return Intent(key=self.key(effect.name), at=now.isoformat()), False
         if record["fingerprint"] != effect.fingerprint:
             raise PermanentError(
-                f"effect {effect.name!r} was {record['state']} by an earlier attempt with other content",
-                remedy="keep clocks and try numbers out of the content, or start a new run",
+                f"effect {effect.name!r} was {record['state']} by an earlier attempt with different content",
+                remedy="remove timestamps and try numbers from the content, or start a new run",
             )
         if record["state"] == "confirmed":
             if "result" not in record:
                 raise PermanentError(
-                    f"effect {effect.name!r} is done, but its answer was too large to keep for this retry",
-                    remedy="read the answer from the far side, and have it saved to storage in future",
+                    f"effect {effect.name!r} is done, but its answer was too large to store for this retry",
+                    remedy="read the answer from the far side, and use `save_to` in future",
                 )
             return Done(record["result"])
         holder = Owner.from_json(record["owner"])
@@ -190,12 +190,12 @@ class Effects:
             raise Unavailable(
                 f"another attempt of this task may be in the middle of {effect.name!r} for the next {left:.0f} s",
                 retry_after=left,
-                remedy="nothing to do: it waits",
+                remedy="nothing to do: the retry waits for it",
             )
         return Intent(key=record["key"], at=record["at"]), True
 
     def _settle(self, effect: Effect, intent: Intent, found: Reconciled) -> Done | None:
-        """What becomes of a doubtful intent: a result, or None when the act is to be done (again)."""
+        """Resolve a doubtful intent: return its result, or None if the act must be done (again)."""
         if isinstance(found, Done):
             self._confirm(effect, intent, found.result)
             return found
@@ -215,7 +215,7 @@ class Effects:
         )
 
     def _announce(self, effect: Effect, intent: Intent) -> float:
-        """Say that the act begins; returns until when its requests may: each is answered within half of its time."""
+        """Announce the act; return until when its requests may start, so that each has half of its time to finish."""
         self._lease.check()
         failpoint(f"effect.{effect.name}.before_intent")
         until = self._clock.now().timestamp() + effect.seconds
@@ -226,19 +226,19 @@ class Effects:
 
     @contextlib.contextmanager
     def _acting(self, effect: Effect, intent: Intent, stale_at: float) -> Iterator[None]:
-        before = _UNDER_WAY.set(_UnderWay(effect, intent, stale_at))
+        before = _ACT_IN_FLIGHT.set(_ActInFlight(effect, intent, stale_at))
         try:
             yield
         except (OutcomeUnknown, asyncio.CancelledError):
             self._lease.check()
-            self._write("effect", effect, intent, "intended", until=0.0)  # not in flight: the next need not wait
+            self._write("effect", effect, intent, "intended", until=0.0)  # no longer in flight: nobody must wait
             raise
         except FlowRunnerError:
             self._lease.check()
             self._journal.write("effect", effect.name, {"state": "withdrawn", "fingerprint": effect.fingerprint})
             raise
         finally:
-            _UNDER_WAY.reset(before)
+            _ACT_IN_FLIGHT.reset(before)
         failpoint(f"effect.{effect.name}.after_act")
 
     def _confirm(self, effect: Effect, intent: Intent, result: Json) -> None:
@@ -259,4 +259,4 @@ class Effects:
 
 
 MAX_RESULT_BYTES = 32_000
-"""An answer above this is not kept in the ledger; results are meant to be small."""
+"""Larger answers are not stored in the ledger."""

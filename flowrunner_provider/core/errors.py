@@ -1,9 +1,9 @@
-"""Every error of the package, named after what the caller should do about it.
+"""All errors of the package, named after what the caller should do about them.
 
 ::
 
     FlowRunnerError
-     |- ConfigError            fix the DAG or the connection; never retried
+     |- ConfigError            correct the DAG or the connection; never retried
      |   |- MissingExtra       install the extra it names
      |   '- MissingCredential  complete the connection it names
      |- PermanentError         a retry cannot help
@@ -12,10 +12,10 @@
      |- TransientError         a retry may help, not before ``retry_after`` seconds
      |   '- Throttled  Unavailable  ConnectionLost  TimedOut  CredentialExpired
      |- OutcomeUnknown         may or may not have happened: reconcile before acting again
-     '- PartialFailure         a batch with per-item reasons; the retry does only ``failed``
+     '- PartialFailure         a batch with a reason per failed item; the retry repeats only ``failed``
 
-An error crosses a process boundary (a trigger's event, a state record) as the small JSON object
-of :meth:`FlowRunnerError.to_event` and comes back with :func:`from_event` as the same class.
+An error crosses a process boundary (trigger event, state record) as the JSON object of
+:meth:`FlowRunnerError.to_event`; :func:`from_event` rebuilds the same class.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ __all__ = [
 
 
 class FlowRunnerError(Exception):
-    """Base of every error that the package raises on purpose.
+    """Base class of all errors that the package raises.
 
     :param message: what failed and on what, already redacted.
-    :param remedy: what the reader should do next, one imperative sentence.
+    :param remedy: what to do next, in the imperative.
     """
 
     _details: ClassVar[tuple[str, ...]] = ()
 
     status: int = 0
-    """The far side's numeric status, where it answered with one."""
+    """The far side's numeric status; 0 if it has none."""
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
         super().__init__(message)
@@ -77,7 +77,7 @@ class FlowRunnerError(Exception):
         return f"{self.message} -> {self.remedy}" if self.remedy else self.message
 
     def to_event(self) -> dict[str, Json]:
-        """The error as a small JSON object, for a trigger event or a state record."""
+        """Return the error as a small JSON object, for a trigger event or a state record."""
         details: dict[str, Json] = {name: getattr(self, name) for name in self._details}
         return {"error_type": type(self).__name__, "message": self.message, "remedy": self.remedy, **details}
 
@@ -87,7 +87,7 @@ class FlowRunnerError(Exception):
 
 
 class ConfigError(FlowRunnerError):
-    """The DAG or the connection is wrong; ``field`` names the parameter or connection field to mend."""
+    """The DAG or the connection is wrong; ``field`` names the parameter or connection field to correct."""
 
     _details: ClassVar[tuple[str, ...]] = ("field",)
 
@@ -116,7 +116,7 @@ class MissingExtra(ConfigError):
 
 
 class MissingCredential(ConfigError):
-    """The connection lacks the login, password, key or token that the server asks for."""
+    """The connection lacks the login, password, key or token that the server requires."""
 
 
 class PermanentError(FlowRunnerError):
@@ -124,22 +124,22 @@ class PermanentError(FlowRunnerError):
 
 
 class NotFound(PermanentError):
-    """The thing that was asked for is known not to be there (a failed look-up is never this)."""
+    """The requested object does not exist; never raised for a failed look-up."""
 
 
 class AlreadyExists(PermanentError):
-    """The target is there already and the caller asked not to replace it."""
+    """The target exists and must not be replaced."""
 
 
 class AccessDenied(PermanentError):
-    """The credentials are understood and not enough."""
+    """The credentials are valid but not sufficient, or were refused."""
 
 
 class Rejected(PermanentError):
     """The far side understood the request and refused it.
 
-    :param status: its numeric status, e.g. an HTTP or SMTP reply code; 0 when it has none.
-    :param code: its own error code, e.g. an SQLSTATE; empty when it has none.
+    :param status: its numeric status, e.g. an HTTP or SMTP reply code; 0 if it has none.
+    :param code: its own error code, e.g. an SQLSTATE; empty if it has none.
     """
 
     _details = ("status", "code")
@@ -151,7 +151,7 @@ class Rejected(PermanentError):
 
 
 class IntegrityError(PermanentError):
-    """Bytes or counts do not add up: short body, wrong checksum, changed source."""
+    """Bytes or counts do not match: short body, wrong checksum, changed source."""
 
 
 class Fenced(PermanentError):
@@ -159,33 +159,33 @@ class Fenced(PermanentError):
 
 
 class SecurityError(PermanentError):
-    """Refused for safety's sake."""
+    """Refused for security reasons."""
 
 
 class HostKeyMismatch(SecurityError):
-    """The server's key is not the known one."""
+    """The server's host key differs from the known one."""
 
 
 class PathEscape(SecurityError):
-    """A name would lead outside the folder it belongs to."""
+    """A name would lead outside its folder."""
 
 
 class TargetForbidden(SecurityError):
-    """The address is one that this connection may not reach."""
+    """The connection may not access this address."""
 
 
 class BadSignature(SecurityError):
-    """A signature is missing or does not fit."""
+    """A signature is missing or invalid."""
 
 
 class BombDetected(SecurityError):
-    """Data grows beyond the cap when it is unpacked."""
+    """Data exceeds its size limit while it is decompressed."""
 
 
 class TransientError(FlowRunnerError):
-    """A retry may help, and what was tried is known not to have happened.
+    """A retry may help; the failed operation is known not to have happened.
 
-    :param retry_after: seconds before which a retry is pointless; None when nobody said.
+    :param retry_after: seconds to wait before the retry; None if unknown.
     """
 
     _details = ("retry_after",)
@@ -200,11 +200,11 @@ class Throttled(TransientError):
 
 
 class Unavailable(TransientError):
-    """The far side is there and cannot serve now."""
+    """The far side cannot serve the request at the moment."""
 
 
 class ConnectionLost(TransientError):
-    """The connection could not be made or broke."""
+    """The connection could not be established, or broke."""
 
 
 class TimedOut(TransientError):
@@ -212,14 +212,14 @@ class TimedOut(TransientError):
 
 
 class CredentialExpired(TransientError):
-    """A token ran out; a fresh one will be fetched by the retry."""
+    """A token has expired; the retry fetches a new one."""
 
 
 class OutcomeUnknown(FlowRunnerError):
     """The effect may or may not have happened: reconcile before acting again.
 
     :param effect_key: the key under which the far side may know the effect.
-    :param reconcilable: False when another attempt could not find out either.
+    :param reconcilable: False if another attempt could not find out either.
     """
 
     _details = ("effect_key", "reconcilable")
@@ -231,11 +231,11 @@ class OutcomeUnknown(FlowRunnerError):
 
 
 class PartialFailure(FlowRunnerError):
-    """Some items of a batch failed; a retry does only those.
+    """Some items of a batch failed; a retry repeats only those.
 
-    :param done: how many items succeeded.
-    :param failed: item -> reason.
-    :param retryable: False when every failure is for good, so that a retry has nothing left to do.
+    :param done: number of successful items.
+    :param failed: maps item to reason.
+    :param retryable: False if all failures are permanent.
     """
 
     _details = ("done", "failed", "retryable")
@@ -257,7 +257,7 @@ def _tree(root: type[FlowRunnerError]) -> dict[str, type[FlowRunnerError]]:
 
 
 def from_event(event: Mapping[str, Any]) -> FlowRunnerError:
-    """Rebuild the error that :meth:`FlowRunnerError.to_event` wrote.
+    """Rebuild the error from :meth:`FlowRunnerError.to_event`.
 
     An unknown ``error_type`` (an event of a newer version) becomes a plain :class:`FlowRunnerError`.
     """

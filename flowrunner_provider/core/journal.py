@@ -1,17 +1,17 @@
-"""The journal of one task instance: what survives when its process is killed.
+"""The journal of one task instance: state that survives a killed process.
 
-All attempts of a task instance share one small key-value store. Its *header* says which
-*generation* of the work the records belong to, and whether that generation finished::
+All attempts of a task instance share one small key-value store. Its *header* contains the current *generation* of the
+work, and whether that generation is finished::
 
     flowrunner                     {"v": 1, "generation": 0, "max_tries": 3, "finished": false}
     flowrunner.checkpoint.<name>   {"generation": 0, "state": ...}
     flowrunner.effect.<name>       {"generation": 0, ...}
     flowrunner.confirmed.<name>    {"generation": 0, ...}
 
-A retry, or a clear after a failure, opens the same generation and resumes it. A clear after a
-success is a wish to do the work again: it opens the next generation, to which older records do not
-belong. Airflow tells the two apart by ``max_tries``, which grows when a user clears a task. The header
-is written only when a generation finishes: until then every attempt derives the same one.
+A retry, or a clear after a failure, resumes the same generation. A clear after a success requests the work again: it
+opens the next generation, which ignores older records. The two are distinguished by ``max_tries``, which grows when a
+user clears a task. The header is written only when a generation finishes; until then, every attempt derives the same
+one.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from flowrunner_provider.core.errors import ConfigError, Json
 __all__ = ["MAX_RECORD_BYTES", "Journal", "KeyValue", "MemoryStore"]
 
 MAX_RECORD_BYTES = 60_000
-"""Below the 65,535 bytes above which Airflow's state store warns or refuses."""
+"""Below the 65,535 bytes at which Airflow's state store warns or refuses."""
 
 _HEADER = "flowrunner"
 
 
 class KeyValue(Protocol):
-    """A durable store of small JSON values; a failing call raises and is never "absent"."""
+    """A durable store of small JSON values; a failing call raises and never looks like a missing key."""
 
     def get(self, key: str) -> Any:
-        """The value, or None when there is none."""
+        """Return the value, or None if there is none."""
 
     def set(self, key: str, value: Any) -> None:
         """Store ``value`` durably before returning."""
 
 
 class MemoryStore:
-    """A :class:`KeyValue` for tests and for runs without Airflow; JSON in, JSON out."""
+    """An in-memory :class:`KeyValue` for tests and for runs without Airflow."""
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
@@ -56,17 +56,16 @@ def _damaged(key: str) -> ConfigError:
     return ConfigError(
         f"the state record {key!r} of this task is damaged or was written by a newer version",
         field="task_state_store",
-        remedy="look at the task's state store; clear it there to start the work afresh",
+        remedy="inspect the task's state store; clear it to start over",
     )
 
 
 class Journal:
-    """Reads and writes the records of the present generation.
+    """Reads and writes the records of the current generation.
 
-    :param store: where the records live.
+    :param store: holds the records.
     :param max_tries: Airflow's ``ti.max_tries`` at this attempt.
-    :raises ConfigError: if the header was written by a newer version or is damaged: nothing may be
-        done before a person has looked, for a fresh start could repeat effects.
+    :raises ConfigError: if the header is damaged or was written by a newer version; starting over could repeat effects.
     """
 
     def __init__(self, store: KeyValue, *, max_tries: int) -> None:
@@ -88,28 +87,28 @@ class Journal:
 
     @property
     def finished(self) -> bool:
-        """True when an earlier attempt finished this generation and was lost before Airflow knew."""
+        """True if an earlier attempt finished this generation and was lost before Airflow knew."""
         return bool(self._header["finished"])
 
     @property
     def result(self) -> Any:
-        """What :meth:`finish` was given, if it was kept."""
+        """The value passed to :meth:`finish`, if it was stored."""
         return self._header.get("result")
 
     def finished_by_now(self) -> bool:
-        """Whether an attempt has finished this generation, or a later one, since this one began."""
+        """Return whether an attempt has finished this generation, or a later one, since this attempt started."""
         header = self.store.get(_HEADER)
         return isinstance(header, dict) and bool(header["finished"]) and header["generation"] >= self.generation
 
     def finish(self, result: Json) -> None:
-        """The work of this generation is done; ``result`` is kept if it is small."""
+        """Mark this generation as finished; a small ``result`` is stored with it."""
         self._header["finished"] = True
         if len(json.dumps(result)) <= MAX_RECORD_BYTES // 2:
             self._header["result"] = result
         self.store.set(_HEADER, self._header)
 
     def read(self, kind: str, name: str) -> dict[str, Any] | None:
-        """The record of this generation, or None; a failing store raises."""
+        """Return the record of this generation, or None; a failing store raises."""
         key = f"{_HEADER}.{kind}.{name}"
         record = self.store.get(key)
         if record is None:
@@ -129,6 +128,6 @@ class Journal:
             raise ConfigError(
                 f"the {kind} record {name!r} has {size} bytes; a state record holds {MAX_RECORD_BYTES}",
                 field=name,
-                remedy="keep cursors and ranges in it, not data",
+                remedy="store cursors and ranges, not data",
             )
         self.store.set(f"{_HEADER}.{kind}.{name}", value)

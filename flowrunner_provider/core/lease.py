@@ -1,10 +1,9 @@
-"""The lease: of two attempts of one task that run at once, only the newer one may act.
+"""The lease: of two concurrent attempts of one task, only the newer one may act.
 
-Airflow starts a new attempt when it has lost sight of the old one, which may be alive all the same
-(a zombie). Each attempt writes its own :class:`Owner` into the lease when it starts, and reads it
-again after it has announced an effect and before it acts. Since the old attempt writes its intent
-*before* it reads the lease, and the new one writes the lease *before* it reads intents, at least
-one of the two sees the other.
+Airflow starts a new attempt when it has lost contact with the old one, which may still be running (a zombie). Each
+attempt writes its :class:`Owner` into the lease when it starts, and reads it again after announcing an effect and
+before acting. The old attempt writes its intent *before* reading the lease, and the new one writes the lease *before*
+reading intents, so at least one of them sees the other.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ __all__ = ["Lease", "Owner"]
 _KEY = "flowrunner.lease"
 
 
-def _started(pid: int) -> str:
-    """When the kernel started process ``pid``, in ticks since boot; empty when nobody can tell."""
+def _start_time(pid: int) -> str:
+    """Return when the kernel started process ``pid``, in ticks since boot; empty if unknown."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -43,7 +42,7 @@ def _machine() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """Who holds a lease: one process at one time on one machine, and a token that is its own."""
+    """The holder of a lease: one process on one machine, with a unique token."""
 
     token: str
     machine: str
@@ -52,9 +51,9 @@ class Owner:
 
     @classmethod
     def me(cls) -> Owner:
-        """A new owner for the running process."""
+        """Return a new owner for the running process."""
         pid = os.getpid()
-        return cls(token=secrets.token_hex(8), machine=_machine(), pid=pid, started=_started(pid))
+        return cls(token=secrets.token_hex(8), machine=_machine(), pid=pid, started=_start_time(pid))
 
     @classmethod
     def from_json(cls, record: Any) -> Owner:
@@ -64,10 +63,10 @@ class Owner:
         return asdict(self)
 
     def known_dead(self) -> bool:
-        """True only when this process ran on this machine and is certainly gone."""
+        """Return True only if this process ran on this machine and certainly no longer exists."""
         if self.machine != _machine() or not self.started:
             return False
-        return _started(self.pid) != self.started
+        return _start_time(self.pid) != self.started
 
 
 class Lease:
@@ -81,11 +80,11 @@ class Lease:
         self._store, self.owner = store, owner
 
     def take(self) -> None:
-        """From now on this attempt is the one that may act; older ones are fenced."""
+        """Make this attempt the only one that may act; older ones are fenced."""
         self._store.set(_KEY, self.owner.to_json())
 
     def lost(self) -> bool:
-        """Whether a newer attempt has taken over, after an error: False also when nobody can tell."""
+        """Return whether a newer attempt has taken over; False also if the store cannot be reached."""
         try:
             self.check()
         except Fenced:

@@ -1,8 +1,8 @@
-"""When to try again, and the only place that waits.
+"""Retry in place, and the only module that sleeps.
 
-Short waits happen in place, inside the attempt; a wait longer than ``in_place`` seconds is not
-slept through: the error goes up with its ``retry_after`` and Airflow waits off the worker slot.
-Only a :class:`TransientError` is ever repeated, because only that class says "it did not happen".
+Short waits happen inside the attempt. A wait longer than ``in_place`` seconds is not slept through: the error is raised
+with its ``retry_after``, and Airflow waits off the worker slot. Only a :class:`TransientError` is repeated, because
+only that class means that the operation did not happen.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flowrunner_provider.core.errors import TransientError
 __all__ = ["MAX_RETRY_AFTER", "Backoff", "RetryPlan", "apause", "parse_retry_after", "pause"]
 
 MAX_RETRY_AFTER = 7 * 24 * 3600.0
-"""An absurd Retry-After is cut to a week: longer than any run, short enough for every date type."""
+"""Upper bound of Retry-After: one week, longer than any run and within the range of every date type."""
 
 _SECONDS = re.compile(r"\d{1,18}(\.\d{1,9})?", re.ASCII)
 
@@ -31,23 +31,23 @@ T = TypeVar("T")
 
 
 def pause(seconds: float) -> None:
-    """Wait in a thread; zero and less return at once."""
+    """Sleep in a thread; return at once for zero and less."""
     if seconds > 0:
         time.sleep(seconds)
 
 
 async def apause(seconds: float) -> None:
-    """Wait in an event loop; zero and less only yield to it."""
+    """Sleep in an event loop; zero and less only yield to it."""
     await asyncio.sleep(max(0.0, seconds))
 
 
 def parse_retry_after(value: str | None, now: datetime) -> float | None:
-    """Seconds to wait according to a ``Retry-After`` header (RFC 9110, section 10.2.3).
+    """Return the seconds of a ``Retry-After`` header (RFC 9110, section 10.2.3).
 
     :param value: the header: seconds or an HTTP date.
-    :param now: the wall clock, aware.
-    :return: 0 for a date in the past, at most :data:`MAX_RETRY_AFTER`, None for no header and for
-        what is neither seconds nor a date (negative numbers included): then our own back-off rules.
+    :param now: the current time, timezone-aware.
+    :return: 0 for a past date, at most :data:`MAX_RETRY_AFTER`; None without a header or for an invalid value
+        (including negative numbers), so that our own backoff applies.
     """
     text = (value or "").strip()
     if _SECONDS.fullmatch(text):
@@ -67,11 +67,11 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Backoff:
-    """Exponential back-off with full jitter: a uniform draw below a ceiling that doubles.
+    """Exponential backoff with full jitter: a uniform draw below a ceiling that doubles.
 
-    :param base: the first ceiling, seconds.
-    :param factor: the growth per attempt.
-    :param cap: the highest ceiling, seconds.
+    :param base: first ceiling in seconds.
+    :param factor: growth per attempt.
+    :param cap: highest ceiling in seconds.
     """
 
     base: float = 0.5
@@ -79,22 +79,22 @@ class Backoff:
     cap: float = 60.0
 
     def ceiling(self, attempt: int) -> float:
-        """The longest wait after failed attempt number ``attempt`` (from 1)."""
+        """Return the longest delay after failed attempt number ``attempt`` (from 1)."""
         exponent = min(max(attempt, 1) - 1, 64)
         return min(self.cap, self.base * self.factor**exponent)
 
     def delay(self, attempt: int, rng: random.Random) -> float:
-        """The wait after failed attempt number ``attempt``."""
+        """Return the delay after failed attempt number ``attempt``."""
         return rng.uniform(0.0, self.ceiling(attempt))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPlan:
-    """Repeat a step in place while that is quick and promising.
+    """When to repeat a step in place.
 
-    :param attempts: tries in all, at least 1.
-    :param backoff: the wait when nobody named one.
-    :param in_place: the longest single wait worth holding a worker slot for, seconds.
+    :param attempts: maximum number of tries, at least 1.
+    :param backoff: delay if the error has no ``retry_after``.
+    :param in_place: longest single wait in seconds that is worth occupying a worker slot.
     :param rng: source of the jitter.
     """
 
@@ -104,7 +104,7 @@ class RetryPlan:
     rng: random.Random = field(default_factory=random.Random)
 
     def wait(self, error: TransientError, attempt: int, deadline: Deadline) -> float | None:
-        """Seconds to wait before the next try, or None when the error should go up instead."""
+        """Return the seconds before the next try, or None if the error should be raised."""
         if attempt >= self.attempts:
             return None
         asked = error.retry_after
@@ -112,11 +112,11 @@ class RetryPlan:
         return seconds if seconds <= self.longest(deadline) else None
 
     def longest(self, deadline: Deadline) -> float:
-        """The longest wait, in seconds, that is worth a worker slot now."""
+        """Return the longest acceptable wait in place, in seconds."""
         return min(self.in_place, deadline.remaining())
 
     def call(self, step: Callable[[], T], deadline: Deadline) -> T:
-        """Run ``step`` until it succeeds, fails for good, or a wait would be too long."""
+        """Run ``step`` until it succeeds, fails permanently, or the next wait would be too long."""
         attempt = 1
         while True:
             try:
@@ -129,7 +129,7 @@ class RetryPlan:
             attempt += 1
 
     async def acall(self, step: Callable[[], Awaitable[T]], deadline: Deadline) -> T:
-        """:meth:`call` for a coroutine function."""
+        """Like :meth:`call`, for a coroutine function."""
         attempt = 1
         while True:
             try:

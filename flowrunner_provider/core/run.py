@@ -1,4 +1,4 @@
-"""The run: everything a connector's pure function needs from the outside, in one argument."""
+"""The run: everything that a connector's pure function needs from outside, in one argument."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from flowrunner_provider.core.retry import RetryPlan, apause
 
 __all__ = ["Run"]
 
-_AFTER_END = 30.0
-"""Seconds until the next attempt: longer than a wait in place."""
+_RETRY_AFTER_SIGTERM = 30.0
+"""Seconds; longer than any wait in place."""
 
 
 @dataclass(kw_only=True)
 class Run:
     """One attempt of one task.
 
-    :param deadline: by when the work must be done.
-    :param journal: what survives the attempt.
-    :param effects: the ledger of acts that must not happen twice.
+    :param deadline: time limit of the attempt.
+    :param journal: state that survives the attempt.
+    :param effects: ledger of acts that must not happen twice.
     :param lease: this attempt's claim on the task.
-    :param scope: dag, run, task and map index: what names the task instance in every attempt.
-    :param retry: when a step is repeated in place.
+    :param scope: DAG, run, task and map index, which identify the task instance in every attempt.
+    :param retry: when to repeat a step in place.
     :param pacer: the connection's rate limit.
-    :param patience: the longest wait for the rate limit, seconds; beyond it the task gives its slot up.
-    :param resume: False to ignore checkpoints (never the ledger of effects).
-    :param sinks: who is told about progress.
+    :param patience: longest wait for the rate limit in seconds; a longer wait gives up the worker slot.
+    :param resume: False ignores checkpoints (never the ledger of effects).
+    :param sinks: receivers of progress events.
     """
 
     deadline: Deadline
@@ -52,7 +52,7 @@ class Run:
     sinks: Sequence[Sink] = ()
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("flowrunner"))
     _quiet_until: float = field(default=0.0, init=False)
-    _ending: bool = field(default=False, init=False)
+    _ends_early: bool = field(default=False, init=False)
 
     @classmethod
     def open(
@@ -65,11 +65,11 @@ class Run:
         clock: Clock = SYSTEM_CLOCK,
         **more: Any,
     ) -> Run:
-        """Begin an attempt: take the lease, then read the journal.
+        """Start an attempt: take the lease, then read the journal.
 
         :param store: the task's state store.
         :param max_tries: Airflow's ``ti.max_tries``.
-        :param timeout: seconds for the whole attempt.
+        :param timeout: time limit of the attempt in seconds.
         """
         lease = Lease(store, Owner.me())
         lease.take()
@@ -86,11 +86,11 @@ class Run:
 
     @classmethod
     def alone(cls, **more: Any) -> Run:
-        """A run outside Airflow, whose journal is forgotten at the end: for tests and for scripts."""
+        """Return a run outside Airflow with an in-memory journal, for tests, scripts and connection tests."""
         return cls.open(MemoryStore(), ("alone", "alone", "alone", "-1"), **more)
 
     def checkpoint(self, name: str, identity: str = "") -> Checkpoint:
-        """The cursor ``name``; ``identity`` is the fingerprint of the work that it belongs to."""
+        """Return the checkpoint ``name``; ``identity`` is the fingerprint of the work that it belongs to."""
         return Checkpoint(
             self.journal,
             name,
@@ -101,52 +101,55 @@ class Run:
         )
 
     def progress(self, step: str, *, unit: str, total: int | None = None, start: int = 0) -> Progress:
-        """Begin to count a step of the work."""
+        """Start counting a step of the work."""
         return Progress(step, unit=unit, total=total, start=start, sinks=self.sinks, clock=self.clock)
 
     async def paced(self) -> None:
-        """Wait until the connection's rate limit lets one more request start, and nobody asks for silence.
+        """Wait until the rate limit, and any Retry-After of the far side, allow one more request.
 
-        :raises Throttled: when the wait is longer than is worth a worker slot, or this attempt is being ended.
-        :raises Fenced: when the act that the request belongs to has had its time, and another attempt has taken over.
+        :raises Throttled: if the wait is too long for a worker slot, or this attempt is being terminated.
+        :raises Fenced: if the act that the request belongs to is overdue and another attempt has taken over.
         """
-        self._may_begin()
+        self._check_not_ending()
         if self._quiet_until:
-            self._silence()
+            self._retry_after_left()
         longest = min(self.patience, self.deadline.remaining())
         seconds = self.pacer.reserve(1, longest)
         if seconds > longest:
             raise Throttled(
-                "the connection's own rate limit is used up", retry_after=seconds, remedy="nothing to do: it waits"
+                "the connection's own rate limit is used up",
+                retry_after=seconds,
+                remedy="nothing to do: the retry waits for it",
             )
         if seconds > 0:
             await apause(seconds)
-        while self._quiet_until and (seconds := self._silence()) > 0:  # it may have begun while this one waited
+        while self._quiet_until and (seconds := self._retry_after_left()) > 0:  # extended meanwhile
             await apause(seconds)
-        self._may_begin()
+        self._check_not_ending()
         self.effects.renew()
 
     def begin_no_more(self) -> None:
-        """This attempt is being ended: requests under way may finish, no other begins."""
-        self._ending = True
+        """Refuse new requests, because the attempt is being terminated; requests in flight may finish."""
+        self._ends_early = True
 
-    def _may_begin(self) -> None:
-        if self._ending:
+    def _check_not_ending(self) -> None:
+        if self._ends_early:
             raise Throttled(
-                "the task was told to end (SIGTERM) before its work was done",
-                retry_after=_AFTER_END,
-                remedy="nothing to do: the next attempt goes on with what this one has done",
+                "the task was terminated (SIGTERM) before its work was done",
+                retry_after=_RETRY_AFTER_SIGTERM,
+                remedy="nothing to do: the next attempt goes on where this one stopped",
             )
 
-    def _silence(self) -> float:
-        """Seconds for which the far side still asks for silence."""
+    def _retry_after_left(self) -> float:
+        """Return the remaining seconds of the far side's Retry-After."""
         seconds = self._quiet_until - self.clock.monotonic()
         if seconds > self.retry.longest(self.deadline):
-            raise Throttled("the far side asks for silence", retry_after=seconds, remedy="nothing to do: it waits")
+            raise Throttled(
+                "the far side is throttling", retry_after=seconds, remedy="nothing to do: the retry waits for it"
+            )
         return seconds
 
     def hold(self, seconds: float) -> None:
-        """The far side asks for silence: nobody who shares the pace starts a request for ``seconds``,
-        nor does anybody in this run who has waited for the pace already."""
+        """Start no request for ``seconds``, in this run and in all others that share the pacer."""
         self._quiet_until = max(self._quiet_until, self.clock.monotonic() + seconds)
         self.pacer.hold(seconds)

@@ -1,4 +1,4 @@
-"""The boundary to Airflow: the only place that translates and redacts what went wrong."""
+"""The boundary to Airflow: the only place that translates and redacts errors."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ T = TypeVar("T")
 
 @contextmanager
 def boundary() -> Iterator[None]:
-    """Redact our errors on their way out; before Airflow 3.3, also say which ones must not be retried.
+    """Redact our errors on their way to Airflow; before Airflow 3.3, also mark those that must not be retried.
 
-    From 3.3 on the retry policy sees the typed error. Everything else passes through untouched.
+    From 3.3 on, the retry policy sees the typed error. Other exceptions pass through unchanged.
     """
     try:
         yield
@@ -37,7 +37,7 @@ def boundary() -> Iterator[None]:
 
 
 def outcome_of(work: Callable[[], T]) -> T | FlowRunnerError:
-    """What foreign code gives, or what it raised as an error of ours: an official hook may raise anything."""
+    """Call foreign code, e.g. an official hook; return its result, or any exception as one of our errors."""
     try:
         return work()
     except Exception as error:  # noqa: BLE001 - that is what this function is for
@@ -45,7 +45,7 @@ def outcome_of(work: Callable[[], T]) -> T | FlowRunnerError:
 
 
 async def aoutcome_of(work: Awaitable[T]) -> T | FlowRunnerError:
-    """:func:`outcome_of` for a coroutine."""
+    """Like :func:`outcome_of`, for a coroutine."""
     try:
         return await work
     except Exception as error:  # noqa: BLE001 - that is what this function is for
@@ -61,12 +61,12 @@ def _typed(error: Exception) -> FlowRunnerError:
 
 
 class NamedRendering:
-    """Mixed into operators and sensors: a template that does not render is an error that names its field."""
+    """Mixin for operators and sensors: a template that fails to render raises an error that names its field."""
 
     def render_template_fields(self: Any, context: Any, jinja_env: jinja2.Environment | None = None) -> None:
         """Render field by field.
 
-        :raises ConfigError: naming the field to mend.
+        :raises ConfigError: naming the field to correct.
         """
         from jinja2 import TemplateError
 
@@ -79,5 +79,5 @@ class NamedRendering:
                     raise ConfigError(
                         f"the template of {name!r} does not render: {type(error).__name__}: {error.message}",
                         field=name,
-                        remedy="correct the expression; `airflow tasks render` shows the outcome",
+                        remedy="correct the expression; `airflow tasks render` shows the result",
                     ) from error

@@ -1,4 +1,4 @@
-"""What a callback of Airflow is about: facts for notifiers, from the contexts of tasks, runs and deadlines."""
+"""Facts about the task, DAG run or deadline of a callback, for notifiers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["event_of", "facts_of", "id_of"]
 
 
 def event_of(context: Mapping[str, Any]) -> str:
-    """What has happened: ``airflow.task.failed``, ``airflow.dag_run.success``, ``airflow.deadline.missed``."""
+    """Return the event type, e.g. ``airflow.task.failed``, ``airflow.dag_run.success``, ``airflow.deadline.missed``."""
     if "deadline" in context:
         return "airflow.deadline.missed"
     if _about_run(context):
@@ -23,13 +23,16 @@ def event_of(context: Mapping[str, Any]) -> str:
 
 
 def facts_of(context: Mapping[str, Any]) -> dict[str, Any]:
-    """What names the task or run, and how it went; no values, no parameters, no messages."""
+    """Return what identifies the task or run and its state; no values, parameters or messages."""
     run, ti = context.get("dag_run"), None if _about_run(context) else context.get("ti")
     error, deadline = context.get("exception"), context.get("deadline")
-    own = context.get("ti")
+    task_instance = context.get("ti")
     facts = {
-        "dag_id": _get(run, "dag_id") or _get(own, "dag_id") or _get(context.get("dag"), "dag_id"),
-        "run_id": _get(run, "run_id") or _get(run, "dag_run_id") or context.get("run_id") or _get(own, "run_id"),
+        "dag_id": _get(run, "dag_id") or _get(task_instance, "dag_id") or _get(context.get("dag"), "dag_id"),
+        "run_id": _get(run, "run_id")
+        or _get(run, "dag_run_id")
+        or context.get("run_id")
+        or _get(task_instance, "run_id"),
         "logical_date": _text(_get(run, "logical_date") or context.get("logical_date")),
         "state": _text(_get(ti, "state") if ti is not None else _get(run, "state")),
         "task_id": _get(ti, "task_id"),
@@ -43,15 +46,15 @@ def facts_of(context: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def id_of(context: Mapping[str, Any], kind: str) -> str:
-    """40 hex digits, the same for each repetition of a callback; at random when nothing says what it is about."""
+    """Return 40 hex digits, the same for every repetition of a callback; random if the context identifies nothing."""
     facts = facts_of(context)
     if "run_id" not in facts:
         return secrets.token_hex(20)
     names = ("dag_id", "run_id", "task_id", "map_index", "try_number")
-    round_ = _get(context.get("dag_run"), "clear_number") if _about_run(context) else None
+    clear_number = _get(context.get("dag_run"), "clear_number") if _about_run(context) else None
     parts = [
         kind,
-        str(round_ or 0),
+        str(clear_number or 0),
         _get(context.get("deadline"), "id") or "",
         *(facts.get(name, "") for name in names),
     ]
@@ -59,13 +62,13 @@ def id_of(context: Mapping[str, Any], kind: str) -> str:
 
 
 def _about_run(context: Mapping[str, Any]) -> bool:
-    """Callbacks of a DAG bring a reason; their ``ti`` is just the last one."""
+    """Whether the callback belongs to a DAG: it has a reason, and its ``ti`` is just the last task."""
     return "reason" in context or "deadline" in context or context.get("ti") is None
 
 
-def _get(thing: Any, name: str) -> Any:
-    """A field of an object, or of the JSON that deadline alerts bring."""
-    return thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
+def _get(source: Any, name: str) -> Any:
+    """Return a field of an object, or of the JSON that deadline alerts pass."""
+    return source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
 
 
 def _text(value: Any) -> str:

@@ -1,7 +1,7 @@
-"""Where a task's journal lives: Airflow's task state store, or files before Airflow 3.3.
+"""Storage of a task's journal: Airflow's task state store, or files before Airflow 3.3.
 
-Both survive a killed worker. A store that fails raises :class:`Unavailable`; it is never taken for
-empty, as a fresh start could repeat an effect.
+Both survive a killed worker. A failing store raises :class:`Unavailable`. It is never treated as empty, because
+starting over could repeat an effect.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = ["FileStore", "TaskStateStore", "scope_of", "store_of"]
 
 
 def scope_of(context: Mapping[str, Any]) -> tuple[str, ...]:
-    """Dag, run, task and map index: what names a task instance in every attempt."""
+    """Return DAG, run, task and map index, which identify a task instance in every attempt."""
     ti = context["ti"]
     return (ti.dag_id, ti.run_id, ti.task_id, str(getattr(ti, "map_index", -1)))
 
 
 def store_of(context: Mapping[str, Any]) -> KeyValue:
-    """The durable store of the task instance whose ``context`` this is."""
+    """Return the durable store of the task instance of ``context``."""
     accessor = context.get("task_state_store")
     if accessor is not None:
         return TaskStateStore(accessor)
@@ -59,16 +59,16 @@ def _typed(verb: str) -> Iterator[None]:
         yield
     except (AirflowRuntimeError, OSError) as error:
         raise Unavailable(
-            f"the task state store could not be {verb} ({type(error).__name__}); nothing was done on a guess",
-            remedy="look at the API server's log; the retry goes on from the last record",
+            f"the task state store could not be {verb} ({type(error).__name__})",
+            remedy="check the API server's log; the retry continues from the last record",
         ) from error
 
 
 class FileStore:
-    """One file per key below a folder per task instance, replaced atomically, readable by the user alone.
+    """One file per key in a private folder per task instance; files are replaced atomically.
 
     :param root: shared by all workers that may run an attempt of the task.
-    :param scope: names the task instance.
+    :param scope: identifies the task instance.
     """
 
     def __init__(self, root: Path, scope: tuple[str, ...]) -> None:
@@ -87,7 +87,7 @@ class FileStore:
             raise ConfigError(
                 f"the state file of {key!r} is damaged",
                 field="state_path",
-                remedy=f"look at {path}, and delete it to start the work afresh",
+                remedy=f"inspect {path}, and delete it to start over",
             ) from error
         except OSError as error:
             raise Unavailable(f"the state file of {key!r} cannot be read: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""What differs between the Airflow versions that are supported; the only place that asks for them."""
+"""Differences between the supported Airflow versions; the only module that checks the version."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from packaging.version import Version
 __all__ = ["AIRFLOW_V_3_3_PLUS", "amask_secret"]
 
 AIRFLOW_V_3_3_PLUS: bool = Version(Version(_airflow_version).base_version) >= Version("3.3.0")
-"""Retry policies and state stores are there."""
+"""Retry policies and state stores are available."""
 
 
 async def amask_secret(secret: str) -> None:
-    """Airflow's ``amask_secret``; where it is missing, ``mask_secret``."""
+    """Call Airflow's ``amask_secret``, or ``mask_secret`` where it does not exist."""
     log: Any = airflow.sdk.log
     if hasattr(log, "amask_secret"):
         await log.amask_secret(secret)

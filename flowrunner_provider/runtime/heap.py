@@ -1,4 +1,4 @@
-"""Garbage collection that leaves alone what was there before the work began."""
+"""Garbage collector tuning for the time of a task: existing objects are not scanned."""
 
 from __future__ import annotations
 
@@ -7,36 +7,37 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["settled"]
+__all__ = ["frozen_heap"]
 
-_NEW = 10_000
-"""Objects made since the last collection, about, after which the next one looks at these. Python's 700 are fewer than
-what a few hundred tasks of an event loop hold at any moment: it would look at the same ones over and over."""
+_THRESHOLD = 10_000
+"""Allocations between two collections. With Python's default of 700, a few hundred asyncio tasks hold more objects than
+that at any moment, and every collection would scan the same ones."""
 
 
 _lock = threading.Lock()
-_usual: list[tuple[int, int, int]] = []
-"""The thresholds to go back to, once for each work under way: two may overlap, in threads, and end in any order."""
+_saved_thresholds: list[tuple[int, int, int]] = []
+"""The thresholds to restore, one entry per active block: blocks may overlap in threads and end in any order."""
 
 
 @contextmanager
-def settled() -> Iterator[None]:
-    """Nothing that exists now is looked at by the collector meanwhile, and what is made not quite as often.
+def frozen_heap() -> Iterator[None]:
+    """Exclude all existing objects from garbage collection, and collect new ones less often.
 
-    With Airflow imported these are some 200,000 objects: each full collection takes a tenth of a second over them and
-    finds nothing, and copying a few thousand files causes several. Of works that overlap the last one to end puts
-    things back.
+    With Airflow imported, about 200,000 objects exist. A full collection takes a tenth of a second and finds nothing,
+    and copying a few thousand files triggers several. The last of overlapping blocks restores the collector.
     """
     with _lock:
-        _usual.append(_usual[0] if _usual else gc.get_threshold())
-        usual = _usual[0]
+        _saved_thresholds.append(_saved_thresholds[0] if _saved_thresholds else gc.get_threshold())
+        thresholds = _saved_thresholds[0]
         gc.freeze()
-        gc.set_threshold(usual[0] and max(usual[0], _NEW), *usual[1:])  # 0: somebody has switched it off
+        gc.set_threshold(
+            thresholds[0] and max(thresholds[0], _THRESHOLD), *thresholds[1:]
+        )  # 0: the collector is disabled
     try:
         yield
     finally:
         with _lock:
-            _usual.pop()
-            if not _usual:
-                gc.set_threshold(*usual)
+            _saved_thresholds.pop()
+            if not _saved_thresholds:
+                gc.set_threshold(*thresholds)
                 gc.unfreeze()

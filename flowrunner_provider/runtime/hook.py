@@ -1,4 +1,4 @@
-"""The base of every hook: one frozen dataclass per connection type, read and checked in one place."""
+"""Base class of all hooks: reads a connection into one frozen dataclass and validates it."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ __all__ = ["FlowRunnerHook", "aconnection", "connection", "extra_of", "options_o
 C = TypeVar("C")
 
 _OWN_TYPES = {name for connector in CONNECTORS for name in connector.owns}
-"""Connection types of ours: there every field of the form lies in the extra itself, too."""
+"""Our own connection types: their form fields are stored directly in the extra."""
 
 _SERVICES: dict[str | None, tuple[str, ...]] = {"aws": ("s3", "ses", "sns")}
-"""Connection types that serve several services, each with options of its own."""
+"""Connection types used for several services, each with its own options."""
 
 OPTIONS = "flowrunner"
-"""The key of a connection's extra below which our own options live; never sent anywhere."""
+"""Key of a connection's extra that holds our options; they are never sent anywhere."""
 
 
 def connection(conn_id: str) -> Connection:
-    """The connection ``conn_id``, its secrets masked.
+    """Return the connection ``conn_id`` with its secrets masked.
 
-    :raises ConfigError: if Airflow does not know it.
+    :raises ConfigError: if it is not defined.
     """
     with _look_up(conn_id):
         found = BaseHook.get_connection(conn_id)
@@ -45,7 +45,7 @@ def connection(conn_id: str) -> Connection:
 
 
 async def aconnection(conn_id: str) -> Connection:
-    """:func:`connection` for an event loop that must not be blocked: the triggerer's."""
+    """Like :func:`connection`, without blocking the triggerer's event loop."""
     with _look_up(conn_id):
         found = await BaseHook.aget_connection(conn_id)
     return _masked(found)
@@ -72,12 +72,15 @@ def _look_up(conn_id: str) -> Iterator[None]:
 
 def _masked(found: Connection) -> Connection:
     mask([found.password])
-    mask_sensitive(extra_of(found))
+    extra = extra_of(found)
+    if isinstance(options := extra.get(OPTIONS), dict):  # `auth` there is the name of a method, no secret
+        extra[OPTIONS] = {name: value for name, value in options.items() if name != "auth"}
+    mask_sensitive(extra)
     return found
 
 
 def extra_of(found: Connection) -> dict[str, Any]:
-    """The connection's extra as a dict; empty without one.
+    """Return the connection's extra as a dict, empty if it has none.
 
     :raises ConfigError: if it is not a JSON object.
     """
@@ -87,23 +90,23 @@ def extra_of(found: Connection) -> dict[str, Any]:
         raise ConfigError(
             f"connection {found.conn_id!r}: extra is not JSON",
             field="extra",
-            remedy='write it as a JSON object, e.g. {"flowrunner": {"rate_limit": "100/minute"}}',
+            remedy='use a JSON object, e.g. {"flowrunner": {"rate_limit": "100/minute"}}',
         ) from error
     if not isinstance(extra, dict):
         raise ConfigError(
             f"connection {found.conn_id!r}: extra must be a JSON object, not {type(extra).__name__}",
             field="extra",
-            remedy="put braces around it",
+            remedy="use a JSON object: {...}",
         )
     return extra
 
 
 def options_of(found: Connection, service: str = "") -> dict[str, Any]:
-    """Our own options: the ``flowrunner`` key of the extra.
+    """Return our options: the ``flowrunner`` key of the extra.
 
-    :param service: which of several services the connection is read for: what stands below its name goes over what
-        stands beside it, and what stands below the others' names is theirs.
-    :raises ConfigError: if it is not a JSON object.
+    :param service: the service for which the connection is read. Its own section overrides the shared options, and the
+        sections of other services are ignored.
+    :raises ConfigError: if the options are not a JSON object.
     """
     options = _object(found, extra_of(found).get(OPTIONS, {}), OPTIONS)
     services = _SERVICES.get(found.conn_type, ())
@@ -116,7 +119,7 @@ def _object(found: Connection, value: Any, name: str) -> dict[str, Any]:
         raise ConfigError(
             f"connection {found.conn_id!r}: the extra's {name!r} must be an object, not {type(value).__name__}",
             field=name,
-            remedy='write {"flowrunner": {"option": "value"}}',
+            remedy='use {"flowrunner": {"option": "value"}}',
         )
     return value
 
@@ -124,8 +127,8 @@ def _object(found: Connection, value: Any, name: str) -> dict[str, Any]:
 class FlowRunnerHook(BaseHook, Generic[C]):
     """Reads a connection into ``config_type``, and tests it.
 
-    Subclasses set ``config_type``, the types that it can be read from, and, where the standard fields (host, port,
-    login, password, schema) need translating, override :meth:`values`.
+    Subclasses set ``config_type`` and the connection types they read. They override :meth:`values` if the standard
+    fields (host, port, login, password, schema) need conversion.
 
     :param conn_id: the Airflow connection.
     """
@@ -136,10 +139,10 @@ class FlowRunnerHook(BaseHook, Generic[C]):
     hook_name: ClassVar[str] = ""
     config_type: ClassVar[type]
     reads: ClassVar[tuple[str, ...]] = ()
-    """The types of connection that it reads: the secrets of another one would go to where they do not belong. Empty
-    where the hook was chosen by the type, or any type will do."""
+    """Accepted connection types; the secrets of any other type must not be sent to this server. Empty if the hook is
+    chosen by type, or accepts any type."""
     service: ClassVar[str] = ""
-    """Which of several services of the connection type it is for; see :func:`options_of`."""
+    """Service of a shared connection type; see :func:`options_of`."""
 
     def __init__(self, conn_id: str = "") -> None:
         super().__init__()
@@ -147,7 +150,7 @@ class FlowRunnerHook(BaseHook, Generic[C]):
 
     @classmethod
     def values(cls, found: Connection) -> dict[str, Any]:
-        """The values for ``config_type``; the standard fields that are set, and our options."""
+        """Return the values for ``config_type``: the standard fields that are set, and our options."""
         standard = {
             "host": found.host,
             "port": found.port,
@@ -165,9 +168,9 @@ class FlowRunnerHook(BaseHook, Generic[C]):
 
     @cached_property
     def config(self) -> C:
-        """The connection, read and checked.
+        """The validated connection.
 
-        :raises ConfigError: naming the field to mend.
+        :raises ConfigError: naming the field to correct.
         """
         return self._read(connection(self.conn_id))
 
@@ -188,14 +191,14 @@ class FlowRunnerHook(BaseHook, Generic[C]):
         return cast("C", config)
 
     def check(self) -> str:
-        """Reach the far side with the credentials; return what was seen, in one sentence.
+        """Contact the server with the credentials; return one sentence about the result.
 
-        :raises FlowRunnerError: saying what is wrong and what to do.
+        :raises FlowRunnerError: with the reason and a remedy.
         """
         raise ConfigError(f"{type(self).__name__} has no connection test", field="conn_type")
 
     def test_connection(self) -> tuple[bool, str]:
-        """Airflow's connection test: success, and one actionable sentence without secrets."""
+        """Run Airflow's connection test: return success, and one actionable sentence without secrets."""
         try:
             return True, redact(self.check())
         except FlowRunnerError as error:

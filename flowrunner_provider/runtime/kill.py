@@ -1,4 +1,4 @@
-"""A task is being ended: why, and how its work ends in order before Airflow kills the process."""
+"""Termination of a task: finds out why, and ends the work in order before Airflow kills the process."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ ON_KILL_SECONDS = 4.0
 """Airflow kills the process five seconds after SIGTERM."""
 
 FINISH_SECONDS = 2.0
-"""What is under way may finish within this time of SIGTERM; the rest of the five seconds is for cleaning up."""
+"""Time for requests in flight to finish after SIGTERM; the rest of the five seconds is for cleanup."""
 
 
 class _Stopped(KeyboardInterrupt):
-    """Drivers know what to do about its base class: they cancel the statement."""
+    """Drivers handle its base class by cancelling the statement."""
 
 
 class Ending:
-    """The early end of one attempt's work, asked for from a signal's handler.
+    """Early end of one attempt, requested from a signal handler.
 
-    No further request begins, and what is under way may finish, so that nothing is left in doubt that need not be.
-    Then the work is cancelled as at its deadline. Work without an event loop is interrupted at once: it is in a
-    transaction, or writes a file that has no name yet.
+    No further request starts, and requests in flight may finish, so that fewer outcomes stay unknown. Then the work is
+    cancelled as at its deadline. Work without an event loop is interrupted at once: it is inside a transaction, or
+    writes a temporary file.
     """
 
     def __init__(self, run: Run) -> None:
@@ -40,25 +40,27 @@ class Ending:
         self._asked = False
 
     def ask(self) -> None:
-        """End the work soon; what is already done is still recorded."""
+        """Request the end; work that is already done is still recorded."""
         first, self._asked = not self._asked, True
         self._run.begin_no_more()
         if first and self._stop is not None:
             self._stop()
 
     def interrupting(self) -> AbstractContextManager[None]:
-        """Within it the end is an exception in the main thread."""
-        return self._by(_raise)
+        """Within this context, the end raises an exception in the main thread."""
+        return self._stopping_with(_raise)
 
     def cancelling(self) -> AbstractContextManager[None]:
-        """Within it the end is the cancellation of the running asyncio task."""
+        """Within this context, the end cancels the running asyncio task."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         if task is None:
             raise RuntimeError("there is no task to cancel")
-        return self._by(lambda: loop.call_soon_threadsafe(lambda: loop.call_later(FINISH_SECONDS, task.cancel)))
+        return self._stopping_with(
+            lambda: loop.call_soon_threadsafe(lambda: loop.call_later(FINISH_SECONDS, task.cancel))
+        )
 
     @contextmanager
-    def _by(self, stop: Callable[[], object]) -> Iterator[None]:
+    def _stopping_with(self, stop: Callable[[], object]) -> Iterator[None]:
         self._stop = stop
         try:
             if self._asked:
@@ -68,8 +70,8 @@ class Ending:
             if not self._asked:
                 raise
             raise TransientError(
-                "the task was told to end (SIGTERM) before its work was done",
-                remedy="nothing to do: the next attempt goes on with what this one has done",
+                "the task was terminated (SIGTERM) before its work was done",
+                remedy="nothing to do: the next attempt goes on where this one stopped",
             ) from None
         finally:
             self._stop = None
@@ -80,10 +82,10 @@ def _raise() -> None:
 
 
 def stopped_by_user(ti: Any) -> bool:
-    """Whether Airflow no longer wants the running task: a user has cleared it, or marked it.
+    """Return whether a user cleared or marked the running task.
 
-    SIGTERM also comes when a worker shuts down or a time-out strikes; then the state is still ``running``, and the
-    next attempt goes on with what this one began. When nobody can tell, the answer is False.
+    SIGTERM also comes when a worker shuts down or a timeout strikes. The state is then still ``running``, and the next
+    attempt continues the work. Returns False if the state cannot be read.
     """
     try:
         scope = {"dag_id": ti.dag_id, "task_ids": [ti.task_id], "run_ids": [ti.run_id]}
@@ -95,7 +97,9 @@ def stopped_by_user(ti: Any) -> bool:
 
 
 def in_time(work: Callable[[], None], seconds: float = ON_KILL_SECONDS) -> None:
-    """Run ``work`` beside the interrupted main thread, whose event loop and locks it cannot use, and wait so long."""
+    """Run ``work`` in a thread, because the interrupted main thread's event loop and locks are unusable; wait
+    ``seconds``.
+    """
     helper = threading.Thread(target=work, name="flowrunner-on-kill", daemon=True)
     helper.start()
     helper.join(seconds)

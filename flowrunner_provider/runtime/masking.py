@@ -1,4 +1,4 @@
-"""Secrets become known here, once, to Airflow's masker and to our own redaction of error texts."""
+"""Registers secrets once, with Airflow's masker and with our own redaction of error texts."""
 
 from __future__ import annotations
 
@@ -17,37 +17,39 @@ from flowrunner_provider.runtime.compat import amask_secret
 __all__ = ["mask", "mask_sensitive", "mask_soon", "masking_async", "redact", "redact_error"]
 
 _redactor = Redactor()
-_telling: set[asyncio.Task[None]] = set()
-_gathered: ContextVar[list[str] | None] = ContextVar("gathered", default=None)
+_mask_tasks: set[asyncio.Task[None]] = set()
+_pending_secrets: ContextVar[list[str] | None] = ContextVar("pending", default=None)
 
 
 def mask(values: Iterable[str | None]) -> None:
-    """Never show these values again: not in a log, an error, or a rendered field."""
+    """Mask these values from now on in logs, errors and rendered fields."""
     for value in values:
         if value:
             _redactor.add(value)
-            if (gathered := _gathered.get()) is None:
+            if (pending := _pending_secrets.get()) is None:
                 mask_secret(value)
             else:
-                gathered.append(value)
+                pending.append(value)
 
 
 @asynccontextmanager
 async def masking_async() -> AsyncIterator[None]:
-    """Within it :func:`mask` blocks no event loop: Airflow's supervisor is told at the end, asynchronously."""
-    token = _gathered.set([])
+    """Defer :func:`mask` calls in this context, and tell Airflow's supervisor asynchronously at its end."""
+    token = _pending_secrets.set([])
     try:
         yield
     finally:
-        values = _gathered.get() or []
-        _gathered.reset(token)
+        values = _pending_secrets.get() or []
+        _pending_secrets.reset(token)
         for value in dict.fromkeys(values):
             await amask_secret(value)
 
 
 def mask_soon(values: Iterable[str | None]) -> None:
-    """:func:`mask` for secrets that turn up inside the triggerer's event loop, such as tokens: our errors hide them
-    at once, and Airflow's supervisor is told by a task of its own."""
+    """Mask secrets that appear inside the triggerer's event loop, such as tokens.
+
+    Our errors hide them at once; a background task tells Airflow's supervisor.
+    """
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
@@ -56,12 +58,12 @@ def mask_soon(values: Iterable[str | None]) -> None:
     for value in filter(None, values):
         _redactor.add(value)
         task = loop.create_task(amask_secret(value))
-        _telling.add(task)
-        task.add_done_callback(_telling.discard)
+        _mask_tasks.add(task)
+        task.add_done_callback(_mask_tasks.discard)
 
 
 def mask_sensitive(tree: Any) -> None:
-    """Mask every text, or list of texts, below a sensitive-looking key of nested mappings and lists."""
+    """Mask every string, or list of strings, under a sensitive key of nested mappings and lists."""
     if isinstance(tree, Mapping):
         for key, value in tree.items():
             if isinstance(value, str | list) and is_sensitive_key(str(key)):
@@ -74,31 +76,30 @@ def mask_sensitive(tree: Any) -> None:
 
 
 def redact(text: str) -> str:
-    """``text`` without any secret that has become known in this process."""
+    """Return ``text`` without any secret registered in this process."""
     return _redactor.redact(text)
 
 
 def redact_error(error: FlowRunnerError) -> None:
-    """Remove known secrets from the texts of ``error`` and of all that it comes from, in place.
+    """Remove known secrets from the texts of ``error`` and of its causes, in place.
 
-    Airflow writes the whole chain into the log, and its own masker knows a secret as it is, but not, say, in the
-    base64 of an SMTP login that the server has repeated.
+    Airflow logs the whole chain, and its own masker knows a secret only in plain form, not e.g. in base64.
     """
-    for each in (error, *_causes(error)):
-        if isinstance(each, FlowRunnerError):
-            each.message, each.remedy = redact(each.message), redact(each.remedy)
-        each.args = tuple(redact(part) if isinstance(part, str) else part for part in each.args)
+    for link in (error, *_causes(error)):
+        if isinstance(link, FlowRunnerError):
+            link.message, link.remedy = redact(link.message), redact(link.remedy)
+        link.args = tuple(redact(part) if isinstance(part, str) else part for part in link.args)
     if any(redact(text) != text for text in map(str, _causes(error))):
-        error.__cause__, error.__suppress_context__ = None, True  # a text that is not made from its arguments
+        error.__cause__, error.__suppress_context__ = None, True  # str() does not use the arguments
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """What ``error`` was raised from, and during, and what that holds."""
+    """Return all exceptions in the chain of ``error``: causes, contexts and members of groups."""
     found: list[BaseException] = []
     waiting = [error.__cause__, error.__context__]
     while waiting:
         cause = waiting.pop()
-        if cause is not None and not any(cause is each for each in found):
+        if cause is not None and not any(cause is known for known in found):
             found.append(cause)
             waiting += [cause.__cause__, cause.__context__]
             waiting += cause.exceptions if isinstance(cause, BaseExceptionGroup) else []

@@ -1,4 +1,4 @@
-"""The base of every notifier: one coroutine, sent from a callback or from the triggerer."""
+"""Base class of all notifiers: one coroutine, run from a callback or in the triggerer."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["FlowRunnerNotifier"]
 
 
 class FlowRunnerNotifier(BaseNotifier):
-    """Sends one message about a task or a run.
+    """Sends one message about a task or a DAG run.
 
     Subclasses implement :meth:`send`, which may read the rendered ``template_fields``.
 
-    :param timeout: seconds for the whole sending.
-    :param context: filled in by Airflow's deadline alerts.
+    :param timeout: time limit for sending, in seconds.
+    :param context: set by Airflow's deadline alerts.
     """
 
     def __init__(self, *, timeout: float = 60.0, context: Annotated[Any, PythonOnly] = None) -> None:
@@ -30,7 +30,7 @@ class FlowRunnerNotifier(BaseNotifier):
 
     async def send(self, context: Any) -> None:
         """Send the message; ``context`` may be empty in the triggerer."""
-        raise ConfigError(f"{type(self).__name__} sends nothing", field="send")
+        raise ConfigError(f"{type(self).__name__} does not implement send()", field="send")
 
     def notify(self, context: Any) -> None:
         with boundary():

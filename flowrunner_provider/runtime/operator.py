@@ -1,4 +1,4 @@
-"""The base of every operator: opens the run, does the work, and tells Airflow what became of it."""
+"""Base class of all operators: opens the run, executes ``perform`` and records the result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flowrunner_provider.runtime.arguments import check_arguments
 from flowrunner_provider.runtime.boundary import NamedRendering, boundary
 from flowrunner_provider.runtime.checkpoint_store import scope_of, store_of
 from flowrunner_provider.runtime.compat import AIRFLOW_V_3_3_PLUS
-from flowrunner_provider.runtime.heap import settled
+from flowrunner_provider.runtime.heap import frozen_heap
 from flowrunner_provider.runtime.kill import Ending
 from flowrunner_provider.runtime.retry_policy import FlowRunnerRetryPolicy
 from flowrunner_provider.runtime.sinks import sinks_for
@@ -34,7 +34,7 @@ DEFAULT_RETRY_POLICY = FlowRunnerRetryPolicy()
 
 
 def open_run(context: Mapping[str, Any], *, timeout: float, resume: bool = True, log: Any) -> Run:
-    """Begin an attempt of the task whose ``context`` this is."""
+    """Start an attempt of the task instance of ``context``."""
     store = store_of(context)
     return Run.open(
         store,
@@ -48,10 +48,10 @@ def open_run(context: Mapping[str, Any], *, timeout: float, resume: bool = True,
 
 
 def run_to_end(work: Coroutine[Any, Any, T], deadline: Deadline, ending: Ending | None = None) -> T:
-    """Run ``work`` in a new event loop (uvloop where it is installed) under the deadline.
+    """Run a coroutine in a new event loop (uvloop if installed) under the deadline.
 
-    :param ending: asked for when Airflow ends the task before.
-    :raises TimedOut: when the deadline passes; the work is cancelled and cleans up first.
+    :param ending: used to cancel the work if Airflow terminates the task.
+    :raises TimedOut: if the deadline passes; the work is cancelled and cleans up first.
     """
 
     async def bounded() -> T:
@@ -62,7 +62,7 @@ def run_to_end(work: Coroutine[Any, Any, T], deadline: Deadline, ending: Ending 
         except TimeoutError as error:
             if scope.expired():
                 raise deadline.exceeded("the task") from error
-            raise TimedOut("a step of the task timed out", remedy="the retry tries it again") from error
+            raise TimedOut("a step of the task timed out", remedy="nothing to do: the retry repeats it") from error
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(bounded())
@@ -78,7 +78,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def to_json(result: Any) -> Json:
-    """A result for XCom: dataclasses become dicts, everything below them JSON."""
+    """Convert a result to JSON for XCom; dataclasses become dicts."""
     if dataclasses.is_dataclass(result) and not isinstance(result, type):
         return {field.name: to_json(getattr(result, field.name)) for field in dataclasses.fields(result)}
     if isinstance(result, Mapping):
@@ -90,9 +90,10 @@ def to_json(result: Any) -> Json:
 
 @contextmanager
 def unless_superseded(run: Run) -> Iterator[None]:
-    """Whatever an attempt stumbles over that another one has taken over from is the other one's doing, or its affair.
+    """Turn any error of an attempt that another one has taken over from into Fenced: the newer attempt may have caused
+    it.
 
-    :raises Fenced: from the error.
+    :raises Fenced: from the original error.
     """
     try:
         yield
@@ -104,27 +105,27 @@ def unless_superseded(run: Run) -> Iterator[None]:
         except Fenced as fenced:
             raise fenced from error
         except Unavailable:
-            run.log.warning("The task's state store does not answer either.")
+            run.log.warning("The task's state store cannot be reached either.")
         raise
 
 
 class FlowRunnerOperator(NamedRendering, BaseOperator):
-    """What every action shares.
+    """Base class of all operators.
 
     Subclasses set ``action``, document their promise, and implement :meth:`perform`.
 
-    :param timeout: for the whole attempt, as a duration such as ``"90s"`` or ``"1h30m"``.
-    :param resume: False to ignore how far an earlier attempt came; what it sent is remembered anyway.
-    :param retries: how often Airflow may try again.
-    :param retry_delay: the wait after a killed worker, to which no retry policy is applied.
-    :param retry_policy: decides by the class of the error (Airflow 3.3 and later).
+    :param timeout: time limit of one attempt, e.g. ``"90s"`` or ``"1h30m"``.
+    :param resume: False ignores the checkpoints of earlier attempts and starts over; sent effects are never repeated.
+    :param retries: number of retries.
+    :param retry_delay: delay before a retry that the retry policy does not decide, e.g. after a killed worker.
+    :param retry_policy: decides by error class whether and when to retry (Airflow 3.3 and later).
     """
 
     action: ClassVar[str] = ""
-    """The id of the action in the catalogue, e.g. ``files.copy``."""
+    """Id of the action in the catalogue, e.g. ``files.copy``."""
 
     keeps_result: ClassVar[bool] = True
-    """False where the result may hold data: then it is never written into the state store."""
+    """False if the result may contain data: it is then never written to the state store."""
 
     def __init__(
         self,
@@ -145,31 +146,33 @@ class FlowRunnerOperator(NamedRendering, BaseOperator):
     _ending: Ending | None = None
 
     def on_kill(self) -> None:
-        """Airflow ends the running task: its worker goes away, or a user said so. The work ends in order, in time."""
+        """End the work in an orderly way when Airflow terminates the running task."""
         if self._ending is not None:
             self._ending.ask()
 
     def perform(self, run: Run) -> Any:
-        """Do the work: return a small result, or a coroutine that returns one."""
-        raise ConfigError(f"{type(self).__name__} does nothing", field="perform", remedy="implement perform()")
+        """Do the work; return a small result, or a coroutine that returns one."""
+        raise ConfigError(
+            f"{type(self).__name__} does not implement perform()", field="perform", remedy="implement perform()"
+        )
 
     def execute(self, context: Any) -> Any:
-        """Do the work once over all attempts and return its result as JSON."""
+        """Run :meth:`perform` once over all attempts and return its result as JSON."""
         return self.attempt(context, self.perform)
 
     def attempt(self, context: Any, perform: Callable[[Run], Any]) -> Any:
-        """One attempt, or its continuation after a deferral: open the run, do the work, remember that it is done."""
+        """Run one attempt, or continue it after a deferral: open the run, do the work, record the result."""
         with boundary():
             check_arguments(self)
             seconds = parse_duration(self.timeout, "timeout").total_seconds()
             if seconds <= 0:
-                raise ConfigError("timeout must be positive", field="timeout", remedy="write '1h', say")
+                raise ConfigError("timeout must be positive", field="timeout", remedy="use e.g. '1h'")
             run = open_run(context, timeout=seconds, resume=self.resume, log=self.log)
             if run.journal.finished and run.journal.result is not None:
-                self.log.info("An earlier attempt finished the work and was lost afterwards; its result stands.")
+                self.log.info("An earlier attempt finished the work before it was lost; returning its result.")
                 return run.journal.result
             ending = self._ending = Ending(run)
-            with unless_superseded(run), settled():
+            with unless_superseded(run), frozen_heap():
                 with ending.interrupting():
                     result = perform(run)
                 if inspect.iscoroutine(result):

@@ -1,4 +1,4 @@
-"""Rate limits per connection: shared by the host's processes, or by all workers through Redis."""
+"""Rate limits per connection, shared by the host's processes, or by all workers through Redis."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flowrunner_provider.runtime.settings import rate_limit_url, state_path
 
 __all__ = ["RedisPacer", "pacer_for"]
 
-# GCRA on the server, on the server's clock, so that the workers' clocks do not matter.
+# GCRA on the Redis server and its clock, so the workers' clocks do not matter.
 # KEYS[1] theoretical arrival time · ARGV interval, slack, count, longest, hold (seconds)
 _GCRA = """
 local time = redis.call('TIME')
@@ -38,10 +38,10 @@ return string.format('%.6f', wait)
 
 
 class RedisPacer:
-    """A limit shared by every worker that reaches the same Redis (5.0 or later).
+    """A rate limit shared by all workers that use the same Redis (5.0 or later).
 
     :param url: ``redis://user:password@host:port/db``.
-    :param name: the connection whose limit this is.
+    :param name: the connection that the limit belongs to.
     """
 
     def __init__(self, limit: RateLimit, url: str, name: str) -> None:
@@ -58,7 +58,7 @@ class RedisPacer:
         except self._error as error:
             raise Unavailable(
                 f"the shared rate limit cannot be read ({type(error).__name__})",
-                remedy="look at the Redis of [flowrunner] rate_limit_url",
+                remedy="check the Redis of [flowrunner] rate_limit_url",
             ) from error
 
     def reserve(self, count: int = 1, longest: float = inf) -> float:
@@ -70,10 +70,10 @@ class RedisPacer:
 
 @cache
 def pacer_for(conn_id: str, rate_limit: str | None, burst: int = 1) -> Pacer:
-    """The pacer of a connection, the same for all its hooks in this process.
+    """Return the pacer of a connection; all its hooks in this process share it.
 
     :param rate_limit: the connection's option, e.g. ``"100/minute"``; None for no limit.
-    :raises ConfigError: if it cannot be read.
+    :raises ConfigError: if the limit is malformed.
     """
     if not rate_limit:
         return Unlimited(SYSTEM_CLOCK)

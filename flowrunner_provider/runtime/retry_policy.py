@@ -1,14 +1,14 @@
-"""The error tree, told to Airflow's retry machinery.
+"""Maps our error classes to Airflow's retry decisions.
 
 ================  ===========================================================================
 error             what Airflow does
 ================  ===========================================================================
-ConfigError       fail now: only a person can mend it
+ConfigError       fail now: a person must correct it
 PermanentError    fail now: a retry cannot help
 Throttled, ...    retry after exactly ``retry_after``, off the worker slot
 TransientError    retry after a full-jitter exponential wait
-OutcomeUnknown    retry while the next attempt can reconcile; else fail now
-PartialFailure    retry: the next attempt does only what failed; else (all for good) fail now
+OutcomeUnknown    retry if the next attempt can reconcile; otherwise fail now
+PartialFailure    retry only the failed items; fail now if all failures are permanent
 anything else     Airflow's own rules (``retry_delay``)
 ================  ===========================================================================
 """
@@ -41,7 +41,7 @@ _BACKOFF = Backoff(base=30.0, factor=2.0, cap=900.0)
 
 
 def retrying_helps(error: FlowRunnerError) -> bool:
-    """False when the next attempt would only fail again."""
+    """Return False if the next attempt would fail the same way."""
     if isinstance(error, ConfigError | PermanentError):
         return False
     if isinstance(error, PartialFailure):
@@ -50,16 +50,16 @@ def retrying_helps(error: FlowRunnerError) -> bool:
 
 
 class FlowRunnerRetryPolicy(RetryPolicy):
-    """Decides by the class of the error; the default ``retry_policy`` of every operator of the package.
+    """Decides by error class; the default ``retry_policy`` of every operator of the package.
 
-    :param backoff: the wait after errors that name none, in seconds.
+    :param backoff: delay after errors without ``retry_after``, in seconds.
     """
 
     def __init__(self, backoff: Backoff = _BACKOFF) -> None:
         self.backoff = backoff
 
     def evaluate(self, exception: BaseException, try_number: int, max_tries: int, context: Any = None) -> RetryDecision:
-        """What to do about ``exception``; bounded by the task's ``retries`` in any case."""
+        """Return the decision for ``exception``; the task's ``retries`` still apply."""
         del max_tries, context
         if not isinstance(exception, FlowRunnerError):
             return RetryDecision.default()

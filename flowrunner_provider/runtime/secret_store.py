@@ -1,8 +1,8 @@
-"""Secrets that must outlive a task, such as rotated refresh tokens: encrypted files that all workers share.
+"""Encrypted files, shared by all workers, for secrets that must outlive a task, such as rotated refresh tokens.
 
-They lie below ``[flowrunner] state_path``, readable by the user alone, encrypted with Airflow's own
-``[core] fernet_key`` as connections are; keys may be rotated as Airflow describes (``new,old``). The task state
-store is no place for them: whoever may look at a task may look into it.
+They are stored in ``[flowrunner] state_path``, readable by the user alone, and encrypted with Airflow's ``[core]
+fernet_key`` like connections; keys can be rotated as Airflow describes (``new,old``). The task state store is
+unsuitable, because everyone who may view a task can read it.
 """
 
 from __future__ import annotations
@@ -22,19 +22,18 @@ __all__ = ["SecretStore"]
 class SecretStore:
     """A :class:`~flowrunner_provider.core.journal.KeyValue` for secrets.
 
-    Without an encryption key already reading is refused, *before* a token is used up whose successor could not
-    be kept.
+    Reading already fails without an encryption key, before a token is used up whose successor could not be stored.
 
-    :param purpose: a folder of its own for each.
+    :param purpose: name of the folder.
     """
 
     def __init__(self, purpose: str) -> None:
         self._files = FileStore(state_path() / "secrets", (purpose,))
 
     def get(self, key: str) -> Any:
-        """The value, or None when there is none.
+        """Return the value, or None if there is none.
 
-        :raises ConfigError: without a key, or when the record was encrypted with another one.
+        :raises ConfigError: without a key, or if the record was encrypted with another one.
         """
         fernet, record = _fernet(), self._files.get(key)
         if record is None:
@@ -45,9 +44,9 @@ class SecretStore:
             return json.loads(fernet.decrypt(record["fernet"].encode()))
         except (InvalidToken, ValueError, KeyError, TypeError, AttributeError):
             raise ConfigError(
-                "a kept secret cannot be decrypted",
+                "a stored secret cannot be decrypted",
                 field="fernet_key",
-                remedy="keep the former key in [core] fernet_key, behind a comma; or delete the folder `secrets` of "
+                remedy="append the old key to [core] fernet_key, after a comma; or delete the folder `secrets` in "
                 "[flowrunner] state_path, and consent again",
             ) from None
 
@@ -66,13 +65,13 @@ def _fernet() -> Any:
         raise ConfigError(
             "[core] fernet_key is not a key",
             field="fernet_key",
-            remedy="make one with `airflow` or Fernet.generate_key()",
+            remedy="create one with Fernet.generate_key()",
         ) from None
     if not fernet.is_encrypted:
         raise ConfigError(
-            "refresh tokens that the server rotates cannot be kept: Airflow has no encryption key",
+            "rotated refresh tokens cannot be stored: Airflow has no encryption key",
             field="fernet_key",
-            remedy="set [core] fernet_key on every worker, or `rotated_tokens` to 'memory' below `flowrunner` in the "
+            remedy="set [core] fernet_key on every worker, or `rotated_tokens` to 'memory' under `flowrunner` in the "
             "connection's extra if the server does not rotate them",
         )
     return fernet

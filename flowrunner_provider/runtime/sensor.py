@@ -1,4 +1,4 @@
-"""The base of every sensor: one observation, looked at from a worker or from the triggerer."""
+"""Base class of all sensors: one observation, made by the worker or by the triggerer."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ __all__ = ["FlowRunnerSensor"]
 
 
 class FlowRunnerSensor(NamedRendering, BaseSensorOperator):
-    """Waits until the trigger's observation has something to tell, and returns that.
+    """Waits until the trigger's observation returns a result, and returns that.
 
-    Subclasses set ``action`` and implement :meth:`trigger`. Both modes ask the same
-    :meth:`FlowRunnerTrigger.observe`, so they cannot differ in what they see.
+    Subclasses set ``action`` and implement :meth:`trigger`. Both modes call the same :meth:`FlowRunnerTrigger.observe`.
 
-    :param deferrable: wait in the triggerer instead of holding a worker slot.
-    :param observation_timeout: seconds that a single look may take.
-    :param patience: transient errors in a row that are waited out.
+    :param deferrable: wait in the triggerer instead of occupying a worker slot.
+    :param observation_timeout: time limit of one poll, in seconds.
+    :param patience: number of consecutive transient errors to tolerate. With ``mode="reschedule"`` each poke counts
+        anew, so only ``timeout`` ends the wait.
     """
 
     action: ClassVar[str] = ""
 
     returns: ClassVar[Any] = None
-    """The dataclass whose JSON form the observation is, for the catalogue."""
+    """The dataclass of the result, for the catalogue."""
 
     def __init__(
         self,
@@ -60,17 +60,17 @@ class FlowRunnerSensor(NamedRendering, BaseSensorOperator):
         self._not_before = 0.0
 
     def trigger(self) -> FlowRunnerTrigger:
-        """What to look at; its arguments are the sensor's rendered fields."""
-        raise ConfigError(f"{type(self).__name__} observes nothing", field="trigger")
+        """Return the trigger that observes; its arguments are the sensor's rendered fields."""
+        raise ConfigError(f"{type(self).__name__} does not implement trigger()", field="trigger")
 
     def look(self) -> Json:
         """One observation from this process."""
         trigger = self.trigger()
         result = run_to_end(trigger.observe(), Deadline(self.observation_timeout))
-        self._leave_alone(trigger.asked)
+        self._pause_polling(trigger.asked)
         return result
 
-    def _leave_alone(self, seconds: float) -> None:
+    def _pause_polling(self, seconds: float) -> None:
         self._not_before = SYSTEM_CLOCK.monotonic() + seconds
 
     def _get_next_poke_interval(self, started_at: Any, run_duration: Callable[[], float], poke_count: int) -> float:
@@ -89,7 +89,7 @@ class FlowRunnerSensor(NamedRendering, BaseSensorOperator):
             try:
                 result = self.look()
             except TransientError as error:
-                self._leave_alone(error.retry_after or 0.0)
+                self._pause_polling(error.retry_after or 0.0)
                 self._failures += 1
                 if self._failures > self.patience:
                     raise
@@ -99,7 +99,7 @@ class FlowRunnerSensor(NamedRendering, BaseSensorOperator):
         return PokeReturnValue(is_done=result is not None, xcom_value=result)
 
     def execute(self, context: Any) -> Any:
-        """Look once; then wait here, or in the triggerer when ``deferrable``."""
+        """Poll once; then wait on the worker, or in the triggerer if ``deferrable``."""
         with boundary():
             check_arguments(self)
         if not self.deferrable:
@@ -113,7 +113,7 @@ class FlowRunnerSensor(NamedRendering, BaseSensorOperator):
             except TransientError as error:
                 result = None
                 trigger.first_look = max(trigger.first_look, error.retry_after or 0.0)
-                self.log.warning("The first observation failed, the triggerer goes on: %s", redact(str(error)))
+                self.log.warning("The first observation failed, the triggerer continues: %s", redact(str(error)))
             if result is not None:
                 return result
             sealed(trigger)
@@ -121,7 +121,7 @@ class FlowRunnerSensor(NamedRendering, BaseSensorOperator):
         return None
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
-        """What the triggerer saw: the result, or the typed error raised for the retry policy."""
+        """Return the trigger's result, or raise its typed error for the retry policy."""
         from flowrunner_provider.runtime.trigger import outcome
 
         del context

@@ -1,4 +1,4 @@
-"""The ``[flowrunner]`` section of Airflow's configuration, and the folder that it names."""
+"""The ``[flowrunner]`` section of Airflow's configuration."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SECTION = "flowrunner"
 
 
 def state_path() -> Path:
-    """The folder for rate limits and, before Airflow 3.3, for checkpoints.
+    """Return the folder for rate limits and, before Airflow 3.3, for checkpoints.
 
-    ``[flowrunner] state_path``; by default ``$AIRFLOW_HOME/flowrunner``. Workers on several hosts
-    that share checkpoints before Airflow 3.3 need a shared folder here.
+    It is ``[flowrunner] state_path``; by default ``$AIRFLOW_HOME/flowrunner``. Before Airflow 3.3, workers on several
+    hosts need a shared folder here to resume each other's checkpoints.
     """
     configured = conf.get(SECTION, "state_path", fallback="")
     if configured:
@@ -25,5 +25,5 @@ def state_path() -> Path:
 
 
 def rate_limit_url() -> str:
-    """``[flowrunner] rate_limit_url``: a Redis URL that shares rate limits between hosts, or empty."""
+    """Return ``[flowrunner] rate_limit_url``: a Redis URL that shares rate limits between hosts, or empty."""
     return str(conf.get(SECTION, "rate_limit_url", fallback="") or "")

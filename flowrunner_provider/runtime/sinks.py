@@ -1,4 +1,4 @@
-"""Who is told about progress: the log, the state store (for the UI), and a terminal."""
+"""Progress sinks: the log, the state store (for the UI), and a terminal."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PROGRESS_KEY = "flowrunner.progress"
 
 
 def log_sink(log: logging.Logger) -> Sink:
-    """One log line per event."""
+    """Return a sink that logs one line per event."""
     return lambda event: log.info("%s", event)
 
 
 def store_sink(store: KeyValue, log: logging.Logger, *, every: float = 10.0, clock: Clock = SYSTEM_CLOCK) -> Sink:
-    """The latest event under one key of the state store, written at most every ``every`` seconds.
+    """Return a sink that writes the latest event to the state store, at most every ``every`` seconds.
 
-    Progress is a courtesy: a store that fails is logged and not raised.
+    A failing store is logged, not raised: progress is optional.
     """
     written = -every
 
@@ -41,7 +41,7 @@ def store_sink(store: KeyValue, log: logging.Logger, *, every: float = 10.0, clo
 
 
 def terminal_sink(event: ProgressEvent) -> None:
-    """A bar on a terminal, drawn over itself (``airflow dags test``)."""
+    """Draw a progress bar on a terminal (``airflow dags test``)."""
     width = 30
     filled = int(width * event.done / event.total) if event.total else 0
     bar = "#" * min(filled, width) + "-" * (width - min(filled, width))
@@ -50,6 +50,6 @@ def terminal_sink(event: ProgressEvent) -> None:
 
 
 def sinks_for(store: KeyValue, log: logging.Logger) -> list[Sink]:
-    """The sinks of a task: a bar where a person watches, log lines and the state store in any case."""
+    """Return the sinks of a task: log and state store, and a progress bar on a terminal."""
     sinks = [log_sink(log), store_sink(store, log)]
     return [*sinks, terminal_sink] if sys.stderr.isatty() else sinks

@@ -1,4 +1,4 @@
-"""How another task of the same DAG run is doing, as Airflow knows it: from a worker or from the triggerer."""
+"""State of another task in the same DAG run, read from a worker or the triggerer."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["task_state"]
 
 
 async def task_state(dag_id: str, run_id: str, task_id: str) -> str:
-    """The state of a task that is not mapped; empty before it is scheduled.
+    """Return the state of an unmapped task; empty before it is scheduled.
 
     :raises ConfigError: if the run has no such task.
-    :raises Unavailable: if Airflow's API cannot be asked now.
+    :raises Unavailable: if Airflow's API cannot be reached.
     """
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
     from asgiref.sync import sync_to_async
@@ -25,12 +25,10 @@ async def task_state(dag_id: str, run_id: str, task_id: str) -> str:
     except (AirflowRuntimeError, OSError) as error:
         raise Unavailable(
             f"the state of the task {task_id!r} could not be read ({type(error).__name__})",
-            remedy="look at the API server's log; the retry asks again",
+            remedy="check the API server's log; the retry asks again",
         ) from error
     states = found.get(run_id, {})
     if task_id not in states:
-        raise ConfigError(
-            f"this run has no task {task_id!r}", field="task_id", remedy="name it as the graph of the DAG does"
-        )
+        raise ConfigError(f"this run has no task {task_id!r}", field="task_id", remedy="use a task id of this DAG")
     state = states[task_id]
     return "" if state is None else str(getattr(state, "value", state))

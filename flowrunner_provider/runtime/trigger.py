@@ -1,4 +1,4 @@
-"""The base of every trigger: it only observes, never raises, and yields exactly one event."""
+"""Base class of all triggers: it only observes, never raises, and yields exactly one event."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from flowrunner_provider.runtime.masking import redact, redact_error
 __all__ = ["FIRST_LOOK", "FlowRunnerTrigger", "outcome", "sealed"]
 
 FIRST_LOOK = 6.0
-"""Seconds that a deferred task waits at least: an event that comes sooner meets a race in Airflow's scheduler."""
+"""Minimum wait of a deferred task, in seconds: an earlier event can hit a race in Airflow's scheduler."""
 
 
 def outcome(event: dict[str, Any]) -> Any:
-    """What a trigger's event says: its result, or the typed error that it stands for, raised."""
+    """Return the result in a trigger's event, or raise the typed error that it contains."""
     if event.get("status") == "done":
         return event.get("result")
     raise from_event(event)
@@ -34,30 +34,30 @@ T = TypeVar("T", bound="FlowRunnerTrigger")
 
 
 def sealed(trigger: T) -> T:
-    """The trigger, which Airflow is about to store: refused when a known secret is among its arguments.
+    """Return the trigger, after checking that no known secret is among the arguments that Airflow will store.
 
-    :raises ConfigError: without naming it.
+    :raises ConfigError: without showing the secret.
     """
     text = json.dumps(trigger.arguments(), ensure_ascii=False)
     if redact(text) != text:
         raise ConfigError(
-            "a secret is among what would be stored with the deferred task",
+            "a secret would be stored with the deferred task",
             field="deferrable",
-            remedy="let the connection send it (password, `auth`, headers), and not the task",
+            remedy="move it from the task to the connection (password, `auth`, headers)",
         )
     return trigger
 
 
 class FlowRunnerTrigger(BaseTrigger):
-    """Polls :meth:`observe` until it has something to tell.
+    """Polls :meth:`observe` until it returns a result.
 
-    The first look comes after one interval: the operator has just looked itself. A :class:`TransientError`
-    is waited out, for as long as it asks and up to ``patience`` times in a row; every other error ends the
-    wait as an event, from which the operator raises the same error, so that the retry policy sees it.
+    The first poll comes after one interval, because the operator has just polled. A :class:`TransientError` is
+    tolerated up to ``patience`` times in a row, and its ``retry_after`` is honoured. Any other error ends the wait with
+    an error event, from which the operator raises the same error for the retry policy.
 
-    :param poll_interval: seconds between two looks.
-    :param patience: transient errors in a row that are waited out.
-    :param first_look: seconds before the first look, if that is more than one interval.
+    :param poll_interval: seconds between two polls.
+    :param patience: number of consecutive transient errors to tolerate.
+    :param first_look: minimum seconds before the first poll.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class FlowRunnerTrigger(BaseTrigger):
         self.patience = patience
         self.first_look = first_look
         self.asked = 0.0
-        """Seconds that the far side wished to be left alone in its last answer; :meth:`observe` may set it."""
+        """Seconds of Retry-After in the last answer; :meth:`observe` may set it."""
 
     def arguments(self) -> dict[str, Any]:
-        """The subclass's own constructor arguments: JSON values, connection ids, never secrets."""
+        """Return the subclass's constructor arguments: JSON values and connection ids, never secrets."""
         return {}
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -79,7 +79,7 @@ class FlowRunnerTrigger(BaseTrigger):
         return f"{type(self).__module__}.{type(self).__qualname__}", {**own, **self.arguments()}
 
     async def observe(self) -> Json:
-        """One look, without side effects: a result, or None when there is nothing to tell yet."""
+        """Poll once without side effects; return the result, or None if there is none yet."""
         return None
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -95,7 +95,7 @@ class FlowRunnerTrigger(BaseTrigger):
                     yield self._error(error)
                     return
                 wait = self._wait(error, failures)
-                self.log.warning("Observation %s failed, next look in %.0f s: %s", failures, wait, redact(str(error)))
+                self.log.warning("Observation %s failed, next poll in %.0f s: %s", failures, wait, redact(str(error)))
                 continue
             except FlowRunnerError as error:
                 yield self._error(error)

@@ -1,10 +1,10 @@
-"""What a watcher has told, kept in the asset's state store, and who watches.
+"""State of an asset watcher: the events it has emitted, kept in the asset's state store, and its current owner.
 
-A triggerer that was frozen while another one took its watchers over goes on where it was when it wakes. The stores
-cannot compare before they write; so each taking over has a number, and owners with an even number write to another
-place than those with an odd one. An owner looks whether it still is the owner *after* it has written down what it is
-about to tell, and one that takes over reads *after* it has made itself known: either the earlier one sees that it is
-superseded and does not tell, or the later one sees what is being told and tells the same, with the same ids.
+A triggerer that was frozen while another one took over its watchers continues when it wakes. The stores offer no
+compare-and-set, so each takeover has an epoch, and owners with an even epoch write to another key than those with an
+odd one. An owner checks its ownership *after* writing the events it is about to emit, and a new owner reads them
+*after* registering itself. So either the old owner notices that it is superseded and emits nothing, or the new owner
+sees the pending events and emits the same ones, with the same ids.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from flowrunner_provider.runtime.settings import state_path
 __all__ = ["Seen", "Superseded", "WatchRecord"]
 
 _OWNER = ".owner"
-_PLACES = ("", ".odd")
-"""Of even and of odd owners; versions that knew no owners have written to the first."""
+_KEY_SUFFIXES = ("", ".odd")
+"""Keys for even and odd epochs; versions without owners wrote to the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What one look has found.
+    """Result of one poll.
 
-    :param events: what to tell, each with an ``id`` that is the same whenever the same thing is told again.
-    :param cursor: where the next look goes on, once these have been told. Together below 48 KB as JSON.
-    :param more: there is more to tell: the next look comes at once.
+    :param events: events to emit, each with an ``id`` that is the same if it is emitted again.
+    :param cursor: where the next poll continues once these events are emitted. Together below 48 KB as JSON.
+    :param more: there are more events: poll again at once.
     """
 
     events: tuple[dict[str, Json], ...]
@@ -43,16 +43,16 @@ class Seen:
 
 
 class Superseded(Exception):
-    """Another watcher has taken over; this one tells and writes nothing any more."""
+    """Another watcher has taken over; this one must not emit or write anything."""
 
 
 class WatchRecord:
-    """``{"epoch": ..., "cursor": ..., "open": {"events": [...], "cursor": ...}}``, and its owner beside it.
+    """``{"epoch": ..., "cursor": ..., "open": {"events": [...], "cursor": ...}}``, with its owner beside it.
 
-    While events are open, nobody needs the cursor from before them: it is left out, as cursors may be long.
+    While events are open, the previous cursor is not needed and left out, because cursors may be long.
 
     :param accessor: the asset's state store; None before Airflow 3.3.
-    :param identity: of what is watched.
+    :param identity: identifies what is watched.
     """
 
     def __init__(self, accessor: Any, identity: str) -> None:
@@ -63,7 +63,7 @@ class WatchRecord:
         self.cursor: Json = None
 
     async def begun(self) -> Seen | None:
-        """On the first call, take over; what an earlier owner may have told and had not settled."""
+        """On the first call, take over; return the events that an earlier owner may have emitted without settling."""
         if self._taken:
             return None
         newest = await self._take()
@@ -73,22 +73,25 @@ class WatchRecord:
         return Seen(events=tuple(opened["events"]), cursor=opened["cursor"])
 
     async def begin(self, seen: Seen) -> None:
-        """When it returns, the events may be told.
+        """Record the events; once it returns, they may be emitted.
 
-        :raises Superseded: they must not.
+        :raises Superseded: they must not be emitted.
         """
         opened: Json = {"events": list(seen.events), "cursor": seen.cursor}
         await self._write({"cursor": None, "open": opened})
 
     async def settle(self, cursor: Json) -> None:
-        """:raises Superseded: the next owner tells what was open once more."""
+        """Record that the open events were emitted.
+
+        :raises Superseded: the next owner emits the open events again.
+        """
         await self._write({"cursor": cursor})
         self.cursor = cursor
 
     async def assure(self) -> None:
-        """An entry that somebody has deleted on the asset's page takes the watch from nobody.
+        """Raise unless this watcher is still the owner; a deleted owner entry does not count as a takeover.
 
-        :raises Superseded: somebody has taken over.
+        :raises Superseded: another watcher has taken over.
         """
         owner = await self._store.get(_OWNER)
         if owner is not None and (not isinstance(owner, Mapping) or owner.get("owner") != self._token):
@@ -96,11 +99,11 @@ class WatchRecord:
 
     async def _write(self, record: dict[str, Json]) -> None:
         await self.assure()
-        await self._store.set(_PLACES[self.epoch % 2], {"epoch": self.epoch, **record})
+        await self._store.set(_KEY_SUFFIXES[self.epoch % 2], {"epoch": self.epoch, **record})
         await self.assure()
 
     async def _take(self) -> dict[str, Any]:
-        """The newest record, once everybody else can see that it is ours."""
+        """Register as owner, then return the newest record."""
         owner = await self._store.get(_OWNER)
         self.epoch = 0 if owner is None else _epoch(owner, "owner")
         while True:
@@ -109,24 +112,24 @@ class WatchRecord:
             newest = await self._newest()
             if (epoch := _epoch(newest, "cursor")) < self.epoch:
                 return newest
-            self.epoch = epoch  # a rival took over at the same moment, or the owner's entry was deleted
+            self.epoch = epoch  # a concurrent takeover, or the owner entry was deleted
 
     async def _newest(self) -> dict[str, Any]:
-        records = [record for place in _PLACES if (record := await self._store.get(place)) is not None]
+        records = [record for place in _KEY_SUFFIXES if (record := await self._store.get(place)) is not None]
         return max(records, key=lambda record: _epoch(record, "cursor"), default={"cursor": None})
 
 
 def _epoch(entry: Any, needed: str) -> int:
-    """The number of the owner who wrote it.
+    """Return the epoch in a record.
 
-    :raises ConfigError: none of ours did.
+    :raises ConfigError: if it is not one of our records.
     """
     if isinstance(entry, Mapping) and needed in entry and isinstance(epoch := entry.get("epoch", 0), int):
         return epoch
     raise ConfigError(
-        "the state of this watcher is none of ours",
+        "the state of this watcher has an unknown format",
         field="asset state store",
-        remedy="delete its entries on the asset's page; it starts afresh then",
+        remedy="delete its entries on the asset's page to start over",
     )
 
 
@@ -137,7 +140,7 @@ class _Store(Protocol):
 
 
 class _Asset:
-    """The asset's own store (Airflow 3.3 and later)."""
+    """The asset's state store (Airflow 3.3 and later)."""
 
     def __init__(self, accessor: Any, identity: str) -> None:
         self._accessor, self._key = accessor, f"flowrunner.{identity}"
@@ -155,16 +158,16 @@ class _Asset:
             return await asyncio.to_thread(getattr(self._accessor, verb), *arguments)
         except ValueError as error:
             raise ConfigError(
-                "two assets share this watcher, so it has no state of its own",
+                "two assets share this watcher",
                 field="name",
-                remedy="give the watcher of each asset another name",
+                remedy="give each asset's watcher a different name",
             ) from error
         except (AirflowRuntimeError, OSError) as error:
-            raise Unavailable(f"the asset's state store does not answer ({type(error).__name__})") from error
+            raise Unavailable(f"the asset's state store cannot be reached ({type(error).__name__})") from error
 
 
 class _File:
-    """Files below ``[flowrunner] state_path``, for Airflow before 3.3."""
+    """Files in ``[flowrunner] state_path``, for Airflow before 3.3."""
 
     def __init__(self, identity: str) -> None:
         self._files = FileStore(state_path() / "watchers", (identity,))

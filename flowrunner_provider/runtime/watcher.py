@@ -1,8 +1,8 @@
-"""The base of every asset watcher: it looks for ever, never dies silently, and tells each thing once.
+"""Base class of all asset watchers: it polls forever, logs its errors, and emits each event once.
 
-Airflow restarts a watcher that ends, every two seconds and without a word in the UI; so this one does not end.
-What it has told is kept in the asset's state store (before Airflow 3.3 in a file), and survives the triggerer. Only
-one that finds that another triggerer has taken over ends: Airflow starts it again if it is still wanted here.
+Airflow restarts a watcher that ends every two seconds without any message in the UI, so this one does not end. Emitted
+events are recorded in the asset's state store (before Airflow 3.3 in a file) and survive the triggerer. Only a watcher
+whose asset was taken over by another triggerer ends; Airflow restarts it if it is still needed.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from flowrunner_provider.runtime.watch_record import Seen, Superseded, WatchReco
 __all__ = ["FlowRunnerWatcher", "Seen"]
 
 SETTLE = 10.0
-"""Seconds after which an event that was handed over counts as stored: Airflow takes about one."""
+"""Seconds after which an emitted event counts as stored; Airflow needs about one."""
 
 HEARTBEAT = 900.0
-"""Seconds between two lines in the log of a watcher with nothing to tell."""
+"""Seconds between two log lines of an idle watcher."""
 
 LONGEST_WAIT = 600.0
-"""Seconds between two looks at something that fails, unless the watcher's own interval is longer."""
+"""Longest wait after a failed poll in seconds, unless the watcher's interval is longer."""
 
 
 class FlowRunnerWatcher(BaseEventTrigger):
-    """Tells an asset of each new thing at a far side, which it only observes.
+    """Emits an asset event for each new item at the far side, which it only observes.
 
-    An event is written down before it is handed to Airflow and settled some seconds later. A triggerer that is
-    killed in between repeats it, with the same ``id``, and never loses it. Errors are logged and waited out,
-    longer each time. The asset's state store belongs to one asset: give each watcher a ``name`` of its own.
+    An event is recorded before it is handed to Airflow and settled some seconds later. A triggerer that is killed in
+    between repeats it with the same ``id`` and never loses it. Errors are logged and retried with increasing delay.
+    Each asset needs a watcher with its own ``name``.
 
-    :param name: tells apart two watchers of the same thing; it is part of Airflow's identity of the watcher.
-    :param poll_interval: seconds between two looks.
+    :param name: distinguishes two watchers of the same source; part of Airflow's identity of the watcher.
+    :param poll_interval: seconds between two polls.
     """
 
     action: ClassVar[str] = ""
 
     returns: ClassVar[Any] = None
-    """The dataclass whose JSON form an event is, for the catalogue."""
+    """The dataclass of an event, for the catalogue."""
 
     settle: ClassVar[float] = SETTLE
 
@@ -58,7 +58,7 @@ class FlowRunnerWatcher(BaseEventTrigger):
         self._record: WatchRecord | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """The subclass's own constructor arguments: JSON values, connection ids, never secrets."""
+        """Return the subclass's constructor arguments: JSON values and connection ids, never secrets."""
         return {}
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -66,27 +66,27 @@ class FlowRunnerWatcher(BaseEventTrigger):
         return f"{type(self).__module__}.{type(self).__qualname__}", {**own, **self.arguments()}
 
     async def look(self, cursor: Json) -> Seen:
-        """One look, without side effects.
+        """Poll once without side effects.
 
-        :param cursor: of the last look that is settled; None at first.
-        :raises FlowRunnerError: when it cannot be seen; nothing is told, and the next look starts from there again.
+        :param cursor: of the last settled poll; None at first.
+        :raises FlowRunnerError: if polling fails; nothing is emitted and the next poll starts from the same cursor.
         """
-        raise ConfigError(f"{type(self).__name__} looks at nothing", field="trigger")
+        raise ConfigError(f"{type(self).__name__} does not implement look()", field="trigger")
 
     @property
     def _identity(self) -> str:
-        """What the record belongs to: a watcher with another interval goes on where this one was."""
+        """Identity of the record; changing the interval keeps it."""
         return fingerprint("watcher", type(self).__qualname__, self.name, self.arguments())
 
     @property
     def epoch(self) -> int:
-        """How many times this has been taken over, for a look that keeps something outside the record."""
+        """Number of takeovers, for polls that keep state outside the record."""
         return 0 if self._record is None else self._record.epoch
 
     async def assure(self) -> None:
-        """To be called by a look before it writes outside the record.
+        """Check ownership; to be called by a poll before it writes outside the record.
 
-        :raises Superseded: another triggerer has taken over; a look lets this pass.
+        :raises Superseded: another triggerer has taken over; a poll must not catch this.
         """
         if self._record is not None:
             await self._record.assure()
@@ -94,36 +94,38 @@ class FlowRunnerWatcher(BaseEventTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield events until another triggerer takes over; ``payload`` is one of :attr:`Seen.events`."""
         record = WatchRecord(getattr(self, "asset_state_store", None), self._identity)
-        failures, told = 0, 0
+        failures, emitted = 0, 0
         self._record = record
-        spoke_at = SYSTEM_CLOCK.monotonic()
+        logged_at = SYSTEM_CLOCK.monotonic()
         while True:
-            seen = await aoutcome_of(self._looked(record))
+            seen = await aoutcome_of(self._poll(record))
             if isinstance(seen, FlowRunnerError):
                 failures += 1
-                await self._wait_out(failures, seen)
+                await self._wait_after_error(failures, seen)
                 continue
             if seen is None:
                 break
             failures = 0
             for event in seen.events:
                 yield TriggerEvent(event)  # type: ignore[no-untyped-call]
-            told += len(seen.events)
+            emitted += len(seen.events)
             if seen.events:
                 await apause(self.settle)
-                if not await self._settled(record, seen):
+                if not await self._settle(record, seen):
                     break
-            if seen.events or SYSTEM_CLOCK.monotonic() - spoke_at >= HEARTBEAT:
-                spoke_at = SYSTEM_CLOCK.monotonic()
-                self.log.info("Watching: %d told now, %d since the start.", len(seen.events), told)
+            if seen.events or SYSTEM_CLOCK.monotonic() - logged_at >= HEARTBEAT:
+                logged_at = SYSTEM_CLOCK.monotonic()
+                self.log.info("Watching: emitted %d now, %d since the start.", len(seen.events), emitted)
             await apause(0.0 if seen.more else self.poll_interval)
-        self.log.warning("Another triggerer watches this now. This one ends; Airflow starts it again if it is wanted.")
-        # Airflow cancels what it does not want here within seconds. What it wants takes over again, a while later:
-        # two that both believe that they are wanted must leave each other the time for a look.
+        self.log.warning(
+            "Another triggerer has taken over. This watcher ends; Airflow restarts it if it is still needed."
+        )
+        # Airflow cancels an unwanted watcher within seconds. A wanted one takes over again later: two watchers that
+        # both believe to be wanted must leave each other time for a poll.
         await apause(max(self.settle, self.poll_interval))
 
-    async def _looked(self, record: WatchRecord) -> Seen | None:
-        """What is to be told, written down; None when it is another one's to tell."""
+    async def _poll(self, record: WatchRecord) -> Seen | None:
+        """Return the recorded events to emit; None if another watcher has taken over."""
         try:
             if (begun := await record.begun()) is not None:
                 return begun
@@ -136,10 +138,10 @@ class FlowRunnerWatcher(BaseEventTrigger):
             return None
         return seen
 
-    async def _settled(self, record: WatchRecord, seen: Seen) -> bool:
-        """Until the record says so, nothing else is told: otherwise a restart would repeat what is long done.
+    async def _settle(self, record: WatchRecord, seen: Seen) -> bool:
+        """Retry until the record is settled; emitting anything else before would repeat old events after a restart.
 
-        :return: whether this watcher goes on.
+        :return: whether this watcher continues.
         """
         failures = 0
         while True:
@@ -149,14 +151,13 @@ class FlowRunnerWatcher(BaseEventTrigger):
                 return False
             except FlowRunnerError as error:
                 failures += 1
-                await self._wait_out(failures, error)
+                await self._wait_after_error(failures, error)
             else:
                 return True
 
-    async def _wait_out(self, failures: int, error: FlowRunnerError) -> None:
+    async def _wait_after_error(self, failures: int, error: FlowRunnerError) -> None:
         cap = max(LONGEST_WAIT, self.poll_interval)
         backoff = Backoff(base=self.poll_interval, cap=cap)
         seconds = max(self.poll_interval, backoff.delay(failures, random.Random()))  # noqa: S311 - jitter
-        told = redact(str(error))
-        self.log.error("Look %d in a row has failed, the next one is in %.0f s: %s", failures, seconds, told)
+        self.log.error("Poll failed %d times in a row, next one in %.0f s: %s", failures, seconds, redact(str(error)))
         await apause(seconds)

@@ -212,7 +212,7 @@ def test_other_content_under_the_same_key_is_refused(scene: Scene, point: str) -
     with pytest.raises(Crash):
         perform(scene.attempt(), effect(), scene.send)
     scene.clock.advance(61)
-    with pytest.raises(PermanentError, match="with other content"):
+    with pytest.raises(PermanentError, match="with different content"):
         perform(scene.attempt(), effect(content="changed"), scene.send)
 
 
@@ -229,7 +229,7 @@ def test_an_answer_too_large_to_keep_is_said_and_not_repeated(scene: Scene) -> N
         return "x" * 40_000
 
     assert len(perform(scene.attempt(), effect(), large)) == 40_000
-    with pytest.raises(PermanentError, match="too large to keep"):
+    with pytest.raises(PermanentError, match="too large to store"):
         perform(scene.attempt(), effect(), large)
     assert len(scene.sent) == 1
 

@@ -64,7 +64,7 @@ def test_reads_values_as_their_types() -> None:
         ({"host": "h", "port": "22"}, "port", "must be int, not str"),
         ({"host": "h", "port": True}, "port", "must be int, not bool"),
         ({"host": "h", "mode": "c"}, "mode", "one of 'a', 'b'"),
-        ({"host": "h", "wait": "soon"}, "wait", "is not a duration"),
+        ({"host": "h", "wait": "soon"}, "wait", "^wait: 'soon' is not a duration"),
         ({"host": "h", "tags": "x"}, "tags", "must be tuple, not str"),
         ({"host": "h", "inner": {"dept": 1}}, "inner", "must be Inner or null"),
         ({"host": "h", "strict": "false"}, "strict", "must be bool, not str"),

@@ -53,7 +53,7 @@ def test_a_damaged_file_stops_the_work(tmp_path: Path) -> None:
     store.set("key", 1)
     (file,) = [path for path in tmp_path.rglob("*") if path.is_file()]
     file.write_text('{"half')
-    with pytest.raises(ConfigError, match="delete it to start the work afresh"):
+    with pytest.raises(ConfigError, match="delete it to start over"):
         store.get("key")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from flowrunner_provider.core.errors import PermanentError
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.runtime.heap import settled
+from flowrunner_provider.runtime.heap import frozen_heap
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 from tests.support.context import execute, make_context
 
@@ -49,7 +49,7 @@ def test_after_a_failure_everything_is_looked_at_again(tmp_path):
 
 
 def test_of_two_that_overlap_the_last_one_puts_things_back():
-    first, second = settled(), settled()
+    first, second = frozen_heap(), frozen_heap()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)

@@ -12,7 +12,7 @@ import pytest
 from flowrunner_provider.core.errors import AccessDenied, ConfigError, Rejected
 from flowrunner_provider.core.spec import option
 from flowrunner_provider.runtime import masking
-from flowrunner_provider.runtime.hook import FlowRunnerHook
+from flowrunner_provider.runtime.hook import FlowRunnerHook, connection
 from flowrunner_provider.runtime.masking import mask, mask_sensitive, redact, redact_error
 
 
@@ -47,6 +47,16 @@ def test_secrets_are_masked_as_soon_as_they_are_read(monkeypatch: pytest.MonkeyP
     define(monkeypatch, host="h", password="canary-of-password", extra=extra)
     assert ShopHook().config
     assert redact("canary-of-others canary-of-ours canary-of-password") == "*** *** ***"
+
+
+def test_the_name_of_an_authentication_method_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden: list[str] = []
+    monkeypatch.setattr(masking, "mask_secret", hidden.append)
+    extra = {"auth": "canary-of-others-auth", "flowrunner": {"auth": "hook-bearer", "signing_key": "canary-signing"}}
+    define(monkeypatch, host="h", password="canary-of-auth-password", extra=extra)
+    assert connection("shop").host == "h"
+    assert hidden == ["canary-of-auth-password", "canary-of-others-auth", "canary-signing"]
+    assert redact("one of 'hook-bearer'") == "one of 'hook-bearer'"
 
 
 def test_each_secret_of_a_list_is_masked() -> None:

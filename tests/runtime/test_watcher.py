@@ -170,7 +170,7 @@ def test_a_shared_watcher_says_that_it_needs_a_name(capsys: pytest.CaptureFixtur
 
     Far.things = ["a"]
     assert told(watcher(Shared()), 1) == [{"id": "a"}]
-    assert "another name" in capsys.readouterr().out
+    assert "different name" in capsys.readouterr().out
 
 
 def test_foreign_state_is_not_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,7 +186,7 @@ def test_foreign_state_is_not_overwritten(capsys: pytest.CaptureFixture[str]) ->
 
     asyncio.run(watch())
     assert store.kept[key] == ["what is this"]
-    assert "none of ours" in capsys.readouterr().out
+    assert "unknown format" in capsys.readouterr().out
 
 
 def test_it_is_stored_by_its_arguments() -> None:

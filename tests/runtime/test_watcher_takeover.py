@@ -182,7 +182,7 @@ def test_the_one_that_ends_leaves_the_other_one_the_time_for_a_look(
     monkeypatch.setattr(module, "apause", apause)
     asyncio.run(asyncio.wait_for(two(), 20))
     assert 77.0 in pauses
-    assert "Another triggerer watches this now" in capsys.readouterr().out
+    assert "Another triggerer has taken over" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
