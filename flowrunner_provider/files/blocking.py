@@ -1,4 +1,4 @@
-"""A file in a store as Python's archive modules want one: read by blocking calls, from a thread."""
+"""Files of a store for modules that read by blocking calls, such as Python's archive modules, in a thread."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["ForwardFile", "RangedFile"]
 T = TypeVar("T")
 
 _AHEAD = 64 * 1024
-_REST = 1024 * 1024  # of a file that may be read "to its end"
+_REST = 1024 * 1024  # bytes that may be read "to the end" at once
 
 
-class _Blocking(io.RawIOBase):
-    """Asks the event loop, which goes on while this thread waits.
+class _BlockingFile(io.RawIOBase):
+    """Reads through the event loop, which runs in another thread.
 
-    Never call it on the loop's own thread.
+    Must not be called on the thread of the event loop.
     """
 
     def __init__(self) -> None:
@@ -39,9 +39,9 @@ class _Blocking(io.RawIOBase):
         return self._position
 
     def read(self, size: int | None = -1) -> bytes:
-        """At most ``size`` bytes, fewer only at the end."""
+        """Return ``size`` bytes, fewer only at the end."""
         if size is None or size < 0:
-            raise io.UnsupportedOperation("the whole of a file of any size is not read into memory")
+            raise io.UnsupportedOperation("a complete file is not read into memory")
         data = self.last = self._wait(self._take(size))
         self._position += len(data)
         return data
@@ -53,7 +53,7 @@ class _Blocking(io.RawIOBase):
         raise io.UnsupportedOperation("read")
 
     async def _more(self, size: int) -> bytes:
-        """The next bytes of the stream."""
+        """Return the next bytes of the stream."""
         held = bytearray(self._held)
         while len(held) < size and self._stream is not None:
             chunk = await anext(self._stream, None)
@@ -64,18 +64,18 @@ class _Blocking(io.RawIOBase):
         return bytes(held[:size])
 
     async def aclose(self) -> None:
-        """Let go of the open stream."""
+        """Close the open stream."""
         stream, self._stream, self._held = self._stream, None, b""
         if isinstance(stream, AsyncGenerator):
             await stream.aclose()
 
 
-class RangedFile(_Blocking):
-    """A file that can be read anywhere.
+class RangedFile(_BlockingFile):
+    """A file that can be read at any position.
 
-    What follows a jump is read in small pieces, what follows that as one stream.
+    After a seek, a small piece is read ahead; if reading continues there, the rest is read as one stream.
 
-    :param size: of the file.
+    :param size: the size of the file.
     """
 
     def __init__(self, store: Store, path: str, size: int) -> None:
@@ -118,10 +118,10 @@ class RangedFile(_Blocking):
         return data
 
 
-class ForwardFile(_Blocking):
-    """A stream that can only be read on; a jump forward reads and forgets.
+class ForwardFile(_BlockingFile):
+    """A stream that can only be read forward; seeking forward reads and drops bytes.
 
-    :param most: the longest piece that may be asked for: a header that announces more is an attack on the memory.
+    :param most: the maximum size of one read; a header that announces more is an attack on the memory.
     """
 
     def __init__(self, stream: AsyncIterator[bytes], *, most: int, what: str) -> None:
@@ -133,14 +133,14 @@ class ForwardFile(_Blocking):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         if whence != io.SEEK_SET or offset < self._position:
-            raise IntegrityError(f"{self._what} points back into itself", remedy="it is damaged, or made to deceive")
+            raise IntegrityError(f"{self._what} points back into itself", remedy="it is damaged or malicious")
         while self._position < offset and self.read(min(_AHEAD, offset - self._position)):
             pass
         return self._position
 
     def read(self, size: int | None = -1) -> bytes:
         if size is not None and size > self._most:
-            raise BombDetected(f"{self._what} has a header of {size} bytes", remedy="it is made to fill the memory")
+            raise BombDetected(f"{self._what} has a header of {size} bytes", remedy="it is damaged or malicious")
         return super().read(size)
 
     async def _take(self, size: int) -> bytes:

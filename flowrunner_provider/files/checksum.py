@@ -1,4 +1,4 @@
-"""Checksums of files: told, compared with what is expected, and of two trees with each other."""
+"""Compute checksums of files, verify them, and compare two folders."""
 
 from __future__ import annotations
 
@@ -23,41 +23,41 @@ __all__ = ["ALGORITHMS", "check_files", "compare_trees"]
 
 ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
 
-_AT_ONCE = 4
-_SHOWN = 20
-_LISTED = 500
+_CONCURRENCY = 4
+_MAX_NAMED = 20
+_MAX_ENTRIES = 500
 
 
 @dataclass
-class _Bad:
-    """What is not as it should be; the first of them are named."""
+class _Mismatches:
+    """The files that are not as expected; the first of them are named."""
 
     count: int = 0
     shown: list[str] = field(default_factory=list)
 
     def add(self, what: str) -> None:
         self.count += 1
-        if len(self.shown) < _SHOWN:
+        if len(self.shown) < _MAX_NAMED:
             self.shown.append(what)
 
     def check(self) -> None:
-        """Raise if there is any."""
+        """Raise ``IntegrityError`` if there is any."""
         if self.count:
             more = "" if self.count == len(self.shown) else f" and {self.count - len(self.shown)} more"
             raise IntegrityError(
                 f"{self.count} of the files are not as expected: {'; '.join(self.shown)}{more}",
-                remedy="copy them again from where they are right",
+                remedy="copy them again from a correct source",
             )
 
 
 async def digest_at(store: Store, path: str, algorithm: str) -> Digest:
-    """The digest of a file, as it was at one moment."""
+    """Return the digest of a file as of one moment."""
     before = await store.stat(path)
     digest = Digest(algorithm)
     async for chunk in store.read(path):
         digest.update(chunk)
     if identity(await store.stat(path)) != identity(before) or before.size not in (None, digest.size):
-        raise IntegrityError(f"{store.where}{path} changed while it was read", remedy="wait until it is finished")
+        raise IntegrityError(f"{store.where}{path} changed while it was read", remedy="wait until it is complete")
     return digest
 
 
@@ -71,7 +71,7 @@ async def check_files(
     verify_sidecar: bool,
     write_sidecar: bool,
 ) -> ChecksumResult:
-    """Read all files; compare; write the checksums beside them.
+    """Read all files, compare their checksums with the expected ones, or write the sidecars.
 
     :param places: open stores, each with a path (a file, a folder, or a glob) and the root of its address.
     """
@@ -81,17 +81,19 @@ async def check_files(
     items = [item for item in items if not item.relative.endswith(suffix)]
     if not items:
         wanted = ", ".join(path for _, path, _ in places)
-        raise NotFound(f"nothing matches {wanted}", remedy="correct the path")
+        raise NotFound(f"no file matches {wanted}", remedy="correct the path")
     if isinstance(expected, str) and len(items) != 1:
         raise ConfigError(
-            f"one checksum is expected and {len(items)} files match", field="expected", remedy="map names to checksums"
+            f"expected is one checksum, but {len(items)} files match",
+            field="expected",
+            remedy="map names to checksums",
         )
     wanted_of = {items[0].relative: expected} if isinstance(expected, str) else dict(expected or {})
-    bad, entries, totals = _Bad(), dict[tuple[int, str], Checked](), [0, 0]
+    mismatches, entries, totals = _Mismatches(), dict[tuple[int, str], Checked](), [0, 0]
     for name in sorted(set(wanted_of) - {item.relative for item in items}):
-        bad.add(f"{name} is missing")
+        mismatches.add(f"{name} is missing")
 
-    async def one(item: Item) -> None:
+    async def check(item: Item) -> None:
         store, path = sources[item.source].store, sources[item.source].path_of(item.relative)
         digest = await digest_at(store, path, algorithm)
         label = places[item.source][2] + path
@@ -100,55 +102,55 @@ async def check_files(
             wanted = await sidecar_of(store, path + suffix, label)
         totals[0] += digest.size
         if wanted is not None and not hmac.compare_digest(wanted.strip().lower().encode(), digest.hexdigest().encode()):
-            bad.add(f"{label} has {digest.hexdigest()} instead of {wanted.strip()[:128]}")
+            mismatches.add(f"{label} has {digest.hexdigest()} instead of {wanted.strip()[:128]}")
             return
         totals[1] += wanted is not None
         if write_sidecar:
             await write_once(store, path + suffix, sidecar_line(digest, path), "overwrite", run, label + suffix)
-        if len(entries) < _LISTED:
+        if len(entries) < _MAX_ENTRIES:
             entries[item.key] = Checked(path=label, size=digest.size, checksum=digest.hexdigest())
 
-    await for_each(_AT_ONCE, one, items)
-    bad.check()
+    await for_each(_CONCURRENCY, check, items)
+    mismatches.check()
     shown = [entries[key] for key in sorted(entries)]
     return ChecksumResult(files=len(items), bytes=totals[0], algorithm=algorithm, compared=totals[1], entries=shown)
 
 
-async def compare_trees(one: Tree, other: Tree, *, algorithm: str) -> ChecksumResult:
-    """Compare every file below two folders by name, size and checksum.
+async def compare_trees(first: Tree, second: Tree, *, algorithm: str) -> ChecksumResult:
+    """Compare all files below two folders by name, size and checksum.
 
-    :raises IntegrityError: naming the first that are missing on either side or differ.
+    :raises IntegrityError: naming the first files that differ or that only one folder has.
     """
-    bad, totals = _Bad(), [0, 0]
+    mismatches, totals = _Mismatches(), [0, 0]
     spool = Spool()
     try:
-        left, right = await _listed(one, spool.rows()), await _listed(other, spool.rows())
+        left, right = await _list(first, spool.rows()), await _list(second, spool.rows())
 
-        async def same(pair: tuple[Item | None, Item | None]) -> None:
+        async def compare(pair: tuple[Item | None, Item | None]) -> None:
             here, there = pair
             if here is None or there is None:
                 name = here.relative if here else there.relative if there else ""
-                bad.add(f"{name} is only in {one.folder if here else other.folder}")
+                mismatches.add(f"{name} is only in {first.folder if here else second.folder}")
                 return
             totals[0] += 1
             name = here.relative
             if here.size != there.size:
-                bad.add(f"{name} has {here.size} and {there.size} bytes")
+                mismatches.add(f"{name} has {here.size} and {there.size} bytes")
                 return
-            mine = await digest_at(one.store, one.path_of(name), algorithm)
-            theirs = await digest_at(other.store, other.path_of(name), algorithm)
-            totals[1] += mine.size
-            if mine.hexdigest() != theirs.hexdigest():
-                bad.add(f"{name} differs")
+            left_digest = await digest_at(first.store, first.path_of(name), algorithm)
+            right_digest = await digest_at(second.store, second.path_of(name), algorithm)
+            totals[1] += left_digest.size
+            if left_digest.hexdigest() != right_digest.hexdigest():
+                mismatches.add(f"{name} differs")
 
-        await for_each(_AT_ONCE, same, side_by_side(left.sorted(), right.sorted()))
+        await for_each(_CONCURRENCY, compare, side_by_side(left.sorted(), right.sorted()))
     finally:
         spool.close()
-    bad.check()
+    mismatches.check()
     return ChecksumResult(files=totals[0], bytes=totals[1], algorithm=algorithm, compared=totals[0], entries=[])
 
 
-async def _listed(tree: Tree, rows: Rows) -> Rows:
+async def _list(tree: Tree, rows: Rows) -> Rows:
     async for item in tree.files(missing_ok=False):
         rows.add(item)
     return rows

@@ -1,4 +1,4 @@
-"""The engine that joins files of any store to one file in any store, as a stream."""
+"""The engine that joins files of any store into one file in any store, as a stream."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ACTION = "files.concat"
 
 @dataclass(frozen=True, kw_only=True)
 class ConcatOptions:
-    """How to join; the parameters of ``files.concat`` say what each means."""
+    """Options of a concatenation; the parameters of ``files.concat`` document them."""
 
     skip_header_after_first: bool = False
     as_text: bool = True
@@ -31,7 +31,7 @@ class ConcatOptions:
     def __post_init__(self) -> None:
         one_of("if_exists", self.if_exists, ("overwrite", "skip", "fail"))
         if self.skip_header_after_first and not self.as_text:
-            raise ConfigError("only texts have headers", field="as_text", remedy="leave as_text out")
+            raise ConfigError("only text files have headers", field="as_text", remedy="set as_text=True")
 
 
 async def concat(
@@ -43,10 +43,10 @@ async def concat(
     identity_of_work: Json = None,
     label: str = "",
 ) -> ConcatResult:
-    """Join what ``sources`` name, in that order, each by path; on return the file is whole under its final name.
+    """Join the files that ``sources`` match, in that order, each by path; on return the file is complete.
 
-    :param identity_of_work: what must be the same for a retry to go on (JSON).
-    :param label: how the result calls the file.
+    :param identity_of_work: JSON that must be unchanged for a retry to resume.
+    :param label: the file as the result names it.
     """
     store, target = dest
     publisher = Publisher(run, store, ACTION, identity_of_work, options.if_exists, announce=True)
@@ -54,9 +54,9 @@ async def concat(
     items = await find(froms, run, recursive=False, max_files=options.max_files, missing_ok=publisher.resumed)
     if not items and not publisher.resumed:
         wanted = ", ".join(source.path for source in froms)
-        raise NotFound(f"nothing matches {wanted}", remedy="correct the path; nothing cannot be joined")
+        raise NotFound(f"no file matches {wanted}", remedy="correct the path")
     if any(froms[item.source].store is store and froms[item.source].path_of(item.relative) == target for item in items):
-        raise ConfigError(f"{target} would hold itself", field="dest", remedy="put it where no source is")
+        raise ConfigError(f"{target} is one of the sources", field="dest", remedy="choose another path")
     sizes = [item.size for item in items]
     progress = run.progress("join", unit="bytes", total=None if None in sizes else sum(size or 0 for size in sizes))
 
@@ -80,7 +80,7 @@ async def concat(
 
 
 class _Joined:
-    """The file that grows: what it must begin with, and how it ends so far."""
+    """The growing file: its header, and how it ends so far."""
 
     def __init__(self, sink: Sink, options: ConcatOptions) -> None:
         self._sink, self._options = sink, options
@@ -90,7 +90,7 @@ class _Joined:
     async def add(self, chunks: AsyncIterator[bytes], path: str) -> None:
         """Append a file.
 
-        :raises PermanentError: if its header is not that of the first.
+        :raises PermanentError: if its header differs from that of the first file.
         """
         if not self._options.as_text:
             async for chunk in chunks:
@@ -107,7 +107,7 @@ class _Joined:
             await self._write(self._start(head, path), gap)
 
     async def _write(self, text: bytes, gap: bool) -> bool:
-        """Append, after a line break where one is missing; whether it is missing still."""
+        """Append ``text``, after a line break if one is missing; return whether one is still missing."""
         if not text:
             return gap
         self._line_break = self._line_break or (b"\r\n" if b"\r\n" in text else b"\n")
@@ -120,24 +120,24 @@ class _Joined:
             return len(head) >= len(BOM)
         if b"\n" not in head and len(head) > MAX_LINE:
             raise IntegrityError(
-                f"{path} has a header of more than {MAX_LINE} bytes", remedy="is it a text? Look at it"
+                f"{path} has a header of more than {MAX_LINE} bytes", remedy="check that it is a text file"
             )
         return b"\n" in head
 
     def _start(self, head: bytes, path: str) -> bytes:
-        """What is taken of the start of a file."""
+        """Return the part of a file's start that is appended."""
         text = head.removeprefix(BOM)
         if not self._options.skip_header_after_first:
             return text if self._last else head
         header, _, rest = text.partition(b"\n")
         header = header.removesuffix(b"\r")
         if not header:
-            raise PermanentError(f"{path} has no header", remedy="leave it out, or ask its sender")
+            raise PermanentError(f"{path} has no header", remedy="exclude it, or ask its sender")
         if self._header is None:
             self._header = header
             return head
         if header != self._header:
             raise PermanentError(
-                f"the header of {path} is not that of the first file", remedy="join files of one form, or mend it"
+                f"the header of {path} differs from that of the first file", remedy="join files with the same header"
             )
         return rest

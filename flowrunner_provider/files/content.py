@@ -1,4 +1,4 @@
-"""The content of one small file: read as what it is, written whole, appended to once."""
+"""Read, write, and append to small files."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ IfExists = Literal["overwrite", "skip", "fail"]
 
 
 def text_encoding(name: str, field: str = "encoding") -> str:
-    """The encoding's own name.
+    """Return the canonical name of a text encoding.
 
-    :param field: the parameter that it was given as, for the message.
-    :raises ConfigError: if Python knows no text encoding of that name.
+    :param field: the parameter that it was passed as.
+    :raises ConfigError: if Python does not know a text encoding of that name.
     """
     try:
         "".encode(name)
@@ -50,10 +50,10 @@ def text_encoding(name: str, field: str = "encoding") -> str:
 
 
 async def read_whole(store: Store, path: str, max_bytes: int) -> bytes:
-    """All bytes of a file, as they were at one moment.
+    """Return the content of a file as of one moment.
 
-    :raises PermanentError: if there are more than ``max_bytes``.
-    :raises Unavailable: if it changed meanwhile.
+    :raises PermanentError: if it is larger than ``max_bytes``.
+    :raises Unavailable: if it changed while it was read.
     """
     before = await store.stat(path)
     if before.is_dir:
@@ -67,29 +67,31 @@ async def read_whole(store: Store, path: str, max_bytes: int) -> bytes:
             remedy="raise max_bytes; or keep it a file, with files.copy or data.read_csv",
         )
     if identity(await store.stat(path)) != identity(before):
-        raise Unavailable(f"{store.where}{path} changed while it was read", remedy="nothing to do: it is read again")
+        raise Unavailable(f"{store.where}{path} changed while it was read", remedy="nothing to do: the task is retried")
     if before.size not in (None, len(data)):
         raise IntegrityError(
-            f"{store.where}{path}: {len(data)} of {before.size} bytes came", remedy="look at the far side's disk"
+            f"{store.where}{path}: only {len(data)} of {before.size} bytes were received",
+            remedy="check the disk of the server",
         )
     return bytes(data)
 
 
 def decoded(data: bytes, read_as: ReadAs, encoding: str, what: str) -> Any:
-    """What ``data`` means.
+    """Return ``data`` in the form ``read_as``.
 
-    :param what: the file, for the message.
-    :raises PermanentError: if it is not of that encoding, or no JSON.
+    :param what: the file, for messages.
+    :raises PermanentError: if ``data`` is not in that encoding, or not JSON.
     """
     if read_as == "base64":
         return base64.b64encode(data).decode("ascii")
     if text_encoding(encoding) == "utf-8":
-        encoding = "utf-8-sig"  # the mark at the start is no character of the text
+        encoding = "utf-8-sig"  # a byte order mark is not part of the text
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         raise PermanentError(
-            f"{what} is not {encoding}: byte {error.start} cannot be read", remedy="correct encoding, or read as base64"
+            f"{what} is not {encoding}: byte {error.start} cannot be decoded",
+            remedy="correct encoding, or read as base64",
         ) from error
     if read_as == "text":
         return text
@@ -99,36 +101,38 @@ def decoded(data: bytes, read_as: ReadAs, encoding: str, what: str) -> Any:
     try:
         return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise PermanentError(f"{what} is not JSON: {error}", remedy="look at the file, or read it as text") from error
+        raise PermanentError(f"{what} is not JSON: {error}", remedy="correct the file, or read it as text") from error
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def as_bytes(content: Any, encoding: str, newline: Newline) -> bytes:
-    """``content`` as it is written: a text as it stands, anything else as JSON.
+    """Return the bytes of ``content``: a text as it is, any other value as JSON.
 
-    :raises ConfigError: if it cannot be written so.
+    :raises ConfigError: if it cannot be written as JSON, or not in that encoding.
     """
     try:
         text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"content is not JSON: {error}", field="content", remedy="give a text or JSON") from error
+        raise ConfigError(
+            f"content is not JSON: {error}", field="content", remedy="pass a text, or a value that JSON can represent"
+        ) from error
     if newline != "keep":
         text = text.replace("\r\n", "\n").replace("\n", "\n" if newline == "lf" else "\r\n")
     try:
         return text.encode(text_encoding(encoding))
     except UnicodeEncodeError as error:
         raise ConfigError(
-            f"content has characters that {encoding} lacks, the first is number {error.start}",
+            f"content has characters that {encoding} lacks, the first at position {error.start}",
             field="encoding",
-            remedy="write it as utf-8",
+            remedy="use utf-8",
         ) from error
 
 
 async def write_once(store: Store, path: str, data: bytes, if_exists: IfExists, run: Run, label: str) -> WriteResult:
-    """Give the file ``path`` the content ``data``, whole."""
+    """Give the file ``path`` the content ``data`` in one step."""
     checkpoint = run.checkpoint("write", fingerprint(path, if_exists, data))
     written = WriteResult(path=label, bytes=len(data), size=len(data))
     if if_exists != "overwrite":
@@ -137,11 +141,11 @@ async def write_once(store: Store, path: str, data: bytes, if_exists: IfExists, 
             same = checkpoint.state is not None and present.size in (None, len(data))
             if same and await _holds(store, path, 0, data):
                 await store.forget(path, token_of(run))
-                return written  # by an attempt that was killed afterwards
-            return _taken(label, present, len(data), if_exists)
+                return written  # by an attempt that was killed after the commit
+            return _skip_or_fail(label, present, len(data), if_exists)
         checkpoint.save(True, force=True)
     guard = Guard(run)
-    upload = await _uploaded(store, path, run, data, guard)
+    upload = await _upload(store, path, run, data, guard)
     try:
         guard.check_now()
         failpoint("files.write.before_commit")
@@ -149,7 +153,7 @@ async def write_once(store: Store, path: str, data: bytes, if_exists: IfExists, 
         failpoint("files.write.after_commit")
     except AlreadyExists:
         await upload.discard()
-        return _taken(label, await store.stat(path), len(data), if_exists)
+        return _skip_or_fail(label, await store.stat(path), len(data), if_exists)
     except BaseException as error:
         await guard.let_go(upload, error)
         raise
@@ -158,9 +162,9 @@ async def write_once(store: Store, path: str, data: bytes, if_exists: IfExists, 
     return written
 
 
-def _taken(label: str, present: Entry, count: int, if_exists: IfExists) -> WriteResult:
+def _skip_or_fail(label: str, present: Entry, count: int, if_exists: IfExists) -> WriteResult:
     if if_exists == "fail":
-        raise AlreadyExists(f"{label} is there already", remedy="remove it, or set if_exists to 'overwrite' or 'skip'")
+        raise AlreadyExists(f"{label} already exists", remedy="delete it, or set if_exists to 'overwrite' or 'skip'")
     return WriteResult(path=label, bytes=count, size=present.size or 0, skipped=True)
 
 
@@ -176,12 +180,12 @@ async def _stat(store: Store, path: str) -> Entry | None:
 
 
 async def _holds(store: Store, path: str, offset: int, data: bytes) -> bool:
-    """Whether ``data`` stands at ``offset``."""
+    """Return whether ``data`` is at ``offset``."""
     return b"".join([chunk async for chunk in store.read(path, offset, len(data))]) == data
 
 
-async def _uploaded(store: Store, path: str, run: Run, data: bytes, guard: Guard, base: int = 0) -> Upload:
-    """The first ``base`` bytes of the present file and then ``data``, arrived and counted, not yet committed."""
+async def _upload(store: Store, path: str, run: Run, data: bytes, guard: Guard, base: int = 0) -> Upload:
+    """Upload the first ``base`` bytes of the present file and then ``data``; synced and counted, but not committed."""
     folder = path.rpartition("/")[0]
     if folder:
         failpoint("files.write.before_mkdir")
@@ -199,8 +203,8 @@ async def _uploaded(store: Store, path: str, run: Run, data: bytes, guard: Guard
         held = await upload.size()
         if held != base + len(data):
             raise IntegrityError(
-                f"{store.where}{path}: {base + len(data)} bytes were sent and {held} are there",
-                remedy="look at the far side's disk",
+                f"{store.where}{path}: {base + len(data)} bytes were sent, but it has {held}",
+                remedy="check the disk of the server",
             )
     except BaseException as error:
         await guard.let_go(upload, error)
@@ -212,9 +216,9 @@ async def _uploaded(store: Store, path: str, run: Run, data: bytes, guard: Guard
 class Appending:
     """Appends ``data`` to a file exactly once.
 
-    The file is replaced by one that has the new bytes behind the old ones; before that, the length and the digest
-    of the old ones are remembered. A retry that finds the old file appends, one that finds the new bytes behind
-    the old ones is done, and one that finds neither stops: somebody else has written there.
+    The file is replaced by one with the old bytes followed by the new ones. Before that, the length and digest of the
+    old bytes are written to the checkpoint. If a retry finds the old file, it appends; if it finds the old bytes
+    followed by the new ones, it is done; otherwise somebody else has written to the file, and it stops.
     """
 
     def __init__(self, store: Store, path: str, data: bytes, run: Run, label: str) -> None:
@@ -222,14 +226,14 @@ class Appending:
         self._checkpoint = run.checkpoint("append", fingerprint("append", path))
 
     async def run(self) -> WriteResult:
-        """Append, unless an earlier attempt did."""
+        """Append, unless an earlier attempt has done so."""
         announced = self._checkpoint.state or None
         present = await _stat(self._store, self._path)
         if announced is not None:
             if announced["content"] != fingerprint(self._data):
                 raise PermanentError(
-                    f"{self._label}: an earlier attempt appended, or was about to append, another content",
-                    remedy="keep clocks and try numbers out of the content, or start a new run",
+                    f"{self._label}: an earlier attempt appended, or was about to append, other content",
+                    remedy="remove times and try numbers from the content, or start a new run",
                 )
             if await self._is_done(announced, present):
                 await self._store.forget(self._path, token_of(self._run))
@@ -260,15 +264,15 @@ class Appending:
         store, base = self._store, 0 if present is None else present.size or 0
         if present is not None and not store.capabilities.atomic_replace:
             raise ConfigError(
-                f"{store.where} cannot replace a file in one step, so a killed append could lose it",
+                f"{store.where} cannot replace a file atomically, so a killed append could lose it",
                 field="append",
-                remedy="write each part to a file of its own",
+                remedy="write each part to a separate file",
             )
         digest = Digest() if present is None else await digest_of(store.read(self._path, 0, base))
         if digest.size != base:
-            raise Unavailable(f"{self._label} changed while it was read", remedy="nothing to do: it is tried again")
+            raise Unavailable(f"{self._label} changed while it was read", remedy="nothing to do: the task is retried")
         guard = Guard(self._run)
-        upload = await _uploaded(store, self._path, self._run, self._data, guard, base)
+        upload = await _upload(store, self._path, self._run, self._data, guard, base)
         try:
             await self._refuse_changed(present)
         except (PermanentError, Unavailable) as error:
@@ -284,9 +288,11 @@ class Appending:
             await upload.commit(replace=present is not None, modified=None)
             failpoint("files.write.after_append")
         except AlreadyExists as error:
-            self._checkpoint.save({}, force=True)  # known not to have happened
+            self._checkpoint.save({}, force=True)  # it certainly did not happen
             await upload.discard()
-            raise ConnectionLost(f"{self._label} appeared meanwhile", remedy="nothing to do: it is retried") from error
+            raise ConnectionLost(
+                f"{self._label} was created by somebody else", remedy="nothing to do: the task is retried"
+            ) from error
         except BaseException as error:
             await guard.let_go(upload, error)
             raise
@@ -297,6 +303,4 @@ class Appending:
     async def _refuse_changed(self, present: Entry | None) -> None:
         now = await _stat(self._store, self._path)
         if (now and identity(now)) != (present and identity(present)):
-            raise Unavailable(
-                f"{self._label} was changed by somebody else meanwhile", remedy="append from one task at a time"
-            )
+            raise Unavailable(f"{self._label} was changed by somebody else", remedy="append from one task at a time")

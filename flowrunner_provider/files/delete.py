@@ -1,7 +1,7 @@
-"""The engine that deletes files: only after everything was listed, and never more than was allowed.
+"""The engine that deletes files: only after everything is listed, and never more than allowed.
 
-What is kept for the next attempt is the open batch of names with what each file was, and how many are gone. A retry
-settles the open batch first, so that a file which a killed attempt has deleted is counted once, and lists again.
+The checkpoint holds the open batch with the identity of each file, and the number of deleted files. A retry first
+checks the open batch, so that a file which a killed attempt deleted is counted once, and then lists again.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from flowrunner_provider.files.uri import split_glob
 
 __all__ = ["DeleteOptions", "Place", "delete"]
 
-BATCH = 128
-NAMES = 24_000
+BATCH_SIZE = 128
+BATCH_NAMES = 24_000
 CONCURRENCY = 8
-_PREVIEW, _PREVIEW_CHARACTERS = 20, 6_000
+_MAX_PATHS, _MAX_CHARACTERS = 20, 6_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeleteOptions:
-    """What to delete; the parameters of ``files.delete`` say what each means."""
+    """Options of a deletion; the parameters of ``files.delete`` document them."""
 
     recursive: bool = False
     older_than: timedelta = timedelta(0)
@@ -55,7 +55,7 @@ class DeleteOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """An open store, and a path in it: a file, a folder, or a glob.
+    """An open store and a path in it: a file, a folder, or a glob.
 
     :param root: the address of the store, as results spell it.
     """
@@ -66,12 +66,12 @@ class Place:
 
 
 @dataclass
-class _Found:
-    """The outcome of a complete listing: how many match, and which of them are to go; no more than are allowed."""
+class _Selection:
+    """The files of a complete listing that are to be deleted, at most ``limit``."""
 
     options: DeleteOptions
     now: float
-    room: int
+    limit: int
     matched: int = 0
     chosen: dict[tuple[str, str], Item] = field(default_factory=dict)
     _newest: list[tuple[float, str, str, Item]] = field(default_factory=list)
@@ -79,7 +79,7 @@ class _Found:
     def add(self, root: str, item: Item) -> None:
         self.matched += 1
         if item.modified is None and (self.options.keep_last or self.options.older_than):
-            return  # of unknown age: never deleted where age counts
+            return  # never delete a file of unknown age where age counts
         if not self.options.keep_last:
             self._choose(root, item)
             return
@@ -94,20 +94,20 @@ class _Found:
         if seconds and item.modified is not None and self.now - item.modified.timestamp() < seconds:
             return
         self.chosen[root, item.relative] = item
-        if len(self.chosen) > self.room:
+        if len(self.chosen) > self.limit:
             raise ConfigError(
                 f"more than max_deletes={self.options.max_deletes} files would be deleted; none was in this attempt",
                 field="max_deletes",
-                remedy="look at what matches with dry_run=True; then raise max_deletes, or narrow the path",
+                remedy="check what matches with dry_run=True; then raise max_deletes, or narrow the path",
             )
 
 
 async def delete(
     places: Sequence[Place], run: Run, options: DeleteOptions, *, identity_of_work: Json = None
 ) -> DeleteResult:
-    """Delete what ``places`` name.
+    """Delete the files that ``places`` match.
 
-    :param identity_of_work: what must be the same for a retry to go on (JSON).
+    :param identity_of_work: JSON that must be unchanged for a retry to resume.
     """
     return await _Delete(places, run, options, identity_of_work).run()
 
@@ -120,29 +120,29 @@ class _Delete:
         self._checkpoint = run.checkpoint("delete", fingerprint(identity_of_work))
         state = self._checkpoint.state or {}
         self._resumed = bool(state)
-        self._gone, self._bytes = state.get("counts", (0, 0))
+        self._deleted, self._bytes = state.get("counts", (0, 0))
         self._preview: list[str] = state.get("preview", [])
-        self._open = [Item.from_json(row) for row in state.get("batch", [])]
+        self._batch = [Item.from_json(row) for row in state.get("batch", [])]
         self._done: set[int] = set()
         self._guard = Guard(run)
 
     async def run(self) -> DeleteResult:
-        if self._open:
-            await self._settle(self._open, resumed=True)
+        if self._batch:
+            await self._process(self._batch, resumed=True)
         found = await self._find()
         chosen = sorted(found.chosen.values(), key=lambda item: item.key)
         if self._options.dry_run:
             return self._result(found.matched, len(chosen), sum(i.size or 0 for i in chosen), self._paths(chosen))
-        before = self._gone
+        before = self._deleted
         progress = self._run.progress("delete", unit="files", total=before + len(chosen), start=before)
-        for batch in split_into_batches(chosen, size=BATCH, names=NAMES):
-            self._open = batch
+        for batch in split_into_batches(chosen, size=BATCH_SIZE, names=BATCH_NAMES):
+            self._batch = batch
             self._save()
-            await self._settle(batch)
+            await self._process(batch)
             progress.advance(len(batch))
         self._save()
         progress.finish()
-        return self._result(before + found.matched, self._gone, self._bytes, self._preview)
+        return self._result(before + found.matched, self._deleted, self._bytes, self._preview)
 
     def _result(self, matched: int, gone: int, size: int, paths: list[str]) -> DeleteResult:
         kept = matched - gone
@@ -153,42 +153,40 @@ class _Delete:
     def _paths(self, items: Sequence[Item]) -> list[str]:
         paths: list[str] = []
         used = 0
-        for item in items[:_PREVIEW]:
+        for item in items[:_MAX_PATHS]:
             path = self._roots[item.source] + item.relative
             used += len(path)
-            if used < _PREVIEW_CHARACTERS:
+            if used < _MAX_CHARACTERS:
                 paths.append(path)
         return paths
 
-    # -- what there is
+    # -- listing
 
-    async def _find(self) -> _Found:
-        """List everything; nothing is deleted before this has returned."""
+    async def _find(self) -> _Selection:
+        """List and select all files; nothing is deleted before."""
         now = self._run.clock.now().timestamp()
-        found = _Found(self._options, now, self._options.max_deletes - self._gone)
+        found = _Selection(self._options, now, self._options.max_deletes - self._deleted)
         seen: set[tuple[str, str]] = set()
-        several = len(self._places) > 1
+        has_several = len(self._places) > 1
         for place in self._places:
             try:
                 async for entry in self._entries(place):
-                    if several and (place.root, entry.path) in seen:
+                    if has_several and (place.root, entry.path) in seen:
                         continue
-                    if several:
+                    if has_several:
                         seen.add((place.root, entry.path))
                     found.add(place.root, Item.of(self._roots.index(place.root), entry.path, entry))
             except NotFound:
                 if not (self._options.missing_ok or self._resumed):
                     raise
-                await self._known_absent(place)
+                await self._check_absent(place)
         if not (found.matched or self._resumed or self._options.missing_ok):
             wanted = ", ".join(place.root + place.path for place in self._places)
-            raise NotFound(
-                f"nothing matches {wanted}", remedy="correct the path, or set missing_ok=True if that is fine"
-            )
+            raise NotFound(f"no file matches {wanted}", remedy="correct the path, or set missing_ok=True to allow that")
         return found
 
-    async def _known_absent(self, place: Place) -> None:
-        """What is not there is fine; a folder that vanishes while it is listed is not "nothing is there"."""
+    async def _check_absent(self, place: Place) -> None:
+        """Raise ``Unavailable`` if a folder disappeared during the listing, which does not mean that it is empty."""
         folder = split_glob(place.path)[0].rstrip("/") or "/"
         try:
             await place.store.stat(folder)
@@ -203,7 +201,7 @@ class _Delete:
         if not pattern:
             entry = await place.store.stat(folder)
             if entry.is_link:
-                raise ConfigError(f"{place.path} is a symbolic link", field="path", remedy="name what it points to")
+                raise ConfigError(f"{place.path} is a symbolic link", field="path", remedy="use the path it points to")
             if not entry.is_dir:
                 yield entry
                 return
@@ -223,32 +221,34 @@ class _Delete:
             skipped_link=lambda entry: links.append(entry) if not links else None,
         ):
             if {"", ".", ".."} & set(relative.split("/")):
-                raise PathEscape(f"{place.store.where} lists the name {relative!r}", remedy="look at that server")
+                raise PathEscape(f"{place.store.where} lists the name {relative!r}", remedy="check that server")
             yield entry
         if links:
-            self._run.log.warning("Symbolic links such as %s were left alone.", links[0].path)
+            self._run.log.warning("Symbolic links such as %s were not deleted.", links[0].path)
 
-    # -- one batch
+    # -- deleting
 
-    async def _settle(self, batch: Sequence[Item], *, resumed: bool = False) -> None:
+    async def _process(self, batch: Sequence[Item], *, resumed: bool = False) -> None:
         self._done.clear()
         finished = False
         try:
-            await for_each(CONCURRENCY, lambda index: self._one(batch[index], index, resumed), range(len(batch)))
+            await for_each(
+                CONCURRENCY, lambda index: self._delete_file(batch[index], index, resumed), range(len(batch))
+            )
             finished = True
         finally:
             gone = [batch[index] for index in sorted(self._done)]
             left = [item for index, item in enumerate(batch) if index not in self._done]
-            self._gone += len(gone)
+            self._deleted += len(gone)
             self._bytes += sum(item.size or 0 for item in gone)
-            self._preview += self._paths(gone)[: max(0, _PREVIEW - len(self._preview))]
-            self._open = left
+            self._preview += self._paths(gone)[: max(0, _MAX_PATHS - len(self._preview))]
+            self._batch = left
             if not finished:
                 with suppress(FlowRunnerError):
                     self._save()
-        self._open = []
+        self._batch = []
 
-    async def _one(self, item: Item, index: int, resumed: bool) -> None:
+    async def _delete_file(self, item: Item, index: int, resumed: bool) -> None:
         store = self._stores[self._roots[item.source]]
         try:
             entry = await store.stat(item.relative)
@@ -259,7 +259,7 @@ class _Delete:
             self._run.log.warning("%s changed after it was listed and was kept.", item.relative)
             return
         if resumed:
-            return  # the listing that follows decides about it again
+            return  # the following listing decides again
         self._guard.check()
         failpoint("files.delete.before_delete")
         with suppress(NotFound):
@@ -269,8 +269,8 @@ class _Delete:
 
     def _save(self) -> None:
         state: dict[str, Json] = {
-            "counts": [self._gone, self._bytes],
+            "counts": [self._deleted, self._bytes],
             "preview": list(self._preview),
-            "batch": [item.to_json() for item in self._open],
+            "batch": [item.to_json() for item in self._batch],
         }
         self._checkpoint.save(state, force=True)

@@ -1,4 +1,4 @@
-"""What the actions return that make files out of files."""
+"""Results of the actions that make files from other files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class DerivedFile:
-    """One file that was made."""
+    """A file that was made."""
 
     path: str
     size: int
@@ -28,14 +28,14 @@ class DerivedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class ArchiveResult:
-    """The archive.
+    """An archive.
 
-    :param path: where it is.
-    :param files: how many files are in it; 0 if it was there before and was left alone.
-    :param bytes: their size together.
-    :param size: of the archive.
-    :param sha256: of the archive; empty if it was left alone.
-    :param skipped: it was there and was left alone.
+    :param path: its path.
+    :param files: the number of files in it; 0 if it existed before and was skipped.
+    :param bytes: their total size.
+    :param size: the size of the archive.
+    :param sha256: the digest of the archive; empty if it was skipped.
+    :param skipped: whether it existed before and was skipped.
     """
 
     path: str
@@ -49,15 +49,15 @@ class ArchiveResult:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractResult:
-    """What was unpacked, over all attempts.
+    """What was extracted, over all attempts.
 
-    :param archive: which one.
-    :param format: what it turned out to be.
-    :param files: how many files were unpacked.
-    :param bytes: their size together.
-    :param skipped: how many were left alone because their target was there.
-    :param dest: where they are.
-    :param entries: the first of them, at most 20.
+    :param archive: the archive.
+    :param format: its format.
+    :param files: the number of extracted files.
+    :param bytes: their total size.
+    :param skipped: the number of files that were skipped because their target exists.
+    :param dest: the destination.
+    :param entries: the first extracted files, at most 20.
     """
 
     archive: str
@@ -73,11 +73,11 @@ class ExtractResult:
 class CryptResult:
     """What was encrypted, decrypted, signed or verified, over all attempts.
 
-    :param files: how many files.
-    :param bytes: the size of the results together; of what was verified, where nothing is made.
-    :param skipped: how many were left alone because their target was there.
-    :param signers: fingerprints of the keys whose signatures were verified.
-    :param entries: the first of the results, at most 20.
+    :param files: the number of files.
+    :param bytes: the total size of the results; with ``verify``, of the verified files.
+    :param skipped: the number of files that were skipped because their target exists.
+    :param signers: the fingerprints of the keys whose signatures were verified.
+    :param entries: the first results, at most 20.
     """
 
     operation: str
@@ -90,13 +90,13 @@ class CryptResult:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitResult:
-    """The parts, over all attempts.
+    """The parts of a file, over all attempts.
 
-    :param source: what was split.
-    :param parts: their addresses in order, to be mapped over.
-    :param count: how many there are.
-    :param bytes: the size together of those that were made, with their headers.
-    :param skipped: how many were left alone because their target was there.
+    :param source: the file that was split.
+    :param parts: the addresses of the parts in order, for mapped tasks.
+    :param count: the number of parts.
+    :param bytes: the total size of the parts that were written, with their headers.
+    :param skipped: the number of parts that were skipped because their target exists.
     """
 
     source: str
@@ -110,11 +110,11 @@ class SplitResult:
 class ConcatResult:
     """The joined file.
 
-    :param path: where it is.
-    :param files: how many files are in it; 0 if it was there before and was left alone.
-    :param size: of the joined file.
-    :param sha256: of the joined file; empty if it was left alone.
-    :param skipped: it was there and was left alone.
+    :param path: its path.
+    :param files: the number of files in it; 0 if it existed before and was skipped.
+    :param size: the size of the joined file.
+    :param sha256: the digest of the joined file; empty if it was skipped.
+    :param skipped: whether it existed before and was skipped.
     """
 
     path: str
@@ -126,12 +126,12 @@ class ConcatResult:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertedFile:
-    """One file that was converted.
+    """A converted file.
 
-    :param encoding: what it was in before.
-    :param found_by: how that is known: ``given``, by its ``mark``, because it is valid ``utf-8``, ``detected`` by its
-        letters, or the ``fallback``.
-    :param lost: how many places of it could not be read or written.
+    :param encoding: its previous encoding.
+    :param found_by: how the encoding was determined: ``given``, by its byte order ``mark``, because it is valid
+        ``utf-8``, ``detected`` by its letters, or the ``fallback``.
+    :param lost: the number of places that could not be decoded or encoded.
     """
 
     path: str
@@ -143,13 +143,14 @@ class ConvertedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingResult:
-    """What was converted, over all attempts.
+    """The converted files, over all attempts.
 
-    :param files: how many files.
-    :param bytes: the size of the results together.
-    :param skipped: how many were left alone because their target was there.
-    :param lost: how many places could not be read or written and were replaced or left out; with ``strict`` 0.
-    :param entries: the first of the results, at most 20.
+    :param files: the number of files.
+    :param bytes: the total size of the results.
+    :param skipped: the number of files that were skipped because their target exists.
+    :param lost: the number of places that could not be decoded or encoded and were replaced or dropped; 0 with
+        ``strict``.
+    :param entries: the first results, at most 20.
     """
 
     files: int
@@ -161,10 +162,10 @@ class EncodingResult:
 
 @dataclass(frozen=True, kw_only=True)
 class PresignedFile:
-    """One signed address.
+    """A presigned URL.
 
     :param path: the file.
-    :param url: the signed address; as good as a key.
+    :param url: the URL; treat it as a credential.
     :param expires_at: in UTC, ISO 8601.
     """
 
@@ -175,11 +176,11 @@ class PresignedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class PresignResult:
-    """The signed addresses.
+    """Presigned URLs.
 
-    :param url: that of the first file.
-    :param expires_at: when they expire, in UTC, ISO 8601.
-    :param files: all of them.
+    :param url: the URL of the first file.
+    :param expires_at: when the URLs expire, in UTC, ISO 8601.
+    :param files: all files.
     """
 
     url: str

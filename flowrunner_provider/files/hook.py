@@ -1,4 +1,4 @@
-"""Stores from addresses: the registry says which hook opens which scheme."""
+"""Opens the stores of addresses; the registry maps each scheme to its hook."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Place = tuple[Store, str]
 
 
 def open_store(where: str | Location, *, field: str = "path") -> Store:
-    """The store that a location lies in, not yet entered; resolves its connection, so call it on the worker.
+    """Return the store of a location, not opened yet; resolves the connection, so call it on the worker.
 
-    :param where: a URI such as ``sftp://partner@/out``, or one that was parsed.
-    :param field: the parameter it was given as, for messages.
-    :raises ConfigError: for an unknown scheme, and what the connection lacks.
+    :param where: a URI such as ``sftp://partner@/out``, or a parsed one.
+    :param field: the parameter that it was passed as.
+    :raises ConfigError: for an unknown scheme, and for settings that the connection lacks.
     """
     location = parse(where, field=field) if isinstance(where, str) else where
     if location.scheme == "file":
@@ -38,7 +38,7 @@ def open_store(where: str | Location, *, field: str = "path") -> Store:
 
 
 async def aopen_store(location: Location, *, field: str = "path") -> Store:
-    """:func:`open_store` for an event loop that must not be blocked: the triggerer's."""
+    """Like :func:`open_store`, for an event loop that must not be blocked, such as the triggerer's."""
     if location.scheme == "file":
         return LocalStore()
     hook = _hook(location)
@@ -51,8 +51,8 @@ def _hook(location: Location) -> StoreHook[Any]:
     return cast("StoreHook[Any]", getattr(import_module(module), name)(location.conn_id))
 
 
-def _at_its_pace(location: Location, field: str, run: Run) -> Store:
-    """The store, which keeps to its connection's ``rate_limit``, if there is one."""
+def _rate_limited_store(location: Location, field: str, run: Run) -> Store:
+    """Return the store, limited to the ``rate_limit`` of its connection if there is one."""
     if location.scheme == "file":
         return LocalStore()
     hook = _hook(location)
@@ -61,15 +61,15 @@ def _at_its_pace(location: Location, field: str, run: Run) -> Store:
 
 
 async def opened(run: Run, stack: AsyncExitStack, **locations: Sequence[Location]) -> dict[str, Store]:
-    """One open store for each root; all connections are read before the first is made.
+    """Open one store per root; all connections are read before the first one is opened.
 
-    :param locations: by the parameter that they were given as.
+    :param locations: by the parameter that they were passed as.
     """
     stores: dict[str, Store] = {}
     for field, several in locations.items():
         for location in several:
             if location.root not in stores:
-                stores[location.root] = _at_its_pace(location, field, run)
+                stores[location.root] = _rate_limited_store(location, field, run)
     for store in stores.values():
 
         async def enter(store: Store = store) -> Store:
@@ -81,9 +81,9 @@ async def opened(run: Run, stack: AsyncExitStack, **locations: Sequence[Location
 
 @asynccontextmanager
 async def places(run: Run, **locations: Sequence[Location]) -> AsyncIterator[dict[str, list[Place]]]:
-    """:func:`opened` for the length of a block, each location as its store and the path there.
+    """Open the stores for the duration of a block, and yield each location as its store and path.
 
-    :param locations: by the parameter that they were given as; so are the places.
+    :param locations: by the parameter that they were passed as; the result has the same keys.
     """
     async with AsyncExitStack() as stack:
         stores = await opened(run, stack, **locations)

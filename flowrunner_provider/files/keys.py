@@ -1,4 +1,4 @@
-"""The keys and passwords for files, from one connection: ours, and those of the partner."""
+"""Keys and passwords for files, ours and our partners', in one connection."""
 
 from __future__ import annotations
 
@@ -16,28 +16,31 @@ _AES_BYTES = 32
 
 @dataclass(frozen=True, kw_only=True)
 class FileKeysConfig:
-    """A ``generic`` connection that holds keys; all but the password below the key ``flowrunner`` of its extra."""
+    """A ``generic`` connection with keys; all except the password are below ``flowrunner`` in its extra."""
 
-    password: str = option("", label="Password", help="of zip archives; of the PGP secret key", secret=True)
-    pgp_secret_key: str = option("", label="PGP secret key", help="ours, armored: decrypts and signs", secret=True)
+    password: str = option("", label="Password", help="for zip archives, or for the PGP secret key", secret=True)
+    pgp_secret_key: str = option(
+        "", label="PGP secret key", help="our armored key, for decrypting and signing", secret=True
+    )
     pgp_public_keys: str = option(
-        "", label="PGP public keys", help="the partners', armored, one after another: encrypt and verify"
+        "",
+        label="PGP public keys",
+        help="the armored keys of partners, one after another, for encrypting and verifying",
     )
     age_secret_key: str = option(
-        "", label="age secret key", help="ours: AGE-SECRET-KEY-1..., or an OpenSSH private key", secret=True
+        "", label="age secret key", help="our key: AGE-SECRET-KEY-1..., or an OpenSSH private key", secret=True
     )
     age_recipients: list[str] = option(
-        [], label="age recipients", help="the partners': age1..., ssh-ed25519 ... or ssh-rsa ..."
+        [], label="age recipients", help="the keys of partners: age1..., ssh-ed25519 ... or ssh-rsa ..."
     )
-
     aes_key: str = option(
-        "", label="AES key", help="32 bytes in hexadecimal digits or base64, which both sides know", secret=True
+        "", label="AES key", help="32 bytes in hexadecimal or base64, shared with the partner", secret=True
     )
 
     def aes_bytes(self) -> bytes:
-        """The AES key.
+        """Return the AES key.
 
-        :raises ConfigError: if it is none.
+        :raises ConfigError: if it is not an AES-256 key.
         """
         text = "".join(self.aes_key.split())
         for decode in (bytes.fromhex, b64decode):
@@ -45,11 +48,11 @@ class FileKeysConfig:
                 if len(key := decode(text)) == _AES_BYTES:
                     return key
         raise ConfigError(
-            "aes_key is no AES-256 key", field="aes_key", remedy="write 32 bytes, as `openssl rand -hex 32` makes them"
+            "aes_key is not an AES-256 key", field="aes_key", remedy="set 32 bytes, e.g. from `openssl rand -hex 32`"
         )
 
     def need(self, name: str, conn_id: str, why: str) -> str:
-        """The text of a field that must be there.
+        """Return the value of a required field.
 
         :raises MissingCredential: if it is empty.
         """
@@ -61,8 +64,8 @@ class FileKeysConfig:
             )
         if name.startswith("pgp_") and not ("-----BEGIN PGP" in value and "-----END PGP" in value):
             raise ConfigError(
-                f"{name} of connection {conn_id!r} is no armored key",
+                f"{name} of connection {conn_id!r} is not an armored key",
                 field=name,
-                remedy="paste all of what `gpg --armor --export` gives, from -----BEGIN to -----END",
+                remedy="paste the complete output of `gpg --armor --export`, from -----BEGIN to -----END",
             )
         return str(value)

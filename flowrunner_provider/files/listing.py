@@ -1,4 +1,4 @@
-"""Which files: globs, regular expressions, age and size."""
+"""Selecting files: globs, regular expressions, age and size."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["Filter", "glob_to_regex", "listed", "matcher", "moment", "selection"
 
 
 def glob_to_regex(pattern: str) -> str:
-    """A glob as a regular expression over a relative path.
+    """Return a glob as a regular expression for a relative path.
 
-    ``*`` and ``?`` stay within one component, ``**/`` is any number of folders, ``[a-z]`` and ``[!a-z]`` one
+    ``*`` and ``?`` stay within one component, ``**/`` is any number of folders, and ``[a-z]`` and ``[!a-z]`` are one
     character. As in a shell, a wildcard at the start of a component does not match a leading dot.
     """
     parts = pattern.split("/")
@@ -63,9 +63,9 @@ def _component(part: str) -> str:
 
 
 def matcher(pattern: str, syntax: Literal["glob", "regex"], *, field: str = "pattern") -> Callable[[str], bool]:
-    """A function that tells whether a relative path matches as a whole.
+    """Return a function that says whether a complete relative path matches.
 
-    :raises ConfigError: for a pattern that is none.
+    :raises ConfigError: if the pattern is invalid.
     """
     if syntax not in ("glob", "regex"):
         raise ConfigError(f"unknown syntax {syntax!r}", field="syntax", remedy="write 'glob' or 'regex'")
@@ -78,10 +78,10 @@ def matcher(pattern: str, syntax: Literal["glob", "regex"], *, field: str = "pat
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """What a file must be like.
+    """Conditions that a file must meet.
 
-    :param matches: tells it by the relative path.
-    :param min_age: leaves out what was modified less long ago: it may still be being written.
+    :param matches: says whether the relative path matches.
+    :param min_age: reject files modified more recently, which may still be being written.
     """
 
     now: datetime
@@ -108,9 +108,9 @@ async def walk(
     recursive: bool,
     skipped_link: Callable[[Entry], None] = lambda entry: None,
 ) -> AsyncIterator[tuple[str, Entry]]:
-    """The files below ``folder`` with their relative paths; never folders, links, or parts being written.
+    """Yield the files below ``folder`` with their relative paths; no folders, links, or temporary files of ours.
 
-    :param skipped_link: told about each link.
+    :param skipped_link: called with each link.
     """
     prefix = len(folder.rstrip("/")) + 1 if folder != "." else 2
     async for entry in store.list(folder, recursive):
@@ -125,16 +125,16 @@ async def walk(
 def selection(
     path: str, pattern: str | None, *, syntax: Literal["glob", "regex"] = "glob", recursive: bool = False
 ) -> tuple[str, str, bool]:
-    """Where to look: the folder, the pattern below it (empty for every file), and whether to look deeper.
+    """Return the folder to list, the pattern below it (empty for every file), and whether to descend into subfolders.
 
     :param path: a folder, or a glob.
-    :param pattern: which files below ``path``, if that is no glob.
+    :param pattern: which files below ``path``, if ``path`` is not a glob.
     """
     folder, magic = split_glob(path)
     if magic and pattern:
-        raise ConfigError("path has wildcards and pattern is given", field="pattern", remedy="use one of the two")
+        raise ConfigError("path has wildcards and pattern is set", field="pattern", remedy="use only one of them")
     if magic and syntax == "regex":
-        raise ConfigError("path has wildcards", field="path", remedy="give the regex as pattern")
+        raise ConfigError("path has wildcards", field="path", remedy="pass the regex as pattern")
     pattern = magic or pattern or ""
     deep = syntax == "glob" and ("/" in pattern or pattern == "**")
     if recursive and syntax == "glob" and pattern and not deep:
@@ -143,9 +143,9 @@ def selection(
 
 
 def moment(value: datetime | str | None, field: str) -> datetime | None:
-    """Read a point in time; None for none.
+    """Parse a point in time; None for an empty value.
 
-    :raises ConfigError: if it is no ISO 8601, or without a time zone.
+    :raises ConfigError: if it is not ISO 8601, or has no time zone.
     """
     if value is None or value == "":
         return None
@@ -161,7 +161,7 @@ def moment(value: datetime | str | None, field: str) -> datetime | None:
 
 
 def listed(location: Location, entry: Entry) -> ListedFile:
-    """An entry as a result tells it; its path is an address that other actions take."""
+    """Return the result of a listed file; its path is an address that other actions accept."""
     path = entry.path if entry.path.startswith("/") else f"/~/{entry.path.removeprefix('./')}"
     return ListedFile(
         path=location.root + path,

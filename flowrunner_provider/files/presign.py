@@ -1,4 +1,4 @@
-"""Signed addresses of files: who has one may read, or write, that file until it expires."""
+"""Presigned URLs: anyone who has one can read, or write, one file until the URL expires."""
 
 from __future__ import annotations
 
@@ -14,30 +14,28 @@ from flowrunner_provider.files.store import SigningStore, Store
 __all__ = ["check", "presign"]
 
 LONGEST = timedelta(days=7)
-"""What S3, Google and Azure's lent keys allow at most."""
+"""The maximum of S3, Google Cloud Storage, and the user delegation keys of Azure."""
 
 
 def check(method: str, expires: timedelta) -> None:
-    """Refuse what no store signs."""
+    """Raise ``ConfigError`` for what no store can sign."""
     one_of("method", method, ("GET", "PUT"))
     if not timedelta(seconds=1) <= expires <= LONGEST:
-        raise ConfigError(
-            f"expires is {expires}", field="expires", remedy="write from '1s' to '7d'; the shorter the better"
-        )
+        raise ConfigError(f"expires is {expires}", field="expires", remedy="write a duration from '1s' to '7d'")
 
 
 async def presign(
     files: Sequence[tuple[Store, str, str]], method: str, expires: timedelta, now: datetime
 ) -> list[PresignedFile]:
-    """A signed address for each file; nothing is looked at and nothing is changed.
+    """Return a presigned URL for each file; the stores are neither read nor changed.
 
-    :param files: a store, which need not be open, a path in it, and how the result calls the file.
+    :param files: a store, which need not be open, a path in it, and the name of the file in the result.
     :param now: in UTC.
     """
     for store, _, label in files:
         if not store.capabilities.presigns:
             raise ConfigError(
-                f"{label}: {store.where or 'this machine'} makes no signed addresses",
+                f"{label}: {store.where or 'this machine'} cannot create presigned URLs",
                 field="path",
                 remedy="copy the file to s3://, gs:// or wasb:// first",
             )

@@ -1,8 +1,8 @@
-"""The results that a task makes in a store, one after another: each whole under its final name, or not there at all.
+"""Results that a task publishes in a store, one after another: each complete under its final name, or not at all.
 
 A result is written under a hidden name, counted on both sides, and published in one step. Before that its size and
-digest are written down: a retry that finds exactly these bytes under the final name knows that they are its own,
-and neither makes them again nor takes them for somebody else's.
+digest are written to the checkpoint. A retry that finds exactly these bytes under the final name knows that they are
+its own; it neither produces them again nor takes them for an existing file.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ IfExists = Literal["overwrite", "skip", "fail"]
 
 
 class Sink:
-    """Where the bytes of one result go; counts and digests them.
+    """Receives the bytes of one result, counts and digests them.
 
-    :param upload: not seen by anybody yet.
+    :param upload: an uncommitted upload.
     :param action: the id of the action, for the failpoints.
     """
 
@@ -56,16 +56,16 @@ class Sink:
 
 
 Produce = Callable[[Sink], Awaitable[Json]]
-"""Writes one result into its sink and returns what the task's own result says about it."""
+"""Writes one result to its sink, and returns what :attr:`Published.detail` will be."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A result that is there.
+    """A published result.
 
-    :param path: as the store calls it.
-    :param sha256: of its bytes; empty for one that was there before and was left alone.
-    :param detail: what its maker said about it.
+    :param path: the path in the store.
+    :param sha256: the digest of its bytes; empty for a file that existed before and was skipped.
+    :param detail: what ``produce`` returned.
     """
 
     path: str
@@ -84,14 +84,14 @@ class Published:
 
 
 class Publisher:
-    """Publishes the results of a task in their order; a retry goes on at :attr:`next`.
+    """Publishes the results of a task in order; a retry resumes at :attr:`next`.
 
-    :param store: open.
-    :param action: the id of the action: names the record and the failpoints.
-    :param work: what must be the same for a retry to go on (JSON).
-    :param announce: write down what is about to be published, which costs one write of the record for each result.
-        Without it a result may be made twice, so it must come out the same; never off unless ``overwrite``.
-    :param keep: how many results :attr:`published` remembers.
+    :param store: an open store.
+    :param action: the id of the action; names the checkpoint and the failpoints.
+    :param work: JSON that must be unchanged for a retry to resume.
+    :param announce: write each result to the checkpoint before it is published, which costs one write per result.
+        Otherwise a result may be produced twice, and must then be the same; only allowed with ``overwrite``.
+    :param keep: the number of results that :attr:`published` keeps.
     """
 
     def __init__(
@@ -110,20 +110,20 @@ class Publisher:
 
     @property
     def next(self) -> int:
-        """The number of the first result that is not known to be there, from 0."""
+        """The number of the first result that is not published yet, from 0."""
         return int(self.files + self.skipped)
 
     async def refuse_existing(self, targets: Iterable[str]) -> None:
-        """With ``if_exists="fail"``: raise before anything is written if one of the names is taken."""
+        """With ``if_exists="fail"``, raise ``AlreadyExists`` before anything is written if a target exists."""
         if self._if_exists != "fail" or self.resumed:
             return
 
         async def check(target: str) -> None:
             if await self._present(target) is not None:
-                raise _taken(target)
+                raise _target_exists(target)
 
         await for_each(8, check, targets)
-        self._save(force=True)  # from now on a name that is taken may be one of ours
+        self._save(force=True)  # from now on an existing target may be our own
 
     async def publish(
         self,
@@ -133,29 +133,28 @@ class Publisher:
         modified: datetime | None = None,
         key: Sequence[Json] | Callable[[Published], Sequence[Json]] | None = None,
     ) -> Published:
-        """Make the next result under the final name ``target``.
+        """Publish the next result under the final name ``target``.
 
-        :param produce: writes it; not called for one that is there already.
-        :param modified: the time to give it.
-        :param key: where the source stands in the order of the work; :attr:`last` has that of the last result.
-            A function is asked when the result is there.
+        :param produce: writes the result; not called if the result is already published, or skipped.
+        :param modified: the modification time to set.
+        :param key: the position in the source, which becomes :attr:`last`; a function is called after publishing.
         """
-        published = await self._ours(target) or await self._left_alone(target)
+        published = await self._published_before(target) or await self._skipped(target)
         if published is None:
             try:
-                published = await self._made(target, produce, modified)
+                published = await self._produce(target, produce, modified)
             except AlreadyExists:
                 if self._if_exists != "skip":
                     raise
-                published = await self._left_alone(target)
+                published = await self._skipped(target)
                 if published is None:
                     raise
         self.last = key(published) if callable(key) else key
         self._count(published)
         return published
 
-    async def _ours(self, target: str) -> Published | None:
-        """What a killed attempt of this task has published here."""
+    async def _published_before(self, target: str) -> Published | None:
+        """Return the result if a killed attempt of this task has published it."""
         announced, self._announced = self._announced, None
         present = None if announced is None or announced.path != target else await self._present(target)
         if announced is None or present is None or present.size not in (None, announced.size):
@@ -166,14 +165,14 @@ class Publisher:
         await self.store.forget(target, self._token)
         return announced
 
-    async def _left_alone(self, target: str) -> Published | None:
+    async def _skipped(self, target: str) -> Published | None:
         if self._if_exists == "overwrite":
             return None
         present = await self._present(target)
         if present is None:
             return None
         if self._if_exists == "fail":
-            raise _taken(target)
+            raise _target_exists(target)
         await self.store.forget(target, self._token)
         return Published(path=target, size=present.size or 0, sha256="", skipped=True)
 
@@ -187,8 +186,8 @@ class Publisher:
             raise PermanentError(f"{self.store.where}: {target} is {kind}", remedy="choose another name")
         return entry
 
-    async def _made(self, target: str, produce: Produce, modified: datetime | None) -> Published:
-        await self._folder_of(target)
+    async def _produce(self, target: str, produce: Produce, modified: datetime | None) -> Published:
+        await self._make_parent_of(target)
         self._guard.check()
         failpoint(f"{self._action}.before_begin")
         upload = await self.store.begin(target, self._token)
@@ -215,7 +214,7 @@ class Publisher:
             await upload.close()
         return published
 
-    async def _folder_of(self, target: str) -> None:
+    async def _make_parent_of(self, target: str) -> None:
         folder = target.rpartition("/")[0]
         if folder and folder not in self._folders:
             failpoint(f"{self._action}.before_mkdir")
@@ -242,8 +241,8 @@ class Publisher:
         self._checkpoint.save(state, force=force)
 
 
-def _taken(target: str) -> AlreadyExists:
-    return AlreadyExists(f"{target} is there already", remedy="remove it, or set if_exists to 'overwrite' or 'skip'")
+def _target_exists(target: str) -> AlreadyExists:
+    return AlreadyExists(f"{target} already exists", remedy="delete it, or set if_exists to 'overwrite' or 'skip'")
 
 
 async def pinned(
@@ -252,11 +251,11 @@ async def pinned(
     known: tuple[int | None, datetime | None, str],
     advance: Callable[[int], None] = lambda count: None,
 ) -> AsyncIterator[bytes]:
-    """The bytes of a file that must stay what it was when it was listed.
+    """Yield the bytes of a file that must not have changed since it was listed.
 
-    :param known: its :func:`~flowrunner_provider.files.store.identity` then.
-    :param advance: told how many bytes have passed.
-    :raises IntegrityError: after the last byte, if it is another file by now or fewer bytes came.
+    :param known: the :func:`~flowrunner_provider.files.store.identity` of the listed file.
+    :param advance: called with the number of bytes that were read.
+    :raises IntegrityError: after the last byte, if the file has changed or bytes are missing.
     """
     count = 0
     async for chunk in store.read(path):
@@ -269,12 +268,12 @@ async def pinned(
         now = None
     if now != known or known[0] not in (None, count):
         raise IntegrityError(
-            f"{path} changed while it was read ({count} bytes came)",
-            remedy="use it when it is finished: wait with files.wait, or for a done marker",
+            f"{path} changed while it was read ({count} bytes were received)",
+            remedy="use it once it is complete: wait with files.wait, or for a done marker",
         )
 
 
 def one_of(field: str, value: str, allowed: Sequence[str]) -> None:
-    """Refuse a value that is not among ``allowed``."""
+    """Raise ``ConfigError`` if ``value`` is not one of ``allowed``."""
     if value not in allowed:
         raise ConfigError(f"{field} is {value!r}", field=field, remedy=f"write one of {', '.join(allowed)}")

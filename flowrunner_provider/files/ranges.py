@@ -1,8 +1,8 @@
-"""A large file between this machine's disk and a store that moves ranges by itself: no byte passes the event loop.
+"""Transfers of a large file between this machine's disk and a store that moves ranges by itself, past the event loop.
 
-The engine says which range, the store's threads move it, and what comes back is its CRC-32. Ranges arrive in any order;
-what a later attempt is told is how far they have arrived without a gap, in the terms of a file that is written from its
-start to its end.
+The engine chooses the ranges, the threads of the store move them, and the result is their CRC-32. Ranges arrive in any
+order. The checkpoint says up to which offset they have arrived without a gap, as for a file that is written
+sequentially.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from flowrunner_provider.files.store import DiskStore, DiskUpload, RangeStore, R
 
 __all__ = ["fetch", "fetches", "send", "sends"]
 
-_LONGEST = 64 * 1024 * 1024
-"""Bytes of a range that is read, however long the store's parts are: what is fetched again after a kill."""
+_MAX_RANGE = 64 * 1024 * 1024
+"""The maximum size of a range that is read, which bounds what is fetched again after a kill."""
 
 
 def sends(job: Transfer, digest: Digest) -> bool:
-    """Whether the destination can read the source's open file by itself."""
+    """Return whether the destination can read the open source file by itself."""
     here, there = job.source.capabilities, job.dest.capabilities
     return digest.quick and here.opens_files and not digest.size and 0 < there.takes_ranges < (job.item.size or 0)
 
 
 def fetches(job: Transfer, digest: Digest) -> bool:
-    """Whether the source can write into the destination's open file by itself, and all from one version."""
+    """Return whether the source can write one version of the file into the open destination file by itself."""
     here, there = job.source.capabilities, job.dest.capabilities
     able = there.opens_files and isinstance(digest, Crc32) and bool(job.item.version)
     return able and 0 < here.reads_ranges < (job.item.size or 0) - digest.size
 
 
 async def send(job: Transfer, upload: Upload, digest: Digest) -> None:
-    """Have the destination take the whole file."""
+    """Have the destination read the complete file."""
     size = job.item.size or 0
     file = await cast("DiskStore", job.source).open_file(job.path)
     failpoint("files.copy.before_send")
@@ -46,12 +46,12 @@ async def send(job: Transfer, upload: Upload, digest: Digest) -> None:
 
 
 async def fetch(job: Transfer, upload: Upload, digest: Crc32) -> None:
-    """Have the source write what lies behind ``digest.size``, a window of ranges under way."""
+    """Have the source write everything after ``digest.size``, several ranges at a time."""
     source, part = cast("RangeStore", job.source), cast("DiskUpload", upload)
     file = await part.open_file()
-    longest, size, at = min(source.capabilities.reads_ranges, _LONGEST), job.item.size or 0, digest.size
+    range_size, size, at = min(source.capabilities.reads_ranges, _MAX_RANGE), job.item.size or 0, digest.size
 
-    async def one(offset: int, length: int) -> int:
+    async def fetch_range(offset: int, length: int) -> int:
         failpoint("files.copy.before_range")
         checksum = await source.read_into(file, job.path, offset, length, job.item.version)
         failpoint("files.copy.after_range")
@@ -61,8 +61,8 @@ async def fetch(job: Transfer, upload: Upload, digest: Crc32) -> None:
     try:
         while pending or at < size:
             while at < size and len(pending) < source.ranges_at_once:
-                length = min(longest, size - at)
-                pending.append((length, asyncio.create_task(one(at, length))))
+                length = min(range_size, size - at)
+                pending.append((length, asyncio.create_task(fetch_range(at, length))))
                 at += length
             length, task = pending[0]
             digest.append(await task, length)

@@ -1,4 +1,4 @@
-"""A store at the pace of its connection's rate limit: each operation waits for its turn; bytes are not counted."""
+"""A store with the rate limit of its connection: each operation waits for its turn; bytes are not counted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["RateLimitedStore"]
 
 
 class RateLimitedStore:
-    """``store``, slower.
+    """A store whose operations are rate-limited.
 
     :param turn: waits until one more operation may start.
     """

@@ -1,4 +1,4 @@
-"""A text file as a stream of whole records, whose ends are known and whose bytes are not changed."""
+"""Text files as streams of complete records; their bytes are not changed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from flowrunner_provider.files.store import Store
 __all__ = ["BOM", "first_record", "read_from", "records", "refuse_binary"]
 
 BOM = b"\xef\xbb\xbf"
-"""What some programs put at the start of a UTF-8 text."""
+"""The byte order mark that some programs write at the start of UTF-8 files."""
 
-_STEP = 256 * 1024  # so many bytes are looked at once, however large the chunks of the store are
+_STEP = 256 * 1024  # bytes per block, however large the chunks of the store are
 _HEAD = 64 * 1024
 _LINE_END = re.compile(rb"\n")
 
@@ -23,11 +23,11 @@ _LINE_END = re.compile(rb"\n")
 async def records(
     chunks: AsyncIterator[bytes], *, quoted: bool, what: str
 ) -> AsyncGenerator[tuple[bytes, Sequence[int]], None]:
-    r"""The same bytes in blocks of whole records, each block with the ends of its records.
+    """Yield the same bytes in blocks of complete records, each with the positions at which its records end.
 
-    :param chunks: start at the start of a record.
-    :param quoted: a line break between double quotes belongs to the record, as in CSV.
-    :param what: the file, for the message.
+    :param chunks: must start at the start of a record.
+    :param quoted: whether a line break between double quotes belongs to the record, as in CSV.
+    :param what: the file, for messages.
     :raises IntegrityError: for a record of more than 16 MiB, or a quote that is never closed.
     """
     held = b""
@@ -40,11 +40,13 @@ async def records(
                 held = held[ends[-1] :]
             elif len(held) > MAX_LINE:
                 raise IntegrityError(
-                    f"{what} holds a record of more than {MAX_LINE} bytes", remedy="is it a text? Look at the file"
+                    f"{what} holds a record of more than {MAX_LINE} bytes", remedy="check that it is a text file"
                 )
     if held:
         if quoted and held.count(b'"') % 2:
-            raise IntegrityError(f"{what} ends between double quotes", remedy="it is cut off, or no CSV: look at it")
+            raise IntegrityError(
+                f"{what} ends between double quotes", remedy="check whether it is truncated, or not CSV"
+            )
         yield held, [len(held)]
 
 
@@ -62,7 +64,7 @@ def _ends(data: bytes, quoted: bool) -> list[int]:
 
 
 async def first_record(store: Store, path: str, *, quoted: bool) -> bytes:
-    """The header of a file with its line break; empty for an empty file."""
+    """Return the header of a file with its line break; empty for an empty file."""
     async with aclosing(records(store.read(path), quoted=quoted, what=path)) as blocks:
         async for block, ends in blocks:
             return block[: ends[0]]
@@ -70,7 +72,7 @@ async def first_record(store: Store, path: str, *, quoted: bool) -> bytes:
 
 
 async def read_from(store: Store, path: str, offset: int) -> AsyncIterator[bytes]:
-    """The bytes from ``offset``; where the store cannot begin there, what comes before is read and forgotten."""
+    """Yield the bytes from ``offset``; without ranged reads, the bytes before it are read and dropped."""
     ranged = store.capabilities.ranged_read
     skip = 0 if ranged else offset
     async for chunk in store.read(path, offset if ranged else 0):
@@ -80,10 +82,10 @@ async def read_from(store: Store, path: str, offset: int) -> AsyncIterator[bytes
 
 
 async def refuse_binary(store: Store, path: str, remedy: str) -> None:
-    """Refuse a file with NUL among its first bytes: a packed one, or a text whose letters take two bytes or four.
+    """Refuse a file with NUL among its first bytes: a binary file, or a text in UTF-16 or UTF-32.
 
     :raises PermanentError: with this remedy.
     """
     async for chunk in store.read(path, 0, _HEAD):
         if b"\0" in chunk:
-            raise PermanentError(f"{path} holds NUL: it is no text, or one in UTF-16", remedy=remedy)
+            raise PermanentError(f"{path} contains NUL: it is binary, or a text in UTF-16", remedy=remedy)

@@ -9,24 +9,24 @@ from flowrunner_provider.files.store import Store
 
 __all__ = ["sidecar_line", "sidecar_of"]
 
-_MOST = 65_536
+_MAX_BYTES = 65_536
 
 
 async def sidecar_of(store: Store, path: str, label: str) -> str:
-    """The checksum that a sidecar holds, in lower-case hexadecimal.
+    """Return the checksum in a sidecar, in lower-case hexadecimal.
 
-    :param path: of the sidecar.
-    :param label: how messages call its file.
+    :param path: the path of the sidecar.
+    :param label: the name of its file in messages.
     """
     try:
-        words = (await read_whole(store, path, _MOST)).decode("utf-8", errors="replace").split()
+        words = (await read_whole(store, path, _MAX_BYTES)).decode("utf-8", errors="replace").split()
     except NotFound as error:
-        raise NotFound(f"{label} has no sidecar {path}", remedy="write one, or switch verify_sidecar off") from error
+        raise NotFound(f"{label} has no sidecar {path}", remedy="write one, or set verify_sidecar=False") from error
     if not words:
         raise IntegrityError(f"the sidecar {path} is empty", remedy="write it again")
     return words[0].removeprefix("\\").lower()
 
 
 def sidecar_line(digest: Digest, path: str) -> bytes:
-    """What the sidecar of ``path`` holds."""
+    """Return the content of the sidecar of ``path``."""
     return f"{digest.hexdigest()}  {path.rpartition('/')[2]}\n".encode()

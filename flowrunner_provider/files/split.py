@@ -1,4 +1,4 @@
-"""The engine that splits one file of any store into parts in any store, as a stream."""
+"""The engine that splits a file of any store into parts in any store, as a stream."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SplitBy = Literal["lines", "bytes", "count"]
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions:
-    """How to split; the parameters of ``files.split`` say what each means."""
+    """Options of a split; the parameters of ``files.split`` document them."""
 
     by: SplitBy
     size: int
@@ -47,18 +47,16 @@ class SplitOptions:
             raise _too_many(self.max_parts)
         if not self.whole_lines and (self.by == "lines" or self.keep_header or self.quoted):
             raise ConfigError(
-                "lines may be cut, and by='lines', keep_header or quoted counts on whole ones",
+                "whole_lines=False contradicts by='lines', keep_header and quoted",
                 field="whole_lines",
-                remedy="leave whole_lines out",
+                remedy="set whole_lines=True",
             )
         bare = self.names.replace("{stem}", "").replace("{suffix}", "").replace("{number}", "")
         if "{number}" not in self.names or set("{}/\0") & set(bare):
-            raise ConfigError(
-                f"names {self.names!r} is no rule", field="names", remedy="use {stem}, {number} and {suffix}"
-            )
+            raise ConfigError(f"names is {self.names!r}", field="names", remedy="use {stem}, {number} and {suffix}")
 
     def name(self, source: str, number: int) -> str:
-        """What a part is called, from 0: ``orders-0001.csv``."""
+        """Return the name of part ``number`` (from 0): ``orders-0001.csv``."""
         name = source.rpartition("/")[2]
         stem, dot, suffix = name.rpartition(".") if name.rfind(".") > 0 else (name, "", "")
         parts = {"{stem}": stem, "{number}": f"{number + 1:04d}", "{suffix}": dot + suffix}
@@ -77,15 +75,15 @@ async def split(
     identity_of_work: Json = None,
     labels: tuple[str, str] = ("", ""),
 ) -> SplitResult:
-    """Split the file ``source`` into parts in the folder ``dest``; on return every part is whole.
+    """Split the file ``source`` into parts in the folder ``dest``; on return every part is complete.
 
-    :param identity_of_work: what must be the same for a retry to go on (JSON).
-    :param labels: how the result calls the file and the folder.
+    :param identity_of_work: JSON that must be unchanged for a retry to resume.
+    :param labels: the file and the folder as the result names them.
     """
     store, path = source
     entry = await store.stat(path)
     if entry.is_dir or entry.is_link:
-        raise ConfigError(f"{path} is no file", field="source", remedy="name a file")
+        raise ConfigError(f"{path} is not a file", field="source", remedy="name a file")
     _refuse_hopeless(entry, options)
     if options.whole_lines:
         await refuse_binary(store, path, "convert it first with files.convert_encoding; or set whole_lines=False")
@@ -123,7 +121,9 @@ async def split(
                 raise _too_many(options.max_parts)
             await publisher.publish(target(publisher.next), produce, key=lambda _: [parts.position, parts.done])
     if entry.size not in (None, parts.position):
-        raise IntegrityError(f"{path}: {parts.position} of {entry.size} bytes came", remedy="look at the far side")
+        raise IntegrityError(
+            f"{path}: only {parts.position} of {entry.size} bytes were received", remedy="check the disk of the server"
+        )
     progress.finish()
     into = (labels[1] or dest[1]).rstrip("/")
     return SplitResult(
@@ -135,7 +135,9 @@ async def split(
 
 def _refuse_hopeless(entry: Entry, options: SplitOptions) -> None:
     if options.by == "count" and entry.size is None:
-        raise ConfigError("the store does not tell the file's size", field="by", remedy="split it by bytes or lines")
+        raise ConfigError(
+            "the store does not know the size of the file", field="by", remedy="split it by bytes or lines"
+        )
     if options.by == "bytes" and (entry.size or 0) > options.size * options.max_parts:
         raise _too_many(options.max_parts)
 
@@ -149,9 +151,9 @@ def _too_many(max_parts: int) -> ConfigError:
 
 
 class _Parts:
-    """The source, part after part.
+    """The source, part by part.
 
-    :param start: where it is gone on: a position that a part starts at, and the number of that part.
+    :param start: where to resume: the position at which a part starts, and the number of that part.
     """
 
     def __init__(self, store: Store, entry: Entry, options: SplitOptions, header: bytes, start: Sequence[Json]) -> None:
@@ -166,11 +168,11 @@ class _Parts:
         self._block, self._first, self._at = b"", 0, 0
 
     async def aclose(self) -> None:
-        """Let go of the open stream."""
+        """Close the stream."""
         await self._blocks.aclose()
 
     async def more(self) -> bool:
-        """Whether anything is left."""
+        """Return whether bytes are left."""
         while self._first >= len(self._ends):
             found = await anext(self._blocks, None)
             if found is None:
@@ -179,7 +181,7 @@ class _Parts:
         return True
 
     async def next(self) -> AsyncIterator[bytes]:
-        """The bytes of the next part, without a header."""
+        """Yield the bytes of the next part, without a header."""
         size, count = self._header, 0
         while await self.more():
             until = self._fitting(size, count)
@@ -194,7 +196,7 @@ class _Parts:
         self.done += 1
 
     def _fitting(self, size: int, count: int) -> int:
-        """Up to which record the block goes into a part that has ``size`` bytes and ``count`` records already."""
+        """Return up to which record the block fits into a part that has ``size`` bytes and ``count`` records so far."""
         options, first = self._options, self._first
         if options.by == "lines":
             return min(len(self._ends), first + options.size - count)
@@ -215,15 +217,15 @@ class _Parts:
         return first if enough else min(until, len(self._ends))
 
     async def skip_to(self, number: int) -> None:
-        """Read and forget the parts before ``number``."""
+        """Skip the parts before ``number``."""
         while self.done < number:
             async for _ in self.next():
                 pass
 
     async def refuse_changed(self) -> None:
-        """The part that was just read comes from the file that was found at first.
+        """Check that the part came from the file that was found at first.
 
-        :raises IntegrityError: if it does not.
+        :raises IntegrityError: if the file has changed.
         """
         try:
             now = identity(await self._store.stat(self._entry.path))
@@ -232,11 +234,11 @@ class _Parts:
         if now != identity(self._entry):
             raise IntegrityError(
                 f"{self._entry.path} changed while it was split",
-                remedy="split it when it is finished: wait with files.wait, or for a done marker",
+                remedy="split it once it is complete: wait with files.wait, or for a done marker",
             )
 
 
 async def _bytes(chunks: AsyncIterator[bytes]) -> AsyncGenerator[tuple[bytes, Sequence[int]], None]:
-    """Blocks in which every byte may be the last one of a part."""
+    """Yield blocks in which a part may end at every byte."""
     async for chunk in chunks:
         yield chunk, range(1, len(chunk) + 1)

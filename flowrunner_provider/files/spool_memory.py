@@ -1,4 +1,4 @@
-"""A short list of files, in memory; :class:`~flowrunner_provider.files.spool.Rows` says what each method promises."""
+"""A short list of files in memory; :class:`~flowrunner_provider.files.spool.Rows` documents the methods."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from flowrunner_provider.files.plan import Item, Key
 
 __all__ = ["MemoryRows"]
 
-_FILE = 400
-"""Bytes that a file takes besides its name, with its places in what is sorted and looked up."""
+_BYTES_PER_FILE = 400
+"""The memory that a file takes besides its name, including its entries in the sorted list and the index."""
 
 
 class MemoryRows:
-    """The files as they came."""
+    """The files in the order in which they were added."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -24,7 +24,7 @@ class MemoryRows:
         self._marked: set[str] = set()
         self._named: dict[str, Item] = {}
         self._sorted: list[Item] = []
-        self._looked_up = self._put_in_order = 0  # so many of the items
+        self._indexed_count = self._sorted_count = 0
 
     @property
     def count(self) -> int:
@@ -33,10 +33,10 @@ class MemoryRows:
     def add(self, item: Item, mark: int | None) -> None:
         self._items.append(item)
         self._marks.append(mark)
-        self.bytes += _FILE + len(item.relative)
+        self.bytes += _BYTES_PER_FILE + len(item.relative)
 
     def marked(self) -> Iterator[tuple[Item, int | None]]:
-        """All of them, each with its mark."""
+        """Yield all files, each with its mark."""
         for item, mark in zip(self._items, self._marks, strict=True):
             yield item, self._mark(item, mark)
 
@@ -44,10 +44,10 @@ class MemoryRows:
         return 1 if item.relative in self._marked else mark
 
     def sorted(self, after: Key) -> Iterator[Item]:
-        if self._put_in_order < len(self._items):
+        if self._sorted_count < len(self._items):
             latest = {item.key: item for item in self._items}
             self._sorted = [latest[key] for key in sorted(latest)]
-            self._put_in_order = len(self._items)
+            self._sorted_count = len(self._items)
         yield from self._sorted[bisect_right(self._sorted, after, key=attrgetter("key")) :]
 
     def added(self, after: int, most: int) -> list[tuple[int, Item, int | None]]:
@@ -56,9 +56,9 @@ class MemoryRows:
         return [(number, item, self._mark(item, mark)) for number, (item, mark) in enumerate(rows, after + 1)]
 
     def named(self, names: list[str]) -> dict[str, Item]:
-        if self._looked_up < len(self._items):
-            self._named.update((item.relative, item) for item in self._items[self._looked_up :])
-            self._looked_up = len(self._items)
+        if self._indexed_count < len(self._items):
+            self._named.update((item.relative, item) for item in self._items[self._indexed_count :])
+            self._indexed_count = len(self._items)
         known = self._named
         return {name: known[name] for name in names if name in known}
 

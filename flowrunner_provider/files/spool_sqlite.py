@@ -1,6 +1,6 @@
-"""A long list of files, on this disk; :class:`~flowrunner_provider.files.spool.Rows` says what each method promises.
+"""A long list of files on this disk; :class:`~flowrunner_provider.files.spool.Rows` documents the methods.
 
-A temporary database: a file without a name in the folder for temporary files. Memory does not grow with it.
+The list is in a temporary database: an unnamed file in the folder for temporary files. Memory does not grow with it.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from flowrunner_provider.files.plan import EPOCH, Item, Key, micros
 __all__ = ["SqliteRows", "open_database"]
 
 _BUFFER = 1_000
-_VALUES = 500  # in one statement: older versions take 999
+_VALUES = 500  # per statement; older versions allow 999
 _CACHE_KB = 16_384
 _COLUMNS = "source, name, size, modified, version"
 
 
 def open_database() -> sqlite3.Connection:
-    """A new, empty database."""
+    """Open a new, empty database."""
     with _disk():
         database = sqlite3.connect("", isolation_level=None)
         for pragma in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KB}"):
             database.execute(f"PRAGMA {pragma}")
-        database.execute("BEGIN")  # never ended: what does not fit into the cache goes to the disk
+        database.execute("BEGIN")  # never committed: whatever exceeds the cache goes to the disk
         return database
 
 
 class SqliteRows:
-    """The files as they came, in a table of their own."""
+    """The files in the order in which they were added, in one table."""
 
     def __init__(self, database: sqlite3.Connection, name: str) -> None:
         self._database, self._table = database, name
@@ -50,7 +50,7 @@ class SqliteRows:
             self.flush()
 
     def flush(self) -> None:
-        """What was put in can be read."""
+        """Write the buffered files, so that they can be read."""
         if self._new:
             with _disk():
                 self._database.executemany(
@@ -144,20 +144,20 @@ def _disk() -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise PermanentError(
-            f"the listing could not be kept in the folder for temporary files: {error}",
-            remedy="free some space there, or point TMPDIR elsewhere; 1,000,000 files take about 300 MB",
+            f"the listing could not be stored in the folder for temporary files: {error}",
+            remedy="free disk space there, or set TMPDIR to another folder; 1,000,000 files take about 300 MB",
         ) from error
 
 
 def _among(names: list[str]) -> Iterator[tuple[str, tuple[bytes, ...]]]:
-    """Conditions for these names, with their values: few enough of these for one statement."""
+    """Yield conditions for these names with their values, few enough for one statement."""
     for start in range(0, len(names), _VALUES):
         values = tuple(map(_bytes, names[start : start + _VALUES]))
         yield f"name IN ({', '.join('?' * len(values))})", values
 
 
 def _bytes(name: str) -> bytes:
-    return name.encode("utf-8", "surrogatepass")  # whose order is that of the text
+    return name.encode("utf-8", "surrogatepass")  # sorts like the text
 
 
 def _text(name: bytes) -> str:

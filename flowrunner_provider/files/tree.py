@@ -1,4 +1,4 @@
-"""The chosen files of a tree, and two trees side by side in the order of their names."""
+"""The selected files of a tree, and two sorted trees side by side."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from flowrunner_provider.files.store import Entry, Store
 __all__ = ["OWN_FOLDER", "Tree", "chooser", "side_by_side"]
 
 OWN_FOLDER = ".flowrunner"
-"""A folder of this name at the top of a tree is ours, and no part of the tree."""
+"""A folder of this name at the top of a tree is reserved for us and not part of the tree."""
 
 _OURS = f"{OWN_FOLDER}/"
 
 
 def chooser(include: list[str], exclude: list[str]) -> Callable[[str], bool]:
-    """Tells whether a relative path is chosen: by one of ``include`` (none: all), and by none of ``exclude``.
+    """Return a function that selects paths: matched by one of ``include`` (if any), and by none of ``exclude``.
 
-    A glob without ``/`` is for the name in any folder, one with it for the whole relative path. What lies in
-    :data:`OWN_FOLDER` is never chosen.
+    A glob without ``/`` matches the name in any folder, otherwise the complete relative path. Files in
+    :data:`OWN_FOLDER` are never selected.
     """
 
     def one(pattern: str, field: str) -> Callable[[str], bool]:
@@ -41,10 +41,10 @@ def chooser(include: list[str], exclude: list[str]) -> Callable[[str], bool]:
 
 
 class Tree:
-    """The chosen files below one folder.
+    """The selected files below one folder.
 
-    :param folder: in the store, without a final ``/``.
-    :param field: the parameter it was given as.
+    :param folder: the path in the store, without a final ``/``.
+    :param field: the parameter that it was passed as.
     """
 
     def __init__(self, store: Store, folder: str, choose: Callable[[str], bool], *, field: str) -> None:
@@ -52,13 +52,13 @@ class Tree:
         self.links = 0
 
     def path_of(self, relative: str) -> str:
-        """The path of a file below the folder, as a listing spells it."""
+        """Return the path of a file below the folder, as a listing spells it."""
         return f"{self.folder.rstrip('/')}/{relative}"
 
     async def files(self, *, missing_ok: bool) -> AsyncIterator[Item]:
-        """List everything, unordered; an error in the middle is an error, and never a short list.
+        """Yield all files in the order of the listing; an incomplete listing is an error, never a short list.
 
-        :param missing_ok: a folder that is known not to be there is an empty one.
+        :param missing_ok: treat a folder that certainly does not exist as empty.
         """
         try:
             entry = await self.store.stat(self.folder)
@@ -73,12 +73,12 @@ class Tree:
                 self.store, self.folder, lambda path, _: self._choose(path), recursive=True, skipped_link=self._link
             ):
                 if {"", ".", ".."} & set(relative.split("/")):
-                    raise PathEscape(f"{self.store.where} lists the name {relative!r}", remedy="look at that server")
+                    raise PathEscape(f"{self.store.where} lists the name {relative!r}", remedy="check that server")
                 yield Item.of(0, relative, found)
         except NotFound as error:
             raise Unavailable(
                 f"{self.store.where}{self.folder} changed while it was listed: {error.message}",
-                remedy="nothing to do: it is listed again",
+                remedy="nothing to do: the task is retried",
             ) from error
 
     def _link(self, entry: Entry) -> None:
@@ -86,7 +86,7 @@ class Tree:
 
 
 def side_by_side(one: Iterator[Item], other: Iterator[Item]) -> Iterator[tuple[Item | None, Item | None]]:
-    """Merge two sorted listings: each name once, with what either side has under it."""
+    """Merge two sorted listings: yield each name once, with the file of either side."""
     left, right = next(one, None), next(other, None)
     while left is not None or right is not None:
         if right is None or (left is not None and left.relative < right.relative):

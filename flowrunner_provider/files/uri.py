@@ -1,10 +1,10 @@
-"""Addresses of files: ``scheme://conn_id@host/path``, as Airflow's object storage writes them.
+"""Addresses of files: ``scheme://conn_id@host/path``, as in Airflow's object storage.
 
-Nothing in a path is decoded: ``%20`` is three characters. ``/~/`` at the start of a remote path is the login's home.
+Nothing in a path is decoded: ``%20`` is three characters. ``/~/`` at the start of a remote path is the home directory.
 
-``fsspec+PROTOCOL://`` is whatever fsspec opens by that protocol. It is written out, and never fallen back to: a
-mistyped scheme would else reach some other place, perhaps without the connection's credentials. Only there the
-connection may be left out.
+``fsspec+PROTOCOL://`` is whatever fsspec opens for that protocol. It has to be written out and is never a fallback:
+otherwise a mistyped scheme would reach another place, perhaps without the credentials of the connection. Only with
+fsspec the connection may be omitted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flowrunner_provider.registry import STORES
 __all__ = ["SCHEMES", "Location", "apart", "escape", "no_pattern", "one_file", "parse", "several", "split_glob"]
 
 SCHEMES = ("file", *STORES)
-"""The stores that there are."""
+"""The schemes of all stores."""
 
 _MAGIC = frozenset("*?[")
 _ESCAPED = re.compile(r"\[([*?[])\]")
@@ -28,11 +28,11 @@ _FSSPEC = re.compile(r"fsspec\+[a-z][a-z0-9_.-]*", re.ASCII)
 
 @dataclass(frozen=True, kw_only=True)
 class Location:
-    """An address, taken apart.
+    """A parsed address.
 
     :param conn_id: the Airflow connection; empty for this machine.
-    :param host: the host or bucket; mostly empty, as the connection knows it.
-    :param path: as the store takes it; a final ``/`` means a folder and is kept.
+    :param host: the host or bucket; usually empty, because the connection has it.
+    :param path: the path in the store; a final ``/`` means a folder and is kept.
     """
 
     scheme: str
@@ -42,15 +42,15 @@ class Location:
 
     @property
     def root(self) -> str:
-        """The address without its path; two locations with the same root are in one store."""
+        """The address without its path; locations with equal roots are in the same store."""
         return "" if self.scheme == "file" else f"{self.scheme}://{self.conn_id}@{self.host}"
 
 
 def parse(uri: str, *, field: str = "path") -> Location:
-    """Take an address apart.
+    """Parse an address.
 
-    :param field: the parameter it was given as, for the message.
-    :raises ConfigError: if it is none, or its scheme is unknown.
+    :param field: the parameter that it was passed as.
+    :raises ConfigError: if it is not an address, or its scheme is unknown.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator:
@@ -66,12 +66,12 @@ def parse(uri: str, *, field: str = "path") -> Location:
     authority, slash, path = rest.partition("/")
     path = slash + path
     if "\0" in path or not path:
-        raise _bad(uri, field, "has no path" if not path else "holds a NUL")
+        raise _bad(uri, field, "has no path" if not path else "contains a NUL")
     if ".." in path.split("/"):
         raise _bad(uri, field, "steps up with '..'")
     if scheme == "file":
         if authority not in ("", "localhost"):
-            raise _bad(uri, field, "is not absolute, and a worker has no folder of its own")
+            raise _bad(uri, field, "is not absolute, and tasks have no working directory")
         return Location(scheme=scheme, path=path)
     conn_id, at, host = authority.rpartition("@")
     if not (at and conn_id) and not generic:
@@ -90,9 +90,9 @@ def _bad(uri: str, field: str, why: str) -> ConfigError:
 
 
 def split_glob(path: str) -> tuple[str, str]:
-    """Split a path into the folder without wildcards and the pattern below it; no pattern: an empty one.
+    """Split a path into the folder without wildcards and the pattern below it; the pattern may be empty.
 
-    ``[*]``, ``[?]`` and ``[[]`` stand for these characters and make no pattern; :func:`escape` writes them.
+    ``[*]``, ``[?]`` and ``[[]`` stand for these characters and are not wildcards; :func:`escape` writes them.
     """
     components = path.split("/")
     for number, component in enumerate(components):
@@ -103,22 +103,22 @@ def split_glob(path: str) -> tuple[str, str]:
 
 
 def escape(path: str) -> str:
-    """``path`` so that it stands for itself where wildcards are possible."""
+    """Return ``path`` with its wildcards escaped."""
     return re.sub(r"[*?[]", r"[\g<0>]", path)
 
 
 def several(uris: Sequence[str], field: str) -> list[Location]:
-    """Some addresses, at least one.
+    """Parse several addresses.
 
-    :raises ConfigError: if there is none.
+    :raises ConfigError: if there are none.
     """
     if not uris:
-        raise ConfigError(f"there is no {field}", field=field, remedy="name at least one file or pattern")
+        raise ConfigError(f"{field} is empty", field=field, remedy="name at least one file or glob")
     return [parse(uri, field=field) for uri in uris]
 
 
 def no_pattern(uri: str, field: str) -> Location:
-    """An address without wildcards."""
+    """Parse an address that must not contain wildcards."""
     location = parse(uri, field=field)
     path, pattern = split_glob(location.path)
     if pattern:
@@ -131,7 +131,7 @@ def no_pattern(uri: str, field: str) -> Location:
 
 
 def one_file(uri: str, field: str) -> Location:
-    """The address of one file."""
+    """Parse the address of a single file."""
     location = no_pattern(uri, field)
     if location.path.endswith("/"):
         raise ConfigError(f"{field} {uri!r} is a folder", field=field, remedy="name a file")

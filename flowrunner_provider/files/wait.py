@@ -1,4 +1,4 @@
-"""One look at a folder: which files are there, old enough in our eyes, and complete."""
+"""One check of a folder: which files exist, are stable by now, and complete the wait."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from flowrunner_provider.files.uri import Location
 __all__ = ["FileWatch", "Memory"]
 
 MOST = 10_000
-"""How many matches are looked at in one look."""
+"""The maximum number of matches of one check."""
 
 _SHOWN = 1_000
 
 Memory = dict[str, tuple[Any, float]]
-"""For each file what it was when it was last seen to have changed, and when that was (monotonic seconds)."""
+"""For each file its identity, and since when it has had it (monotonic seconds)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileWatch:
-    """What is waited for; the parameters of ``files.wait`` say what each means. Durations are in seconds."""
+    """What to wait for; the parameters of ``files.wait`` document the fields. Durations are in seconds."""
 
     path: str
     pattern: str | None = None
@@ -45,7 +45,7 @@ class FileWatch:
         return asdict(self)
 
     def check(self) -> None:
-        """Refuse what cannot be waited for."""
+        """Raise ``ConfigError`` for invalid values."""
         for name, least in (("min_files", 1), ("min_size", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value:
@@ -54,7 +54,7 @@ class FileWatch:
             raise ConfigError(f"min_files is above {MOST}", field="min_files", remedy="wait for a marker_file")
         if self.marker_file is not None and (not self.marker_file or "/" in self.marker_file):
             raise ConfigError(
-                f"marker_file {self.marker_file!r} is no plain name",
+                f"marker_file {self.marker_file!r} is not a plain file name",
                 field="marker_file",
                 remedy="write e.g. _SUCCESS",
             )
@@ -63,9 +63,9 @@ class FileWatch:
             matcher(self.pattern, "glob")
 
     async def look(self, store: Store, location: Location, memory: Memory, clock: Clock) -> WaitResult | None:
-        """The files, or None when there is not yet what is waited for; ``memory`` is kept up to date.
+        """Return the files, or None if the wait goes on; updates ``memory``.
 
-        Only what the store knows not to be there is "not yet"; every failure to find out is raised.
+        Only what certainly does not exist is waited for; any failure to find out is raised.
         """
         folder, pattern, deep = selection(location.path, self.pattern, recursive=self.recursive)
         try:
@@ -101,9 +101,9 @@ class FileWatch:
             if not entry.is_dir:
                 if self.marker_file is not None:
                     raise ConfigError(
-                        f"{location.path} is a file, so there is no folder for the marker",
+                        f"{location.path} is a file, and marker_file needs a folder",
                         field="marker_file",
-                        remedy="name the folder, and the file as pattern",
+                        remedy="use the folder as path, and the file as pattern",
                     )
                 return [entry] if not entry.is_link and accept(entry.name, entry) else []
         found: list[Entry] = []

@@ -146,7 +146,7 @@ def test_appended(there):
 def test_append_needs_a_store_that_replaces_in_one_step(here, monkeypatch):
     write(here, "a", append=True)
     monkeypatch.setattr(LocalStore, "capabilities", replace(LocalStore.capabilities, atomic_replace=False))
-    with pytest.raises(ConfigError, match="one step"):
+    with pytest.raises(ConfigError, match="atomically"):
         write(here, "b", append=True)
     assert here.disk.get("d/f") == b"a"
 
@@ -275,7 +275,7 @@ def test_an_append_of_another_content_is_refused(here, monkeypatch):
         patch.setattr("flowrunner_provider.files.stores.local.LocalUpload.commit", lost)
         with pytest.raises(Unavailable):
             write(here, "second\n", append=True, fresh=False)
-    with pytest.raises(PermanentError, match="another content"):
+    with pytest.raises(PermanentError, match="other content"):
         write(here, "third\n", append=True, fresh=False)
     write(here, "second\n", append=True, fresh=False)
     assert here.disk.get("d/f") == b"first\nsecond\n"

@@ -351,7 +351,7 @@ def test_both_sides_are_listed_at_once(local, monkeypatch, first):
     """Whichever side's listing ends first."""
     monkeypatch.setattr(sync_plan, "_CHUNK", 3)
     monkeypatch.setattr(sync_plan, "AHEAD", 5)
-    monkeypatch.setattr(sync_plan, "_BREATH", 0.001)
+    monkeypatch.setattr(sync_plan, "_PAUSE", 0.001)
     for number in range(10):
         local.put("one", f"{number:02}", "new")
         local.put("two", f"{number + 5:02}", "new")

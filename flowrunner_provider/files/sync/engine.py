@@ -1,8 +1,8 @@
-"""The engine that makes one folder like another: compare, copy, and at the very end delete.
+"""The engine that makes one folder a copy of another: compare, copy, and finally delete.
 
-The plan is kept on this disk, not in memory and not in the state store: a retry lists again, and what is done already
-is the same by then. What is kept for the next attempt are the open batches. They are settled before anything else, so
-that what a killed attempt did is counted once, a file is gone on with where it was, and no part is left over.
+The plan is kept on this disk, neither in memory nor in the state store: a retry lists again and finds completed copies
+unchanged. The checkpoint holds the open batches. A retry finishes these first, so that the work of a killed attempt is
+counted once, uploads resume, and no temporary file is left.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from flowrunner_provider.files.tree import Tree, chooser
 
 __all__ = ["sync"]
 
-_SHOWN, _CHARACTERS = 20, 6_000
+_MAX_NAMES, _MAX_CHARACTERS = 20, 6_000
 
 
 async def sync(
@@ -39,10 +39,10 @@ async def sync(
     identity_of_work: Json = None,
     plan: Callable[..., Plan] = Plan,
 ) -> SyncResult:
-    """Make the folder ``dest`` hold the chosen files of the folder ``source``.
+    """Make the folder ``dest`` hold the selected files of the folder ``source``.
 
-    :param identity_of_work: what must be the same for a retry to go on (JSON).
-    :param plan: makes the plan; by default from the listings of both folders.
+    :param identity_of_work: JSON that must be unchanged for a retry to resume.
+    :param plan: creates the plan; by default from the listings of both folders.
     """
     choose = chooser(options.include, options.exclude)
     trees = Tree(*source, choose, field="source"), Tree(*dest, choose, field="dest")
@@ -52,26 +52,26 @@ async def sync(
 class _Sync:
     def __init__(self, source: Tree, dest: Tree, run: Run, options: SyncOptions, identity_of_work: Json) -> None:
         self._source, self._dest, self._run, self._options = source, dest, run, options
-        self._session = TransferSession(run, "sync", identity_of_work, self._record)
+        self._session = TransferSession(run, "sync", identity_of_work, self._state)
         self._copied, self._bytes, self._deleted = self._session.state.get("counts", (0, 0, 0))
-        self._after: int = self._session.state.get("after", 0)
+        self._position: int = self._session.state.get("after", 0)
         self._shown: dict[str, list[str]] = {"copy": [], "delete": []}
 
-    def _record(self) -> dict[str, Json]:
-        return {"counts": [self._copied, self._bytes, self._deleted], "after": self._after}
+    def _state(self) -> dict[str, Json]:
+        return {"counts": [self._copied, self._bytes, self._deleted], "after": self._position}
 
     async def run(self, make_plan: Callable[..., Plan]) -> SyncResult:
         plan = self._plan = make_plan(self._source, self._dest, self._run, self._options, deleted_before=self._deleted)
         finished = False
         try:
             for batch in [*self._session.open_batches]:
-                await self._take_up(batch)
+                await self._recover(batch)
             plan.start()
             if self._options.dry_run:
                 return await self._preview()
             self._session.progress = self._run.progress("sync", unit="bytes", start=self._bytes)
             await self._copy_all()
-            await self._settle(self._begun(split_into_batches(plan.to_delete()), "delete"))
+            await self._process(self._begin(split_into_batches(plan.to_delete()), "delete"))
             finished = True
         finally:
             await plan.close()
@@ -83,7 +83,7 @@ class _Sync:
         return self._result(self._copied, self._bytes, self._deleted)
 
     def _result(self, copied: int, size: int, deleted: int) -> SyncResult:
-        """What is told; what earlier attempts have copied is unchanged in this attempt's listing."""
+        """Return the result; files that earlier attempts copied are unchanged in the listing of this one."""
         listed = max(self._plan.listed, copied)
         return SyncResult(
             listed=listed,
@@ -105,86 +105,88 @@ class _Sync:
 
     def _show(self, kind: str, items: Iterator[Item]) -> None:
         shown = self._shown[kind]
-        while len(shown) < _SHOWN and sum(map(len, shown)) < _CHARACTERS and (item := next(items, None)):
+        while len(shown) < _MAX_NAMES and sum(map(len, shown)) < _MAX_CHARACTERS and (item := next(items, None)):
             shown.append(item.relative)
 
-    # -- what an earlier attempt left
+    # -- recovery from earlier attempts
 
-    async def _take_up(self, batch: Batch) -> None:
-        """Count what the killed attempt did in its open batch, and finish what it was copying.
+    async def _recover(self, batch: Batch) -> None:
+        """Count what a killed attempt did in an open batch, and finish its copies.
 
-        What it was deleting is decided by the listings again.
+        Its deletions are decided again by the new listings.
         """
 
-        async def look(index: int) -> None:
+        async def recover_file(index: int) -> None:
             item = batch.items[index]
             here, there = await _item(self._source, item.relative), await _item(self._dest, item.relative)
             if batch.kind == "delete":
                 if there is None:
                     batch.done[index] = 0
                 return
-            await self._renew(batch, index, here)
+            await self._refresh(batch, index, here)
             if here is not None and there is not None and await self._plan.same(here, there):
                 batch.done[index] = here.size or 0
-                await self._forget(item.relative)
+                await self._delete_parts(item.relative)
 
-        await for_each(self._options.concurrency, look, batch.pending)
+        await for_each(self._options.concurrency, recover_file, batch.pending)
         if batch.kind == "delete":
             batch.choices = [0 if index in batch.done else SKIPPED for index in range(len(batch.items))]
-        await self._settle(_only(batch))
+        await self._process(_single(batch))
         self._session.save(force=True)
 
-    async def _renew(self, batch: Batch, index: int, here: Item | None) -> bool:
-        """Take a file of the batch for what it is in the source by now; whether it is another one, or gone."""
+    async def _refresh(self, batch: Batch, index: int, here: Item | None) -> bool:
+        """Update a file of the batch to its present version; return whether it has changed or is gone."""
         item = batch.items[index]
         if here is None:
             batch.choices[index] = SKIPPED
-            await self._forget(item.relative)
+            await self._delete_parts(item.relative)
         elif here.identity != item.identity:
             batch.items[index] = here
             batch.parts.pop(index, None)
         return here is None or here.identity != item.identity
 
-    async def _forget(self, name: str) -> None:
-        """Remove the parts that uploads of this task have left for a name."""
+    async def _delete_parts(self, name: str) -> None:
+        """Delete the parts that uploads of this task have left for a file."""
         store, token = self._dest.store, self._session.token
         await store.forget(self._dest.path_of(name), token)
         if self._options.backup_dir:
             await store.forget(store.join(self._options.backup_dir, name), token)
 
-    # -- one batch
+    # -- batches
 
     async def _copy_all(self) -> None:
         if not self._plan.fixed:
-            self._after = 0
-        await self._settle(self._copies())
+            self._position = 0
+        await self._process(self._copy_batches())
         await self._plan.complete()
 
-    async def _copies(self) -> AsyncIterator[Batch]:
-        while rows := await self._plan.to_copy(self._after):
+    async def _copy_batches(self) -> AsyncIterator[Batch]:
+        while rows := await self._plan.to_copy(self._position):
             chosen = next(split_into_batches(item for _, item in rows))
-            self._after = rows[len(chosen) - 1][0]
+            self._position = rows[len(chosen) - 1][0]
             differing = await self._plan.differing(chosen)
             if self._session.progress:
                 self._session.progress.total = self._plan.bytes + (0 if self._plan.fixed else self._bytes)
             if differing:
                 yield await self._session.begin(Batch.of(differing))
 
-    async def _begun(self, chosen: Iterable[list[Item]], kind: str) -> AsyncIterator[Batch]:
+    async def _begin(self, chosen: Iterable[list[Item]], kind: str) -> AsyncIterator[Batch]:
         for items in chosen:
             yield await self._session.begin(Batch.of(items, kind))
 
-    async def _settle(self, chosen: AsyncIterator[Batch]) -> None:
+    async def _process(self, chosen: AsyncIterator[Batch]) -> None:
         tiny = min(place.store.capabilities.tiny_at_once for place in (self._source, self._dest))
-        await process_batches(self._options.concurrency, chosen, self._sizes, self._one, self._end, tiny=tiny)
+        await process_batches(
+            self._options.concurrency, chosen, self._sizes, self._process_file, self._finish, tiny=tiny
+        )
 
     def _sizes(self, batch: Batch) -> dict[int, int | None]:
         return batch.sizes if batch.kind == "copy" else dict.fromkeys(batch.pending, 0)
 
-    async def _one(self, batch: Batch, index: int) -> None:
+    async def _process_file(self, batch: Batch, index: int) -> None:
         await (self._copy(batch, index) if batch.kind == "copy" else self._delete(batch, index))
 
-    async def _end(self, batch: Batch) -> None:
+    async def _finish(self, batch: Batch) -> None:
         done = [batch.items[index] for index in sorted(batch.done)]
         if batch.kind == "copy":
             self._copied += len(done)
@@ -199,12 +201,12 @@ class _Sync:
         target = self._dest.store.join(self._dest.folder, name)
         await self._session.make_parent_of(self._dest.store, target)
         if options.backup_dir:
-            await self._keep_old(name)
+            await self._back_up(name)
         try:
             digest = await self._send(batch, index, target)
         except (NotFound, IntegrityError):
-            # A plan that was made a while ago may name what has changed, or is gone, since.
-            if not self._plan.fixed or not await self._renew(batch, index, await _item(self._source, name)):
+            # The files of a plan that was made a while ago may have changed or disappeared.
+            if not self._plan.fixed or not await self._refresh(batch, index, await _item(self._source, name)):
                 raise
             if batch.choices[index] == SKIPPED:
                 return
@@ -219,8 +221,8 @@ class _Sync:
             verify="checksum" if self._options.compare == "checksum" else "size",
         )  # fmt: skip
 
-    async def _keep_old(self, name: str) -> None:
-        """Copy the file that is about to be replaced into the backup, so that readers always find one."""
+    async def _back_up(self, name: str) -> None:
+        """Copy a file to the backup before it is replaced, so that readers always find one."""
         old = await _item(self._dest, name)
         if old is None:
             return
@@ -237,7 +239,7 @@ class _Sync:
         failpoint("files.sync.after_backup")
 
     async def _delete(self, batch: Batch, index: int) -> None:
-        """Delete, or move into the backup, what the source does not have."""
+        """Delete a file that the source does not have, or move it to the backup."""
         item, store = batch.items[index], self._dest.store
         path = self._dest.path_of(item.relative)
         try:
@@ -248,7 +250,7 @@ class _Sync:
         if now != item.identity:
             raise IntegrityError(
                 f"{store.where}{path} changed after it was listed and was not deleted",
-                remedy="find out who writes there; then run the task again",
+                remedy="make sure that nothing else writes there, and run the task again",
             )
         self._session.guard.check()
         failpoint("files.sync.before_delete")
@@ -263,12 +265,12 @@ class _Sync:
         failpoint("files.sync.after_delete")
 
 
-async def _only(batch: Batch) -> AsyncIterator[Batch]:
+async def _single(batch: Batch) -> AsyncIterator[Batch]:
     yield batch
 
 
 async def _item(tree: Tree, name: str) -> Item | None:
-    """What is under a name now; None only if it is known that nothing is."""
+    """Return the file under a name; None only if it certainly does not exist."""
     try:
         entry = await tree.store.stat(tree.path_of(name))
     except NotFound:

@@ -1,7 +1,7 @@
-"""What a sync is going to do: both sides are listed at once, and the source is compared with the whole destination.
+"""The plan of a sync: both folders are listed at once, and the source is compared with the complete destination.
 
-Both listings are kept on this disk. Copies may begin when the destination is listed, while a long source still is;
-what is to be deleted is known when both listings are complete, and is judged as a whole.
+Both listings are kept on this disk. Copies may begin once the destination is listed, while a long source is still
+being listed. The deletions are known once both listings are complete, and are checked as a whole.
 """
 
 from __future__ import annotations
@@ -25,27 +25,31 @@ from flowrunner_provider.files.tree import Tree
 __all__ = ["AHEAD", "EARLY", "Plan"]
 
 EARLY = 10_000
-"""Files of the source that are listed before the first is copied: a smaller tree is first listed to its end."""
+"""The number of files of the source that are listed before copies begin; a smaller source is listed completely."""
 
 AHEAD = 100_000
-"""Files of the source that are listed at full speed while the destination is still being listed, which then has the
-way to itself: nothing can be copied before it is known. The source goes on slowly, for an idle server hangs up."""
+"""The number of files of the source that are listed at full speed before the destination is listed.
+
+After that, the destination gets the bandwidth, because no copy can begin before it is listed. The source is listed
+slowly meanwhile, because an idle server would hang up.
+"""
 
 _SMALL_AT_ONCE = 64
 _CHUNK = 500
-_BREATH = 0.25
+_PAUSE = 0.25
 _DOUBTFUL = 1
 
 
 class Plan:
-    """The plan, while it is made and afterwards.
+    """The plan, while it is being made and afterwards.
 
-    :param deleted_before: what earlier attempts have deleted counts, too.
-    :param trusting: with ``checksum``: files of one size are the same, as their bytes were compared before.
+    :param deleted_before: the number of files that earlier attempts have deleted.
+    :param trusting: with ``checksum``, consider files of equal size to be equal, because their bytes were compared
+        before.
     """
 
     fixed: ClassVar[bool] = False
-    """It is the same in every attempt, so that a retry goes on where the last one was."""
+    """Whether the plan is the same in every attempt, so that a retry resumes at the last position."""
 
     def __init__(
         self,
@@ -60,56 +64,56 @@ class Plan:
         self._trusting = trusting
         self._source, self._dest, self._run, self._options = source, dest, run, options
         self._spool = Spool()
-        self._there, self._copies = self._spool.rows(), self._spool.rows()
+        self._dest_files, self._copies = self._spool.rows(), self._spool.rows()
         self._deleted_before = deleted_before
         self.listed = self.bytes = self.extra = self.deletes = 0
         self.doubtful: set[str] = set()
-        one, other = source.store.capabilities, dest.store.capabilities
-        self._precision = max(one.modified_precision, other.modified_precision, 0.002)
+        precisions = [tree.store.capabilities.modified_precision for tree in (source, dest)]
+        self._precision = max(*precisions, 0.002)
         self._task: asyncio.Task[None] | None = None
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def start(self) -> None:
-        """Begin to list."""
+        """Start to list both folders."""
         self._task = asyncio.create_task(self._make())
-        self._task.add_done_callback(lambda _: self._news.set())
+        self._task.add_done_callback(lambda _: self._changed.set())
 
     async def close(self) -> None:
-        """Stop listing, and remove what is on the disk."""
+        """Stop listing, and delete the plan from the disk."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._spool.close()
 
     async def complete(self) -> None:
-        """Both listings are complete and the deletions are allowed; or the error that says why not."""
+        """Wait until both listings are complete and the deletions are checked; raise their error if they failed."""
         if self._task is not None:
             await asyncio.shield(self._task)
 
     async def to_copy(self, after: int) -> list[tuple[int, Item]]:
-        """The next files to copy, with their numbers; none when there are no more.
+        """Return the next files to copy with their numbers; an empty list at the end.
 
-        An error of the listing is raised here, as soon as it is known.
+        An error of the listing is raised here as soon as it occurs.
         """
-        early = self._dest.store.capabilities.case_sensitive
+        starts_early = self._dest.store.capabilities.case_sensitive
         while True:
             done = self._task is None or self._task.done()
             if done:
                 await self.complete()
-            if done or (early and self.listed > EARLY):
+            if done or (starts_early and self.listed > EARLY):
                 rows = self._copies.added(after, BATCH_SIZE)
                 if done or len(rows) == BATCH_SIZE:
                     self.doubtful |= {item.relative for _, item, mark in rows if mark == _DOUBTFUL}
                     return [(number, item) for number, item, _ in rows]
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
 
     def to_delete(self) -> Iterator[Item]:
-        """By name, when the plan is complete."""
-        return self._there.unmarked() if self._options.delete_extra else iter(())
+        """Yield the files to delete by name; only once the plan is complete."""
+        return self._dest_files.unmarked() if self._options.delete_extra else iter(())
 
     def alike(self, here: Item, there: Item) -> bool:
-        """Whether two files look the same without being read."""
+        """Return whether two files are equal as far as the listings show."""
         if self._options.compare == "name":
             return True
         if here.size is None or here.size != there.size:
@@ -123,25 +127,25 @@ class Plan:
         )
 
     async def same(self, here: Item, there: Item) -> bool:
-        """Whether two files are the same; with checksums they are read."""
+        """Return whether two files are equal; with ``checksum`` both are read."""
         if not self.alike(here, there) or self._options.compare != "checksum":
             return self.alike(here, there)
         return await self.same_bytes(here.relative)
 
     async def same_bytes(self, name: str) -> bool:
-        """Whether both sides have the same bytes under a name."""
-        mine = await digest_of(self._source.store.read(self._source.path_of(name)))
-        theirs = await digest_of(self._dest.store.read(self._dest.path_of(name)))
-        return mine.hexdigest() == theirs.hexdigest()
+        """Return whether both sides have the same bytes under a name."""
+        source = await digest_of(self._source.store.read(self._source.path_of(name)))
+        dest = await digest_of(self._dest.store.read(self._dest.path_of(name)))
+        return source.hexdigest() == dest.hexdigest()
 
     async def differing(self, items: Sequence[Item]) -> list[Item]:
-        """Those of the next files to copy whose bytes differ; where that is in doubt, both sides are read now."""
+        """Return those of the next files to copy that differ; doubtful ones are read on both sides now."""
         if not self.doubtful:
             return list(items)
         same: set[str] = set()
 
         async def compare(item: Item) -> None:
-            with suppress(NotFound):  # who copies it will see
+            with suppress(NotFound):  # the copy will notice
                 if await self.same_bytes(item.relative):
                     same.add(item.relative)
 
@@ -156,7 +160,7 @@ class Plan:
         return [item for item in items if item.relative not in same]
 
     async def preview(self) -> tuple[list[Item], int, int]:
-        """Of the complete plan: the first copies, how many there are, and their bytes."""
+        """Return the first copies of the complete plan, their number, and their bytes."""
         await self.complete()
         first: list[Item] = []
         count = size = after = 0
@@ -168,18 +172,18 @@ class Plan:
             first += found[: BATCH_SIZE - len(first)]
         return first, count, size
 
-    # -- how it is made
+    # -- making the plan
 
     async def _make(self) -> None:
         capabilities = self._dest.store.capabilities
         if self._options.compare == "size_mtime" and not capabilities.sets_modified:
             raise ConfigError(
-                f"{self._dest.store.where} cannot keep the times of files",
+                f"{self._dest.store.where} cannot keep modification times",
                 field="compare",
                 remedy="set compare='checksum'",
             )
         spellings = None if capabilities.case_sensitive else Spellings(self._spool)
-        waiting = self._spool.rows()  # what the source shows before the destination is known
+        waiting = self._spool.rows()  # files of the source that are listed before the destination is
         dest = asyncio.create_task(self._list_dest(spellings, waiting))
         try:
             await self._list_source(spellings, waiting, dest)
@@ -191,17 +195,17 @@ class Plan:
         if self._source.links or self._dest.links:
             links = self._source.links, self._dest.links
             self._run.log.warning("Symbolic links were left alone: %d in the source, %d in dest.", *links)
-        self._judge_extra()
+        self._check_deletions()
 
     async def _list_dest(self, spellings: Spellings | None, waiting: Rows) -> None:
         async for item in self._dest.files(missing_ok=True):
-            self._there.add(item)
+            self._dest_files.add(item)
             if spellings:
                 spellings.add(item.relative)
-        judged = 0
-        while rows := waiting.added(judged, _CHUNK):
-            judged = rows[-1][0]
-            await self._judge([item for _, item, _ in rows])
+        position = 0
+        while rows := waiting.added(position, _CHUNK):
+            position = rows[-1][0]
+            await self._compare([item for _, item, _ in rows])
 
     async def _list_source(self, spellings: Spellings | None, waiting: Rows, dest: asyncio.Task[None]) -> None:
         chunk: list[Item] = []
@@ -211,48 +215,48 @@ class Plan:
             if not dest.done():
                 waiting.add(item)
                 if waiting.count > AHEAD and waiting.count % _CHUNK == 0:
-                    await asyncio.wait({dest}, timeout=_BREATH)
+                    await asyncio.wait({dest}, timeout=_PAUSE)
                 continue
             dest.result()
             chunk.append(item)
             if len(chunk) == _CHUNK:
-                await self._judge(chunk)
+                await self._compare(chunk)
                 chunk.clear()
         await dest
-        await self._judge(chunk)
+        await self._compare(chunk)
 
-    async def _judge(self, chunk: list[Item]) -> None:
-        """Compare some files of the source with what the destination has."""
+    async def _compare(self, chunk: list[Item]) -> None:
+        """Compare some files of the source with those of the destination."""
         names = [item.relative for item in chunk]
-        found = self._there.named(names) if self._there.count else {}
+        found = self._dest_files.named(names) if self._dest_files.count else {}
         for item in chunk:
             there = found.get(item.relative)
             if there is None or not self.alike(item, there):
                 self._add(item)
             elif self._options.compare == "checksum" and not self._trusting:
                 self._add(item, doubtful=True)
-        self._there.mark(list(found))
+        self._dest_files.mark(list(found))
         self.listed += len(chunk)
-        self._news.set()
+        self._changed.set()
         await apause(0)
 
     def _add(self, item: Item, *, doubtful: bool = False) -> None:
-        """A file to copy; ``doubtful``: if its bytes differ. A name that leads elsewhere is refused now."""
+        """Add a file to copy; a ``doubtful`` one only if its bytes differ. Names that lead elsewhere are refused."""
         self._dest.store.join(self._dest.folder, item.relative)
         self._copies.add(item, _DOUBTFUL if doubtful else None)
         if not doubtful:
             self.bytes += item.size or 0
 
-    def _judge_extra(self) -> None:
-        alone = self._there.count_unmarked()
+    def _check_deletions(self) -> None:
+        extra = self._dest_files.count_unmarked()
         if not self._options.delete_extra:
-            self.extra = alone
+            self.extra = extra
             return
-        self.deletes = alone
-        if self._deleted_before + alone > self._options.max_deletes:
+        self.deletes = extra
+        if self._deleted_before + extra > self._options.max_deletes:
             raise ConfigError(
-                f"{self._deleted_before + alone} files would be deleted and max_deletes is "
+                f"{self._deleted_before + extra} files would be deleted and max_deletes is "
                 f"{self._options.max_deletes}; none was in this attempt",
                 field="max_deletes",
-                remedy="look at the plan with dry_run=True; then raise max_deletes, or exclude them",
+                remedy="check the plan with dry_run=True; then raise max_deletes, or exclude files",
             )
