@@ -74,11 +74,13 @@ def parse_duration(value: str | float | timedelta, field: str = "duration") -> t
     else:
         match = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
         if match is None:
-            raise ConfigError(f"{value!r} is not a duration", field=field, remedy="write '90s', '5m', '1h30m' or '2d'")
+            raise ConfigError(
+                f"{field}: {value!r} is not a duration", field=field, remedy="write '90s', '5m', '1h30m' or '2d'"
+            )
         days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
         duration = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
     if duration < timedelta(0):
-        raise ConfigError(f"{value!r} is negative", field=field, remedy="give a positive duration")
+        raise ConfigError(f"{field}: {value!r} is negative", field=field, remedy="give a positive duration")
     return duration
 
 

@@ -1,4 +1,4 @@
-"""What PostgreSQL says, told as what to do. The server's texts hold values of rows: they are never passed on."""
+"""Errors of PostgreSQL as our own. The server's messages contain row values and are never passed on."""
 
 from __future__ import annotations
 
@@ -25,38 +25,40 @@ if TYPE_CHECKING:
 __all__ = ["classified", "connect_failed"]
 
 _PLACE = re.compile(r"COPY .*?, line (\d+)")
+_WRONG_SQL = ("42601", "42702", "42703", "42883", "42P02")
+"""Syntax error; ambiguous or unknown column, function or parameter."""
 
 
 def connect_failed(error: psycopg.Error, where: str) -> FlowRunnerError:
-    """Why there is no connection. The driver tells no SQLSTATE here, so the server's words must do."""
+    """Return the error of a failed connection attempt, by its text: the driver reports no SQLSTATE here."""
     text = str(error)
     if "authentication failed" in text or "no pg_hba.conf entry" in text or "no password supplied" in text:
         return AccessDenied(f"{where} refused the login", remedy="check login, password and sslmode of the connection")
     if "does not exist" in text and "FATAL" in text:
         return NotFound(
-            f"{where}: there is no such database or role",
+            f"{where}: no such database or role",
             remedy="correct login and schema (the database) of the connection",
         )
     if "invalid connection option" in text or "invalid sslmode" in text or "invalid integer value" in text:
         return ConfigError(
-            f"{where}: the driver does not take the connection's extra",
+            f"{where}: the driver rejects the extra of the connection",
             field="extra",
             remedy="correct the driver parameters in the extra",
         )
     if "certificate" in text or "root.crt" in text or "SSL was required" in text:
         return AccessDenied(
-            f"{where}: the server's certificate or its TLS does not fit the connection",
+            f"{where}: the certificate or TLS of the server does not match the connection",
             remedy="check sslmode and sslrootcert in the extra",
         )
     if "FATAL" in text:
-        return Unavailable(f"{where} takes no connections now", remedy="look at the server's log")
+        return Unavailable(f"{where} accepts no connections now", remedy="check the server's log")
     return ConnectionLost(f"{where} cannot be reached", remedy="check host, port and network of the connection")
 
 
 def classified(error: psycopg.Error, where: str, *, broken: bool, deadline: Deadline) -> FlowRunnerError:
-    """The error of a statement.
+    """Return the error of a failed statement.
 
-    :param broken: the connection has ended.
+    :param broken: whether the connection has ended.
     """
     code = error.sqlstate or ""
     if code == "57014" or (broken and deadline.expired):
@@ -68,10 +70,10 @@ def classified(error: psycopg.Error, where: str, *, broken: bool, deadline: Dead
         return ConnectionLost(f"the connection to {where} broke ({code or 'no SQLSTATE'})")
     if code in ("40001", "40P01"):
         why = "deadlock" if code == "40P01" else "serialization failure"
-        return Conflict(f"{where}: {why} ({code}); nothing was stored", remedy="the retry starts afresh")
+        return Conflict(f"{where}: {why} ({code}); nothing was stored", remedy="the retry starts over")
     if code == "55P03" or code.startswith("53"):
-        why = "lock time-out" if code == "55P03" else "out of a resource"
-        return Unavailable(f"{where}: {why} ({code}); nothing was stored", remedy="the retry starts afresh")
+        why = "lock timeout" if code == "55P03" else "out of a resource"
+        return Unavailable(f"{where}: {why} ({code}); nothing was stored", remedy="the retry starts over")
     return _refused(error, code, where)
 
 
@@ -84,12 +86,12 @@ def _refused(error: psycopg.Error, code: str, where: str) -> FlowRunnerError:
         )
     if code in ("42P01", "3F000"):
         return NotFound(
-            f"{where}: a table or schema is not there ({code})", remedy="create it, or pass create_table=True"
+            f"{where}: a table or schema does not exist ({code})", remedy="create it, or pass create_table=True"
         )
     if code == "25006":
-        return ConfigError(f"{where}: a statement that only reads would write", field="sql", remedy="write a SELECT")
+        return ConfigError(f"{where}: sql writes in a read-only transaction", field="sql", remedy="write a SELECT")
     if code == "21000":
-        return IntegrityError("rows of the source share their keys")
+        return IntegrityError("rows of the source have the same keys")
     if code == "":
         return Rejected(f"{where}: the driver refused ({what})", remedy="check the source for NUL characters")
     found = _PLACE.search(error.diag.context or "")
@@ -100,11 +102,14 @@ def _refused(error: psycopg.Error, code: str, where: str) -> FlowRunnerError:
             code=code,
             remedy="correct the source, or use on_bad_row='reject' to set such rows aside",
         )
-    return Rejected(f"{where}: {what} ({_subject(error)}{code})", code=code, remedy="check the table")
+    remedy = "check the table"
+    if code in _WRONG_SQL:
+        remedy = "correct the SQL; each placeholder such as %(day)s needs its value in `parameters`"
+    return Rejected(f"{where}: {what} ({_subject(error)}{code})", code=code, remedy=remedy)
 
 
 def _subject(error: psycopg.Error) -> str:
-    """The names of what the error is about, as the server reports them apart from its text."""
+    """Return the names of table, column and constraint, which the server reports apart from its message."""
     diag = error.diag
     named = {"table": diag.table_name, "column": diag.column_name, "constraint": diag.constraint_name}
     parts = [f"{kind} {name}" for kind, name in named.items() if name]
