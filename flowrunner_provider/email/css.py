@@ -7,12 +7,12 @@ import re
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.extras import load
 
-__all__ = ["inlined"]
+__all__ = ["inline_styles"]
 
 _STYLE = re.compile(r"<style[\s>]", re.IGNORECASE)
 
 
-def inlined(html: str) -> str:
+def inline_styles(html: str) -> str:
     """``html`` with the rules of its ``<style>`` elements as ``style`` attributes; without any it stays as it is.
 
     Rules that only a style sheet can have, such as ``@media``, stay in one. Nothing is fetched: a style sheet that is

@@ -21,7 +21,7 @@ from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.email.addresses import Mailbox, header_lines, header_text, mailbox, mailboxes
 from flowrunner_provider.email.attachments import Attachment
 from flowrunner_provider.email.calendar import Invitation, invitation
-from flowrunner_provider.email.plain_text import plain_text
+from flowrunner_provider.email.plain_text import html_to_text
 
 __all__ = ["MAX_RECIPIENTS", "MAX_TOTAL_SIZE", "POLICY", "Mail", "build", "compose", "header_name"]
 
@@ -122,7 +122,7 @@ def compose(
         bcc=mailboxes(bcc, "bcc"),
         reply_to=mailboxes(reply_to, "reply_to"),
         subject=header_text(subject, "subject"),
-        text=_body(plain_text(html or "") if text is None else text, "text"),
+        text=_body(html_to_text(html or "") if text is None else text, "text"),
         html=None if html is None else _body(html, "html"),
         attachments=tuple(attachments),
         inline=tuple((_cid(cid), part) for cid, part in (inline or {}).items()),

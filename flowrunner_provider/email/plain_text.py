@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
-__all__ = ["plain_text"]
+__all__ = ["html_to_text"]
 
 _HIDDEN = frozenset({"head", "script", "style", "title", "template"})
 _LINES = frozenset({"br", "dd", "div", "dt", "footer", "header", "li", "section", "tr"})
@@ -15,7 +15,7 @@ _PARAGRAPHS = frozenset(
 _BLANK = re.compile(r"[ \t\r\n\f]+")
 
 
-def plain_text(html: str) -> str:
+def html_to_text(html: str) -> str:
     """The words of ``html``: blocks on lines of their own, links with their address, ``pre`` kept as it is.
 
     :param html: a document or a fragment; broken markup is read as browsers do.

@@ -1,4 +1,4 @@
-"""Waiting for mail."""
+"""The sensor that waits for mail."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["MailMessageSensor"]
 
 
 class MailMessageSensor(FlowRunnerSensor):
-    """At least ``min_messages`` messages that match are in the folder, and the result names them.
+    """On success, at least ``min_messages`` matching messages are in the folder, and the result describes them.
 
-    Killed or retried, it simply looks again: looking changes nothing, and marks no message as read. Each look is a
-    connection of its own that opens the folder read-only, so a waiting task holds none. A folder that is not there,
-    or a login that is refused, is an error and not waited for.
+    A killed or retried sensor polls again; polling changes nothing and never marks a message as read. Each poll opens
+    its own connection and selects the folder read-only, so a waiting task holds no connection. A missing folder or a
+    refused login fails at once.
 
-    :param folder: e.g. ``INBOX``.
+    :param folder: the folder to watch, e.g. ``INBOX``.
     :param search: which messages, e.g. ``{"from": "billing@", "subject": "Invoice", "unseen": True}``.
-    :param min_messages: so many must be there.
-    :param attachment_pattern: a glob; only messages with an attachment of such a name, without regard to case, count.
-    :param poke_interval: the time between two looks, at least a second.
-    :param timeout: how long to wait in all.
+    :param min_messages: number of messages to wait for.
+    :param attachment_pattern: count only messages with an attachment whose name matches this glob, case-insensitive.
+    :param poke_interval: time between two polls, at least one second.
+    :param timeout: maximum total waiting time.
     :param deferrable: wait in the triggerer instead of holding a worker slot.
-    :param imap_conn_id: the connection, of type ``imap``.
+    :param imap_conn_id: a connection of type ``imap``.
     """
 
     action: ClassVar[str] = "email.wait"

@@ -1,4 +1,4 @@
-"""What the triggerer looks at for mailboxes. Triggers only observe, and carry no secret."""
+"""Triggers for mailboxes. They only observe, and serialise connection ids, never secrets."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from flowrunner_provider.runtime.watcher import FlowRunnerWatcher, Seen
 
 __all__ = ["MailMessageTrigger", "MailTrigger"]
 
-LOOK_SECONDS = 300.0
-"""For one look."""
+POLL_SECONDS = 300.0
+"""Deadline of one poll."""
 
 
 class MailTrigger(FlowRunnerTrigger):
-    """Looks at a folder until the messages that are waited for are there.
+    """Polls a folder until it holds the messages that :class:`MailMessageSensor` waits for.
 
-    :param imap_conn_id: the connection.
+    :param imap_conn_id: a connection of type ``imap``.
     :param watch: a :class:`MailWatch` in its JSON form.
     """
 
@@ -41,28 +41,28 @@ class MailTrigger(FlowRunnerTrigger):
         watch = MailWatch.from_json(self.watch)
         watch.check()
         connect = await FlowRunnerImapHook(self.imap_conn_id).aconnector()
-        found = await watch.look(connect, Deadline(LOOK_SECONDS))
+        found = await watch.look(connect, Deadline(POLL_SECONDS))
         return None if found is None else asdict(found)
 
 
 class MailMessageTrigger(FlowRunnerWatcher):
-    """The asset has an event for each message that came into the folder and matches.
+    """The asset gets one event for each matching message that arrives in the folder.
 
-    A triggerer that is killed or started again goes on where it was: no message is left out, and one that was just
-    being told may be told again, with the same ``id``. Each look is a connection of its own that opens the folder
-    read-only, so nothing is marked and no connection can go silent; failures are logged and waited out. When the
-    server gives its messages new UIDs, those that were told, and those older than the newest one that was seen, are
-    not told again. A message is told when it comes: what is only marked later is not found. At most 20 events in
-    one look; the others come with the next ones. The event names the message: ``uid``, ``uidvalidity``,
-    ``message_id``, ``from``, ``subject``; pass the first two on to ``email.read``.
+    A killed or restarted triggerer continues at its cursor: no message is missed, and one that was being reported may
+    be reported again with the same ``id``. Each poll opens its own connection and selects the folder read-only, so no
+    message is marked as read; failures are logged and retried. If the server renumbers the folder, messages that were
+    already reported, or are older than the newest one seen, are not reported again. A message is only evaluated on
+    arrival: later flag changes do not produce events. One poll yields at most 20 events; the rest follow with the next
+    polls. An event has ``uid``, ``uidvalidity``, ``message_id``, ``from`` and ``subject``; pass the first two to
+    ``email.read``.
 
-    :param imap_conn_id: the connection, of type ``imap``.
-    :param folder: e.g. ``INBOX``.
+    :param imap_conn_id: a connection of type ``imap``.
+    :param folder: the folder to watch, e.g. ``INBOX``.
     :param search: which messages, e.g. ``{"from": "billing@", "has_attachment": True}``.
-    :param attachment_pattern: a glob; only messages with an attachment of such a name, without regard to case.
-    :param start: whether only messages are told that come from now on, or also those that are there.
-    :param poll_interval: the time between two looks, at least a second.
-    :param name: tells apart two watchers of the same folder.
+    :param attachment_pattern: only messages with an attachment whose name matches this glob, case-insensitive.
+    :param start: ``new`` reports only messages that arrive from now on, ``existing`` also those already in the folder.
+    :param poll_interval: time between two polls, at least one second.
+    :param name: distinguishes several watchers of the same folder.
     """
 
     action: ClassVar[str] = "email.received"
@@ -101,6 +101,6 @@ class MailMessageTrigger(FlowRunnerWatcher):
         watch.check()
         connect = await FlowRunnerImapHook(self.imap_conn_id).aconnector()
         events, cursor = await arrivals(
-            connect, Deadline(LOOK_SECONDS), watch, cursor, existing=self.start == "existing", log=self.log
+            connect, Deadline(POLL_SECONDS), watch, cursor, existing=self.start == "existing", log=self.log
         )
         return Seen(events=tuple(events), cursor=cursor)

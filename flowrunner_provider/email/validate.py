@@ -14,7 +14,7 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import format_of
 from flowrunner_provider.data.writers import open_writer, part_token
-from flowrunner_provider.email.batch.letter import recipient
+from flowrunner_provider.email.batch.row_mail import parse_recipient
 from flowrunner_provider.email.batch.rows import Row, RowSource
 from flowrunner_provider.email.results import ValidateResult
 
@@ -43,7 +43,7 @@ class Validator:
         if not text:
             return "", "there is no address"
         try:
-            box = recipient(text, "", "address")
+            box = parse_recipient(text, "", "address")
         except ConfigError as error:
             return "", error.message
         if _matches(box.domain, self._deny):

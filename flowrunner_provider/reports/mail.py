@@ -1,8 +1,8 @@
-"""A report by mail: the rows that the first attempt saw, sent once.
+"""Sends a report by mail once, with the rows that the first attempt read.
 
-The rows are kept on the worker's disk from the query on until the mail is sent, so a retry mails the same report. A
-retry on a machine that does not see them asks again, under the same Message-ID, as long as nothing was sent. Once a
-mail may be out, another report under its name would be worse than none: then it stops.
+The rows stay on the worker's disk from the query until the mail is sent, so a retry mails the same report. A retry on
+another machine runs the query again, under the same Message-ID, as long as nothing was sent. Once a mail may be out,
+it stops: two different reports must not have one Message-ID.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any
 from flowrunner_provider.core.effects import Effect, Intent, OnUnknown
 from flowrunner_provider.core.errors import Json, OutcomeUnknown
 from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.core.part_file import disk_errors
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.dataset import Dataset
 from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.email.attachments import Attachment, content_type, too_large
-from flowrunner_provider.email.css import inlined
+from flowrunner_provider.email.css import inline_styles
 from flowrunner_provider.email.message import Mail
 from flowrunner_provider.email.send import NAME, Seal, deliver
 from flowrunner_provider.email.transport import Transport
@@ -34,11 +35,11 @@ __all__ = ["Outbox", "Report", "ReportMailer"]
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What the report looks like.
+    """The content of a report.
 
-    :param compose: the mail with this HTML and these attachments, checked.
+    :param compose: returns the validated mail with this HTML and these attachments.
     :param intro: HTML before the table.
-    :param threshold: the most rows that are shown in the mail itself.
+    :param threshold: maximum rows that are shown in the mail itself.
     """
 
     compose: Callable[[str, list[Attachment]], Mail]
@@ -53,7 +54,7 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Outbox:
-    """How it is sent; as :func:`~flowrunner_provider.email.send.deliver` takes it."""
+    """How the mail is sent; the parameters of :func:`~flowrunner_provider.email.send.deliver`."""
 
     transport: Transport
     domain: str
@@ -63,9 +64,9 @@ class Outbox:
 
 
 class ReportMailer:
-    """One report of one task.
+    """Sends one report of one task.
 
-    :param snapshot: keeps the rows.
+    :param snapshot: keeps the rows between attempts.
     """
 
     def __init__(self, run: Run, snapshot: Snapshot, report: Report, outbox: Outbox) -> None:
@@ -73,9 +74,9 @@ class ReportMailer:
         self._message_id = f"<{run.effects.key(NAME)}@{outbox.domain}>"
 
     def rows(self, connect: Callable[[], Session]) -> Dataset | None:
-        """The rows that are to be mailed; None when they are lost and a mail may be out already."""
+        """Return the rows to mail, or None if they are lost and a mail may already be out."""
         begun = self._begun()
-        dataset = self._snapshot.kept() if begun or self._run.resume else None
+        dataset = self._snapshot.load() if begun or self._run.resume else None
         return self._snapshot.take(connect) if dataset is None and not begun else dataset
 
     def _begun(self) -> bool:
@@ -85,7 +86,7 @@ class ReportMailer:
     async def send(self, dataset: Dataset | None) -> ReportResult:
         """Mail the rows once.
 
-        :raises OutcomeUnknown: when nobody can tell whether it was sent, or it cannot be sent again as it was.
+        :raises OutcomeUnknown: when nobody knows whether the mail was sent, or the same mail cannot be sent again.
         :raises FlowRunnerError: as ``email.send`` does.
         """
         if dataset is None:
@@ -114,10 +115,10 @@ class ReportMailer:
         report = self._report
         style = f"<style>{STYLE if report.style is None else report.style}</style>"
         if self._delivered(dataset.rows) == "inline":
-            return report.compose(inlined(f"{style}\n{report.intro}\n{html_table(dataset)}"), []), "inline"
+            return report.compose(inline_styles(f"{style}\n{report.intro}\n{html_table(dataset)}"), []), "inline"
         file = self._file(dataset)
         note = f"<p>{dataset.rows:,} rows are in the file {file.name}.</p>"
-        return report.compose(inlined(f"{style}\n{report.intro}\n{note}"), [file]), "attached"
+        return report.compose(inline_styles(f"{style}\n{report.intro}\n{note}"), [file]), "attached"
 
     def _delivered(self, rows: int) -> Delivered:
         inline = self._report.format == "html_table" and rows <= self._report.threshold
@@ -131,7 +132,9 @@ class ReportMailer:
         else:
             write_csv(dataset, path, self._guard, escape_formulas=self._report.escape_formulas)
         name = f"{self._report.attachment_name}.{suffix}"
-        return Attachment(name=name, content_type=content_type(name), data=path.read_bytes())
+        with disk_errors(str(path)):
+            data = path.read_bytes()
+        return Attachment(name=name, content_type=content_type(name), data=data)
 
     def _guard(self, size: int) -> None:
         self._run.deadline.check("the report")
@@ -139,7 +142,7 @@ class ReportMailer:
             raise too_large(size * 4 // 3, self._outbox.limit)
 
     async def _without_rows(self) -> ReportResult:
-        """A mail is out, or may be, and its rows are on another machine, or gone with it."""
+        """Return the result of a mail that an earlier attempt sent, if its rows are lost."""
         record: Any = self._run.effects.record(NAME)
         mail = self._report.compose("-", [])
         everybody = len(mail.recipients)
@@ -148,10 +151,11 @@ class ReportMailer:
             await self._run.effects.perform(self._effect(record["fingerprint"]), self._never)
         elif record["state"] != "confirmed" or (result and result["refused"]):
             raise self._lost()
+        self._snapshot.remove()
         return ReportResult(
             sent=True,
-            rows=self._snapshot.counted,
-            delivered=self._delivered(self._snapshot.counted),
+            rows=self._snapshot.row_count,
+            delivered=self._delivered(self._snapshot.row_count),
             message_id=self._message_id,
             accepted=everybody if result else 0,
             unknown=0 if result else everybody,

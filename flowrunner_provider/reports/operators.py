@@ -1,4 +1,4 @@
-"""Queries that people read."""
+"""The operator that mails the result of a query."""
 
 from __future__ import annotations
 
@@ -24,36 +24,37 @@ MOST_INLINE = 10_000
 
 
 class SqlToEmailOperator(FlowRunnerOperator):
-    """The mail server has taken the report once for every recipient, with the rows as one transaction saw them.
+    """On success, the mail server has accepted the report exactly once for every recipient, with the rows of one
+    transaction.
 
-    Killed or retried, it mails the rows that its first attempt saw: they are kept on the worker's disk, in
-    ``[flowrunner] state_path``, until the mail is sent. A retry on another machine that does not see them asks the
-    database again, under the same Message-ID, as long as nothing was sent; once a mail may be out, it stops as
-    ``OutcomeUnknown``, for another report is not the same mail. Recipients are accounted for as in ``email.send``.
+    A killed or retried task mails the rows that its first attempt read: they stay on the worker's disk, in
+    ``[flowrunner] state_path``, until the mail is sent. A retry on a machine without them runs the query again, under
+    the same Message-ID, as long as nothing was sent. Once a mail may be out, it fails with ``OutcomeUnknown`` instead,
+    because a report with other rows is not the same mail. Refused recipients are handled as in ``email.send``.
 
-    Cost: the query is read once, in constant memory; a file that is attached is in memory, about three times its size.
-    Nothing is mailed of a report that would be too large. Values are text: HTML is escaped, a text that a spreadsheet
-    would run gets a ``'`` before it in CSV, and in Excel it is no formula.
+    Cost: one pass over the query's rows in constant memory; about three times the size of an attached file in memory.
+    A report that is too large is never sent. Values are always text: escaped in HTML, prefixed with ``'`` in CSV if a
+    spreadsheet would run them, and never a formula in Excel.
 
-    :param sql: one query; placeholders are those of the database's driver.
+    :param sql: one query, with placeholders of the database driver.
     :param conn_id: a connection of type ``postgres``, ``mysql`` or ``sqlite``.
-    :param parameters: values for the placeholders, a list or an object; bound by the driver.
-    :param to: addresses, as a list or as text with commas.
-    :param cc: copies that everybody sees.
-    :param bcc: copies that nobody sees.
-    :param reply_to: where answers go.
+    :param parameters: values for the placeholders, a list or a mapping; bound by the driver.
+    :param to: addresses, as a list or as comma-separated text.
+    :param cc: copies, visible to everyone.
+    :param bcc: blind copies; never written to a header.
+    :param reply_to: address or addresses for replies.
     :param subject: one line.
     :param from_email: the sender; by default the connection's ``from_email``.
-    :param html: HTML before the table, or the whole text where the rows are attached.
-    :param format: ``html_table`` shows the rows in the mail, ``csv`` and ``xlsx`` attach them.
-    :param threshold: with more rows than that an HTML table is attached as CSV instead.
-    :param style: CSS in place of ours, for ``table.report``; it is moved into the elements.
-    :param attachment_name: of the file, without its suffix.
-    :param escape_formulas: False to write text into CSV as it is, even where a spreadsheet would run it.
-    :param skip_if_empty: without rows there is no mail.
-    :param on_unknown: what to do when an earlier attempt may have sent it: ``stop``; ``resend`` the same bytes with
-        the same Message-ID; or ``skip``.
-    :param max_total_size: largest mail in encoded bytes; by default the mail connection's, which is 20 MiB.
+    :param html: HTML before the table, or the body of the mail if the rows are attached.
+    :param format: ``html_table`` shows the rows in the mail, ``csv`` and ``xlsx`` attach them as a file.
+    :param threshold: maximum rows of an HTML table; a longer result is attached as CSV instead.
+    :param style: CSS for ``table.report`` that replaces the default style; it is moved into ``style`` attributes.
+    :param attachment_name: name of the attached file, without its suffix.
+    :param escape_formulas: put ``'`` before CSV text that a spreadsheet would run as a formula.
+    :param skip_if_empty: send no mail if the query returns no rows.
+    :param on_unknown: what to do if an earlier attempt may have sent the mail: ``stop``; ``resend`` the same bytes with
+        the same Message-ID; or ``skip`` it.
+    :param max_total_size: maximum size of the encoded mail in bytes; by default the mail connection's limit (20 MiB).
     :param smtp_conn_id: the connection for the mail, of type ``smtp``, or ``aws`` for Amazon SES.
     """
 
@@ -97,7 +98,7 @@ class SqlToEmailOperator(FlowRunnerOperator):
         self.skip_if_empty, self.on_unknown, self.max_total_size = skip_if_empty, on_unknown, max_total_size
 
     def perform(self, run: Run) -> ReportResult:
-        """Take the rows, or those that were taken before; then mail them."""
+        """Read the rows, or load those of an earlier attempt, and mail them."""
         from flowrunner_provider.database.hook import hook_for
         from flowrunner_provider.email.hook import outgoing
         from flowrunner_provider.email.send import NAME
@@ -111,11 +112,12 @@ class SqlToEmailOperator(FlowRunnerOperator):
         report.compose("", [])  # what is wrong with it is said before the database is asked
         hook = hook_for(self.conn_id)
         query = Query(conn_id=self.conn_id, sql=self.sql, parameters=self.parameters)
-        folder = state_path() / "reports" / run.effects.key(NAME)
-        mailer = ReportMailer(run, Snapshot(run, folder, query), report, outbox)
-        rows = mailer.rows(lambda: hook.open(run.deadline))
-        run.pacer = mail_hook.pacer
-        return run_to_end(mailer.send(rows), run.deadline)
+        snapshot = Snapshot(run, state_path() / "reports" / run.effects.key(NAME), query)
+        mailer = ReportMailer(run, snapshot, report, outbox)
+        with snapshot.fencing():
+            rows = mailer.rows(lambda: hook.open(run.deadline))
+            run.pacer = mail_hook.pacer
+            return run_to_end(mailer.send(rows), run.deadline)
 
     def _check(self) -> None:
         for name, choices in (("format", get_args(ReportFormat)), ("on_unknown", ("stop", "resend", "skip"))):

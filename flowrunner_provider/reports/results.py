@@ -1,4 +1,4 @@
-"""What reports return: small, and without values of rows."""
+"""Results of reports: small, and without values of rows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Delivered = Literal["inline", "attached", "nothing"]
 
 @dataclass(frozen=True, kw_only=True)
 class ReportResult:
-    """What became of a report.
+    """The outcome of a report.
 
-    :param sent: False when there were no rows and ``skip_if_empty`` was set.
-    :param rows: of the query.
-    :param delivered: where they are.
+    :param sent: False if there were no rows and ``skip_if_empty`` was set.
+    :param rows: number of rows of the query.
+    :param delivered: where the rows are.
     :param message_id: with its angle brackets, the same in every attempt; None without a mail.
-    :param accepted: recipients for whom the server took the mail.
-    :param unknown: recipients of whom nobody knows, after ``on_unknown="skip"``.
+    :param accepted: number of recipients for whom the server accepted the mail.
+    :param unknown: number of recipients whose outcome is unknown, after ``on_unknown="skip"``.
     """
 
     sent: bool

@@ -1,4 +1,4 @@
-"""Rows as files for people: CSV for spreadsheets, and Excel workbooks; in constant memory, the same bytes each time."""
+"""Writes rows to files for people: CSV for spreadsheets and Excel workbooks, in constant memory and reproducibly."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flowrunner_provider.core.errors import ConfigError
+from flowrunner_provider.core.part_file import disk_errors
 from flowrunner_provider.data.dataset import Dataset
 from flowrunner_provider.data.readers import open_rows
 from flowrunner_provider.data.writers import CsvOptions, RowWriter, open_writer
@@ -28,20 +29,20 @@ _READ: dict[str, Callable[[str], Any]] = {
 
 
 def write_csv(dataset: Dataset, path: Path, guard: Callable[[int], None], *, escape_formulas: bool) -> None:
-    """A CSV file that Excel reads as UTF-8.
+    """Write a CSV file that Excel reads as UTF-8.
 
-    :param guard: told how many bytes it has; raises when they are too many.
-    :param escape_formulas: put ``'`` before text that a spreadsheet would run.
+    :param guard: called with the size so far; raises when it is too large.
+    :param escape_formulas: put ``'`` before text that a spreadsheet would run as a formula.
     """
     options = CsvOptions(encoding="utf-8-sig", escape_formulas=escape_formulas)
     _write(dataset, open_writer(path, "csv", list(dataset.columns), token=_TOKEN, csv=options), guard)
 
 
 def write_xlsx(dataset: Dataset, path: Path, guard: Callable[[int], None]) -> None:
-    """A workbook with one sheet. Text is text: nothing in it is a formula or a link.
+    """Write a workbook with one sheet, in which text is never a formula or a link.
 
-    :param guard: told how many bytes it has; raises when they are too many.
-    :raises ConfigError: for more than a sheet can hold.
+    :param guard: called with the size so far; raises when it is too large.
+    :raises ConfigError: for more rows than a sheet can hold.
     """
     if dataset.rows > MOST_ROWS:
         raise ConfigError(
@@ -50,7 +51,9 @@ def write_xlsx(dataset: Dataset, path: Path, guard: Callable[[int], None]) -> No
             remedy="use format='csv', or narrow the query",
         )
     _write(dataset, XlsxRowWriter(path, dataset.columns, _TOKEN, path.parent / "packing"), guard)
-    guard(path.stat().st_size)
+    with disk_errors(str(path)):
+        size = path.stat().st_size
+    guard(size)
 
 
 def _write(dataset: Dataset, opened: RowWriter, guard: Callable[[int], None]) -> None:
@@ -64,7 +67,7 @@ def _write(dataset: Dataset, opened: RowWriter, guard: Callable[[int], None]) ->
 
 
 def _typed(value: Any, kind: str) -> Any:
-    """The value as what it was in the database, where the snapshot has its text."""
+    """Return the value in the type that it had in the database, if the snapshot holds its text."""
     if kind in _READ and isinstance(value, str):
         with suppress(ValueError, InvalidOperation):
             return _READ[kind](value)

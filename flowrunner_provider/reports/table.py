@@ -1,4 +1,4 @@
-"""Rows as an HTML table; every value is text, whatever it holds."""
+"""Renders rows as an HTML table; values are escaped and never markup."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NUMBERS = frozenset({"integer", "number", "decimal"})
 
 
 def html_table(dataset: Dataset) -> str:
-    """All rows, in their order; meant for few of them."""
+    """Return all rows as a table; meant for a small number of them."""
     names, kinds = list(dataset.columns), list(dataset.columns.values())
     lines = ['<table class="report">', _line("th", [(escape(name), "") for name in names])]
     with open_rows(dataset) as reader:
@@ -34,7 +34,7 @@ def html_table(dataset: Dataset) -> str:
 
 
 def text_of_cell(value: Any) -> str:
-    """A value as people read it; nothing is an empty text."""
+    """Return a value as people read it; None is empty text."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -21,7 +21,7 @@ from flowrunner_provider.core.errors import (
     Throttled,
 )
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.email.batch.state import MAX_ROWS, Ledger
+from flowrunner_provider.email.batch.ledger import MAX_ROWS, Ledger
 from tests.email.support import PASSWORD, BatchScene, connect, people, report, send_batch
 from tests.support import smtp_sink as smtp_sink_module
 from tests.support.servers import free_port
@@ -253,7 +253,7 @@ def test_the_ledger_of_many_rows_is_small() -> None:
     ledger.close()
     assert len(json.dumps(run.journal.read("effect", "email.send_batch"))) < 60_000
     again = Ledger(run, "f", MAX_ROWS, 1.0)
-    again.open()
+    again.load()
     assert again.states == ledger.states
     with pytest.raises(ConfigError, match="split"):
         Ledger(run, "f", MAX_ROWS + 1, 1.0)

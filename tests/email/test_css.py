@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flowrunner_provider.core.errors import MissingExtra
-from flowrunner_provider.email.css import inlined
+from flowrunner_provider.email.css import inline_styles
 from tests.email.support import BatchScene, Scene, connect, people, send, send_batch
 from tests.support.http_server import HttpServer
 from tests.support.smtp_sink import SmtpSink
@@ -24,7 +24,7 @@ def scene(tmp_path: Path, smtp_sink: SmtpSink) -> Scene:
 
 
 def test_rules_become_attributes_and_media_queries_stay() -> None:
-    html = inlined(STYLED)
+    html = inline_styles(STYLED)
     assert 'style="color: red;"' in html or 'style="color: red"' in html
     assert "@media" in html
     assert ".red { color: red }" not in html
@@ -32,11 +32,11 @@ def test_rules_become_attributes_and_media_queries_stay() -> None:
 
 def test_without_styles_not_a_byte_changes() -> None:
     for html in ("<p>a\n b</p>", "<stylex>", '<link rel="stylesheet" href="x.css"><pre>\n a</pre>', ""):
-        assert inlined(html) == html
+        assert inline_styles(html) == html
 
 
 def test_white_space_is_kept() -> None:
-    assert "<pre>a\n\n  b</pre>" in inlined("<style>p { color: red }</style><pre>a\n\n  b</pre>")
+    assert "<pre>a\n\n  b</pre>" in inline_styles("<style>p { color: red }</style><pre>a\n\n  b</pre>")
 
 
 def test_nothing_is_fetched(http_server: HttpServer, tmp_path: Path) -> None:
@@ -45,7 +45,9 @@ def test_nothing_is_fetched(http_server: HttpServer, tmp_path: Path) -> None:
         f'<link rel="stylesheet" href="{address}">'
         for address in (f"{http_server.url}/a.css", f"file://{tmp_path}/local.css", str(tmp_path / "local.css"))
     )
-    html = inlined(f"{links}<style>@import url({http_server.url}/b.css); i {{ color: red }}</style><p>x</p><i>y</i>")
+    html = inline_styles(
+        f"{links}<style>@import url({http_server.url}/b.css); i {{ color: red }}</style><p>x</p><i>y</i>"
+    )
     assert "green" not in html
     assert html.count("<link") == 3
     assert not http_server.requests
@@ -76,5 +78,5 @@ def test_in_a_batch(tmp_path: Path, smtp_sink: SmtpSink) -> None:
 def test_a_missing_package_is_named_only_where_it_is_needed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "css_inline", None)
     with pytest.raises(MissingExtra, match=r"\[email\]"):
-        inlined(STYLED)
+        inline_styles(STYLED)
     assert send(scene)["accepted"] == 2

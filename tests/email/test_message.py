@@ -19,7 +19,7 @@ from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.email.addresses import Mailbox, header_lines, mailboxes
 from flowrunner_provider.email.attachments import Attachment
 from flowrunner_provider.email.message import MAX_RECIPIENTS, Mail, build, compose
-from flowrunner_provider.email.plain_text import plain_text
+from flowrunner_provider.email.plain_text import html_to_text
 
 DATE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PICTURE = Attachment(name="logo.png", content_type="image/png", data=b"\x89PNG\r\n" + bytes(range(256)))
@@ -247,9 +247,9 @@ def test_letters_before_the_at_need_smtputf8() -> None:
     ],
 )  # fmt: skip
 def test_plain_text(html: str, text: str) -> None:
-    assert plain_text(html) == text
+    assert html_to_text(html) == text
 
 
 @given(st.text(max_size=200))
 def test_plain_text_takes_anything(html: str) -> None:
-    assert plain_text(f"<p>{html}").endswith("\n")
+    assert html_to_text(f"<p>{html}").endswith("\n")

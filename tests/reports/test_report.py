@@ -32,7 +32,7 @@ from flowrunner_provider.core.errors import (
 )
 from tests.email.support import connect
 from tests.support.context import FileStateStore, execute, make_context
-from tests.support.kill import Outcome, attempt, kill_at, random_kills, trace, zombies
+from tests.support.kill import Outcome, attempt, kill_at, overlaps, random_kills, trace, zombies
 from tests.support.postgres import Postgres
 from tests.support.servers import free_port
 from tests.support.smtp_sink import AfterData, Mail, SmtpSink
@@ -411,6 +411,41 @@ def test_a_zombie_mails_no_second_report(scenes: Callable[..., Scene], choice: s
         return KILLS > 20 or (point.startswith("effect.") if choice == "stop" else point in BRIEFLY[choice])
 
     zombies(lambda: scenes(40, format="csv", on_unknown=choice), send, once, at=at, done=over)
+
+
+def sent_once(scene: Scene) -> None:
+    """One mail with a complete workbook, and nothing left on the worker's disk."""
+    (mail,) = scene.mails()
+    book = openpyxl.load_workbook(io.BytesIO(attached(mail)[2]))
+    assert [row[0].value for row in book.active.iter_rows(min_row=2)] == list(range(40))
+    assert not list((scene.directory / "airflow" / "flowrunner" / "reports").rglob("*"))
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(300 if KILLS < 5 else 1800)
+def test_a_zombie_mails_no_second_workbook(scenes: Callable[..., Scene]) -> None:
+    """FLOWRUNNER_KILLS=5: stopped at every failpoint."""
+
+    def at(point: str) -> bool:
+        return KILLS > 4 or point in ("data.writer.before_write", "email.send_report.after_write")
+
+    zombies(lambda: scenes(40, format="xlsx"), send, sent_once, at=at, patience=2.0)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(300 if KILLS < 5 else 1800)
+def test_a_zombie_deletes_no_rows_of_the_attempt_that_has_taken_over(scenes: Callable[..., Scene]) -> None:
+    """It goes on to its end while the newer attempt is in the middle of its work."""
+    places = ("email.send_report.before_folder", "email.send_report.after_folder", "data.writer.before_open",
+              "email.send_report.before_write", "effect.email.send.after_act")  # fmt: skip
+
+    def at(point: str) -> bool:
+        return point in places if KILLS > 4 else point == places[0]
+
+    def midway(scene: Scene) -> None:
+        assert len(scene.mails()) <= 1
+
+    overlaps(lambda: scenes(40, format="xlsx"), send, sent_once, midway=midway, at=at, limit=max(4, KILLS), seed=3)
 
 
 @pytest.mark.faults

@@ -1,8 +1,8 @@
-"""One mail for each row, over a few connections, and none twice whatever dies.
+"""Sends one mail per row over a few connections, and none twice, wherever the task is killed.
 
-A row's mail has a Message-ID of its own that derives from the task and the row, the same in every attempt. The
-rows are announced in windows before they are sent (``batch_state``); each worker holds one connection and sends
-one mail after the other on it.
+The Message-ID of a row's mail is derived from the task and the row, so it is the same in every attempt. Rows are
+announced in the ledger, one window at a time, before they are sent. Each worker sends one mail after another over its
+own connection.
 """
 
 from __future__ import annotations
@@ -29,34 +29,37 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.retry import apause
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.email.attachments import too_large
-from flowrunner_provider.email.batch.letter import Letter
-from flowrunner_provider.email.batch.report import in_doubt, partial, write_reports
+from flowrunner_provider.email.batch.journal import Journal
+from flowrunner_provider.email.batch.ledger import NAME, Ledger
+from flowrunner_provider.email.batch.report import outcome_unknown, partial_failure, write_reports
+from flowrunner_provider.email.batch.row_mail import RowMail
 from flowrunner_provider.email.batch.rows import Row, RowSource
 from flowrunner_provider.email.batch.spec import BatchSpec
-from flowrunner_provider.email.batch.state import DOUBT, LATER, NAME, OPEN, REFUSED, SENT, Journal, Ledger
+from flowrunner_provider.email.batch.states import DEFERRED, IN_DOUBT, PENDING, REFUSED, SENT
 from flowrunner_provider.email.results import BatchResult
 from flowrunner_provider.email.transport import Session, Transport
 
 __all__ = ["send_batch"]
 
-_TRIED = 5
-"""Rows whose letters must not all fail before anything is sent: then it is the template and not the row."""
-_LATER = 300.0
+_SAMPLE = 5
+"""Rows to render before anything is sent: if none of them renders, the template is wrong and not the row."""
+_RETRY_AFTER = 300.0
+"""Seconds until the next attempt when a throttling server names no time."""
 
 
 async def send_batch(transport: Transport, spec: BatchSpec, source: RowSource, run: Run) -> BatchResult:
-    """Send to every row that no earlier attempt has sent to.
+    """Send a mail to every row that no earlier attempt has sent to.
 
     :raises PartialFailure: when rows were refused; the others have their mail.
-    :raises OutcomeUnknown: when nobody can tell of some rows whether they were sent.
-    :raises TransientError: when the server, or the pace, asks for a wait that is not worth a worker slot.
+    :raises OutcomeUnknown: when nobody knows whether some mails were sent.
+    :raises TransientError: when the server or the rate limit demands a wait that is too long for a worker slot.
     """
-    return await _Batch(transport, spec, source, run).work()
+    return await _Batch(transport, spec, source, run).send()
 
 
 @dataclass(slots=True)
 class _Item:
-    """One row on its way."""
+    """A row that is being sent."""
 
     index: int
     row: Row
@@ -64,51 +67,51 @@ class _Item:
 
 
 @dataclass(slots=True)
-class _Line:
-    """A worker's connection."""
+class _Connection:
+    """A worker's connection; ``dirty`` if the server still has the envelope of an abandoned mail."""
 
     session: Session | None = None
-    used: int = 0
+    sent: int = 0
     dirty: bool = False
 
 
 class _Batch:
+    """One attempt. After ``stop_error`` or ``failed_enough`` is set, workers start no further mail."""
+
     def __init__(self, transport: Transport, spec: BatchSpec, source: RowSource, run: Run) -> None:
         self.transport, self.spec, self.source, self.run = transport, spec, source, run
-        seconds = run.patience + transport.seconds
-        self.ledger = Ledger(run, hashlib.sha256(f"{source.identity}{spec.identity}".encode()).hexdigest()[:32],
-                             source.total, seconds)  # fmt: skip
+        fingerprint = hashlib.sha256(f"{source.identity}{spec.identity}".encode()).hexdigest()[:32]
+        self.ledger = Ledger(run, fingerprint, source.total, run.patience + transport.seconds)
         self.key = run.effects.key(NAME)
         self.journal = Journal(spec.journals / f"{self.key}.journal")
         self.window: deque[_Item] = deque()
         self.in_flight: set[int] = set()
         self.reasons: dict[int, str] = {}
-        self.failures = self.pauses = self.connected = 0
-        self.quiet_until = 0.0
-        self.stopped: FlowRunnerError | None = None
-        self.enough = False
-        self.entries = iter(source)
-        self.seen = 0
+        self.failures = self.pauses = self.connections = 0
+        self.paused_until = 0.0
+        self.stop_error: FlowRunnerError | None = None
+        self.failed_enough = False
+        self.unread = iter(source)
+        self.rows_read = 0
 
     @property
     def states(self) -> bytearray:
         return self.ledger.states
 
-    async def work(self) -> BatchResult:
+    async def send(self) -> BatchResult:
         try:
-            self._try_letters()
-            self._begin()
-            doubtful = self.states.count(DOUBT)
-            if not (doubtful and self.spec.on_unknown == "stop"):
-                self.form = self.spec.form(self.ledger.at)
-                await self._all()
-            return self._end()
+            self._check_templates()
+            self._take_over()
+            if IN_DOUBT not in self.states or self.spec.on_unknown != "stop":
+                self.builder = self.spec.builder(self.ledger.started_at)
+                await self._send_pending()
+            return self._finish()
         finally:
             self.journal.close()
 
-    def _try_letters(self) -> None:
-        """A template that fits no row is found before anything is sent."""
-        first: ConfigError | None = None
+    def _check_templates(self) -> None:
+        """Raise the first error of the templates unless one of the first rows renders."""
+        first_error: ConfigError | None = None
         for index, row in self.source:
             try:
                 self.spec.compose(row)
@@ -116,50 +119,51 @@ class _Batch:
             except (ConfigError, NotFound, SecurityError) as error:
                 if not isinstance(error, ConfigError) or error.field == self.spec.to:
                     return
-                first = first or error
-            if index + 1 >= _TRIED:
+                first_error = first_error or error
+            if index + 1 >= _SAMPLE:
                 break
-        if first is not None:
-            raise first
+        if first_error is not None:
+            raise first_error
 
-    def _begin(self) -> None:
-        self.ledger.open()
+    def _take_over(self) -> None:
+        """Continue where earlier attempts stopped."""
+        self.ledger.load()
         failpoint("email.send_batch.before_take_over")
-        self.journal.read()
-        self.ledger.take_over(self.journal)
+        self.journal.load()
+        self.ledger.recover(self.journal)
         failpoint("email.send_batch.after_take_over")
-        self.journal.begin(self.run.lease.owner.token)
+        self.journal.create(self.run.lease.owner.token)
         failpoint("email.send_batch.after_journal")
         self.reasons = {index: why for index, why in self.journal.reasons.items() if self.states[index] == REFUSED}
-        settled = self.source.total - self.states.count(OPEN)
+        settled = self.source.total - self.states.count(PENDING)
         self.progress = self.run.progress("send", unit="mails", total=self.source.total, start=settled)
 
     def identify(self, index: int, row: Row) -> tuple[str, str]:
-        """Address and Message-ID of a row."""
+        """Return address and Message-ID of a row."""
         address = str(row.get(self.spec.to) or "")
         name = f"{self.key}\0{index}\0{address}".encode("utf-8", "surrogatepass")
         return address, f"<{hashlib.sha256(name).hexdigest()[:40]}@{self.spec.domain}>"
 
-    # The rows
+    # Workers
 
-    async def _all(self) -> None:
+    async def _send_pending(self) -> None:
         limit = getattr(self.run.pacer, "limit", None)
-        at_once = self.spec.concurrency
-        if limit is not None:  # nobody should wait longer for the pace than is worth a worker slot
-            at_once = max(1, min(at_once, int(self.run.patience / 2 / limit.interval)))
+        workers = self.spec.concurrency
+        if limit is not None:  # no worker should wait longer for the rate limit than is worth a worker slot
+            workers = max(1, min(workers, int(self.run.patience / 2 / limit.interval)))
         try:
-            await self._work(at_once)
-            while self.window and self.stopped is None and not self.enough:  # its worker found no connection
-                await self._work(1)
+            await self._run_workers(workers)
+            while self.window and self.stop_error is None and not self.failed_enough:  # left by a worker that could
+                await self._run_workers(1)  # not connect
         finally:
             for index in self.in_flight:
-                self.states[index] = DOUBT
-            if not isinstance(self.stopped, Fenced):
+                self.states[index] = IN_DOUBT
+            if not isinstance(self.stop_error, Fenced):
                 self.ledger.close()
                 failpoint("email.send_batch.after_close")
 
-    async def _work(self, at_once: int) -> None:
-        workers = [asyncio.create_task(self._worker()) for _ in range(min(at_once, self.source.total))]
+    async def _run_workers(self, count: int) -> None:
+        workers = [asyncio.create_task(self._worker()) for _ in range(min(count, self.source.total))]
         try:
             await asyncio.gather(*workers)
         finally:
@@ -168,30 +172,28 @@ class _Batch:
             await asyncio.gather(*workers, return_exceptions=True)
 
     async def _worker(self) -> None:
-        line = _Line()
+        connection = _Connection()
         try:
-            while (item := self._next()) is not None:
-                if not await self._one(item, line):
+            while (item := self._next_item()) is not None:
+                if not await self._send_row(item, connection):
                     self.window.appendleft(item)
                     break
-        except FlowRunnerError as error:  # the others end the mail that they are at
-            self.stopped = self.stopped or error
+        except FlowRunnerError as error:  # the other workers finish their current mail
+            self.stop_error = self.stop_error or error
         finally:
-            if line.session is not None:
-                await self._hang_up(line)
+            await self._disconnect(connection)
 
-    def _next(self) -> _Item | None:
-        if self.stopped is not None or self.enough or not (self.window or self._read()):
+    def _next_item(self) -> _Item | None:
+        if self.stop_error is not None or self.failed_enough or not (self.window or self._fill_window()):
             return None
-        if self.ledger.stale:
-            self.ledger.renew()
+        self.ledger.renew()
         return self.window.popleft()
 
-    def _read(self) -> bool:
-        """Fill the window with the next rows that have no mail, and announce them; False at the end."""
-        wanted = (OPEN, DOUBT) if self.spec.on_unknown == "resend" else (OPEN,)
-        for index, row in self.entries:
-            self.seen += 1
+    def _fill_window(self) -> bool:
+        """Read the next rows without a mail and announce them; return False if there are none."""
+        wanted = (PENDING, IN_DOUBT) if self.spec.on_unknown == "resend" else (PENDING,)
+        for index, row in self.unread:
+            self.rows_read += 1
             if index >= self.source.total:
                 break
             if self.states[index] in wanted:
@@ -202,67 +204,72 @@ class _Batch:
             self.ledger.announce(self.window[-1].index + 1)
         return bool(self.window)
 
-    async def _one(self, item: _Item, line: _Line) -> bool:
-        """One row, to its fate; False when this worker should end and leave the row to others."""
+    async def _send_row(self, item: _Item, connection: _Connection) -> bool:
+        """Send one row's mail until its state is settled; return False to leave the row to other workers."""
         try:
-            letter = self.spec.compose(item.row)
-            message = self.form.build(letter, self.identify(item.index, item.row)[1])
-            if self.spec.seal:
-                message = await asyncio.to_thread(self.spec.seal, message, self.form.date)
-            if len(message) > self.spec.limit:
-                raise too_large(len(message), self.spec.limit)
+            mail = self.spec.compose(item.row)
+            message = await self._encode(mail, self.identify(item.index, item.row)[1])
         except (ConfigError, NotFound, SecurityError) as error:
-            self._refused(item, error.message, REFUSED)
+            self._mark_refused(item, error.message, REFUSED)
             return True
-        while self.stopped is None:
+        while self.stop_error is None:
             try:
                 await self.run.paced()
-                if not await self._connected(line):
+                if not await self._connect(connection):
                     return False
-                await self._transfer(item, letter, message, line)
+                await self._transfer(item, mail, message, connection)
                 return True
             except OutcomeUnknown as error:
-                await self._hang_up(line)
-                self._lost(item, error)
+                await self._disconnect(connection)
+                self._mark_in_doubt(item, error)
                 return True
             except Rejected as error:
-                line.dirty = True
-                self._refused(item, error.message, REFUSED)
+                connection.dirty = True
+                self._mark_refused(item, error.message, REFUSED)
                 return True
             except TransientError as error:
-                if await self._failed(item, error, line):
+                if await self._not_sent(item, error, connection):
                     return True
         return False
 
-    async def _connected(self, line: _Line) -> bool:
-        """Have a connection; False when the server takes no more than there are."""
-        if line.session is not None:
-            if line.dirty:
-                await line.session.reset()
-                line.dirty = False
+    async def _encode(self, mail: RowMail, message_id: str) -> bytes:
+        message = self.builder.build(mail, message_id)
+        if self.spec.sign:
+            message = await asyncio.to_thread(self.spec.sign, message, self.builder.date)
+        if len(message) > self.spec.limit:
+            raise too_large(len(message), self.spec.limit)
+        return message
+
+    async def _connect(self, connection: _Connection) -> bool:
+        """Make the connection ready for a mail; return False if the server accepts no further connection."""
+        if connection.session is not None:
+            if connection.dirty:
+                await connection.session.reset()
+                connection.dirty = False
             return True
         try:
-            line.session = await self.transport.login(self.run.deadline)
+            connection.session = await self.transport.login(self.run.deadline)
         except Throttled:
-            if self.connected:
+            if self.connections:
                 return False
             raise
-        line.used, line.dirty = 0, False
-        self.connected += 1
+        connection.sent, connection.dirty = 0, False
+        self.connections += 1
         return True
 
-    async def _transfer(self, item: _Item, letter: Letter, message: bytes, line: _Line) -> None:
-        """One mail on a connection."""
-        session = line.session
+    async def _transfer(self, item: _Item, mail: RowMail, message: bytes, connection: _Connection) -> None:
+        """Send one mail over a connection."""
+        session = connection.session
         if session is None:
             raise ValueError("there is no connection")
-        address = letter.to.address
-        line.dirty = True
-        await session.announce(letter, (address,), len(message), at_once=True)
+        address = mail.to.address
+        connection.dirty = True
+        await session.announce(mail, (address,), len(message), at_once=True)
         if refusal := session.refused.get(address):
-            self._refused(item, str(refusal), REFUSED if refusal.for_good else LATER)
+            self._mark_refused(item, str(refusal), REFUSED if refusal.for_good else DEFERRED)
             return
-        self.journal.note("b", item.index)
+        self.ledger.renew()  # this worker may have slept since it took the row
+        self.journal.start(item.index)
         self.in_flight.add(item.index)
         failpoint("email.send_batch.before_data")
         try:
@@ -271,87 +278,95 @@ class _Batch:
             raise
         except FlowRunnerError as error:
             self.in_flight.discard(item.index)
-            self.journal.note("n", item.index)
+            self.journal.withdraw(item.index)
             if isinstance(error, Throttled) and error.status not in (0, 421):
-                self._refused(item, error.message, LATER)
+                self._mark_refused(item, error.message, DEFERRED)
                 return
             raise
         failpoint("email.send_batch.after_data")
-        self.journal.note("s", item.index)
-        failpoint("email.send_batch.after_note")
         self.states[item.index] = SENT
         self.in_flight.discard(item.index)
-        line.dirty, line.used, self.pauses = False, line.used + 1, 0
+        self.journal.settle(item.index, SENT)
+        failpoint("email.send_batch.after_note")
+        connection.dirty, connection.sent, self.pauses = False, connection.sent + 1, 0
         self.progress.advance()
 
-    async def _hang_up(self, line: _Line) -> None:
-        session, line.session, line.dirty = line.session, None, False
+    async def _disconnect(self, connection: _Connection) -> None:
+        session, connection.session, connection.dirty = connection.session, None, False
         if session is not None:
-            self.connected -= 1
+            self.connections -= 1
             with suppress(FlowRunnerError):
                 await session.close()
 
-    # What became of a row
+    # Outcomes of a row
 
-    async def _failed(self, item: _Item, error: TransientError, line: _Line) -> bool:
-        """The mail was not sent: True when its fate is settled, False to try again after a wait."""
-        had, reused = line.session is not None, line.used > 0
-        await self._hang_up(line)
-        now = self.run.clock.monotonic()
+    async def _not_sent(self, item: _Item, error: TransientError, connection: _Connection) -> bool:
+        """Handle a failure before the message was sent: return True if that settles the row, False to try again."""
+        connected, reused = connection.session is not None, connection.sent > 0
+        await self._disconnect(connection)
         if isinstance(error, Throttled):
-            if now < self.quiet_until:
-                return False  # another worker was told so first
-            self.pauses += 1
-            seconds = self.run.retry.wait(error, self.pauses, self.run.deadline)
-            if seconds is None:
-                self.stopped = self.stopped or _come_again(error)
-                return False
-            self.quiet_until = now + seconds
-            self.run.hold(seconds)
+            self._pause(error)
             return False
         if reused:
-            return False  # servers end connections that have done their part
+            return False  # servers close connections after a number of mails
         item.tries += 1
         seconds = self.run.retry.wait(error, item.tries, self.run.deadline)
         if seconds is not None:
             await apause(seconds)
-        elif had and self.pauses == 0 and SENT in self.states:
-            self._refused(item, error.message, LATER)  # the others go through: it is this one
+        elif connected and self.pauses == 0 and SENT in self.states:
+            self._mark_refused(item, error.message, DEFERRED)  # other mails pass: it is this one that fails
             return True
         else:
-            self.stopped = self.stopped or error
+            self.stop_error = self.stop_error or error
         return False
 
-    def _refused(self, item: _Item, why: str, state: int) -> None:
-        if self.states[item.index] != DOUBT or state == REFUSED:  # an earlier attempt may have sent it
-            self.states[item.index] = state
-            self.journal.note("r" if state == REFUSED else "l", item.index, why)
-        self.reasons[item.index] = why
-        self.progress.advance()
-        self._count()
+    def _pause(self, error: Throttled) -> None:
+        """Pause all workers, or stop the batch if the pause is too long for a worker slot."""
+        now = self.run.clock.monotonic()
+        if now < self.paused_until:
+            return  # the reply to another worker has already started this pause
+        self.pauses += 1
+        seconds = self.run.retry.wait(error, self.pauses, self.run.deadline)
+        if seconds is None:
+            error.retry_after = _RETRY_AFTER if error.retry_after is None else error.retry_after
+            self.stop_error = self.stop_error or error
+            return
+        self.paused_until = now + seconds
+        self.run.hold(seconds)
 
-    def _lost(self, item: _Item, error: OutcomeUnknown) -> None:
-        self.states[item.index] = DOUBT
+    def _mark_refused(self, item: _Item, reason: str, state: int) -> None:
+        # A temporary refusal says nothing about an earlier attempt that may have sent this mail.
+        if self.states[item.index] != IN_DOUBT or state == REFUSED:
+            self.states[item.index] = state
+            self.journal.settle(item.index, state, reason)
+        self.reasons[item.index] = reason
+        self.progress.advance()
+        self._count_failure()
+
+    def _mark_in_doubt(self, item: _Item, error: OutcomeUnknown) -> None:
+        self.states[item.index] = IN_DOUBT
         self.in_flight.discard(item.index)
         self.reasons[item.index] = error.message
         self.progress.advance()
         if self.spec.on_unknown != "skip":
-            self._count()
+            self._count_failure()
 
-    def _count(self) -> None:
+    def _count_failure(self) -> None:
         self.failures += 1
-        self.enough = self.enough or self.spec.on_item_error == "fail" or self.failures > self.spec.max_failures
+        if self.spec.on_item_error == "fail" or self.failures > self.spec.max_failures:
+            self.failed_enough = True
 
     # The end
 
-    def _end(self) -> BatchResult:
+    def _finish(self) -> BatchResult:
+        """Write the reports and return the counts, or raise what keeps the batch from being complete."""
         spec, run = self.spec, self.run
-        if isinstance(self.stopped, Fenced):
-            raise self.stopped
-        if self.stopped is None and not self.enough and self.seen not in (0, self.source.total):
+        if isinstance(self.stop_error, Fenced):
+            raise self.stop_error
+        if self.stop_error is None and not self.failed_enough and self.rows_read not in (0, self.source.total):
             raise IntegrityError(
-                f"{self.source.total:,} rows were counted, and {self.seen:,} came",
-                remedy="keep the file as it is until the task has ended",
+                f"the source had {self.source.total:,} rows when they were counted, and {self.rows_read:,} when read",
+                remedy="do not change the file until the task has ended",
             )
         token = hashlib.sha256("\0".join(run.scope).encode()).hexdigest()[:24]
         write_reports(
@@ -359,14 +374,14 @@ class _Batch:
             report=spec.report, dead_letter=spec.dead_letter, token=token,
         )  # fmt: skip
         self.progress.finish()
-        if self.stopped is not None:
-            raise self.stopped
+        if self.stop_error is not None:
+            raise self.stop_error
         count = self.states.count
-        unknown, refused, skipped = count(DOUBT), count(REFUSED) + count(LATER), count(OPEN)
+        unknown, refused, skipped = count(IN_DOUBT), count(REFUSED) + count(DEFERRED), count(PENDING)
         if unknown and spec.on_unknown != "skip":
-            raise in_doubt(self.states, spec.report, self.key, reconcilable=spec.on_unknown == "resend")
+            raise outcome_unknown(self.states, spec.report, self.key, reconcilable=spec.on_unknown == "resend")
         if refused or skipped:
-            raise partial(self.states, self.reasons, spec.report)
+            raise partial_failure(self.states, self.reasons, spec.report)
         self.journal.remove()
         return BatchResult(
             rows=self.source.total,
@@ -377,9 +392,3 @@ class _Batch:
             report=str(spec.report) if spec.report else None,
             dead_letter=str(spec.dead_letter) if spec.dead_letter else None,
         )
-
-
-def _come_again(error: TransientError) -> TransientError:
-    if error.retry_after is None:
-        error.retry_after = _LATER
-    return error

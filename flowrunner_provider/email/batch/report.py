@@ -1,4 +1,4 @@
-"""The report of a batch: one line for each row, and a file with the rows that have no mail."""
+"""The report of a batch, its dead-letter file, and the errors of an incomplete batch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from flowrunner_provider.core.errors import OutcomeUnknown, PartialFailure
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.part_file import PartFile
 from flowrunner_provider.email.batch.rows import Row, RowSource
-from flowrunner_provider.email.batch.state import DOUBT, LATER, OPEN, REFUSED, SENT
+from flowrunner_provider.email.batch.states import DEFERRED, IN_DOUBT, PENDING, REFUSED, SENT
 
-__all__ = ["in_doubt", "partial", "write_reports"]
+__all__ = ["outcome_unknown", "partial_failure", "write_reports"]
 
-_STATUS = {SENT: "sent", REFUSED: "refused", LATER: "refused", DOUBT: "unknown", OPEN: "skipped"}
+_STATUS = {SENT: "sent", REFUSED: "refused", DEFERRED: "refused", IN_DOUBT: "unknown", PENDING: "skipped"}
 _REASONS = {
     REFUSED: "refused in an earlier attempt, on another machine",
-    DOUBT: "its sending was interrupted: it may have been sent",
-    OPEN: "not tried: the batch stopped before it",
+    IN_DOUBT: "interrupted while it was sent: it may have been accepted",
+    PENDING: "not tried: the batch stopped before this row",
 }
 _BLOCK = 1 << 18
 _SHOWN = 20
@@ -35,9 +35,9 @@ def write_reports(
     dead_letter: Path | None,
     token: str,
 ) -> None:
-    """Both files appear whole under their names, in the order of the rows; one that is None is not written.
+    """Write both files atomically, in the order of the rows; a path that is None is not written.
 
-    :param identify: address and Message-ID of a row.
+    :param identify: returns address and Message-ID of a row.
     """
     if report is None and dead_letter is None:
         return
@@ -53,7 +53,7 @@ def write_reports(
             "reason": reasons.get(index) or _REASONS.get(state) if state != SENT else None,
         }
         lines.add(line)
-        if state in (REFUSED, LATER, DOUBT):
+        if state in (REFUSED, DEFERRED, IN_DOUBT):
             dead.add({**line, "item": row})
     for file in (lines, dead):
         failpoint("email.send_batch.before_report")
@@ -87,9 +87,9 @@ class _Lines:
             self._file.commit()
 
 
-def in_doubt(states: bytearray, report: Path | None, key: str, *, reconcilable: bool) -> OutcomeUnknown:
-    """Nobody knows of some rows."""
-    rows = [str(index) for index, state in enumerate(states) if state == DOUBT]
+def outcome_unknown(states: bytearray, report: Path | None, key: str, *, reconcilable: bool) -> OutcomeUnknown:
+    """Return the error of a batch with mails in doubt."""
+    rows = [str(index) for index, state in enumerate(states) if state == IN_DOUBT]
     named = ", ".join(rows[:_SHOWN]) + (", ..." if len(rows) > _SHOWN else "")
     where = f"; the report {report} has their Message-IDs" if report else ""
     return OutcomeUnknown(
@@ -100,12 +100,12 @@ def in_doubt(states: bytearray, report: Path | None, key: str, *, reconcilable: 
     )
 
 
-def partial(states: bytearray, reasons: Mapping[int, str], report: Path | None) -> PartialFailure:
-    """Some rows were refused, or not tried."""
-    rows = [index for index, state in enumerate(states) if state in (REFUSED, LATER)]
+def partial_failure(states: bytearray, reasons: Mapping[int, str], report: Path | None) -> PartialFailure:
+    """Return the error of a batch with refused or skipped rows."""
+    rows = [index for index, state in enumerate(states) if state in (REFUSED, DEFERRED)]
     failed = {str(index): reasons.get(index) or "refused in an earlier attempt" for index in rows[:_SHOWN]}
     first = "; ".join(f"row {index}: {why}" for index, why in list(failed.items())[:3])
-    skipped, later = states.count(OPEN), LATER in states
+    skipped, later = states.count(PENDING), DEFERRED in states
     rest = f"; stopped there, {skipped:,} were not tried" if skipped else ""
     where = f"; all are in {report}" if report else ""
     remedy = "a retry sends only to those refused for now"

@@ -1,4 +1,4 @@
-"""What a batch of mails is asked for."""
+"""The specification of a batch of mails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from flowrunner_provider.core.effects import OnUnknown
-from flowrunner_provider.email.batch.letter import Letter, LetterForm
+from flowrunner_provider.email.batch.row_mail import RowMail, RowMailBuilder
 from flowrunner_provider.email.batch.rows import Row
 from flowrunner_provider.email.send import Seal
 
@@ -17,20 +17,20 @@ __all__ = ["BatchSpec"]
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSpec:
-    """The parameters of ``email.send_batch``, checked.
+    """The validated parameters of ``email.send_batch``.
 
     :param identity: fingerprint of the content, without the rows.
     :param to: the column with the address.
-    :param compose: the letter for a row; raises for one that cannot be written to.
-    :param form: makes the bytes of letters with this date (ISO 8601).
-    :param seal: signs a message.
-    :param journals: a folder on this machine's disk.
+    :param compose: returns the mail for a row; raises for a row that cannot be sent to.
+    :param builder: returns the builder of messages with this date (ISO 8601).
+    :param sign: signs a message.
+    :param journals: the folder of journals on this machine's disk.
     """
 
     identity: str
     to: str
-    compose: Callable[[Row], Letter]
-    form: Callable[[str], LetterForm]
+    compose: Callable[[Row], RowMail]
+    builder: Callable[[str], RowMailBuilder]
     domain: str
     limit: int
     journals: Path
@@ -41,4 +41,4 @@ class BatchSpec:
     on_item_error: Literal["continue", "fail"] = "continue"
     max_failures: int = 1000
     on_unknown: OnUnknown = "stop"
-    seal: Seal | None = None
+    sign: Seal | None = None

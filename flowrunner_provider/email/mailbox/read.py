@@ -21,7 +21,7 @@ from flowrunner_provider.email.mailbox.plan import Plan, Sieve, planned, ranges,
 from flowrunner_provider.email.mailbox.results import Body, MailReadResult
 from flowrunner_provider.email.mailbox.session import Connect, Mailbox
 from flowrunner_provider.email.mailbox.text import decoded_text, decoder_for
-from flowrunner_provider.email.plain_text import plain_text
+from flowrunner_provider.email.plain_text import html_to_text
 
 __all__ = ["ROOM", "ReadJob", "read"]
 
@@ -174,7 +174,7 @@ class _Read:
         if self._job.body in ("html", "both"):
             row["html"], row["html_cut"] = markup
         if self._job.body in ("text", "both"):
-            text = await self._text(message.uid, plain) if plain else (plain_text(markup[0]), markup[1])
+            text = await self._text(message.uid, plain) if plain else (html_to_text(markup[0]), markup[1])
             row["text"], row["text_cut"] = text
 
     async def _text(self, uid: int, part: Part) -> tuple[str, bool]:

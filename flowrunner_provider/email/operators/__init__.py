@@ -1,4 +1,4 @@
-"""The operators for email, one module per noun."""
+"""Operators that send mail and work on mailboxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One personalised mail for each row."""
+"""The operator that sends one personalised mail per row."""
 
 from __future__ import annotations
 
@@ -24,59 +24,58 @@ OnItemError = Literal["continue", "fail"]
 
 
 class EmailBatchOperator(FlowRunnerOperator):
-    """The mail server has taken one mail of its own for every row, and the report says so row by row.
+    """On success, the mail server has accepted exactly one mail for every row.
 
-    Killed or retried, only the rows without a confirmed mail are sent, each with the same Message-ID and the same
-    bytes in every attempt. What was on the wire when the worker died is in doubt: at most ``concurrency`` mails
-    when the retry runs on the same machine (a journal on its disk knows the rest), at most ``window`` and
-    ``concurrency`` elsewhere; ``on_unknown`` says what becomes of them. When rows are refused the others are sent
-    all the same, and the task fails as PartialFailure; a retry sends to those refused for now. Counts add up:
-    rows = sent + refused + unknown + skipped.
+    A killed or retried task sends only the rows without a confirmed mail, each with the same Message-ID and the same
+    bytes as before. Mails that were in flight when the worker died are in doubt, and ``on_unknown`` decides what to do
+    with them. A retry on the same machine reads a journal on its disk, so at most ``concurrency`` mails are in doubt.
+    A retry on another machine has at most ``window`` + ``concurrency`` in doubt. Refused rows do not stop the others:
+    the task then fails with PartialFailure, and a retry sends only to rows with a temporary (4xx) refusal. The counts
+    always add up: rows = sent + refused + unknown + skipped.
 
-    ``subject``, ``html``, ``text``, ``headers`` and the file ``template`` are Jinja templates that are rendered for
-    each row, with its columns and ``template_context`` as names (and ``row["any name"]``), in a sandbox; Airflow
-    does not render them: pass ``{{ ds }}`` through ``template_context``. Values of rows are never templates. An
-    undefined name is an error, no value (None) is no text, and HTML escapes the values.
+    ``subject``, ``html``, ``text``, ``headers`` and the ``template`` file are Jinja templates that this operator, not
+    Airflow, renders once per row in a sandbox. They see the row's columns, ``template_context``, and ``row`` itself
+    (``row["any name"]``). Pass Airflow values such as ``{{ ds }}`` through ``template_context``. Values are never
+    rendered as templates. An undefined name is an error, None renders as empty text, and HTML templates escape values.
 
-    Cost: memory for one mail per connection; attachments for everybody are encoded once. ``concurrency``
-    connections are reused, a server that takes fewer gets fewer, and a 421 pauses all. The rate limit holds for all
-    of them. Up to 110,000 rows. All mails carry the date at which the batch began.
+    Cost: one mail in memory per connection. Shared attachments are encoded once. Connections are reused; if the server
+    allows fewer than ``concurrency``, the task uses fewer; a 421 reply pauses all of them. Limit: 110,000 rows. All
+    mails carry the date at which the batch started.
 
-    :param recipients: a list of mappings, or a dataset as an upstream task returned it, or the path of a .jsonl,
-        .csv or .parquet file on a disk that the workers share.
-    :param subject: template of one line.
+    :param recipients: a list of mappings, a dataset returned by an upstream task, or the path of a .jsonl, .csv or
+        .parquet file on a disk that the workers share.
+    :param subject: template of the subject; must render to one line.
     :param to: the column with the address.
-    :param to_name: the column with the name that is shown with it.
-    :param html: template of the HTML; a plain text is derived from it unless ``text`` is given.
-    :param text: template of the plain text.
-    :param template: a file with the template; HTML if its name ends in ``.html`` (or ``.html.j2``).
-    :param template_folder: where templates and their layouts are looked up; by default the DAG's folder.
-    :param template_context: names that all rows have in common.
+    :param to_name: the column with the recipient's display name.
+    :param html: template of the HTML body; a plain-text body is derived from it unless ``text`` is given.
+    :param text: template of the plain-text body.
+    :param template: file with the body template; HTML if its name ends in ``.html`` or ``.html.j2``, else plain text.
+    :param template_folder: folder of the template file and its layouts; by default the DAG's folder.
+    :param template_context: names available to the templates of all rows.
     :param from_email: the sender; by default the connection's ``from_email``.
-    :param reply_to: where answers go.
-    :param headers: further headers, e.g. ``{"List-Unsubscribe": "<https://example.com/u/{{ id }}>"}``.
-    :param inline_css: move the rules of ``<style>`` into the elements, for readers that drop style sheets. Linked
-        style sheets are never fetched.
-    :param attachments: files or patterns for everybody, on this disk or any store (``s3://lake@terms/*.pdf``); one
-        that matches nothing is an error.
-    :param attachment_column: a column with a file name, or a list of them, for attachments of the row's own. They
-        must stay as they are until the task has succeeded.
-    :param attachment_folder: where those files are; a name that leads out of it is refused.
-    :param rate_limit: mails, such as ``100/minute``; by default the connection's own.
-    :param concurrency: connections to the mail server.
-    :param window: rows that are announced at a time. With fewer, less is in doubt when a machine is lost, and the
-        state store is written to more often.
-    :param on_item_error: ``continue`` with the others, or ``fail``: start no other mail.
-    :param max_failures: with more refusals than that in one attempt the batch stops.
-    :param report: a file for the fate of each row, JSON Lines ``{"row", "address", "message_id", "status",
-        "reason"}``; ``row`` counts from 0, ``status`` is sent, refused, unknown, or skipped for one not tried.
-    :param dead_letter: a file for the rows without a confirmed mail: such lines with the row itself as ``item``.
-    :param on_unknown: what to do with mails that may have been sent: ``stop`` and name them, ``resend`` the same
-        bytes with the same Message-ID, or ``skip`` and report them as unknown.
-    :param max_total_size: largest mail in encoded bytes; by default the connection's, which is 20 MiB.
-    :param smtp_conn_id: the connection, of type ``smtp``, or ``aws`` for Amazon SES, which gives each copy a
-        Message-ID of its own (ours stays in Original-Message-ID). With a DKIM key in its extra every mail is signed,
-        which costs about 10 ms each.
+    :param reply_to: address or addresses for replies.
+    :param headers: additional headers, e.g. ``{"List-Unsubscribe": "<https://example.com/u/{{ id }}>"}``.
+    :param inline_css: move ``<style>`` rules into ``style`` attributes, for mail clients that ignore style sheets.
+        Linked style sheets are never downloaded.
+    :param attachments: files or globs to attach to every mail, on the worker's disk or in any store, e.g.
+        ``s3://lake@terms/*.pdf``. A glob that matches nothing is an error.
+    :param attachment_column: a column with one file name, or a list of them, to attach to that row's mail. The files
+        must not change until the task has succeeded.
+    :param attachment_folder: the folder of those files; a name that leads outside it is refused.
+    :param rate_limit: maximum rate of mails, e.g. ``100/minute``; by default the connection's limit.
+    :param concurrency: number of connections to the mail server.
+    :param window: number of rows recorded as in flight per state-store write. A smaller window leaves fewer mails in
+        doubt when a machine is lost, at the price of more writes.
+    :param on_item_error: after a refused row, ``continue`` with the others or ``fail``: start no further mail.
+    :param max_failures: stop the batch after more than this many refusals in one attempt.
+    :param report: file for the outcome of every row, JSON Lines of ``{"row", "address", "message_id", "status",
+        "reason"}``. ``row`` counts from 0; ``status`` is sent, refused, unknown, or skipped (not tried).
+    :param dead_letter: file for the rows without a confirmed mail: the same lines, with the row itself as ``item``.
+    :param on_unknown: what to do with mails in doubt: ``stop`` and name them; ``resend`` the same bytes with the same
+        Message-ID; or ``skip`` them and report them as unknown.
+    :param max_total_size: maximum size of one encoded mail in bytes; by default the connection's limit (20 MiB).
+    :param smtp_conn_id: a connection of type ``smtp``, or ``aws`` for Amazon SES, which replaces the Message-ID (ours
+        is kept in Original-Message-ID). If its extra has a DKIM key, every mail is signed, which takes about 10 ms.
     """
 
     action: ClassVar[str] = "email.send_batch"
@@ -129,7 +128,7 @@ class EmailBatchOperator(FlowRunnerOperator):
         self.report, self.dead_letter = report, dead_letter
 
     async def perform(self, run: Run) -> BatchResult:
-        """Check everything, and send what no earlier attempt has sent."""
+        """Validate all arguments, then send every row that no earlier attempt has sent."""
         from flowrunner_provider.email.addresses import mailbox
         from flowrunner_provider.email.batch.engine import send_batch
         from flowrunner_provider.email.batch.rows import RowSource
@@ -162,7 +161,7 @@ class EmailBatchOperator(FlowRunnerOperator):
             identity=content.identity,
             to=self.to,
             compose=content.compose,
-            form=content.form,
+            builder=content.builder,
             domain=config.message_id_domain or mailbox(sender, "from_email").domain,
             limit=limit,
             journals=state_path() / "email",
@@ -173,7 +172,7 @@ class EmailBatchOperator(FlowRunnerOperator):
             on_item_error=self.on_item_error,
             max_failures=_positive(self.max_failures, "max_failures", least=0),
             on_unknown=self.on_unknown,
-            seal=hook.seal,
+            sign=hook.seal,
         )
         return await send_batch(hook.transport, spec, source, run)
 
@@ -222,7 +221,7 @@ class EmailBatchOperator(FlowRunnerOperator):
         )
 
     def _bodies(self, templates: Templates) -> tuple[RowTemplate | None, RowTemplate | None]:
-        """HTML and plain text; what was not given is None."""
+        """Return the HTML and the plain-text template; None for the one that was not given."""
         from flowrunner_provider.email.template import is_html
 
         html = None if self.html is None else templates.text(self.html, "html", html=True)

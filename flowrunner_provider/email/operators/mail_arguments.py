@@ -1,4 +1,4 @@
-"""Parameters that several actions on mailboxes share, checked."""
+"""Validation of parameters that the mailbox operators share."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def sieve_of(
 
 
 def validity_of(value: int | str | None, uids: Any) -> int:
-    """The UIDVALIDITY that was given, or 0."""
+    """Return the UIDVALIDITY argument as a number, or 0 if none was given."""
     if value is None or value == "":
         return 0
     if uids is None or isinstance(value, bool) or not str(value).isdecimal() or int(value) < 1:

@@ -1,4 +1,4 @@
-"""Actions that put a mailbox in order."""
+"""The operator that moves, copies, flags and deletes messages."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ __all__ = ["MailOrganizeOperator"]
 
 
 class MailOrganizeOperator(FlowRunnerOperator):
-    """It was done once to every message that matched when the task began.
+    """On success, the operation was applied exactly once to every message that matched when the task started.
 
-    Killed or retried, it goes on with the very messages that the first attempt found; a copy is not made twice: what
-    an interrupted COPY brought to the target is looked up there, by Message-ID, before the rest is copied; for an
-    attempt that may still be copying it waits. Messages that somebody removes meanwhile are left out.
+    A killed or retried task continues with the messages that the first attempt found. It never makes a second copy:
+    after an interrupted COPY it searches the target folder by Message-ID and copies only what is missing. While another
+    attempt may still be copying, it waits. Messages that someone else deletes in the meantime are left out.
 
-    Cost: one connection, a hundred messages per command, at most 1,500 in one run. Where the server lacks MOVE a
-    message is copied and then removed; where it lacks UIDPLUS too, what is removed is only flagged as deleted
-    (``expunged`` is false), because an unqualified EXPUNGE would also remove what others have flagged.
+    Cost: one connection, 100 messages per command. Limit: 1,500 messages per run. On a server without MOVE, a message
+    is copied and then deleted. On a server without UIDPLUS, deleted messages are only flagged as deleted (``expunged``
+    is false), because a plain EXPUNGE would also remove messages that others have flagged.
 
-    :param operation: what is done; ``archive`` moves to the folder that the server uses for that, or to ``Archive``.
-    :param folder: where the messages are.
+    :param operation: the operation; ``archive`` moves to the server's archive folder, or to ``Archive`` if it has none.
+    :param folder: the folder of the messages.
     :param search: which messages, e.g. ``{"from": "noreply@", "before": "2026-01-01"}``.
-    :param uids: instead of a search: these UIDs, as a list or as text such as ``1:5,9``.
-    :param uidvalidity: under which the UIDs were told; with another one they name other messages, which is an error.
-    :param target_folder: for ``move`` and ``copy``; for ``archive`` instead of the server's own.
-    :param create_target: make that folder if it is missing.
-    :param flags: for ``flag`` and ``unflag``, e.g. ``["\\\\Flagged", "Booked"]``; ``\\\\Flagged`` by default.
-    :param limit: at most so many messages, the oldest first.
-    :param missing_ok: no message at all is fine.
-    :param imap_conn_id: the connection, of type ``imap``.
+    :param uids: UIDs to use instead of a search, as a list or as text such as ``1:5,9``.
+    :param uidvalidity: the UIDVALIDITY that belongs to ``uids``. If the folder's differs, the UIDs name other messages
+        and the task fails.
+    :param target_folder: the target of ``move`` and ``copy``; for ``archive``, overrides the server's archive folder.
+    :param create_target: create the target folder if it does not exist.
+    :param flags: flags for ``flag`` and ``unflag``, e.g. ``["\\\\Flagged", "Booked"]``; by default ``\\\\Flagged``.
+    :param limit: maximum number of messages; the oldest come first.
+    :param missing_ok: succeed when no message matches.
+    :param imap_conn_id: a connection of type ``imap``.
     """
 
     action: ClassVar[str] = "email.organize"
@@ -66,7 +67,7 @@ class MailOrganizeOperator(FlowRunnerOperator):
         self.limit, self.missing_ok, self.imap_conn_id = limit, missing_ok, imap_conn_id
 
     async def perform(self, run: Run) -> MailOrganizeResult:
-        """Find, remember, do."""
+        """Find the messages, save their UIDs, and apply the operation."""
         from flowrunner_provider.email.hooks.imap import FlowRunnerImapHook
         from flowrunner_provider.email.mailbox.organize import OrganizeJob, organize
         from flowrunner_provider.email.operators.mail_arguments import sieve_of, validity_of

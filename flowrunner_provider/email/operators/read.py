@@ -1,4 +1,4 @@
-"""Actions that read mail."""
+"""The operator that reads mail."""
 
 from __future__ import annotations
 
@@ -20,39 +20,40 @@ __all__ = ["MailReadOperator"]
 
 
 class MailReadOperator(FlowRunnerOperator):
-    """Every message that matches is in the result, its attachments are whole and verified under their final names,
-    and only then the messages are marked, moved or deleted.
+    """On success, every matching message is in the result and its attachments are complete and verified under their
+    final names; only after that were the messages marked, moved or deleted.
 
-    Killed or retried, it goes on with the very messages that the first attempt found: each is in the result once,
-    each attachment has one file, and marking, moving and deleting again does no harm. Messages that somebody removes
-    meanwhile are counted as ``gone``. When the server gives its messages new UIDs in between, they are found again
-    by their Message-ID. Reading never marks a message by itself.
+    A killed or retried task continues with the messages that the first attempt found. Each message is in the result
+    once and each attachment has one file. If the server renumbers the folder (a new UIDVALIDITY), the messages are
+    found again by Message-ID. Messages that someone else deletes in the meantime are counted as ``gone``. Reading alone
+    never marks a message as read.
 
-    Cost: one connection, attachments in pieces of 512 KiB, constant memory. At most 1,500 messages in one run; when
-    there were others ``more`` is true. Attachments are saved as ``invoice-<key>.pdf``, where the key belongs to the
-    very message and part: no two share a file, and a name that is not safe is not used. Damaged text is never an
-    error. Without ``save_to`` the messages go into the result, up to 36,000 characters.
+    Cost: one connection, constant memory; attachments are downloaded in chunks of 512 KiB. Limit: 1,500 messages per
+    run; ``more`` is true if others matched. Attachments are saved as ``invoice-<key>.pdf``, where the key identifies
+    message and part, so names never collide; an unsafe name is replaced. Undecodable text is never an error. Without
+    ``save_to``, the result holds up to 36,000 characters of messages.
 
-    :param folder: e.g. ``INBOX`` or ``INBOX/Rechnungen für 2026``.
+    :param folder: the folder to read, e.g. ``INBOX`` or ``INBOX/Rechnungen für 2026``.
     :param search: which messages, e.g. ``{"from": "billing@", "subject": "Invoice", "unseen": True}``.
-    :param uids: instead of a search: these UIDs, as a list or as text such as ``1:5,9``.
-    :param uidvalidity: under which the UIDs were told; with another one they name other messages, which is an error.
-    :param limit: at most so many messages, the oldest first.
-    :param headers: further headers for the result, e.g. ``["List-Id"]``.
-    :param body: whether the result has the text, the HTML, or both; a text is derived from HTML where it is missing.
-    :param max_body: characters of each; what is longer is cut, and ``text_cut`` or ``html_cut`` is true.
-    :param save_to: a .jsonl file for the messages, on a disk that the tasks share, instead of the result.
+    :param uids: UIDs to use instead of a search, as a list or as text such as ``1:5,9``.
+    :param uidvalidity: the UIDVALIDITY that belongs to ``uids``. If the folder's differs, the UIDs name other messages
+        and the task fails.
+    :param limit: maximum number of messages; the oldest come first.
+    :param headers: additional headers to include in the result, e.g. ``["List-Id"]``.
+    :param body: include the plain text, the HTML, or both; missing plain text is derived from the HTML.
+    :param max_body: maximum characters per body. A longer body is cut, and ``text_cut`` or ``html_cut`` is true.
+    :param save_to: a .jsonl file for the messages, on a disk that the workers share, instead of the result.
     :param save_attachments_to: a folder in any store, e.g. ``s3://lake@raw/invoices``.
-    :param attachment_pattern: a glob; only attachments with such a name, without regard to case, are saved.
-    :param if_exists: what becomes of a file of that name, from an earlier run over the same message.
-    :param layout: all attachments in one folder, or one folder for each message.
-    :param after: what is done to the messages then.
-    :param target_folder: where they are moved to.
-    :param create_target: make that folder if it is missing.
-    :param max_size: bytes of a message.
-    :param on_too_large: larger messages are an error before anything is done, or left alone and counted.
-    :param missing_ok: no message at all is fine.
-    :param imap_conn_id: the connection, of type ``imap``.
+    :param attachment_pattern: glob on attachment names, case-insensitive; others are not saved.
+    :param if_exists: what to do if an earlier run over the same message has already saved a file of that name.
+    :param layout: ``flat`` saves all attachments in one folder, ``folders`` makes one subfolder per message.
+    :param after: what to do with the messages once everything is saved.
+    :param target_folder: the target of ``after="move"``.
+    :param create_target: create the target folder if it does not exist.
+    :param max_size: maximum size of a message in bytes.
+    :param on_too_large: ``fail`` before anything is read, or ``skip`` larger messages and count them.
+    :param missing_ok: succeed when no message matches.
+    :param imap_conn_id: a connection of type ``imap``.
     """
 
     action: ClassVar[str] = "email.read"
@@ -96,7 +97,7 @@ class MailReadOperator(FlowRunnerOperator):
         self.imap_conn_id = imap_conn_id
 
     async def perform(self, run: Run) -> MailReadResult:
-        """Read, save, then act."""
+        """Read and save the messages, then mark, move or delete them."""
         from flowrunner_provider.email.hooks.imap import FlowRunnerImapHook
         from flowrunner_provider.email.mailbox.read import ReadJob, read
         from flowrunner_provider.email.operators.mail_arguments import sieve_of, validity_of

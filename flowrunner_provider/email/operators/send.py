@@ -1,4 +1,4 @@
-"""Actions that send mail."""
+"""The operator that sends one mail."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ __all__ = ["EmailSendOperator"]
 
 
 class EmailSendOperator(FlowRunnerOperator):
-    """The mail server has taken the mail once for every recipient.
+    """On success, the mail server has accepted the mail exactly once for every recipient.
 
-    Killed or retried, it goes on where it was: who has the mail is not sent it again, and a mail whose fate
-    nobody knows (the worker died, or the connection broke, between the end of the message and the reply)
-    stops the task as ``OutcomeUnknown`` unless ``on_unknown`` says otherwise. The content must be the same
-    in every attempt, so keep try numbers and the present time out of it.
+    A killed or retried task sends only to recipients whose mail is not confirmed. If the worker died, or the connection
+    broke, between the end of the message and the server's reply, nobody knows whether it was accepted: the task then
+    fails with ``OutcomeUnknown`` unless ``on_unknown`` says otherwise. The content must be the same in every attempt,
+    so keep try numbers and the current time out of it.
 
-    Cost: one connection; the mail is in memory, about three times its size. When some recipients are refused
-    the task fails as ``PartialFailure`` with the server's reply for each, and a retry sends to those that were
-    refused for now; when all are refused for good it fails as ``Rejected`` and is not retried. That the server
-    took the mail does not mean that it arrives: bounces come later, to ``from_email``.
+    Cost: one connection; about three times the size of the mail in memory. If the server refuses some recipients, the
+    task fails with ``PartialFailure``, which holds the server's reply for each, and a retry sends to those with a
+    temporary (4xx) refusal. If it refuses all of them permanently, the task fails with ``Rejected`` and is not retried.
+    Accepted does not mean delivered: bounces arrive later at ``from_email``.
 
-    :param subject: one line.
-    :param to: addresses, as a list or as text with commas; ``"Doe, John" <j@x.org>`` is one.
-    :param cc: copies that everybody sees.
-    :param bcc: copies that nobody sees; never in a header.
-    :param reply_to: where answers go.
+    :param subject: one line; by default the connection's subject template.
+    :param to: addresses, as a list or as comma-separated text; ``"Doe, John" <j@x.org>`` counts as one.
+    :param cc: copies, visible to everyone.
+    :param bcc: blind copies; never written to a header.
+    :param reply_to: address or addresses for replies.
     :param from_email: the sender; by default the connection's ``from_email``.
-    :param html: the content in HTML; a plain text is derived from it unless ``text`` is given.
-    :param text: the content as plain text.
-    :param template: a Jinja file with the content; HTML if its name ends in ``.html`` (or ``.html.j2``).
-    :param template_folder: where templates and their layouts are looked up; by default the DAG's folder.
-    :param template_context: the names that the template may use; an undefined one is an error.
-    :param inline_css: move the rules of ``<style>`` into the elements, for readers that drop style sheets. Linked
-        style sheets are never fetched.
-    :param attachments: files or patterns such as ``/data/out/*.csv``, on this disk or any store, such as
-        ``sftp://partner@/out/*.pdf``; one that matches nothing is an error. Files that are too large are not read.
-    :param inline_images: content id to file, on any store, for ``<img src="cid:logo">``.
-    :param headers: further headers, e.g. ``{"X-Topic": "sales"}``.
-    :param invitation: a meeting: ``{"start", "end", "summary", "location", "description", "organizer", "attendees",
-        "method", "uid", "sequence"}``; ``start`` and ``end`` as ISO 8601 with a time zone, or as dates. ``uid`` and
-        ``sequence`` stay the same in every attempt; to change a meeting, or to call it off (``method`` CANCEL), give
-        the ``invitation_uid`` of the first mail's result and a higher ``sequence``.
-    :param on_unknown: what to do when an earlier attempt may have sent the mail: ``stop``; ``resend`` the same
-        bytes with the same Message-ID, so that many mailboxes show it once; or ``skip``.
-    :param max_total_size: largest mail in encoded bytes; by default the connection's, which is 20 MiB.
-    :param smtp_conn_id: the connection, of type ``smtp``, or ``aws`` for Amazon SES: that takes a mail for all of at
-        most 50 recipients or for none, and gives each copy a Message-ID of its own (ours stays in
-        Original-Message-ID). With a DKIM key in its extra every mail is signed.
+    :param html: the HTML body; a plain-text body is derived from it unless ``text`` is given.
+    :param text: the plain-text body.
+    :param template: Jinja file with the body; HTML if its name ends in ``.html`` or ``.html.j2``, else plain text.
+    :param template_folder: folder of the template file and its layouts; by default the DAG's folder.
+    :param template_context: names available to the template; an undefined name is an error.
+    :param inline_css: move ``<style>`` rules into ``style`` attributes, for mail clients that ignore style sheets.
+        Linked style sheets are never downloaded.
+    :param attachments: files or globs, on the worker's disk (``/data/out/*.csv``) or in any store
+        (``sftp://partner@/out/*.pdf``). A glob that matches nothing is an error. Sizes are checked before reading.
+    :param inline_images: content id to image file, for ``<img src="cid:logo">``; the file may be in any store.
+    :param headers: additional headers, e.g. ``{"X-Topic": "sales"}``.
+    :param invitation: a calendar invitation: ``{"start", "end", "summary", "location", "description", "organizer",
+        "attendees", "method", "uid", "sequence"}``. ``start`` and ``end`` are ISO 8601 times with a time zone, or
+        dates. To change or cancel (``method`` CANCEL) a meeting, pass the ``invitation_uid`` of the first mail's result
+        as ``uid``, and a higher ``sequence``.
+    :param on_unknown: what to do if an earlier attempt may have sent the mail: ``stop``; ``resend`` the same bytes with
+        the same Message-ID, which many mailboxes show only once; or ``skip`` it.
+    :param max_total_size: maximum size of the encoded mail in bytes; by default the connection's limit (20 MiB).
+    :param smtp_conn_id: a connection of type ``smtp``, or ``aws`` for Amazon SES. SES accepts a mail for all recipients
+        (at most 50) or for none, and replaces the Message-ID (ours is kept in Original-Message-ID). If the connection's
+        extra has a DKIM key, every mail is signed.
     """
 
     action: ClassVar[str] = "email.send"
@@ -131,7 +131,7 @@ class EmailSendOperator(FlowRunnerOperator):
         self.smtp_conn_id = smtp_conn_id
 
     async def perform(self, run: Run) -> SendResult:
-        """Compose the mail, which checks everything, and deliver it."""
+        """Compose and validate the mail, then deliver it."""
         from flowrunner_provider.email.hook import outgoing
         from flowrunner_provider.email.send import deliver
 
@@ -160,7 +160,7 @@ class EmailSendOperator(FlowRunnerOperator):
 
     async def _mail(self, config: OutgoingConfig, limit: int, run: Run) -> Mail:
         from flowrunner_provider.email.attachment_stores import gather
-        from flowrunner_provider.email.css import inlined
+        from flowrunner_provider.email.css import inline_styles
         from flowrunner_provider.email.message import compose
 
         sender = self.from_email or config.from_email
@@ -172,7 +172,7 @@ class EmailSendOperator(FlowRunnerOperator):
             )
         html, text = self._content(config)
         if html is not None and self.inline_css:
-            html = inlined(html)
+            html = inline_styles(html)
         attachments, inline = await gather(self.attachments or [], self.inline_images or {}, limit, run)
         return compose(
             sender=sender,
@@ -197,7 +197,7 @@ class EmailSendOperator(FlowRunnerOperator):
         raise ConfigError("the mail has no subject", field="subject", remedy="give subject")
 
     def _content(self, config: OutgoingConfig) -> tuple[str | None, str | None]:
-        """The content as HTML and as plain text; a part that was not given is None."""
+        """Return the HTML and the plain-text body; None for the one that was not given."""
         from flowrunner_provider.email.template import is_html
 
         template = self.template

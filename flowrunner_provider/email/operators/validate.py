@@ -1,4 +1,4 @@
-"""Addresses checked before anybody writes to them."""
+"""The operator that validates email addresses."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ __all__ = ["EmailValidateOperator"]
 
 
 class EmailValidateOperator(FlowRunnerOperator):
-    """Every row is in exactly one of two files: the one of good addresses, or the one of bad ones with the reason.
+    """On success, every row is in exactly one of two files: ``valid``, or ``invalid`` with the reason.
 
-    Killed or retried, it begins again, and each file appears under its name only when it is whole. The syntax is
-    checked as ``email.send`` does (RFC 5321, internationalised addresses included), then the domain against the
-    lists. Counts add up. Constant memory.
+    A killed or retried task starts over; neither file appears under its final name before it is complete. Addresses are
+    checked against the syntax that ``email.send`` accepts (RFC 5321 with internationalised addresses), then against the
+    domain lists. The row counts of the two files add up to that of ``source``. Constant memory.
 
-    :param source: a list of addresses, or a dataset as an upstream task returned it, or the path of a .jsonl, .csv
-        or .parquet file on a disk that the workers share.
-    :param valid: the file for rows with a good address, .jsonl, .csv or .parquet: the row, its address normalised.
-    :param invalid: the file for the others: the row, and ``invalid_reason``.
-    :param column: the column with the address; it is also the name of the column that a list becomes.
-    :param allow_domains: only these domains are good; ``*.example.com`` is every one below it.
-    :param deny_domains: these are not.
-    :param check_dns: also ask the DNS whether each domain takes mail, once per domain. When the DNS does not answer
-        the address counts as good: nobody knows better.
+    :param source: a list of addresses, a dataset returned by an upstream task, or the path of a .jsonl, .csv or
+        .parquet file on a disk that the workers share.
+    :param valid: file for rows with a valid address, .jsonl, .csv or .parquet; the address is normalised.
+    :param invalid: file for all other rows, with the additional column ``invalid_reason``.
+    :param column: the column with the address; a plain list becomes a column of this name.
+    :param allow_domains: accept only these domains; ``*.example.com`` stands for all subdomains.
+    :param deny_domains: refuse these domains.
+    :param check_dns: also check in the DNS, once per domain, that the domain accepts mail. If the DNS does not answer,
+        the address counts as valid.
     """
 
     action: ClassVar[str] = "email.validate"
@@ -52,7 +52,7 @@ class EmailValidateOperator(FlowRunnerOperator):
         self.allow_domains, self.deny_domains, self.check_dns = allow_domains, deny_domains, check_dns
 
     def perform(self, run: Run) -> ValidateResult:
-        """Judge every row."""
+        """Check every row and write it to one of the two files."""
         from flowrunner_provider.email.batch.rows import RowSource
         from flowrunner_provider.email.validate import Validator, validate
 

@@ -1,7 +1,7 @@
-"""Letters: many mails that differ in a few words.
+"""Builds the mails of a batch, which differ in a few words only.
 
-What all of them have in common, above all their attachments, is encoded once by the standard library; each
-letter is put around it. The same letter gives the same bytes: the boundaries derive from Message-ID and content.
+The shared attachments are encoded once by the standard library; the text of each mail is assembled around them. Equal
+input gives equal bytes, because the MIME boundaries are derived from Message-ID and content.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from flowrunner_provider.email.addresses import Mailbox, header_lines, header_te
 from flowrunner_provider.email.attachments import Attachment
 from flowrunner_provider.email.message import POLICY
 
-__all__ = ["Letter", "LetterForm", "encoded", "recipient"]
+__all__ = ["RowMail", "RowMailBuilder", "encode_attachment", "parse_recipient"]
 
-_ODD = bytes([*range(9), 11, 12, *range(14, 32), *range(127, 256)])
+_NOT_7BIT = bytes([*range(9), 11, 12, *range(14, 32), *range(127, 256)])
 _LONGEST_LINE = 990
-_ONE_LINE = 60
+_SHORT_HEADER = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
-    """The words of one mail.
+class RowMail:
+    """The content of one row's mail.
 
     :param html: None for a mail of plain text only.
-    :param headers: those that differ from mail to mail.
-    :param parts: its own attachments, as :func:`encoded` gives them.
+    :param headers: the additional headers.
+    :param parts: this row's attachments, as :func:`encode_attachment` returns them.
     """
 
     sender: Mailbox
@@ -49,11 +49,12 @@ class Letter:
         return self.to.needs_utf8 or self.sender.needs_utf8
 
 
-def recipient(address: str, name: str, field: str) -> Mailbox:
-    """The one mailbox of a row: its address, which may bring a name of its own, and the name beside it.
+def parse_recipient(address: str, name: str, field: str) -> Mailbox:
+    """Return the mailbox of a row.
 
-    :param field: the column, for the message.
-    :raises ConfigError: if it is no address.
+    :param address: may have a display name itself, which ``name`` overrides.
+    :param field: the column, for the error message.
+    :raises ConfigError: if it is not one valid address.
     """
     found = plain_mailbox(address)
     if found and not name:
@@ -62,45 +63,45 @@ def recipient(address: str, name: str, field: str) -> Mailbox:
     return Mailbox(name=header_text(name, field) or found.name, local=found.local, domain=found.domain)
 
 
-def encoded(attachment: Attachment) -> bytes:
-    """The attachment as a part of a message, with its headers."""
+def encode_attachment(attachment: Attachment) -> bytes:
+    """Return the attachment as a MIME part with its headers."""
     part = MIMEPart(policy=POLICY)
     main, _, sub = attachment.content_type.partition("/")
     part.set_content(attachment.data, maintype=main, subtype=sub, filename=attachment.name, disposition="attachment")
     return part.as_bytes()
 
 
-class LetterForm:
-    """What all letters of a batch have in common.
+class RowMailBuilder:
+    """Builds the messages of a batch around their common parts.
 
-    :param parts: the attachments, as :func:`encoded` gives them.
-    :param date: the Date of all of them, aware.
+    :param parts: the shared attachments, as :func:`encode_attachment` returns them.
+    :param date: the Date header of all messages, aware.
     """
 
     def __init__(self, *, sender: Mailbox, reply_to: Sequence[Mailbox], parts: Sequence[bytes], date: datetime) -> None:
-        self._first = header_lines("From", [sender])
+        self._sender_headers = header_lines("From", [sender])
         if reply_to:
-            self._first += header_lines("Reply-To", reply_to)
+            self._sender_headers += header_lines("Reply-To", reply_to)
         self.date = date
-        self._second = f"Date: {format_datetime(date)}\r\n".encode()
+        self._date_header = f"Date: {format_datetime(date)}\r\n".encode()
         self._parts = tuple(parts)
 
-    def build(self, letter: Letter, message_id: str) -> bytes:
-        """The bytes of ``letter``: lines that end in CRLF, and ASCII but for addresses that need SMTPUTF8."""
-        body = [_part(letter.text, "plain")]
-        if letter.html is not None:
-            body.append(_part(letter.html, "html"))
+    def build(self, mail: RowMail, message_id: str) -> bytes:
+        """Return the message with CRLF line ends; it is ASCII unless an address needs SMTPUTF8."""
+        body = [_part(mail.text, "plain")]
+        if mail.html is not None:
+            body.append(_part(mail.html, "html"))
         digest = hashlib.sha256(message_id.encode())
-        for part in body:  # nobody can write a text that holds the digest of itself
+        for part in body:  # no text can contain a digest of itself, so no boundary occurs in a body
             digest.update(part)
         seed = digest.hexdigest()[:40]
         content = body[0] if len(body) == 1 else _multipart("alternative", f"=_a{seed}", body)
-        parts = (*self._parts, *letter.parts)
+        parts = (*self._parts, *mail.parts)
         if parts:
             content = _multipart("mixed", f"=_m{seed}", (content, *parts))
-        head = [self._first, _header("To", letter.to), _header("Subject", letter.subject)]
-        head += [_header(name, value) for name, value in letter.headers]
-        head.append(self._second)
+        head = [self._sender_headers, _header("To", mail.to), _header("Subject", mail.subject)]
+        head += [_header(name, value) for name, value in mail.headers]
+        head.append(self._date_header)
         head.append(f"Message-ID: {message_id}\r\nMIME-Version: 1.0\r\n".encode())
         head.append(content)
         return b"".join(head)
@@ -109,7 +110,7 @@ class LetterForm:
 def _header(name: str, value: str | Mailbox) -> bytes:
     if isinstance(value, Mailbox):
         return header_lines(name, [value])
-    if len(value) <= _ONE_LINE and value.isascii() and value.strip() == value:
+    if len(value) <= _SHORT_HEADER and value.isascii() and value.strip() == value:
         return f"{name}: {value}\r\n".encode()
     return header_lines(name, value)
 
@@ -121,18 +122,18 @@ def _multipart(kind: str, boundary: str, parts: Sequence[bytes]) -> bytes:
 
 
 def _part(text: str, subtype: str) -> bytes:
-    """A text with its headers; as it is where it is short lines of ASCII."""
+    """Return a text part with its headers, in 7bit if it is ASCII in short lines, else in the shorter encoding."""
     try:
         data = text.encode()
     except UnicodeEncodeError as error:
-        raise ConfigError(f"the {subtype} text holds bytes that are not text", field=subtype) from error
+        raise ConfigError(f"the {subtype} text has lone surrogates, which cannot be encoded", field=subtype) from error
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if not data.endswith(b"\n"):
         data += b"\n"
     short = len(data) < _LONGEST_LINE or max(map(len, data.split(b"\n"))) < _LONGEST_LINE
     data, coding = data.replace(b"\n", b"\r\n"), "7bit"
-    if not short or len(data.translate(None, _ODD)) < len(data):
+    if not short or len(data.translate(None, _NOT_7BIT)) < len(data):
         quoted, packed = binascii.b2a_qp(data), base64.encodebytes(data).replace(b"\n", b"\r\n")
         data, coding = (quoted, "quoted-printable") if len(quoted) <= len(packed) else (packed, "base64")
     head = f'Content-Type: text/{subtype}; charset="utf-8"\r\nContent-Transfer-Encoding: {coding}\r\n\r\n'

@@ -1,4 +1,4 @@
-"""Letters, read back by the standard library's parser."""
+"""The mails of a batch, read back by the standard library's parser."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.email.addresses import Mailbox, mailbox
 from flowrunner_provider.email.attachments import Attachment
-from flowrunner_provider.email.batch.letter import Letter, LetterForm, encoded, recipient
+from flowrunner_provider.email.batch.row_mail import RowMail, RowMailBuilder, encode_attachment, parse_recipient
 
 SENDER = Mailbox(name="Röbot", local="robot", domain="example.com")
 FILE = Attachment(name="größe.csv", content_type="text/csv", data=bytes(range(256)) * 80)
@@ -23,11 +23,11 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=300) | st.tex
 
 
 def built(subject: str, text: str, html: str | None, *, files: int = 1, to: Mailbox | None = None) -> bytes:
-    form = LetterForm(sender=SENDER, reply_to=(), parts=[encoded(FILE)] * files, date=DATE)
+    builder = RowMailBuilder(sender=SENDER, reply_to=(), parts=[encode_attachment(FILE)] * files, date=DATE)
     to = to or Mailbox(name="Doe, John", local="john", domain="example.com")
-    letter = Letter(sender=SENDER, to=to, subject=subject, text=text, html=html, headers=[("X-Row", "7")])
-    data = form.build(letter, "<1@example.com>")
-    assert data == form.build(letter, "<1@example.com>")
+    mail = RowMail(sender=SENDER, to=to, subject=subject, text=text, html=html, headers=[("X-Row", "7")])
+    data = builder.build(mail, "<1@example.com>")
+    assert data == builder.build(mail, "<1@example.com>")
     return data
 
 
@@ -86,7 +86,7 @@ def test_the_quick_way_takes_what_the_thorough_one_takes(address: str) -> None:
     except ConfigError:
         expected = None
     try:
-        found: Any = recipient(address, "", "email")
+        found: Any = parse_recipient(address, "", "email")
     except ConfigError:
         found = None
     assert found == expected
@@ -95,11 +95,11 @@ def test_the_quick_way_takes_what_the_thorough_one_takes(address: str) -> None:
 @pytest.mark.parametrize("name", ["a\nBcc: x@y.org", "a\r\n", "=?utf-8?q?x?=", "a\x00", "a\u2028b"])
 def test_a_name_is_no_way_to_other_headers(name: str) -> None:
     with pytest.raises(ConfigError, match="name"):
-        recipient("a@example.com", name, "name")
+        parse_recipient("a@example.com", name, "name")
 
 
 @pytest.mark.parametrize("name", ['x" <evil@x.org>, "', "evil@x.org,", "x <evil@x.org> (", "a\\"])
 def test_a_name_is_no_way_to_other_recipients(name: str) -> None:
-    to = recipient("a@example.com", name, "name")
+    to = parse_recipient("a@example.com", name, "name")
     message = parsed(built("s", "t", None, to=to))
     assert [(box.display_name, box.addr_spec) for box in message["To"].addresses] == [(name, "a@example.com")]
