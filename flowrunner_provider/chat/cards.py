@@ -1,6 +1,6 @@
-"""Adaptive Cards for Teams: https://adaptivecards.io/explorer, version 1.5.
+"""Builds Adaptive Cards for Teams: https://adaptivecards.io/explorer, version 1.5.
 
-Texts are data: what a value brings is shown as it is, for TextBlocks know some Markdown and nothing else.
+Values are shown as they are; a TextBlock renders a subset of Markdown and no other markup.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def adaptive_card(
     *, title: str = "", text: str = "", facts: Mapping[str, Any] | None = None, links: Mapping[str, str] | None = None,
     color: str = "default",
 ) -> dict[str, Any]:  # fmt: skip
-    """A card of a title, a text, a table of facts and buttons that open links.
+    """Return a card with a title, a text, a table of facts and buttons that open links.
 
-    :raises ConfigError: for a link that is none.
+    :raises ConfigError: for an invalid link.
     """
     body: list[dict[str, Any]] = []
     if title:
@@ -87,9 +87,9 @@ def _link(url: Any) -> str:
 
 
 def read_card(path: str) -> dict[str, Any]:
-    """The Adaptive Card in a JSON file.
+    """Return the Adaptive Card in a JSON file.
 
-    :raises ConfigError: when the file holds none.
+    :raises ConfigError: when the file has none.
     """
     with disk_errors(path):
         data = Path(path).read_bytes()
@@ -100,7 +100,7 @@ def read_card(path: str) -> dict[str, Any]:
 
 
 def checked(card: Any, field: str) -> dict[str, Any]:
-    """``card``, if it is an Adaptive Card of a version that Teams shows.
+    """Return ``card`` if it is an Adaptive Card of a version that Teams supports.
 
     :raises ConfigError: naming ``field``.
     """
@@ -117,10 +117,10 @@ def checked(card: Any, field: str) -> dict[str, Any]:
 
 
 def with_mentions(card: Mapping[str, Any], people: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """The card, in which ``<at>name</at>`` notifies a person; those who are not in it yet are named at its end.
+    """Return the card with mentions: ``<at>name</at>`` notifies a person; missing mentions are appended.
 
-    :param people: ``name`` and ``id`` of each: a user principal name, or an object id of Entra.
-    :raises ConfigError: for somebody without one of them.
+    :param people: mappings with ``name`` and ``id``: a user principal name, or an object id of Entra.
+    :raises ConfigError: for a person without one of them.
     """
     if not people:
         return dict(card)
@@ -148,12 +148,12 @@ def notification(
     title: str = "",
     more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A card about a task, a run or a deadline.
+    """Return a card about a task, a run or a deadline.
 
-    :param facts: what ``facts_of`` a callback gives.
-    :param error: what went wrong, redacted.
-    :param title: instead of the usual one.
-    :param more: further rows of the table.
+    :param facts: the result of ``facts_of`` for a callback's context.
+    :param error: the redacted error message.
+    :param title: overrides the default title.
+    :param more: additional rows of the table.
     """
     label, titles = _LABEL[language], _TITLE if "task_id" in facts else _RUN_TITLE
     shown = {label[name]: facts[name] for name in label if name in facts} | dict(more or {})

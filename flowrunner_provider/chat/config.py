@@ -1,8 +1,8 @@
-"""Connections of chat platforms, and how each is spoken to.
+"""Connections of chat platforms.
 
 The platform is the connection's type: ``teams``, ``google_chat``, ``discord``, ``telegram``, ``mattermost``. A
-connection of another type (``generic``, say) names it: ``{"flowrunner": {"platform": "discord"}}``. The password is
-the whole address of a webhook, or the token of a bot.
+connection of another type, e.g. ``generic``, names it in its extra: ``{"flowrunner": {"platform": "discord"}}``. The
+password is the complete URL of a webhook, or the token of a bot.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ChatConfig(ServiceConfig):
 
     @property
     def is_webhook(self) -> bool:
-        """Whether the password is an address."""
+        """Whether the password is a URL."""
         return self.password.startswith(("https://", "http://"))
 
     @property
@@ -50,9 +50,9 @@ class ChatConfig(ServiceConfig):
         return f"{parts.path}?{parts.query}" if parts.query else parts.path
 
     def http(self, platform: str, mask: Mask) -> HttpSettings:
-        """How ``platform`` is spoken to.
+        """Return the HTTP settings for ``platform``.
 
-        :raises ConfigError: naming the field to mend.
+        :raises ConfigError: naming the field to correct.
         """
         if not self.password:
             raise MissingCredential(
@@ -79,7 +79,7 @@ class ChatConfig(ServiceConfig):
         return replace(settings, secrets=(*settings.secrets, self.password))
 
     def _webhook(self, mask: Mask) -> HttpSettings:
-        """Its path, and the key or signature in its query, are what must not be shown."""
+        """Return the settings of a webhook, with the secret parts of its URL masked."""
         parts = urlsplit(self.password)
         if not parts.hostname or parts.path in ("", "/"):
             raise ConfigError("the address of the webhook is not whole", field="password", remedy="copy it again")
@@ -110,9 +110,9 @@ class SlackConfig(ServiceConfig):
     proxy: str = option("", label="Proxy")
 
     def http(self, mask: Mask) -> HttpSettings:
-        """How Slack is spoken to.
+        """Return the HTTP settings for Slack.
 
-        :raises ConfigError: naming the field to mend.
+        :raises ConfigError: naming the field to correct.
         """
         if not self.password:
             raise MissingCredential("the connection has no token", field="password", remedy="set the bot's (xoxb-...)")
@@ -122,7 +122,10 @@ class SlackConfig(ServiceConfig):
 
 
 def slack_values(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Our options behind the extras of an official ``slack`` connection, with or without their old prefix."""
+    """Return our options from the extra of an official ``slack`` connection, with or without their old prefix.
+
+    :raises ConfigError: naming the key that is invalid.
+    """
     found: dict[str, Any] = {}
     for name in ("base_url", "proxy", "timeout"):
         value = extra.get(name) or extra.get(f"extra__slack__{name}")

@@ -1,4 +1,4 @@
-"""The one face of all chat platforms: post a message, and find out whether it was posted."""
+"""The common interface of chat platforms: post a message and find out whether it was posted."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ JSON = {"Content-Type": "application/json; charset=utf-8", "Accept": "applicatio
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """What is posted.
+    """The content of a message.
 
     :param text: in the platform's own markup.
-    :param card: in the platform's own JSON: an Adaptive Card, a card of Google Chat, an embed, an attachment.
-    :param thread: an identifier of the thread, as the platform wants it; empty for none.
-    :param channel: the channel or chat, where the address does not name it.
+    :param card: in the platform's own JSON: an Adaptive Card, a Google Chat card, an embed, an attachment.
+    :param thread: the platform's id of the thread; empty for none.
+    :param channel: the channel or chat, if the URL does not name it.
     """
 
     text: str = ""
@@ -40,9 +40,9 @@ class Message:
 
 
 class ChatGateway:
-    """A platform during one run.
+    """A platform's API during one run.
 
-    :param http: to the platform, open.
+    :param http: an open transport to the platform.
     """
 
     far: ClassVar[FarSide]

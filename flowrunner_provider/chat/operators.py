@@ -1,4 +1,4 @@
-"""The operators for chat."""
+"""The operators that post to chat platforms."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ __all__ = ["ChatPostOperator", "SlackUpsertOperator", "TeamsPostOperator"]
 
 
 class TeamsPostOperator(FlowRunnerOperator):
-    """The workflow of a Teams channel or chat has taken the card; it posts it a moment later.
+    """On success, the workflow of a Teams channel or chat has accepted the card, which appears a moment later.
 
-    Killed or retried, a card that is known not to have been taken is sent again; of one whose answer was lost nobody
-    can tell, as workflows know no token, and ``on_unknown`` decides. The address of the Workflows webhook ("When a
-    Teams webhook request is received") is the password of the connection, of type ``teams``. Up to 28,000 bytes.
+    A killed or retried task posts the card again only if it was certainly not accepted. Workflows support no
+    idempotency token, so nobody knows the outcome of a request whose answer was lost, and ``on_unknown`` decides. The
+    connection, of type ``teams``, has the URL of the Workflows webhook ("When a Teams webhook request is received") as
+    its password. Limit: 28,000 bytes.
 
-    :param text: shown as a text of the card.
-    :param title: shown above it.
-    :param facts: a table of names and values.
-    :param links: label -> address, shown as buttons.
-    :param card: an Adaptive Card (up to 1.5) instead of these.
-    :param card_file: a JSON file with one; it is not rendered.
-    :param mentions: people to notify, ``{"name": "Ann", "id": "ann@example.com"}``; ``<at>Ann</at>`` says where.
-    :param teams_conn_id: the connection.
-    :param on_unknown: when nobody can tell: ``stop``, ``resend`` (perhaps a second time) or ``skip``.
+    :param text: text of the card.
+    :param title: title of the card.
+    :param facts: table of names and values.
+    :param links: buttons, label -> URL.
+    :param card: a complete Adaptive Card (up to 1.5), in place of the parameters above.
+    :param card_file: a JSON file with a complete Adaptive Card; it is not rendered.
+    :param mentions: people to notify, ``{"name": "Ann", "id": "ann@example.com"}``. ``<at>Ann</at>`` in a text marks
+        the place; otherwise the mention is appended.
+    :param teams_conn_id: a connection of type ``teams``.
+    :param on_unknown: what to do if an earlier attempt may have posted the card: ``stop``; ``resend`` it, which may
+        post it twice; or ``skip`` it.
     """
 
     action: ClassVar[str] = "teams.post"
@@ -104,23 +107,27 @@ class TeamsPostOperator(FlowRunnerOperator):
 
 
 class ChatPostOperator(FlowRunnerOperator):
-    """Google Chat, Discord, Telegram, Mattermost or Teams has taken the message, and the result has its id.
+    """On success, Google Chat, Discord, Telegram, Mattermost or Teams has accepted the message, and the result has its
+    id.
 
-    Killed or retried, the message is posted once where the platform helps: Google Chat recognises our id for ever, a
-    bot of Discord its nonce for two minutes, and the posts of a Mattermost channel tell a bot whether one was taken;
-    of a lost answer of a Discord or Mattermost webhook, of Telegram and of Teams nobody can tell, and ``on_unknown``
-    decides. The platform is the type of the connection, or its ``platform`` option; its password is the address of
-    a webhook, or the token of a bot. Texts that the platform would cut are refused: Google Chat takes 32,000 bytes,
-    Discord 2,000 characters, Telegram 4,096, Mattermost 16,383. Mentions in a text for Discord notify nobody.
+    A killed or retried task posts the message once where the platform allows it: Google Chat recognises our message id
+    without a time limit, Discord recognises a bot's nonce for two minutes, and a Mattermost bot can search the
+    channel's posts. For webhooks of Discord and Mattermost, for Telegram and for Teams, nobody knows the outcome of a
+    request whose answer was lost, and ``on_unknown`` decides.
 
-    :param text: in the platform's own markup.
-    :param card: in the platform's own JSON: a card of Google Chat, an embed of Discord, an attachment of Mattermost,
-        an Adaptive Card.
-    :param thread_key: the thread: any text for Google Chat, the id of a thread (Discord), a topic (Telegram) or of
+    The connection's type, or its ``platform`` option, selects the platform. Its password is the URL of a webhook or the
+    token of a bot. A text that the platform would truncate is refused: the limit is 32,000 bytes for Google Chat and
+    2,000 (Discord), 4,096 (Telegram) or 16,383 (Mattermost) characters. Mentions in a Discord text notify nobody.
+
+    :param text: the text, in the platform's own markup.
+    :param card: rich content in the platform's own JSON: a Google Chat card, a Discord embed, a Mattermost attachment,
+        or an Adaptive Card.
+    :param thread_key: the thread: any text for Google Chat, a thread id (Discord), a topic id (Telegram), or the id of
         the first post (Mattermost).
-    :param channel: the id of the channel or chat for bots; by default the connection's.
-    :param chat_conn_id: the connection.
-    :param on_unknown: when nobody can tell: ``stop``, ``resend`` (perhaps a second time) or ``skip``.
+    :param channel: id of the channel or chat, for bots; by default the connection's.
+    :param chat_conn_id: the connection to the platform.
+    :param on_unknown: what to do if an earlier attempt may have posted the message: ``stop``; ``resend`` it, which may
+        post it twice; or ``skip`` it.
     """
 
     action: ClassVar[str] = "chat.post"
@@ -162,25 +169,26 @@ class ChatPostOperator(FlowRunnerOperator):
 
 
 class SlackUpsertOperator(FlowRunnerOperator):
-    """The message is in the channel with this content: posted, or changed if it was there already.
+    """On success, the channel has the message with this content: posted, or updated if it existed.
 
-    Killed or retried, it is not posted twice: it carries a key in its metadata, by which the channel's history tells
-    whether an earlier attempt has posted it; changing it twice is like once. Without ``ts`` and ``message_key`` the
-    message is this task's own. With ``message_key`` tasks and runs share one: the first posts it, later ones change
-    it; two that run at the same moment may both post. Slack's Retry-After is kept to.
+    A killed or retried task does not post it twice: the message carries a key in its metadata, and the retry searches
+    the channel's history for it; repeating an update is harmless. Without ``ts`` and ``message_key``, the message
+    belongs to this task. With ``message_key``, tasks and runs share a message: the first one posts it, later ones
+    update it. Two tasks that run at the same moment may both post. Slack's Retry-After is respected.
 
-    The connection is one of type ``slack``, with a bot's token of the scopes ``chat:write`` and, for the history,
-    ``channels:history`` (``groups:history``, ``im:history``). At most 40,000 characters and 50 blocks.
+    The connection, of type ``slack``, has a bot token with the scope ``chat:write`` and, for the history,
+    ``channels:history`` (``groups:history``, ``im:history``). Limit: 40,000 characters and 50 blocks.
 
-    :param channel: the id of the channel, ``C0123456789``.
-    :param text: of the message; with blocks it is what notifications show.
-    :param blocks: of the Block Kit.
-    :param thread_ts: makes it a reply to the message with this timestamp.
-    :param ts: change this message.
-    :param message_key: names the message over tasks and runs, e.g. ``load-{{ ds }}``.
-    :param lookback: how far back the message with that key may be.
-    :param slack_conn_id: the connection.
-    :param on_unknown: when the history cannot be read: ``stop``, ``resend`` (perhaps a second time) or ``skip``.
+    :param channel: id of the channel, ``C0123456789``.
+    :param text: the text; with ``blocks``, the text of notifications.
+    :param blocks: Block Kit blocks.
+    :param thread_ts: timestamp of the message to reply to.
+    :param ts: timestamp of the message to update.
+    :param message_key: name of the message, shared by tasks and runs, e.g. ``load-{{ ds }}``.
+    :param lookback: how far back to search for the message with that key.
+    :param slack_conn_id: a connection of type ``slack``.
+    :param on_unknown: what to do if the history cannot be read: ``stop``; ``resend`` it, which may post it twice; or
+        ``skip`` it.
     """
 
     action: ClassVar[str] = "slack.upsert"

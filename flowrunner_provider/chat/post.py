@@ -1,4 +1,4 @@
-"""One message to one platform, posted once over all attempts of the task."""
+"""Posts one message to one platform, once over all attempts of the task."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["post_now", "post_once"]
 async def post_once(
     gateway: ChatGateway, message: Message, run: Run, *, action: str, on_unknown: OnUnknown = "stop"
 ) -> Posted:
-    """Post ``message``, unless an earlier attempt has.
+    """Post ``message`` unless an earlier attempt has posted it.
 
     :param action: names the effect and its failpoints.
-    :raises OutcomeUnknown: when nobody can tell.
+    :raises OutcomeUnknown: when nobody knows whether it was posted.
     """
 
     async def send(key: str, at: datetime) -> Any:
@@ -50,9 +50,9 @@ async def post_once(
 
 
 async def post_now(gateway: ChatGateway, message: Message, run: Run, *, action: str, key: str) -> None:
-    """Post a message that no ledger knows: a callback's.
+    """Post the message of a callback, without a ledger.
 
-    :param key: the token, where the platform knows one.
+    :param key: the idempotency token, where the platform supports one.
     """
 
     async def send(key: str, at: datetime) -> Any:

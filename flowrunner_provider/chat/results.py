@@ -1,4 +1,4 @@
-"""What the chat actions return."""
+"""Results of the chat actions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ["Posted", "SlackMessage"]
 
 @dataclass(frozen=True, kw_only=True)
 class Posted:
-    """A message that the platform has taken.
+    """A message that the platform has accepted.
 
-    :param platform: its name for people.
-    :param message_id: the platform's own; empty where it tells none.
-    :param unknown: nobody knows whether it was posted, after ``on_unknown="skip"``.
+    :param platform: display name of the platform.
+    :param message_id: the platform's id; empty if it returns none.
+    :param unknown: True if nobody knows whether it was posted, after ``on_unknown="skip"``.
     """
 
     platform: str
@@ -25,10 +25,10 @@ class Posted:
 class SlackMessage:
     """A message in Slack.
 
-    :param channel: its channel.
-    :param ts: its timestamp, which is its id; pass it as ``thread_ts`` or ``ts`` later.
-    :param updated: True when a message that was there already has been changed.
-    :param unknown: nobody knows whether it was posted, after ``on_unknown="skip"``.
+    :param channel: id of its channel.
+    :param ts: its timestamp, which is its id; pass it on as ``thread_ts`` or ``ts``.
+    :param updated: True if an existing message was updated.
+    :param unknown: True if nobody knows whether it was posted, after ``on_unknown="skip"``.
     """
 
     channel: str

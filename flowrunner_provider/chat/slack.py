@@ -1,7 +1,7 @@
-"""Slack: one message that is posted once and changed afterwards (Web API: chat.*, conversations.*).
+"""Posts or updates one Slack message (Web API: chat.*, conversations.*).
 
-Slack recognises no token. What it does keep is a message's metadata, in which our key stands: the history of the
-channel tells by it whether a message was taken, and which message to change.
+Slack supports no idempotency token, but it keeps a message's metadata. Our key in the metadata shows, in the
+channel's history, whether a message was posted and which one to update.
 https://docs.slack.dev/reference/methods/chat.postMessage · https://docs.slack.dev/messaging/message-metadata
 """
 
@@ -54,13 +54,13 @@ _THERE = frozenset({"not_in_channel", "is_archived", "restricted_action", "cant_
 
 @dataclass(frozen=True, kw_only=True)
 class Upsert:
-    """What is posted, or changed.
+    """The message to post or update.
 
     :param channel: its id.
-    :param thread_ts: the message under which it is a reply.
-    :param ts: the message to change, where that is known.
-    :param message_key: names the message over tasks and runs; empty: this task's own.
-    :param lookback: how far back the message with that key may be.
+    :param thread_ts: the message to reply to.
+    :param ts: the message to update, if it is known.
+    :param message_key: name of the message, shared by tasks and runs; if empty, the message belongs to this task.
+    :param lookback: how far back to search for the message with that key.
     """
 
     channel: str
@@ -73,10 +73,7 @@ class Upsert:
     on_unknown: OnUnknown = "stop"
 
     def check(self) -> None:
-        """Refuse what Slack would refuse, or cut.
-
-        :raises ConfigError: naming the parameter.
-        """
+        """Raise :class:`ConfigError`, naming the parameter, for content that Slack would refuse or truncate."""
         if not _CHANNEL.fullmatch(self.channel):
             raise ConfigError(
                 "the channel is no id", field="channel", remedy="copy it from the channel's details: C0123456789"
@@ -96,15 +93,15 @@ class Upsert:
 
     @property
     def content(self) -> dict[str, Any]:
-        """What people see."""
+        """The part of the message that people see."""
         body: dict[str, Any] = {"channel": self.channel, "text": self.text}
         return {**body, "blocks": list(self.blocks)} if self.blocks else body
 
 
 async def upsert(http: HttpTransport, wanted: Upsert, run: Run) -> SlackMessage:
-    """Change the message that ``wanted`` names, or post it once over all attempts.
+    """Update the message that ``wanted`` names, or post it once over all attempts.
 
-    :raises OutcomeUnknown: when nobody can tell whether an earlier attempt has posted it.
+    :raises OutcomeUnknown: when nobody knows whether an earlier attempt has posted it.
     """
     wanted.check()
     slack = Slack(http)
@@ -140,9 +137,9 @@ async def upsert(http: HttpTransport, wanted: Upsert, run: Run) -> SlackMessage:
 
 
 class Slack:
-    """The few methods of the Web API that this takes.
+    """The methods of the Web API that are used here.
 
-    :param http: to Slack, open.
+    :param http: an open transport to Slack.
     """
 
     def __init__(self, http: HttpTransport) -> None:
@@ -157,7 +154,7 @@ class Slack:
         return str(_judged(object_of(answer), posts=True)["ts"])
 
     async def update(self, wanted: Upsert, ts: str) -> SlackMessage:
-        """Change a message; doing it twice is like doing it once."""
+        """Update a message; repeating it is harmless."""
         body = {**wanted.content, "ts": ts}
         if not wanted.blocks:
             body["blocks"] = []
@@ -168,9 +165,9 @@ class Slack:
         return SlackMessage(channel=wanted.channel, ts=ts, updated=True)
 
     async def find(self, wanted: Upsert, key: str, since: datetime) -> str | None:
-        """The timestamp of the message that carries ``key``.
+        """Return the timestamp of the message that carries ``key``, or None.
 
-        :raises IntegrityError: when there are too many messages to look through.
+        :raises IntegrityError: when there are too many messages to search.
         """
         query: dict[str, Any] = {
             "channel": wanted.channel,
@@ -197,7 +194,7 @@ class Slack:
         )
 
     async def probe(self) -> str:
-        """Who the token is."""
+        """Return whose token it is."""
         value = _judged(object_of(await self._http.request("POST", "/auth.test", headers=_FORM, repeatable=True)))
         return f"Slack knows the token as {value.get('user')!r} of {value.get('team')!r}"
 
@@ -207,7 +204,7 @@ def _metadata(key: str) -> dict[str, Any]:
 
 
 def _judged(value: dict[str, Any], *, posts: bool = False) -> dict[str, Any]:
-    """The answer, or the error that it stands for: Slack answers 200 to nearly everything."""
+    """Return the answer, or raise the error that it reports: Slack answers 200 to nearly everything."""
     if value.get("ok") is True:
         return value
     code = str(value.get("error") or "unknown_error")[:80]

@@ -1,4 +1,4 @@
-"""One file of rows into another: nothing lost, nothing reordered, and counted at both ends."""
+"""Converts a file of rows into another one; the rows are counted at both ends."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _BATCH = 1_000
 
 
 def target_path(path: str, format: Format, source: str, field: str) -> Path:  # noqa: A002
-    """Where to write.
+    """Return the path to write to.
 
-    :raises ConfigError: when it is no local path, its suffix tells another format, or it is the source itself.
+    :raises ConfigError: when it is not a local path, its suffix names another format, or it is the source itself.
     """
     target = local_path(path, field)
     try:
@@ -59,9 +59,9 @@ def convert(
 ) -> Dataset:
     """Write the rows of ``source`` to ``path`` in another format.
 
-    :param columns: which columns in which order, or old name -> new name; None: all.
-    :param csv: how CSV is written.
-    :param parquet: how Parquet is written. Its column types come from a first pass over all rows.
+    :param columns: the columns in the order to write them, or old name -> new name; None for all.
+    :param csv: the options of CSV.
+    :param parquet: the options of Parquet, whose column types come from a first pass over all rows.
     """
     with open_rows(source, batch_rows=_BATCH) as first:
         names, places = _selection(first.columns, columns)
@@ -133,13 +133,13 @@ def records_to_dataset(
     source: str,
     columns: Sequence[str] | None = None,
 ) -> Dataset:
-    """Write records, whose keys need not be known, to ``path``.
+    """Write records, whose keys may vary, to ``path``.
 
-    CSV and Parquet need all columns first: for them the records are gone through twice.
+    CSV and Parquet need all columns in advance, so the records are read twice.
 
-    :param records: begins a new pass over them each time.
-    :param source: where they come from, for messages.
-    :param columns: the columns to expect; needed when there are no records.
+    :param records: starts a new pass over the records each time it is called.
+    :param source: the name of the source, for error messages.
+    :param columns: the expected columns; required if there may be no records.
     """
     expected: set[int] = set()
     declared: dict[str, str] | None = dict.fromkeys(columns, "") if columns else None
@@ -194,7 +194,7 @@ def _written(
     csv: CsvOptions | None = None,
     parquet: ParquetOptions | None = None,
 ) -> Iterator[RowWriter]:
-    """A writer whose part is deleted when something fails; that of another attempt stays."""
+    """Open a writer and delete its temporary file on failure, unless a newer attempt owns it."""
     with open_writer(path, format, columns, token=part_token(run.scope), csv=csv, parquet=parquet) as writer:
         try:
             yield writer

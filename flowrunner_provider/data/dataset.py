@@ -1,4 +1,4 @@
-"""A reference to a file of rows: small enough for XCom, never the rows themselves."""
+"""The reference to a file of rows: small enough for XCom, and never the rows themselves."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _SUFFIXES: dict[str, Format] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Rows in a file on a disk that the tasks share.
+    """A file of rows on a disk that the workers share.
 
-    A reader checks ``rows``, ``columns`` and ``bytes`` against the file, so that a file which was replaced or
-    cut after this reference was made is an error and never a silent difference.
+    Readers compare ``rows``, ``columns`` and ``bytes`` with the file, so a file that was replaced or truncated after
+    this reference was made is an error.
 
-    :param path: where the file is; one that ends in ``.gz`` is compressed with gzip (CSV and JSON Lines).
+    :param path: the file; a name that ends in ``.gz`` means gzip (CSV and JSON Lines).
     :param format: ``jsonl``, ``csv`` or ``parquet``.
-    :param rows: how many; :data:`UNKNOWN` when made from a bare path.
-    :param columns: name -> ``string``, ``integer``, ``number``, ``decimal``, ``boolean``, ``object``,
-        ``array``, ``date``, ``time``, ``timestamp``, ``binary``, ``null`` (nothing but nulls) or ``mixed``,
-        in the order of the file. These are the types of the values that were written; CSV itself only holds
-        text. Empty when made from a bare path.
-    :param bytes: size of the file; :data:`UNKNOWN` when made from a bare path.
-    :param preview: the first rows, at most five, values cut at 200 characters.
+    :param rows: number of rows; :data:`UNKNOWN` if made from a bare path.
+    :param columns: name -> ``string``, ``integer``, ``number``, ``decimal``, ``boolean``, ``object``, ``array``,
+        ``date``, ``time``, ``timestamp``, ``binary``, ``null`` (only nulls) or ``mixed``, in the order of the file.
+        These are the types of the values when they were written; CSV itself holds only text. Empty if made from a bare
+        path.
+    :param bytes: size of the file; :data:`UNKNOWN` if made from a bare path.
+    :param preview: the first five rows, with values cut at 200 characters.
     """
 
     path: str
@@ -52,12 +52,12 @@ class Dataset:
 
     @classmethod
     def from_value(cls, value: Any, *, field: str = "source") -> Dataset:
-        """Take a Dataset, its dict form as XCom brings it, or a path whose suffix tells the format.
+        """Return the dataset for a :class:`Dataset`, its dict form as in XCom, or a path whose suffix names the format.
 
-        Nothing is opened or looked at.
+        The file is not opened.
 
         :param value: e.g. ``"/data/orders.csv.gz"``, or the result of an upstream task.
-        :param field: the parameter that ``value`` came from, for the message.
+        :param field: the name of the parameter, for the error message.
         :raises ConfigError: for anything else.
         """
         if isinstance(value, Dataset):
@@ -114,7 +114,7 @@ def _from_mapping(value: Mapping[str, Any], field: str) -> Dataset:
 
 
 def local_path(path: str, field: str) -> Path:
-    """``path`` as a path on this disk.
+    """Return ``path`` as a path on the worker's disk.
 
     :raises ConfigError: when it is empty or a URL.
     """
@@ -130,14 +130,14 @@ def local_path(path: str, field: str) -> Path:
 
 
 def is_gzip(path: str | Path) -> bool:
-    """Whether the name says that the file is compressed with gzip."""
+    """Return whether the file name ends in ``.gz``."""
     return Path(path).suffix.lower() == ".gz"
 
 
 def format_of(path: str | Path, field: str = "path") -> Format:
-    """The format that the suffix of ``path`` tells.
+    """Return the format that the suffix of ``path`` names.
 
-    :raises ConfigError: when it tells none.
+    :raises ConfigError: when it names none.
     """
     name = Path(path)
     stem = name.with_suffix("") if is_gzip(name) else name

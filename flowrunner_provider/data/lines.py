@@ -1,4 +1,4 @@
-"""Lines of text files, plain or gzip, in bounded memory and with their numbers."""
+"""Reads the lines of text files, plain or gzip, in bounded memory and with line numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CHUNK = 1 << 20
 
 @contextmanager
 def damage(path: str) -> Iterator[None]:
-    """Whatever the gzip layer and the disk say about a damaged file, as our errors."""
+    """Raise our errors for those that the disk and the gzip decoder raise for a damaged file."""
     try:
         with disk_errors(path):
             try:
@@ -35,15 +35,16 @@ def damage(path: str) -> Iterator[None]:
 
 
 def unzipped(file: IO[bytes], path: str) -> IO[bytes]:
-    """``file`` itself, or what it unpacks to when its name ends in ``.gz``."""
+    """Return ``file``, or a decompressing reader of it if its name ends in ``.gz``."""
     return cast("IO[bytes]", gzip.GzipFile(fileobj=file, mode="rb")) if is_gzip(path) else file
 
 
 def json_lines(file: IO[bytes], path: str, max_line: int = MAX_LINE) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON Lines file with their line numbers.
+    """Yield the objects of a JSON Lines file with their line numbers.
 
-    :param file: open for reading bytes; ``path`` is its name for the messages, and tells whether it is gzip.
-    :raises IntegrityError: naming the line, for what is not UTF-8, not JSON, not an object, or too long.
+    :param file: opened for reading bytes.
+    :param path: its name, for error messages; ``.gz`` means gzip.
+    :raises IntegrityError: naming the line, if it is not UTF-8, not JSON, not an object, or too long.
     """
     for number, line in enumerate(_lines(unzipped(file, path), path, max_line), 1):
         if not line or line.isspace():

@@ -1,7 +1,7 @@
-"""Actions on files of rows.
+"""Operators that convert files of rows.
 
-All of them write beside the final name and rename at the end. A killed attempt leaves nothing under the final
-name; the retry starts over, overwrites the part that was left, and produces the same bytes.
+All of them write to a temporary file and rename it at the end. A killed attempt leaves nothing under the final name;
+the retry starts over, overwrites the temporary file and produces the same bytes.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ def _at_least(value: Any, least: int, field: str) -> None:
 
 
 class ReadJsonOperator(FlowRunnerOperator):
-    """Every record of a JSON or JSON Lines file is a row of a dataset at ``save_to``, in the same order.
+    """On success, the dataset at ``save_to`` has every record of a JSON or JSON Lines file, in the same order.
 
-    A killed attempt leaves nothing under the final name; the retry starts over and writes the same bytes.
-    JSON Lines are streamed in constant memory, a document takes up to ten times its size. For CSV and Parquet
-    the records are gone through twice, to know all columns.
+    A killed or retried task starts over; nothing appears under the final name before it is complete. JSON Lines are
+    streamed in constant memory; a JSON document needs up to ten times its size in memory. CSV and Parquet need two
+    passes over the records, the first one to collect all columns.
 
-    :param path: the file on the worker's disk; ``.gz`` at its end means gzip.
-    :param save_to: the dataset's file; ``.gz`` at its end compresses CSV and JSON Lines.
-    :param records_path: JMESPath to the records in the document, or in each line, e.g. ``data.items``. Without it
-        the document is a list of objects or one object. A path that finds nothing is an error.
-    :param lines: whether each line is one object; ``auto`` looks at the name and at the first two lines.
-    :param flatten: how many levels of nested objects become columns, ``{"a": {"b": 1}}`` becoming ``a_b``.
-    :param format: of the dataset.
-    :param columns: the columns to expect: a further key is an error, and no records are all right.
-    :param max_bytes: the largest JSON document, unpacked; JSON Lines have no limit.
+    :param path: the file on the worker's disk; a name that ends in ``.gz`` is read as gzip.
+    :param save_to: the file of the dataset; ``.gz`` compresses CSV and JSON Lines.
+    :param records_path: JMESPath to the records, within the document or within each line, e.g. ``data.items``. By
+        default the document is a list of objects or a single object. A path that finds nothing is an error.
+    :param lines: whether each line is one object; ``auto`` decides by the name and the first two lines.
+    :param flatten: number of levels of nested objects to turn into columns: ``{"a": {"b": 1}}`` becomes ``a_b``.
+    :param format: the format of the dataset.
+    :param columns: the expected columns: any other key is an error, and an input without records is allowed.
+    :param max_bytes: maximum size of a JSON document after decompression; JSON Lines have no limit.
     """
 
     action: ClassVar[str] = "data.read_json"
@@ -75,7 +75,7 @@ class ReadJsonOperator(FlowRunnerOperator):
         self.columns, self.max_bytes = columns, max_bytes
 
     def perform(self, run: Run) -> Dataset:
-        """Read, write beside, rename."""
+        """Read the records, write the temporary file and rename it."""
         _one_of(self.format, Format, "format")
         _at_least(self.flatten, 0, "flatten")
         _at_least(self.max_bytes, 1, "max_bytes")
@@ -94,24 +94,25 @@ class ReadJsonOperator(FlowRunnerOperator):
 
 
 class WriteCsvOperator(FlowRunnerOperator):
-    """Every row of ``source`` is a line of the CSV file at ``path``, in the same order.
+    """On success, the CSV file at ``path`` has every row of ``source``, in the same order.
 
-    A killed attempt leaves nothing under the final name; the retry starts over and writes the same bytes.
-    Rows are streamed in constant memory, some hundred thousand a second. Nested values become JSON text, booleans
-    ``true`` and ``false``, times ISO 8601; lines end in ``\\n``, and fields are quoted as in RFC 4180.
+    A killed or retried task starts over; nothing appears under the final name before it is complete. Rows are streamed
+    in constant memory, several hundred thousand per second. Nested values are written as JSON text, booleans as
+    ``true`` and ``false``, times in ISO 8601. Lines end in ``\\n``; fields are quoted as in RFC 4180.
 
-    :param source: the dataset, as an upstream task returned it, or the path of a .jsonl, .csv or .parquet file.
-    :param path: the file; ``.gz`` at its end compresses it with gzip.
-    :param columns: which columns in which order, or a mapping of old names to new ones; by default all.
-    :param delimiter: one character.
-    :param header: whether the first line holds the names of the columns.
-    :param encoding: ``utf-8-sig`` makes Excel recognise UTF-8; a character that it cannot hold is an error.
-    :param quoting: ``minimal`` quotes the fields that need it, ``all`` quotes all.
-    :param decimal: the character between units and tenths in numbers, ``.`` or ``,``.
-    :param escape_formulas: put ``'`` before text that a spreadsheet would run as a formula: switch it on for files
-        that people open. It alters the data, so it is off.
-    :param null_text: what NULL is written as. By default it is an empty field, as an empty string is, too; a text
-        of its own keeps them apart, and a value that equals it is an error.
+    :param source: a dataset returned by an upstream task, or the path of a .jsonl, .csv or .parquet file.
+    :param path: the CSV file; a name that ends in ``.gz`` is compressed with gzip.
+    :param columns: the columns to write, in this order, or a mapping of old names to new ones; by default all.
+    :param delimiter: field separator, one character.
+    :param header: write the column names as the first line.
+    :param encoding: ``utf-8-sig`` lets Excel recognise UTF-8. A character that the encoding cannot represent is an
+        error.
+    :param quoting: ``minimal`` quotes only the fields that need it, ``all`` quotes every field.
+    :param decimal: decimal separator of numbers, ``.`` or ``,``.
+    :param escape_formulas: put ``'`` before text that a spreadsheet would run as a formula. Enable it for files that
+        people open. It changes the data, so it is off by default.
+    :param null_text: text for NULL. By default NULL is an empty field, like the empty string. With a text, a value that
+        equals it is an error, so that the two stay distinguishable.
     """
 
     action: ClassVar[str] = "data.write_csv"
@@ -140,7 +141,7 @@ class WriteCsvOperator(FlowRunnerOperator):
         self.escape_formulas, self.null_text = escape_formulas, null_text
 
     def perform(self, run: Run) -> Dataset:
-        """Read, write beside, rename."""
+        """Read the rows, write the temporary file and rename it."""
         source = Dataset.from_value(self.source)
         options = CsvOptions(
             delimiter=self.delimiter,
@@ -156,20 +157,20 @@ class WriteCsvOperator(FlowRunnerOperator):
 
 
 class WriteColumnarOperator(FlowRunnerOperator):
-    """Every row of ``source`` is a row of the Parquet file at ``path``, in the same order.
+    """On success, the Parquet file at ``path`` has every row of ``source``, in the same order.
 
-    A killed attempt leaves nothing under the final name; the retry starts over and writes the same bytes (with the
-    same version of pyarrow). The rows are gone through twice, in constant memory: once for the types of the
-    columns, once to write. Integers become int64, numbers double, dates date32, timestamps microseconds (with a
-    zone: UTC), objects and arrays JSON text, decimals text; CSV holds text, which stays text.
+    A killed or retried task starts over; nothing appears under the final name before it is complete. The retry writes
+    the same bytes if the version of pyarrow is the same. Two passes over the rows, in constant memory: the first one
+    determines the column types. Integers become int64, numbers double, dates date32, timestamps microseconds (with a
+    time zone: UTC), objects and arrays JSON text, decimals text. Values of a CSV source stay text.
 
-    :param source: the dataset, as an upstream task returned it, or the path of a .jsonl, .csv or .parquet file.
-    :param path: the file.
-    :param columns: which columns in which order, or a mapping of old names to new ones; by default all.
-    :param compression: codec of the columns.
-    :param row_group_rows: most rows in a row group; it is also closed at about 32 MiB.
-    :param on_mixed: for a column without a common type: ``error`` names the column and rows, ``string`` writes all
-        its values as text.
+    :param source: a dataset returned by an upstream task, or the path of a .jsonl, .csv or .parquet file.
+    :param path: the Parquet file.
+    :param columns: the columns to write, in this order, or a mapping of old names to new ones; by default all.
+    :param compression: codec of the column chunks.
+    :param row_group_rows: maximum rows per row group; a row group is also closed at about 32 MiB.
+    :param on_mixed: what to do with a column whose values have no common type: ``error`` fails and names the column and
+        rows, ``string`` writes all its values as text.
     """
 
     action: ClassVar[str] = "data.write_parquet"
@@ -192,7 +193,7 @@ class WriteColumnarOperator(FlowRunnerOperator):
         self.compression, self.row_group_rows, self.on_mixed = compression, row_group_rows, on_mixed
 
     def perform(self, run: Run) -> Dataset:
-        """Look at all values, then read, write beside, rename."""
+        """Determine the column types, write the temporary file and rename it."""
         _one_of(self.compression, Compression, "compression")
         _one_of(self.on_mixed, OnMixed, "on_mixed")
         _at_least(self.row_group_rows, 1, "row_group_rows")

@@ -1,4 +1,4 @@
-"""What every writer of rows has in common, and the options of the formats."""
+"""The base class of all writers of rows, and the options of the formats."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _BLOCK = 256 * 1024
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CsvOptions:
-    """How CSV is written: RFC 4180 quoting, lines that end in ``\\n``.
+    """How CSV is written: RFC 4180 quoting, lines end in ``\\n``.
 
-    :param delimiter: one character.
-    :param encoding: ``utf-8-sig`` makes Excel recognise UTF-8.
-    :param header: whether the first line holds the names of the columns.
-    :param quoting: which fields get quotes: those that need them, or all.
-    :param decimal: the character between units and tenths in numbers.
-    :param null_text: what NULL is written as. By default it is an empty field, which an empty string is, too; with a
-        text of its own a value that equals it is an error, so that the two can be told apart for sure.
-    :param escape_formulas: put ``'`` before text that a spreadsheet would run as a formula (it starts with
-        ``= + - @``, tab, or a line end, and is no number). For files that people open; it alters the data, so off.
+    :param delimiter: field separator, one character.
+    :param encoding: ``utf-8-sig`` lets Excel recognise UTF-8.
+    :param header: write the column names as the first line.
+    :param quoting: quote only the fields that need it, or all.
+    :param decimal: decimal separator of numbers.
+    :param null_text: text for NULL. By default NULL is an empty field, like the empty string. With a text, a value that
+        equals it is an error, so that the two stay distinguishable.
+    :param escape_formulas: put ``'`` before text that a spreadsheet would run as a formula: text that starts with
+        ``= + - @``, a tab or a line end and is not a number. It changes the data, so it is off by default.
     """
 
     delimiter: str = ","
@@ -50,11 +50,10 @@ class ParquetOptions:
     """How Parquet is written.
 
     :param compression: codec of the column chunks.
-    :param row_group_rows: most rows in a row group.
-    :param row_group_bytes: most bytes of a row group in memory, give or take 1,000 rows.
-    :param on_mixed: what to do about a column whose values have no common type: stop, or write all as text.
-    :param decimals: name -> precision and scale of columns of decimals that are to be such in the file; others are
-        text, which holds any number of digits.
+    :param row_group_rows: maximum rows per row group.
+    :param row_group_bytes: maximum size of a row group in memory, accurate to 1,000 rows.
+    :param on_mixed: what to do with a column whose values have no common type: fail, or write all values as text.
+    :param decimals: name -> precision and scale of decimal columns; other decimals are written as text of any length.
     """
 
     compression: Literal["zstd", "snappy", "gzip", "none"] = "zstd"
@@ -65,9 +64,9 @@ class ParquetOptions:
 
 
 class RowWriter:
-    """Writes rows to a part of the file, and puts it under its final name at the end.
+    """Writes rows to a temporary file that gets its final name on commit.
 
-    Leaving its context closes the part and keeps it, for the next attempt; :meth:`discard` deletes it.
+    Leaving the context closes the temporary file and keeps it for the next attempt; :meth:`discard` deletes it.
     """
 
     resumable = True
@@ -102,11 +101,11 @@ class RowWriter:
 
     @property
     def offset(self) -> int:
-        """How many bytes were given to the file; those not yet flushed count."""
+        """Bytes written so far, including those in the buffer."""
         return self._offset + len(self._buffer)
 
     def open(self, state: Mapping[str, Any] | None) -> None:
-        """Open the part, at the checkpoint ``state`` if there is one and the part has survived."""
+        """Open the temporary file, at the checkpoint ``state`` if there is one and the file has survived."""
         wanted = int(state["offset"]) if state is not None and self.resumable else 0
         failpoint("data.writer.before_open")
         self._offset = self._part.open(wanted)
@@ -121,11 +120,9 @@ class RowWriter:
         failpoint("data.writer.after_open")
 
     def checkpoint(self) -> dict[str, Json]:
-        """Make what was written durable and return what a writer needs to go on from here.
+        """Make the rows durable and return the state from which a writer can resume: a few KB of JSON with the preview.
 
-        A few KB of JSON, with the first rows in it.
-
-        :raises ConfigError: for gzip and Parquet, which cannot be taken up in the middle.
+        :raises ConfigError: for gzip and Parquet, which cannot be resumed.
         """
         if not self.resumable:
             raise ConfigError(
@@ -146,9 +143,9 @@ class RowWriter:
         }
 
     def write(self, batch: Sequence[Sequence[Any]]) -> None:
-        """Append rows, each with one value per column.
+        """Append rows with one value per column.
 
-        :raises IntegrityError: for a row of another width, or a value that the format cannot hold.
+        :raises IntegrityError: for a row of another width, or a value that the format cannot represent.
         """
         if not self.columns:
             raise ConfigError("rows without columns", field="columns", remedy="name the columns")
@@ -167,9 +164,9 @@ class RowWriter:
             self.rows += len(batch)
 
     def write_records(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Append records; an absent key is null.
+        """Append records; a missing key is null.
 
-        :raises IntegrityError: for a key that is no column, once the columns are fixed.
+        :raises IntegrityError: for a key that is not a column, once the columns are fixed.
         """
         if not self._fixed and self.format != "jsonl":
             self.columns, self._fixed = list(dict.fromkeys(key for record in records for key in record)), bool(records)
@@ -193,7 +190,7 @@ class RowWriter:
 
     @contextmanager
     def _writable(self, batch: Sequence[Any]) -> Iterator[None]:
-        """Say which row it is that holds, inside an object or array, what no format can."""
+        """Raise an error that names the row with a value that no format can represent."""
         try:
             yield
         except (TypeError, RecursionError) as error:
@@ -211,9 +208,9 @@ class RowWriter:
         self._preview += map(preview_of, records)
 
     def commit(self) -> Dataset:
-        """Put the whole file under its final name and return the reference to it.
+        """Give the complete file its final name and return the reference to it.
 
-        :raises IntegrityError: when the part is not what was written: another process has touched it.
+        :raises IntegrityError: when the temporary file is not what was written: another process has changed it.
         """
         self._finish()
         self._flush(last=True)
@@ -235,15 +232,15 @@ class RowWriter:
         )
 
     def discard(self) -> None:
-        """Close and delete the part."""
+        """Close and delete the temporary file."""
         self._part.discard()
 
     def withdraw(self) -> None:
-        """Close the part, and delete it unless the attempt that has succeeded this one may have it."""
+        """Close the temporary file and delete it, unless the newer attempt that has replaced this one may own it."""
         self._part.withdraw()
 
     def close(self) -> None:
-        """Let go of the part and keep it for the next attempt."""
+        """Close the temporary file and keep it for the next attempt."""
         self._part.close()
 
     def __enter__(self) -> Self:
@@ -261,10 +258,11 @@ class RowWriter:
         raise AssertionError("only JSON Lines takes columns as they come")
 
     def _finish(self) -> None:
-        """What the format writes after the last row."""
+        """Write what the format needs after the last row."""
 
     def _put(self, data: bytes) -> None:
-        """Give bytes to the file; they reach it in blocks of one size, so that batches leave no trace."""
+        """Append bytes to the buffer; they are flushed in blocks of one size, so the file does not depend on the
+        batches."""
         self._buffer += data
         while len(self._buffer) >= _BLOCK:
             self._to_disk(bytes(self._buffer[:_BLOCK]))

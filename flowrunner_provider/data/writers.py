@@ -1,4 +1,4 @@
-"""Batches of rows into CSV, JSON Lines and Parquet files that appear under their final name only when whole.
+"""Writes batches of rows to CSV, JSON Lines and Parquet files that appear under their final name only when complete.
 
 ::
 
@@ -6,8 +6,8 @@
         writer.write([(1, "a"), (2, "b")])
         dataset = writer.commit()
 
-The same rows give the same bytes, however they are cut into batches. Plain CSV and JSON Lines can be taken up
-where an earlier attempt left them: keep :meth:`RowWriter.checkpoint` and pass it as ``state``.
+The same rows give the same bytes, whatever the batches. Uncompressed CSV and JSON Lines can be resumed: keep the
+result of :meth:`RowWriter.checkpoint` and pass it as ``state``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["CsvOptions", "ParquetOptions", "RowWriter", "open_writer", "part_tok
 
 
 def part_token(scope: Sequence[str]) -> str:
-    """The token of a task's parts: the same in every attempt, so that a retry overwrites what was left.
+    """Return the token that names a task's temporary files, the same in every attempt.
 
     :param scope: ``run.scope``.
     """
@@ -43,17 +43,17 @@ def open_writer(
     parquet: ParquetOptions | None = None,
     state: Mapping[str, Any] | None = None,
 ) -> RowWriter:
-    """A writer of rows to ``path``, open, to be used as a context manager.
+    """Open a writer of rows to ``path``; use it as a context manager.
 
-    :param path: the final name; ``.gz`` at its end compresses CSV and JSON Lines.
-    :param columns: their names, in order, or name -> type as in :class:`Dataset`. Types are only needed for Parquet,
-        where those that are not given come from the first 1,000 rows. None: the keys of the records given to
-        :meth:`RowWriter.write_records`; all of them for JSON Lines, those of the first batch for the others.
-    :param token: :func:`part_token` of the run.
-    :param csv: how CSV is written.
-    :param parquet: how Parquet is written.
-    :param state: what :meth:`RowWriter.checkpoint` returned in an earlier attempt. When the part did not survive,
-        the writer starts afresh: look at ``resumed``.
+    :param path: the final name; ``.gz`` compresses CSV and JSON Lines.
+    :param columns: the names in order, or name -> type as in :class:`Dataset`. Only Parquet needs types; missing ones
+        are derived from the first 1,000 rows. None takes the keys of the records given to
+        :meth:`RowWriter.write_records`: of all records for JSON Lines, of the first batch for the other formats.
+    :param token: the :func:`part_token` of the run.
+    :param csv: the options of CSV.
+    :param parquet: the options of Parquet.
+    :param state: what :meth:`RowWriter.checkpoint` returned in an earlier attempt. If the temporary file did not
+        survive, the writer starts over: check ``resumed``.
     """
     from flowrunner_provider.data.csv_writer import CsvWriter
     from flowrunner_provider.data.parquet_writer import ParquetWriter
@@ -73,7 +73,7 @@ def open_writer(
 
 
 class JsonlWriter(RowWriter):
-    """One JSON object per line, UTF-8."""
+    """Writes one JSON object per line in UTF-8."""
 
     def _append(self, batch: Sequence[Sequence[Any]]) -> None:
         columns = self.columns

@@ -1,7 +1,7 @@
-"""Connections of SMS gateways: one dataclass for each vendor, and how each is spoken to.
+"""Connections of SMS vendors, one dataclass per vendor.
 
-The vendor is the connection's type: ``twilio``, ``vonage``, ``azure_acs``, or ``aws`` for Amazon SNS. A connection
-of another type (``generic``, say) names it: ``{"flowrunner": {"vendor": "twilio"}}``.
+The vendor is the connection's type: ``twilio``, ``vonage``, ``azure_acs``, or ``aws`` for Amazon SNS. A connection of
+another type, e.g. ``generic``, names it in its extra: ``{"flowrunner": {"vendor": "twilio"}}``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REGION = re.compile(r"[a-z0-9-]{4,32}")
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayConfig(ServiceConfig):
-    """What all gateways have in common."""
+    """The settings that all vendors share."""
 
     vendor: Vendor | None = option(None, label="Vendor", help="Where the connection's type does not tell.")
     host: str = option("", label="Host", help="Only for a proxy, or another region than the vendor's usual one.")
@@ -38,9 +38,9 @@ class GatewayConfig(ServiceConfig):
     )
 
     def http(self, mask: Mask) -> HttpSettings:
-        """How the vendor is spoken to.
+        """Return the HTTP settings for the vendor.
 
-        :raises ConfigError: naming the field to mend.
+        :raises ConfigError: naming the field to correct.
         """
         raise ConfigError("the connection names no vendor", field="vendor")
 
@@ -58,7 +58,7 @@ class TwilioConfig(GatewayConfig):
 
     @property
     def account_sid(self) -> str:
-        """Whose messages they are.
+        """The SID of the account that owns the messages.
 
         :raises ConfigError: without one.
         """
@@ -107,7 +107,7 @@ class AzureConfig(GatewayConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SnsConfig(GatewayConfig):
-    """Amazon SNS by an ``aws`` connection: access key and secret, or what the worker's own identity is."""
+    """Amazon SNS through an ``aws`` connection: access key and secret, or the worker's own identity."""
 
     login: str = option("", label="Access key id")
     password: str = option("", label="Secret access key", secret=True)
@@ -134,9 +134,9 @@ _AWS = {
 
 
 def aws_values(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Our options behind the extras of an official ``aws`` connection.
+    """Return our options from the extra of an official ``aws`` connection.
 
-    :raises ConfigError: for a role, which only a profile can assume here.
+    :raises ConfigError: for ``role_arn``, which only a profile can assume here.
     """
     if extra.get("role_arn"):
         raise ConfigError(

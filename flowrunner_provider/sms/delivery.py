@@ -1,4 +1,4 @@
-"""Whether messages that the vendor has taken have arrived."""
+"""Checks whether accepted messages were delivered."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MAX_MESSAGES = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """What is waited for.
+    """The messages to wait for.
 
-    :param message_ids: as ``sms.send`` returned them.
-    :param success: statuses that end a message's wait well; empty: what the vendor calls delivered.
-    :param fail: statuses that end it badly; empty: the vendor's other final ones.
+    :param message_ids: as returned by ``sms.send``.
+    :param success: statuses that count as delivered; if empty, those that the vendor calls delivered.
+    :param fail: statuses that count as failed; if empty, the vendor's other final statuses.
     """
 
     message_ids: tuple[str, ...]
@@ -31,18 +31,15 @@ class Watch:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Watch:
-        """From :meth:`to_json`."""
+        """Return the watch that :meth:`to_json` describes."""
         return cls(**{name: tuple(item) for name, item in value.items()})
 
     def to_json(self) -> dict[str, Any]:
-        """The form in which a trigger keeps it."""
+        """Return the form in which a trigger serialises it."""
         return {name: list(item) for name, item in asdict(self).items()}
 
     def check(self) -> None:
-        """Refuse what cannot work.
-
-        :raises ConfigError: naming the parameter.
-        """
+        """Raise :class:`ConfigError`, naming the parameter, unless the watch is valid."""
         if not self.message_ids or not all(isinstance(each, str) and each for each in self.message_ids):
             raise ConfigError(
                 "there is no message to wait for",
@@ -59,10 +56,10 @@ class Watch:
             raise ConfigError(f"{sorted(both)[0]!r} is in both", field="fail", remedy="decide")
 
     async def look(self, gateway: Gateway, settled: dict[str, str]) -> DeliveryReport | None:
-        """Ask for each message that is not settled; the report when all have arrived, None while some are on their way.
+        """Poll each unsettled message; return the report when all are delivered, None while some are under way.
 
-        :param settled: message -> final status, from earlier looks; filled here.
-        :raises PartialFailure: when all are settled and some have not arrived.
+        :param settled: message id -> final status from earlier polls; updated in place.
+        :raises PartialFailure: when all are settled and some were not delivered.
         """
         capabilities = gateway.capabilities
         success = frozenset(self.success) or capabilities.delivered

@@ -1,7 +1,6 @@
-"""The one face of all vendors: send a text, and find out what became of it.
+"""The common interface of SMS vendors: send a text and find out its status.
 
-What a vendor can do is declared, never tried out: whether it recognises a repeated token, whether its list tells
-that a message was taken, whether it tells of the delivery, and which channels it has.
+What a vendor supports is declared in its :class:`Capabilities`, never probed.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ class Text:
     """One message.
 
     :param number: in E.164.
-    :param sender: a number, a short code, a name, or what else the vendor takes for one.
-    :param segments: what it is billed as.
+    :param sender: a number, a short code, a name, or another sender that the vendor supports.
+    :param segments: the number of billed segments.
     """
 
     number: str = field(repr=False)
@@ -37,10 +36,10 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True)
 class Sent:
-    """A message that the vendor has taken.
+    """A message that the vendor has accepted.
 
-    :param message_id: the vendor's own.
-    :param segments: what the vendor counted; 0 where it does not tell.
+    :param message_id: the vendor's id.
+    :param segments: the vendor's count; 0 if it reports none.
     """
 
     message_id: str
@@ -49,7 +48,7 @@ class Sent:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What the vendor knows of a message's way: its status, and its error code or nothing."""
+    """The delivery status of a message, and its error code if there is one."""
 
     status: str
     code: str = ""
@@ -57,12 +56,12 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """What a vendor's API can do.
+    """What a vendor's API supports.
 
-    :param far: what it can do about a message whose answer was lost.
-    :param channels: the ways a message can take.
-    :param final: the statuses that do not change any more; empty when it tells of no delivery.
-    :param delivered: those of them that mean success.
+    :param far: how a message whose answer was lost can be reconciled.
+    :param channels: the supported channels.
+    :param final: statuses that never change; empty if the vendor reports no deliveries.
+    :param delivered: the final statuses that mean success.
     """
 
     far: FarSide
@@ -74,7 +73,7 @@ class Capabilities:
 class Gateway:
     """A vendor's API during one run.
 
-    :param http: to the vendor, open.
+    :param http: an open transport to the vendor.
     """
 
     capabilities: ClassVar[Capabilities]
@@ -83,10 +82,8 @@ class Gateway:
         self.http = http
 
     def check(self, text: Text) -> None:
-        """Refuse what the vendor has no way for.
-
-        :raises ConfigError: naming the parameter.
-        """
+        """Raise :class:`ConfigError`, naming the parameter, if the vendor does not support the text's channel or
+        sender."""
         title, channels = self.capabilities.far.title, self.capabilities.channels
         if text.channel not in channels:
             raise ConfigError(
@@ -100,28 +97,28 @@ class Gateway:
             )
 
     async def send(self, text: Text, key: str, at: datetime) -> Sent:
-        """Hand the message over, once.
+        """Send the message once.
 
-        :param key: the same in every attempt; the token where the vendor knows one.
-        :param at: when it was first announced.
+        :param key: the same in every attempt; the idempotency token where the vendor supports one.
+        :param at: when the message was first announced.
         :raises Rejected: when the vendor refused this message.
-        :raises OutcomeUnknown: when it may have been taken.
+        :raises OutcomeUnknown: when it may have been accepted.
         """
         raise self._cannot("send")
 
     async def find(self, text: Text, since: datetime, taken: Collection[str]) -> Sent | None:
-        """The message with this text to this number, if the vendor has taken one since.
+        """Return the message with this text to this number that the vendor has accepted since then, if there is one.
 
         :param taken: ids that belong to other messages of the task.
         """
         raise self._cannot("look messages up")
 
     async def state(self, message_id: str) -> State:
-        """What became of a message."""
+        """Return the delivery status of a message."""
         raise self._cannot("tell of the delivery when it is asked; it reports to webhooks or logs only")
 
     async def probe(self) -> str:
-        """Ask for something harmless with the credentials, and say in one sentence what was seen."""
+        """Test the credentials with a harmless request and describe the result in one sentence."""
         raise self._cannot("be tested")
 
     def _cannot(self, what: str) -> ConfigError:

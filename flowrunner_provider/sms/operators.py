@@ -1,4 +1,4 @@
-"""The operator for text messages."""
+"""The operator that sends text messages."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ __all__ = ["SmsSendOperator"]
 
 
 class SmsSendOperator(FlowRunnerOperator):
-    """The vendor has taken a message for every recipient, and the result has their ids.
+    """On success, the vendor has accepted one message for every recipient, and the result has the vendor's ids.
 
-    Killed or retried, it sends only what is not confirmed; of a message whose answer was lost Twilio's list of
-    messages is asked, Azure recognises its token for four minutes, and for Vonage, Amazon SNS, and whatever cannot
-    be found out, ``on_unknown`` decides. A row that is refused does not keep the others from their message; the task
-    then fails as PartialFailure, with the vendor's reason for each row. ``recipients`` = sent + duplicates + unknown.
+    A killed or retried task sends only messages that are not confirmed. If the vendor's answer was lost, Twilio's list
+    of messages is searched, and Azure recognises a repeated token for four minutes. For Vonage, Amazon SNS and
+    everything that stays unknown, ``on_unknown`` decides. A refused row does not stop the others; the task then fails
+    with PartialFailure and the vendor's reason for each row. ``recipients`` = sent + duplicates + unknown.
 
-    The vendor is that of the connection: type ``twilio``, ``vonage``, ``azure_acs`` or ``aws`` (Amazon SNS), or any
-    other with ``{"flowrunner": {"vendor": "twilio"}}``. Up to 1,000 recipients; three small calls to the state store
-    for each. That a message was taken is not that it has arrived: see ``sms.wait_delivery``.
+    The type of the connection selects the vendor: ``twilio``, ``vonage``, ``azure_acs`` or ``aws`` (Amazon SNS); any
+    other type needs ``{"flowrunner": {"vendor": "twilio"}}`` in its extra. Limit: 1,000 recipients, with three small
+    state-store calls for each. Accepted does not mean delivered: see ``sms.wait_delivery``.
 
     :param to: a number in E.164 (``+14155550123``), a list of numbers or of mappings, or a dataset.
-    :param body: the text; with mappings and datasets ``{item.name}`` takes a column of the row.
-    :param sms_conn_id: the connection.
+    :param body: the text; with mappings and datasets, ``{item.name}`` inserts a column of the row.
+    :param sms_conn_id: the connection to the vendor.
     :param sender: number, short code, name, or Twilio messaging service (``MG...``); by default the connection's.
-    :param channel: ``sms`` or ``whatsapp`` (Twilio and Vonage).
+    :param channel: ``sms``, or ``whatsapp`` (Twilio and Vonage).
     :param to_column: the column with the number.
-    :param max_segments: the longest text: each segment is billed (160 characters of the GSM alphabet, 70 of others;
-        in longer texts 153 and 67).
-    :param dedupe: a row with the number and text of an earlier row is left out.
-    :param rate_limit: messages, such as ``1/second``; by default the connection's own.
-    :param concurrency: messages in flight: so many at most are in doubt when a worker is killed.
-    :param on_unknown: what to do with messages that may have been sent: ``stop`` and name them, ``resend`` (perhaps
-        a second time), or ``skip`` and count them as unknown.
+    :param max_segments: maximum segments per text; each one is billed. A text of one segment has up to 160 characters
+        of the GSM alphabet or 70 others; in longer texts a segment has 153 or 67.
+    :param dedupe: skip a row with the same number and text as an earlier row.
+    :param rate_limit: maximum rate of messages, e.g. ``1/second``; by default the connection's limit.
+    :param concurrency: number of messages in flight; at most this many are in doubt when a worker is killed.
+    :param on_unknown: what to do with messages in doubt: ``stop`` and name them; ``resend`` them, which may deliver
+        them twice; or ``skip`` them and count them as unknown.
     """
 
     action: ClassVar[str] = "sms.send"
@@ -68,7 +68,7 @@ class SmsSendOperator(FlowRunnerOperator):
         self.on_unknown: Literal["stop", "resend", "skip"] = on_unknown
 
     async def perform(self, run: Run) -> SmsResult:
-        """Check everything, and send what no earlier attempt has sent."""
+        """Validate all arguments, then send every message that no earlier attempt has sent."""
         from flowrunner_provider.http.operators.arguments import one_of
         from flowrunner_provider.sms.hook import sms_hook
         from flowrunner_provider.sms.recipients import Draft, addressed

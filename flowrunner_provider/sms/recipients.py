@@ -1,4 +1,4 @@
-"""Who is written to, and what: numbers and texts, all judged before the first one is sent."""
+"""Builds and validates all messages before the first one is sent."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _WHATSAPP = 4096
 class Draft:
     """What all messages have in common.
 
-    :param body: the text; ``{item.name}`` takes a column of a row.
-    :param column: of a row that is a mapping: where its number is.
-    :param max_segments: the longest text.
-    :param dedupe: the same text goes to the same number once.
+    :param body: the text; ``{item.name}`` inserts a column of a row.
+    :param column: the column with the number, for rows that are mappings.
+    :param max_segments: maximum segments per text.
+    :param dedupe: send the same text to the same number only once.
     """
 
     body: str
@@ -42,12 +42,12 @@ class Draft:
 
 @dataclass(frozen=True, kw_only=True)
 class Letters:
-    """Rows, judged.
+    """The validated messages.
 
-    :param rows: how many there were.
-    :param texts: row -> what is sent.
-    :param invalid: row -> why it cannot be written to.
-    :param duplicates: rows that say the same to the same number as an earlier one.
+    :param rows: number of rows.
+    :param texts: row -> message.
+    :param invalid: row -> why no message can be sent.
+    :param duplicates: number of rows with the same number and text as an earlier one.
     """
 
     rows: int
@@ -57,13 +57,12 @@ class Letters:
 
 
 def addressed(to: Any, draft: Draft) -> Letters:
-    """The messages to ``to``: a number, a list of numbers or mappings, or a dataset.
+    """Return the messages to ``to``: a number, a list of numbers or mappings, or a dataset.
 
-    A row that cannot be written to does not keep the others from their message; when there is no other row it is
-    an error at once.
+    An invalid row does not stop the others, unless every row is invalid.
 
-    :raises ConfigError: when there is nothing that could be sent.
-    :raises NotFound: when there is no row.
+    :raises ConfigError: when no row is valid.
+    :raises NotFound: when there are no rows.
     """
     if not isinstance(draft.body, str) or not draft.body.strip():
         raise ConfigError("the message has no text", field="body", remedy="give `body`, or correct its template")

@@ -1,6 +1,6 @@
-"""Messages to many numbers, each sent once over all attempts of the task.
+"""Sends messages to many numbers, each exactly once over all attempts of the task.
 
-Every message is an effect of its own: announced before it is handed over, confirmed with the vendor's id.
+Each message is an effect: it is announced before it is sent and confirmed with the vendor's id.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _LOOK = "look for them at the vendor; then clear the task with on_unknown='resen
 class Rules:
     """How messages are sent.
 
-    :param settle: seconds after a lost answer from which the vendor's list is believed.
-    :param concurrency: messages in flight.
+    :param settle: seconds after a lost answer until the vendor's list of messages is reliable.
+    :param concurrency: number of messages in flight.
     """
 
     on_unknown: OnUnknown = "stop"
@@ -48,8 +48,8 @@ async def send_all(gateway: Gateway, letters: Letters, rules: Rules, run: Run) -
     """Send every message that no earlier attempt has sent.
 
     :raises PartialFailure: when rows were refused; the others have their message.
-    :raises OutcomeUnknown: when nobody can tell of some rows.
-    :raises TransientError: when the vendor, or the pace, asks for a wait that is not worth a worker slot.
+    :raises OutcomeUnknown: when nobody knows whether some messages were sent.
+    :raises TransientError: when the vendor or the rate limit demands a wait that is too long for a worker slot.
     """
     return await _Sending(gateway, letters, rules, run).work()
 

@@ -1,4 +1,4 @@
-"""Waiting until text messages have arrived."""
+"""The sensor that waits until text messages are delivered."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ __all__ = ["SmsDeliverySensor"]
 
 
 class SmsDeliverySensor(FlowRunnerSensor):
-    """The carriers have confirmed every message, and the result has the status of each.
+    """On success, every message is confirmed as delivered, and the result has the status of each.
 
-    Killed or retried, it simply asks again: asking changes nothing. One small request per ``poke_interval`` for each
-    message that is still on its way; when all are settled and some have not arrived, it fails and names them with
-    the vendor's codes. Twilio can be asked; Vonage, Amazon SNS and Azure report to webhooks and logs only, and are
-    refused here.
+    A killed or retried sensor polls again; polling changes nothing. Each poll sends one small request per message
+    without a final status. If all statuses are final and some messages were not delivered, the task fails and names
+    them with the vendor's codes. Only Twilio can be polled. Vonage, Amazon SNS and Azure report deliveries to webhooks
+    and logs only, so their connections are refused.
 
-    :param message_ids: one, or a list of up to 500, as ``sms.send`` returned them.
-    :param sms_conn_id: the connection that they were sent with.
-    :param success_states: statuses that count as arrived; by default ``delivered`` and ``read``. Some carriers
-        confirm nothing: there ``sent`` is the last that will be seen.
-    :param fail_states: statuses that count as failed; by default the vendor's other final ones.
-    :param poke_interval: the time between two looks, at least a second.
-    :param timeout: how long to wait in all.
+    :param message_ids: one id, or a list of up to 500, as returned by ``sms.send``.
+    :param sms_conn_id: the connection that sent the messages.
+    :param success_states: statuses that count as delivered; by default ``delivered`` and ``read``. Add ``sent`` for
+        carriers that confirm nothing.
+    :param fail_states: statuses that count as failed; by default all other final statuses of the vendor.
+    :param poke_interval: time between two polls, at least one second.
+    :param timeout: maximum total waiting time.
     :param deferrable: wait in the triggerer instead of holding a worker slot.
     """
 
