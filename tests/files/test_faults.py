@@ -193,12 +193,10 @@ def test_a_source_that_changed_between_the_attempts_is_copied_afresh(request, tm
 
 @pytest.mark.parametrize("store", REMOTE)
 def test_a_zombie_is_fenced(request, tmp_path, store):
-    """The first attempt is frozen before its commit; the second finishes; the first wakes and does nothing."""
+    """The first attempt stops before its commit; the second finishes; the first continues and changes nothing."""
     scene = scenes(request, tmp_path, "local", store, move=True)()
-    frozen = Attempt(run_copy, scene)
-    frozen.started()
-    frozen.join(0.3)
-    frozen.freeze()
+    frozen = Attempt(run_copy, scene, rules=[kill_at("files.copy.before_commit") | {"action": "stop"}])
+    assert frozen.stopped()
     assert attempt(run_copy, scene, try_number=2).ok
     everything_arrived(scene)
     frozen.thaw()
