@@ -100,7 +100,7 @@ def test_bad_input(make: Callable[[], FarSide], monkeypatch: pytest.MonkeyPatch)
     far = prepared(make())
     for arguments, why in [
         ({"target": "nope"}, "Alembic"),
-        ({"location": "/nowhere"}, "Alembic"),
+        ({"location": str(far.folder / "missing")}, "Alembic"),
         ({"location": "sftp://partner@/in"}, "this machine"),
         ({"vars": {"a": "b"}}, "builtin"),
     ]:

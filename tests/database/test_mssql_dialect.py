@@ -515,7 +515,7 @@ def test_two_attempts_wait_for_each_other(server: TdsFake, tls: Tls) -> None:
     options = {"ca_file": str(tls.ca_file), "lock_timeout": timedelta(milliseconds=200)}
     with session(server, **options) as one, session(server, **options) as other:
         one.hold("key")
-        with pytest.raises(Unavailable, match="still at work"):
+        with pytest.raises(Unavailable, match="still running"):
             other.hold("key")
         other.hold("another")
 

@@ -204,7 +204,7 @@ def test_settings_of_each_version(version: str, has: list[str], lacks: list[str]
         (3948, ConfigError, "local_infile"), (4166, ConfigError, "local_infile"), (3750, ConfigError, "primary key"),
         (1173, ConfigError, "primary key"), (3748, ConfigError, "binlog_format"), (1665, ConfigError, "binlog_format"),
         (3101, Conflict, "another transaction"), (3058, Conflict, "another transaction"), (3572, Conflict, ""),
-        (3024, TimedOut, "too long"), (3819, Rejected, "breaks a check"), (1290, Unavailable, "read-only"),
+        (3024, TimedOut, "too long"), (3819, Rejected, "violates a check"), (1290, Unavailable, "read-only"),
         (1047, Unavailable, ""), (1820, AccessDenied, ""), (3950, Rejected, ""),
     ],
 )  # fmt: skip

@@ -159,5 +159,5 @@ def test_names_are_found_on_the_search_path_and_the_ledger_stands_beside(far: Po
 
 def test_a_view_is_no_target(far: PostgresFarSide) -> None:
     far.run(f"CREATE VIEW {far.name('orders')} AS SELECT 1 AS id")
-    with pytest.raises(FlowRunnerError, match="is no table"):
+    with pytest.raises(FlowRunnerError, match="is not a table"):
         load_rows(far, far.jsonl([{"id": 1}]))

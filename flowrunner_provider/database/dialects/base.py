@@ -28,14 +28,14 @@ from flowrunner_provider.database.dialects.model import (
     Table,
 )
 from flowrunner_provider.database.dialects.refusals import duplicate_keys
-from flowrunner_provider.database.dialects.structure import Structured
-from flowrunner_provider.database.dialects.syncing import Syncing
+from flowrunner_provider.database.dialects.structure import SchemaOperations
+from flowrunner_provider.database.dialects.syncing import SyncOperations
 from flowrunner_provider.database.identifiers import TableName
 
 __all__ = ["Session"]
 
 
-class Session(Structured, Syncing, ABC):
+class Session(SchemaOperations, SyncOperations, ABC):
     """A connection. Its methods raise errors of :mod:`flowrunner_provider.core.errors`, which contain no row values."""
 
     placeholder: ClassVar[str]

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.database.dialects.speaking import Speaking
+from flowrunner_provider.database.dialects.statements import StatementRunner
 
 if TYPE_CHECKING:
     from flowrunner_provider.database.identifiers import TableName
 
-__all__ = ["Argument", "Call", "Calling", "Direction", "ResultSet", "check_directions"]
+__all__ = ["Argument", "Call", "Direction", "ResultSet", "RoutineCalls", "check_directions"]
 
 Direction = Literal["in", "out", "inout", "return"]
 
@@ -61,7 +61,7 @@ def check_directions(arguments: Sequence[Argument]) -> None:
         )
 
 
-class Calling(Speaking):
+class RoutineCalls(StatementRunner):
     """The call part of every session."""
 
     def call(self, name: TableName, arguments: Sequence[Argument], *, function: bool) -> AbstractContextManager[Call]:

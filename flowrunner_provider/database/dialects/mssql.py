@@ -1,8 +1,11 @@
 """SQL Server and Azure SQL, through python-tds.
 
-Rows travel as ``INSERT BULK`` in the transaction of everything else, a statement for each batch: the other drivers'
-bulk copies open a connection of their own (mssql-python), or cannot say which authority they trust (pymssql). A failed
-row undoes its statement alone (``XACT_ABORT OFF``); where the server ends the transaction nonetheless, it is noticed.
+Rows are sent by ``INSERT BULK``, one statement per batch, in the same transaction as everything else: the bulk copies
+of other drivers open a separate connection (mssql-python), or cannot choose trusted authorities (pymssql). A failed
+row rolls back its statement only (``XACT_ABORT OFF``); if the server ends the transaction anyway, that is detected.
+
+Tested against a fake that speaks TDS. What only a server can prove (T-SQL semantics, locks, collations, bulk load)
+follows Microsoft's reference, and runs with ``-m live_mssql`` against a server that the user names.
 """
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
@@ -40,10 +43,16 @@ from flowrunner_provider.database.dialects.mssql_query import (
     digits_of,
     kind_of,
 )
-from flowrunner_provider.database.dialects.mssql_tables import UNIQUE, created, described_columns, find, object_text
+from flowrunner_provider.database.dialects.mssql_tables import (
+    UNIQUE_COLUMNS,
+    create_statement,
+    described_columns,
+    find,
+    object_text,
+)
 from flowrunner_provider.database.dialects.mssql_wire import batches, connect, driver
-from flowrunner_provider.database.dialects.opening import Remote
 from flowrunner_provider.database.dialects.refusals import distinct
+from flowrunner_provider.database.dialects.remote import Remote
 from flowrunner_provider.database.dialects.values import unencodable
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
@@ -55,11 +64,11 @@ _DESCRIBE = (
     " ORDER BY column_ordinal"
 )
 _DESCRIBE_BARE = _DESCRIBE.replace("\x002\0", "NULL")
-_SAVEPOINT = 32  # characters of a name
+_SAVEPOINT = 32  # characters of a savepoint's name
 
 
 class MssqlSession(Remote[MssqlConfig], MssqlCalls):
-    """A connection to a database; READ COMMITTED."""
+    """A session in READ COMMITTED."""
 
     kind = "mssql"
     quoting = Quoting(mark="[", end="]", max_bytes=512, max_characters=116, forbidden=r"\s\Z")
@@ -91,33 +100,33 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
         super().resume(deadline)
         for statement in SETTINGS:
             self.run(statement)
-        self.run(f"SET LOCK_TIMEOUT {max(1, int(self._patience * 1000))}")
+        self.run(f"SET LOCK_TIMEOUT {max(1, int(self._lock_wait * 1000))}")
 
     @property
     def where(self) -> str:
-        """What messages call the database."""
+        """The name of the database in messages."""
         return self._where
 
     @property
     def _tds(self) -> Any:
-        """The driver's connection; None when it is closed."""
+        """The driver's connection; None if it is closed."""
         return self._connection._tds_socket
 
     def interrupt(self) -> None:
         self._channel.shutdown()
 
-    def _cut(self) -> None:
+    def _shut_socket(self) -> None:
         self._channel.shutdown()
 
     @contextmanager
     def typed(self) -> Iterator[None]:
-        """Turn an error of the driver into one that says what to do, without any value of a row."""
+        """Turn errors of the driver into our own, without row values."""
         try:
             yield
         except self._driver.Error as error:
             raise self._classified(error) from None
         except OSError as error:
-            self._lose()
+            self._close_broken()
             number = -2 if isinstance(error, TimeoutError) else 0
             raise classified(number, self._where, broken=True, deadline=self._deadline) from None
         except UnicodeEncodeError:
@@ -125,20 +134,20 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
 
     def _classified(self, error: Exception) -> FlowRunnerError:
         if isinstance(error, self._driver.InterfaceError) or type(error) is self._driver.Error:
-            self._lose()  # closed by the server, or not understood
+            self._close_broken()  # closed by the server, or out of sync
         number = getattr(error, "number", 0) or 0
         return classified(number, self._where, broken=not self._open(), deadline=self._deadline)
 
     def _open(self) -> bool:
         return self._tds is not None and bool(self._tds.is_connected())
 
-    def _lose(self) -> None:
-        """After a silence nobody knows what the next answer belongs to."""
+    def _close_broken(self) -> None:
+        """Close the connection: after a timeout the next answer could belong to any request."""
         with suppress(OSError, self._driver.Error):
             self._tds.close()
 
-    def asked(self, text: str, values: Mapping[str, Any]) -> Any:
-        """Run a statement; the cursor is at its first result. With values it is prepared by ``sp_executesql``."""
+    def submit(self, text: str, values: Mapping[str, Any]) -> Any:
+        """Run a statement, with values through ``sp_executesql``; return the cursor at its first result."""
         cursor = self._connection.cursor()
         session = cursor._session
         if not values:
@@ -162,7 +171,7 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
         parts[1::2] = ["NULL" if values[int(number) - 1] is None else f"@P{number}" for number in numbers]
         used = {f"@P{number}": values[int(number) - 1] for number in numbers if values[int(number) - 1] is not None}
         with self.typed():
-            cursor = self.asked("".join(parts), used)
+            cursor = self.submit("".join(parts), used)
             rows: list[Row] = list(cursor.fetchall()) if cursor.description else []
             while cursor.nextset():
                 pass
@@ -178,26 +187,26 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
         self._begun = True
 
     def hold(self, key: str) -> None:
-        wait = max(1, int(self._patience * 1000))
-        asked = {
+        wait = max(1, int(self._lock_wait * 1000))
+        parameters = {
             "@Resource": f"flowrunner:{key}"[:255], "@LockMode": "Exclusive", "@LockOwner": "Session",
             "@LockTimeout": wait,
         }  # fmt: skip
         with self.typed():
             cursor = self._connection.cursor()
-            cursor.callproc("sp_getapplock", asked)
+            cursor.callproc("sp_getapplock", parameters)
             while cursor.nextset():
                 pass
             status = cursor.get_proc_return_status()
         if status is None or status < 0:
             raise Unavailable(
-                f"{self._where}: another attempt of this task is still at work", remedy="the retry waits again"
+                f"{self._where}: another attempt of this task is still running", remedy="the retry waits again"
             )
 
     def run_batch(self, text: str) -> None:
-        """Run the statements of a batch; the first that fails is told, whatever the server made of the others."""
+        """Run the statements of a batch; raise the first error, whatever the others did."""
         with self.typed():
-            cursor = self.asked(text, {})
+            cursor = self.submit(text, {})
             while cursor.nextset():
                 pass
         self._check_open()
@@ -206,7 +215,7 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
         check_statement(statement)
         text, values = bound(statement, params)
         with self.typed():
-            rows = _counted(self.asked(text, values))
+            rows = _counted(self.submit(text, values))
         self._check_open()
         return rows
 
@@ -214,7 +223,7 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
         if self._begun and not self._tds.tds72_transaction:
             raise IntegrityError(
                 "a statement has ended the transaction; nothing was stored",
-                remedy="look for COMMIT or ROLLBACK in a procedure or trigger that it calls",
+                remedy="check the procedures and triggers that it calls for COMMIT or ROLLBACK",
             )
 
     def described(self, query: str, params: Params) -> dict[str, str]:
@@ -225,7 +234,7 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
         return {name: digits for name, digits in found.items() if digits is not None}
 
     def _declared(self, query: str, params: Params) -> dict[str, str]:
-        """The types of the columns of a query, as the server calls them."""
+        """Return the columns of a query and their server types."""
         check_query(query)
         text, values = bound(query, params)
         kinds = ", ".join(f"{name} {declared(value)}" for name, value in values.items())
@@ -240,11 +249,11 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
         check_query(query)
         text, values = bound(query, params)
         with self.typed():
-            yield batches(self.asked(text, values), batch_rows)
+            yield batches(self.submit(text, values), batch_rows)
 
     def commit(self) -> None:
         if not self._tds.tds72_transaction:
-            raise IntegrityError("the transaction is not open any more", remedy="retry the task")
+            raise IntegrityError("the transaction is no longer open", remedy="retry the task")
         try:
             self.run("COMMIT TRANSACTION")
         except TransientError:
@@ -256,7 +265,7 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
     def rollback(self) -> None:
         self._begun = False
         if self._open() and self._tds.tds72_transaction:
-            with suppress(TransientError):  # a connection that breaks now has rolled back, too
+            with suppress(TransientError):  # if the connection breaks now, the server rolls back
                 self.run("ROLLBACK TRANSACTION")
 
     def end(self) -> None:
@@ -265,17 +274,17 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
             self._connection.close()
 
     def savepoint(self, name: str = "flowrunner") -> None:
-        self.run(f"SAVE TRANSACTION {self._place(name)}")
+        self.run(f"SAVE TRANSACTION {self._savepoint_name(name)}")
 
     def keep(self, name: str = "flowrunner") -> None:
-        """Nothing: the next one of that name takes its place."""
+        """Do nothing: the next savepoint of this name replaces it."""
         del name
 
     def back(self, name: str = "flowrunner") -> None:
         self._check_open()
-        self.run(f"ROLLBACK TRANSACTION {self._place(name)}")
+        self.run(f"ROLLBACK TRANSACTION {self._savepoint_name(name)}")
 
-    def _place(self, name: str) -> str:
+    def _savepoint_name(self, name: str) -> str:
         short = name if len(name) <= _SAVEPOINT else f"f_{hashlib.sha256(name.encode()).hexdigest()[:30]}"
         self.sql(name)
         return self.sql(short)
@@ -294,10 +303,10 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
             return None
         name, kind = found
         if kind != "U":
-            raise ConfigError(f"{name} is no table", field="table", remedy="load into the table below it")
+            raise ConfigError(f"{name} is not a table", field="table", remedy="load into the underlying table")
         columns = {one.name: one.declaration for one in described_columns(self, name) if not one.computed}
         indexes: dict[int, set[str]] = {}
-        for number, column in self.run(UNIQUE, [object_text(self, name)]):
+        for number, column in self.run(UNIQUE_COLUMNS, [object_text(self, name)]):
             indexes.setdefault(number, set()).add(column)
         return Table(name=name, columns=columns, unique=[frozenset(index) for index in indexes.values()])
 
@@ -307,13 +316,13 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
         if may_exist and find(self, name) is not None:
             return
         try:
-            self.run(created(self, name, columns, keys))
+            self.run(create_statement(self, name, columns, keys))
         except AlreadyExists:
             if not may_exist:
                 raise
 
     def lock(self, name: TableName) -> None:
-        """Readers wait, too, unless the database has READ_COMMITTED_SNAPSHOT on."""
+        """Block other writers; readers wait as well unless the database has READ_COMMITTED_SNAPSHOT on."""
         self.run(f"SELECT TOP (1) 1 AS one FROM {self.sql(name)} WITH (UPDLOCK, TABLOCK, HOLDLOCK)")
 
     def stage(self, table: TableName, columns: Sequence[str]) -> TableName:
@@ -337,14 +346,14 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
         return mssql_swap.merged(self, merge)
 
     def describe(self) -> str:
-        asked = "SELECT @@VERSION, SUSER_SNAME(), DB_NAME(), HAS_PERMS_BY_NAME(DB_NAME(), 'DATABASE', 'CREATE TABLE')"
-        version, login, database, may = self.run(asked)[0]
+        query = "SELECT @@VERSION, SUSER_SNAME(), DB_NAME(), HAS_PERMS_BY_NAME(DB_NAME(), 'DATABASE', 'CREATE TABLE')"
+        version, login, database, may = self.run(query)[0]
         first = str(version).partition("\n")[0].strip()
         return f"{first}, database {database}: user {login} {'may' if may else 'may not'} create tables"
 
 
 def _counted(cursor: Any) -> int:
-    """The count of the last result: triggers count before the statement that fired them."""
+    """Return the count of the last result: triggers report before the statement that fired them."""
     session = cursor._session
     seen, count = None, 0
     while True:

@@ -1,4 +1,4 @@
-"""Calls in SQL Server: a text that declares a variable for each output, calls, and at last tells them."""
+"""Stored procedures of SQL Server: a batch declares variables for the outputs, calls, and selects them at the end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, Rejected
 from flowrunner_provider.database.dialects.calling import Argument, Call, ResultSet
-from flowrunner_provider.database.dialects.mssql_copy import Copying
+from flowrunner_provider.database.dialects.mssql_copy import MssqlBulkLoad
 from flowrunner_provider.database.dialects.mssql_query import bound
 from flowrunner_provider.database.dialects.mssql_tables import Described, object_text
 from flowrunner_provider.database.dialects.mssql_wire import batches
@@ -26,13 +26,13 @@ _ROUTINE = (
     " WHERE o.object_id = OBJECT_ID(\x001\0) ORDER BY p.parameter_id"
 )
 STATE = "SELECT @@TRANCOUNT, CURRENT_TRANSACTION_ID()"
-"""How deep in which transaction the session is."""
+"""The nesting depth and the id of the current transaction."""
 _STATUS = "flowrunner_status"
 _PROCEDURES, _SCALARS, _TABLES = ("P", "PC"), ("FN", "FS"), ("IF", "TF", "FT")
 _NO_PROCEDURE, _NO_FUNCTION, _TOO_MANY, _COUNT_DIFFERS, _TERMINATED = 2812, 4121, 8144, 266, 3621
 _NAME = re.compile(r"@[\w@$#]+")
 _NO_ERROR = 10
-"""The highest severity of what is only told."""
+"""The highest severity of an informational message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +42,15 @@ class _Parameter(Described):
     is_output: bool
 
     def check(self, item: Argument) -> None:
-        """The server would cut a value that is too long, and say nothing.
+        """Raise for a value that the server would silently truncate, or a wrong direction.
 
-        :raises ConfigError: if it is, or if the parameter and the argument go in other directions.
+        :raises ConfigError: naming ``arguments``.
         """
         problem, remedy = "", "correct the argument"
         if item.direction != "in" and not self.is_output:
-            problem, remedy = "is an output, which the parameter is not", "use mode 'in'"
+            problem, remedy = "is an output, but the parameter is not", "use mode 'in'"
         elif not self.kind:
-            problem, remedy = "is for a parameter of a table or .NET type", "call it by a procedure without one"
+            problem, remedy = "is for a parameter of a table or .NET type", "call it through a procedure without one"
         elif self._is_cut(item.value):
             problem, remedy = f"is longer than {self.declaration} takes", "give a shorter value"
         if problem:
@@ -73,15 +73,15 @@ class _Routine:
     parameters: Sequence[_Parameter]
 
     def placed(self, arguments: Sequence[Argument]) -> list[tuple[Argument, _Parameter, bool]]:
-        """Each argument with its parameter, and whether it has to be named: by an ``@``, or else by its place."""
+        """Match arguments with parameters by ``@name`` or position; return both, and whether it was by name."""
         found: list[tuple[Argument, _Parameter, bool]] = []
         for place, item in enumerate(arguments):
             named = item.name.startswith("@")
             if not named and found and found[-1][2]:
                 raise ConfigError(
-                    "an argument without a name follows one that has one (@name)",
+                    "a positional argument follows a named one (@name)",
                     field="arguments",
-                    remedy="name all that follow as well",
+                    remedy="name all arguments after the first named one",
                 )
             if not named and place >= len(self.parameters):
                 raise _refused(_TOO_MANY)
@@ -89,11 +89,11 @@ class _Routine:
             parameter.check(item)
             found.append((item, parameter, named))
         if len({parameter.name for _, parameter, _ in found}) < len(found):
-            raise ConfigError("two arguments are for one parameter", field="arguments", remedy="leave one away")
+            raise ConfigError("two arguments are for the same parameter", field="arguments", remedy="remove one")
         return found
 
     def _named(self, name: str) -> _Parameter:
-        """Whether case counts in names depends on the database."""
+        """Return the parameter of a name; the database decides whether case matters."""
         exact = [one for one in self.parameters if one.name == name]
         alike = exact or [one for one in self.parameters if one.name.casefold() == name.casefold()]
         if len(alike) != 1 or not _NAME.fullmatch(alike[0].name):
@@ -105,8 +105,8 @@ class _Routine:
         return alike[0]
 
 
-class MssqlCalls(Copying):
-    """The part of a session that calls."""
+class MssqlCalls(MssqlBulkLoad):
+    """The part of a session that calls procedures and functions."""
 
     if TYPE_CHECKING:
         _driver: Any
@@ -123,14 +123,14 @@ class MssqlCalls(Copying):
         write = self._function_text if function else self._procedure_text
         text, values = bound(*write(routine, placed))
         row: list[Any] = []
-        with self.typed(), self._whole():
-            call = Call(sets=_sets(self.asked(text, values), row))
+        with self.typed(), self._raise_first_error():
+            call = Call(sets=_sets(self.submit(text, values), row))
             yield call
         if not function:
             call.outputs.update(_outputs(row, routine, arguments))
 
     def in_transaction(self) -> bool:
-        """Whether it is the transaction in which the call began."""
+        """Return whether the transaction in which the call began is still open."""
         depth, number = self.run(STATE)[0]
         return bool(depth and number == self._before[1])
 
@@ -153,10 +153,10 @@ class MssqlCalls(Copying):
         self, routine: _Routine, placed: Sequence[tuple[Argument, _Parameter, bool]]
     ) -> tuple[str, list[Any]]:
         if any(named for *_, named in placed):
-            raise ConfigError("arguments of a function go by place", field="arguments", remedy="leave the @ away")
+            raise ConfigError("arguments of a function are positional", field="arguments", remedy="remove the @")
         place, marks = self.sql(routine.name).replace("%", "%%"), ", ".join("%s" for _ in placed)
-        asked = f"{place}({marks}) AS [result]" if routine.kind in _SCALARS else f"* FROM {place}({marks})"
-        return f"SELECT {asked}", [item.value for item, *_ in placed]
+        selected = f"{place}({marks}) AS [result]" if routine.kind in _SCALARS else f"* FROM {place}({marks})"
+        return f"SELECT {selected}", [item.value for item, *_ in placed]
 
     def _procedure_text(
         self, routine: _Routine, placed: Sequence[tuple[Argument, _Parameter, bool]]
@@ -183,8 +183,8 @@ class MssqlCalls(Copying):
         return text, [*first, *then]
 
     @contextmanager
-    def _whole(self) -> Iterator[None]:
-        """Let a procedure run to its end after an error, as it does for anybody, and tell the first one."""
+    def _raise_first_error(self) -> Iterator[None]:
+        """Let a procedure run to its end after an error, as for any client, and raise its first error."""
         try:
             yield
         except self._driver.DatabaseError as error:  # of the server
@@ -196,9 +196,9 @@ class MssqlCalls(Copying):
             first = next((number for number in wrong if number not in (_COUNT_DIFFERS, _TERMINATED)), None)
             if first is None and _COUNT_DIFFERS in wrong:
                 raise Rejected(
-                    f"the procedure leaves a transaction open, or ends one that it has not begun ({_COUNT_DIFFERS})",
+                    f"the procedure leaves a transaction open, or ends one that it did not begin ({_COUNT_DIFFERS})",
                     code=str(_COUNT_DIFFERS),
-                    remedy="give each BEGIN TRANSACTION in it a COMMIT; or use once=False",
+                    remedy="add a COMMIT for each of its BEGIN TRANSACTION, or use once=False",
                 ) from None
             if first is not None:
                 error.number = first
@@ -206,11 +206,11 @@ class MssqlCalls(Copying):
 
 
 def _refused(number: int) -> Rejected:
-    return Rejected(f"there is no such routine ({number})", code=str(number), remedy="check its name")
+    return Rejected(f"the routine does not exist ({number})", code=str(number), remedy="check its name")
 
 
 def _sets(cursor: Any, last: list[Any]) -> Iterator[ResultSet]:
-    """The results of the routine; the row of outputs goes to ``last``."""
+    """Yield the result sets of the routine; the row of outputs goes to ``last``."""
     session, seen = cursor._session, None
     while True:
         if session.res_info is not None and session.res_info is not seen:
@@ -226,9 +226,9 @@ def _sets(cursor: Any, last: list[Any]) -> Iterator[ResultSet]:
 
 
 def _outputs(row: Sequence[Any], routine: _Routine, arguments: Sequence[Argument]) -> dict[str, Any]:
-    """What the procedure told; without an argument for it, a return code other than 0 is a failure."""
+    """Return the outputs; a return code other than 0 is an error unless an argument requests it."""
     if not row:
-        raise IntegrityError(f"{routine.name} has not come to its end", remedy="look at what it does")
+        raise IntegrityError(f"{routine.name} did not run to its end", remedy="check what it does")
     outputs: dict[str, Any] = {}
     values, wanted = iter(row[1:]), False
     for item in arguments:
@@ -240,6 +240,6 @@ def _outputs(row: Sequence[Any], routine: _Routine, arguments: Sequence[Argument
         raise Rejected(
             f"{routine.name} returned {row[0]}, and 0 is success",
             code=f"RETURN {row[0]}",
-            remedy="look at what the code means; an argument of mode 'return' takes any code as a result",
+            remedy="check what the code means; an argument of mode 'return' accepts any code as a result",
         )
     return outputs

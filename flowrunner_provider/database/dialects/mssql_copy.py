@@ -1,4 +1,4 @@
-"""The bulk load: an ``INSERT BULK`` for each batch, in the transaction of everything else."""
+"""Bulk loads: one ``INSERT BULK`` per batch, in the open transaction."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.database.dialects.model import Copier, Row
 from flowrunner_provider.database.dialects.mssql_rows import encoded, encoder, metadata
-from flowrunner_provider.database.dialects.mssql_structure import Structures
+from flowrunner_provider.database.dialects.mssql_structure import MssqlStructure
 from flowrunner_provider.database.dialects.mssql_tables import Described, described_columns
 from flowrunner_provider.database.dialects.mssql_wire import driver
 from flowrunner_provider.database.identifiers import TableName
 
-__all__ = ["Copying"]
+__all__ = ["MssqlBulkLoad"]
 
 
-class Copying(Structures):
-    """The part of a session that takes rows."""
+class MssqlBulkLoad(MssqlStructure):
+    """The part of a session that loads rows in bulk."""
 
     @abstractmethod
     def typed(self) -> AbstractContextManager[None]:
-        """Turn an error of the driver into one that says what to do."""
+        """Turn errors of the driver into our own."""
 
     @abstractmethod
-    def asked(self, text: str, values: Mapping[str, Any]) -> Any:
-        """Run a statement; the cursor is at its first result."""
+    def submit(self, text: str, values: Mapping[str, Any]) -> Any:
+        """Run a statement; return the cursor at its first result."""
 
     @property
     @abstractmethod
@@ -43,9 +43,9 @@ class Copying(Structures):
         yield _Copier(self, table, [known[name] for name in columns])
 
     def bulk(self, statement: str, head: bytes, rows: bytes) -> int:
-        """Run ``INSERT BULK`` with rows of that form; return how many the server says it has stored."""
+        """Run ``INSERT BULK`` with encoded rows; return the count that the server reports."""
         with self.typed():
-            cursor = self.asked(statement, {})
+            cursor = self.submit(statement, {})
             session = cursor._session
             with session.querying_context(driver("pytds.tds_base").PacketType.BULK):
                 session._writer.write(head)
@@ -55,13 +55,13 @@ class Copying(Structures):
 
     @property
     def collation(self) -> bytes:
-        """Of texts in bulk: the server's own."""
+        """The collation of texts in bulk loads: the server's own."""
         found = self._tds.collation
         return bytes(found.pack()) if found is not None else bytes(5)
 
 
 class _Copier:
-    def __init__(self, session: Copying, table: TableName, columns: Sequence[Described]) -> None:
+    def __init__(self, session: MssqlBulkLoad, table: TableName, columns: Sequence[Described]) -> None:
         self._session, self.rows = session, 0
         self._encoders = [encoder(column) for column in columns]
         kinds = zip(columns, self._encoders, strict=True)

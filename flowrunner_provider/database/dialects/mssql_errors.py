@@ -1,4 +1,4 @@
-"""What SQL Server says, told as what to do. The server's texts hold values of rows: they are never passed on."""
+"""Errors of SQL Server as our own. The server's messages contain row values and are never passed on."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from flowrunner_provider.database.dialects.model import Conflict
 __all__ = ["OF_A_ROW", "classified", "connect_failed", "refused_row"]
 
 _MEANING = {
-    515: "no value for a column that needs one", 2601: "its key is there already", 2627: "its key is there already",
-    547: "it breaks a check, or refers to a row that is not there", 2628: "a value is too long",
+    515: "a required column has no value", 2601: "its key already exists", 2627: "its key already exists",
+    547: "it violates a check, or refers to a row that does not exist", 2628: "a value is too long",
     8152: "a value is too long", 220: "a number is out of range", 232: "a number is out of range",
     8115: "a number is out of range", 241: "a value cannot be read as the column's type",
     242: "a date is out of range", 245: "a value cannot be read as the column's type",
     8114: "a value cannot be read as the column's type", 8169: "a value is no uniqueidentifier",
     248: "a number is out of range", 1946: "its key is too long", 1105: "the file group is full",
     2113: "a text has characters that the column's code page lacks", 4819: "it does not fit the table",
-    4863: "a value is too long", 4864: "a value cannot be read as the column's type", 550: "it breaks a view's check",
-    3609: "a trigger has ended the transaction", 50000: "a trigger or procedure refuses it",
+    4863: "a value is too long", 4864: "a value cannot be read as the column's type", 550: "it violates a view's check",
+    3609: "a trigger has ended the transaction", 50000: "a trigger or procedure rejects it",
 }  # fmt: skip
 
 OF_A_ROW: tuple[str, ...] = (
     "220", "22021", "232", "241", "242", "245", "248", "2113", "2601", "2627", "2628", "4863", "4864", "515", "547",
     "550", "8114", "8115", "8152", "8169", "1946", "50000",
 )  # fmt: skip
-"""A row does not fit: no value where one must be, a duplicate, a broken check, out of range, too long, unreadable."""
+"""Numbers about a single row: a missing value, a duplicate, a violated check, out of range, too long, unreadable."""
 
 _LOGIN = frozenset({4064, 18401, 18452, 18456, 18470, 18486, 18487, 18488, 40532, 40615})
 _RESOURCES = frozenset(
@@ -46,25 +46,25 @@ _RESOURCES = frozenset(
         40501, 40544, 40549, 40550, 40551, 40552, 40553, 40613, 49918, 49919, 49920,
     }
 )  # fmt: skip
-"""Out of a resource, busy, or failing over; most are Azure's list of transient faults."""
+"""Out of a resource, busy, or failing over; mostly Azure's list of transient faults."""
 _DENIED = frozenset({229, 230, 262, 297, 300, 916, 1088, 2760, 3906, 3930, 15151, 15247, 18456})
 _LOST = frozenset({64, 121, 233, 596, 1236, 6005, 10053, 10054, 10060, 40143})
 
 
 def connect_failed(error: Exception, number: int, where: str, *, expired: bool) -> FlowRunnerError:
-    """Why there is no connection."""
+    """Return the error of a failed connection attempt."""
     if number in _LOGIN:
         return AccessDenied(f"{where} refused the login ({number})", remedy="check login, password and database")
     if number in (4060, 911):
         return AccessDenied(
-            f"{where}: the login may not use the database, or there is none of that name ({number})",
+            f"{where}: the database does not exist, or the login may not use it ({number})",
             remedy="correct the schema of the connection, or grant the login access",
         )
     if number in _RESOURCES:
-        return Unavailable(f"{where} takes no connections now ({number})", remedy="the retry tries again")
+        return Unavailable(f"{where} accepts no connections now ({number})", remedy="the retry tries again")
     if isinstance(error, ssl.SSLCertVerificationError):
         return AccessDenied(
-            f"{where}: the server's certificate does not fit; no login was sent",
+            f"{where}: the server's certificate is not valid; no login was sent",
             remedy="give ca_file (its authority) or host_name_in_certificate under 'flowrunner' in the extra",
         )
     if isinstance(error, ssl.SSLError):
@@ -78,7 +78,7 @@ def connect_failed(error: Exception, number: int, where: str, *, expired: bool) 
 
 
 def refused_row(number: int, where: str = "") -> Rejected:
-    """A row that does not fit."""
+    """Return the error for a row that does not fit the table."""
     at = f" ({where})" if where else ""
     return Rejected(
         f"a row does not fit the table: {_MEANING.get(number, 'the server refuses it')} ({number}){at}",
@@ -88,10 +88,10 @@ def refused_row(number: int, where: str = "") -> Rejected:
 
 
 def classified(number: int, where: str, *, broken: bool, deadline: Deadline) -> FlowRunnerError:
-    """The error of a statement.
+    """Return the error of a failed statement.
 
-    :param number: the server's.
-    :param broken: the connection has ended.
+    :param number: the server's error number.
+    :param broken: whether the connection has ended.
     """
     if number == -2 or (broken and deadline.expired):
         return TimedOut(
@@ -100,22 +100,24 @@ def classified(number: int, where: str, *, broken: bool, deadline: Deadline) -> 
     if broken or number in _LOST:
         return ConnectionLost(f"the connection to {where} broke ({number})")
     if number in (1205, 1222, 3960, 3961, 3958, 3635, 41302, 41305, 41325):
-        why = {1205: "deadlock", 1222: "lock time-out"}.get(number, "another transaction was in the way")
-        return Conflict(f"{where}: {why} ({number}); nothing was stored", remedy="the retry starts afresh")
+        why = {1205: "deadlock", 1222: "lock timeout"}.get(number, "conflict with another transaction")
+        return Conflict(f"{where}: {why} ({number}); nothing was stored", remedy="the retry starts over")
     if number in _RESOURCES:
-        return Unavailable(f"{where}: out of a resource ({number}); nothing was stored", remedy="look at the server")
+        return Unavailable(
+            f"{where}: out of a resource, or not available ({number}); nothing was stored", remedy="check the server"
+        )
     if number in (208, 911, 2760, 4902, 3701, 15225):
         return NotFound(
-            f"{where}: a table, schema or database is not there, or may not be seen ({number})",
+            f"{where}: a table, schema or database does not exist, or the login may not see it ({number})",
             remedy="create it, or pass create_table=True",
         )
     if number in _DENIED:
         return AccessDenied(f"{where}: the login may not do that ({number})", remedy="grant it the privilege")
     if number in (2714, 15335):
-        return AlreadyExists(f"{where}: an object of that name is there already ({number})", remedy="drop or rename it")
+        return AlreadyExists(f"{where}: an object of this name already exists ({number})", remedy="drop or rename it")
     if number in (3951, 3952):
         return ConfigError(
-            f"{where}: the database does not allow snapshots ({number})",
+            f"{where}: the database does not allow snapshot isolation ({number})",
             field="isolation",
             remedy="ALTER DATABASE ... SET ALLOW_SNAPSHOT_ISOLATION ON",
         )

@@ -1,8 +1,8 @@
-"""Users' statements and queries: that it is one, that a query only reads, its values, and what its columns hold.
+"""Checks, parameters and column types of user statements in SQL Server.
 
-Transact-SQL needs nothing between two statements, and the server runs as many as a text has. No transaction here is
-read-only, either. So a text is cut into words as the server does, and one whose words may be more than one statement,
-or may act on the transaction, is refused: such words are reserved, as names they stand in brackets.
+Transact-SQL needs no separator between statements, the server runs as many as a text has, and it has no read-only
+transactions. So a text is split into tokens as the server does. It is refused if its keywords may begin another
+statement or change the transaction; these keywords are reserved, and as names they stand in brackets.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SETTINGS = (
     "SET CURSOR_CLOSE_ON_COMMIT, IMPLICIT_TRANSACTIONS, NOCOUNT, NUMERIC_ROUNDABORT, XACT_ABORT OFF",
     "SET DATEFORMAT ymd",
 )
-"""What an index on a computed column needs, and what makes one failed row not undo the others."""
+"""What indexes on computed columns need, and what keeps a failed row from rolling back the others."""
 
 _TOKEN = re.compile(
     r"""
@@ -86,42 +86,42 @@ _KINDS: Mapping[str, str] = MappingProxyType(
 
 
 def kind_of(declaration: str) -> str:
-    """What a column of that type holds in the words of a dataset; empty for any other type."""
+    """Return the dataset type for a server type; empty if there is none."""
     return _KINDS.get(declaration.partition("(")[0].lower(), "")
 
 
 def digits_of(declaration: str) -> tuple[int, int] | None:
-    """Precision and scale of a decimal type; None for any other."""
+    """Return precision and scale of a decimal type; None for any other type."""
     found = _DIGITS.fullmatch(declaration.lower())
     return (int(found[1]), int(found[2])) if found else {"money": (19, 4), "smallmoney": (10, 4)}.get(declaration)
 
 
 def tokens(text: str, field: str) -> Iterator[tuple[str, str, int]]:
-    """The parts of a text as the server cuts it: each with its kind, and the line that it begins in.
+    """Yield the tokens of a text as the server splits it, each with its kind and line.
 
-    :raises ConfigError: if one does not end.
+    :raises ConfigError: if a quotation or comment does not end.
     """
     line = 1
     for found in _TOKEN.finditer(text):
         kind, word = str(found.lastgroup), found[0]
         if kind == "mark" and word in ("'", '"', "[", "/*", "--"):
-            raise _refused(field, "has a quotation or comment that does not end, or a comment in a comment")
+            raise _refused(field, "has an unterminated quotation or comment, or a nested comment")
         yield word, kind, line
         line += word.count("\n")
 
 
 def _words(text: str, field: str) -> Iterator[tuple[str, int]]:
-    """The words and marks of a text outside of quotes and comments, with the depth of parentheses."""
+    """Yield the words and marks outside of quotes and comments, with the depth of parentheses."""
     depth = 0
     for word, kind, _ in tokens(text, field):
         depth -= word == ")"
         if depth < 0:
-            raise _refused(field, "closes a parenthesis that it has not opened")
+            raise _refused(field, "closes a parenthesis that is not open")
         if kind != "space":
             yield (word.upper() if kind == "word" else word if kind == "mark" else "?"), depth
         depth += word == "("
     if depth:
-        raise _refused(field, "opens a parenthesis that it does not close")
+        raise _refused(field, "does not close a parenthesis")
 
 
 def _refused(field: str, why: str, remedy: str = "write a single statement") -> ConfigError:
@@ -140,14 +140,14 @@ def _one(text: str, field: str) -> list[tuple[str, int]]:
         if word in _OTHER and not _is_a_window([word for word, _ in words[max(0, place - 1) : place + 3]]):
             raise _refused(
                 field,
-                f"has the word {word}, which may act on the transaction or be a statement of its own",
-                "leave it away; a name of that kind stands in brackets: [open]",
+                f"has the word {word}, which may change the transaction or begin another statement",
+                "remove it; write a name of this kind in brackets: [open]",
             )
     return words
 
 
 def _is_a_window(words: list[str]) -> bool:
-    """Whether it is ``OFFSET ... ROWS FETCH NEXT 5 ROWS ONLY``, and no cursor."""
+    """Return whether it is ``OFFSET ... ROWS FETCH NEXT 5 ROWS ONLY`` and not a cursor."""
     before, word, *after = [*words, "", "", ""][:4]
     return (
         before in ("ROW", "ROWS") and word == "FETCH" and after[0] in ("NEXT", "FIRST") and after[1] not in ("FROM", "")
@@ -155,32 +155,34 @@ def _is_a_window(words: list[str]) -> bool:
 
 
 def check_query(text: str) -> None:
-    """Refuse what is not a single statement that only reads.
+    """Raise unless the text is a single query that only reads.
 
-    :raises ConfigError: naming the word.
+    :raises ConfigError: naming the offending word.
     """
     words = _one(text, "sql")
     if words[0][0] not in ("SELECT", "WITH", "("):
-        raise _refused("sql", "is no query", "write a SELECT")
+        raise _refused("sql", "is not a query", "write a SELECT")
     writes = (_VERBS - {"SELECT"}) | {"INTO"}
     if found := next((word for word, _ in words if word in writes), None):
-        raise _refused("sql", f"has the word {found}: it may write", "write a SELECT; a name stands in brackets")
+        raise _refused(
+            "sql", f"has the word {found}: it may write", "write a SELECT, and names of this kind in brackets"
+        )
     _check_verbs(words, "sql")
 
 
 def check_statement(text: str) -> None:
-    """Refuse what is not a single statement, or not one that leaves the transaction alone.
+    """Raise unless the text is a single statement that does not change the transaction.
 
-    :raises ConfigError: naming the word.
+    :raises ConfigError: naming the offending word.
     """
     words = _one(text, "statements")
     if words[0][0] not in _HEADS and words[0][0] != "(":
-        raise _refused("statements", f"begins with {words[0][0]}", f"here it takes {', '.join(sorted(_HEADS))}")
+        raise _refused("statements", f"begins with {words[0][0]}", f"begin it with {', '.join(sorted(_HEADS))}")
     _check_verbs(words, "statements")
 
 
 def _check_verbs(words: list[tuple[str, int]], field: str) -> None:
-    """Outside of parentheses a statement has one verb; these are the exceptions of the grammar."""
+    """Raise if a second statement may begin: outside of parentheses a statement has one verb, with few exceptions."""
     top = [word for word, depth in words if depth == 0]
     main, sets = "", 0
     for place, word in enumerate(top):
@@ -203,7 +205,7 @@ def _check_verbs(words: list[tuple[str, int]], field: str) -> None:
 
 
 def bound(text: str, params: Params) -> tuple[str, dict[str, Any]]:
-    """The statement with the server's parameters in place of ``%s`` or ``%(name)s``, and their values; None is NULL."""
+    """Replace ``%s`` and ``%(name)s`` by parameters of the server; return the statement and their values."""
     if params is None:
         return text, {}
     named = params if isinstance(params, Mapping) else None
@@ -258,7 +260,7 @@ def _value(value: Any) -> Any:
 
 
 def declared(value: Any) -> str:
-    """The type of a parameter."""
+    """Return the server type of a parameter."""
     kinds: list[tuple[type, str]] = [
         (bool, "bit"), (int, "bigint"), (float, "float"), (datetime, "datetime2(6)"), (date, "date"),
         (time, "time(6)"), (bytes, "varbinary(max)"), (UUID, "uniqueidentifier"),
@@ -268,7 +270,7 @@ def declared(value: Any) -> str:
     if isinstance(value, Decimal):
         digits, exponent = value.as_tuple().digits, value.as_tuple().exponent
         if not isinstance(exponent, int) or max(len(digits), -exponent, len(digits) + exponent) > 38:
-            raise Rejected("a parameter is no decimal of at most 38 digits", remedy="give it as text")
+            raise Rejected("a parameter is a decimal of more than 38 digits", remedy="pass it as text")
         scale = max(0, -exponent)
         return f"decimal({max(len(digits) + max(0, exponent), scale, 1)}, {scale})"
     if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:

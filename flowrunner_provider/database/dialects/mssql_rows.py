@@ -1,6 +1,6 @@
-"""Rows as the server takes them in bulk ([MS-TDS] 2.2.6.1), each value as the type of its column.
+"""Rows in the bulk load format ([MS-TDS] 2.2.6.1), each value encoded as the type of its column.
 
-A value that does not fit is refused here, before anything of its batch is sent: half a batch could not be taken back.
+A value that does not fit is rejected here, before any part of its batch is sent.
 """
 
 from __future__ import annotations
@@ -27,51 +27,49 @@ _INTEGERS = {"tinyint": 1, "smallint": 2, "int": 4, "bigint": 8}
 _WHOLE = re.compile(r"\s*[+-]?\d{1,40}\s*", re.ASCII)
 _TRUE, _FALSE = frozenset({"1", "true", "t", "yes", "y", "on"}), frozenset({"0", "false", "f", "no", "n", "off"})
 _DAYS_BEFORE_1900 = date(1900, 1, 1).toordinal()
-_EXACT = Context(prec=100)
-_FARTHEST_ZONE = timedelta(hours=14)
+_EXACT, _FARTHEST_ZONE = Context(prec=100), timedelta(hours=14)
 _TIME_BYTES = (3, 3, 3, 4, 4, 5, 5, 5)  # by scale
 _CHUNKS, _UNKNOWN, _NO_CHUNKS = b"\xff" * 8, struct.pack("<Q", 2**64 - 2), b"\0" * 4
 
-Write = Callable[[Any], bytes]
-
 
 class Encoder:
-    """How a column travels: its type in the statement and in the stream, and its values.
+    """Encodes a column: its type in the statement and in the stream, and its values.
 
-    :param declaration: for ``INSERT BULK``.
-    :param info: TYPE_INFO; a text's is followed by the collation.
-    :param null: how NULL is written.
-    :param write: a value that is not NULL.
+    :param declaration: the type in ``INSERT BULK``.
+    :param info: TYPE_INFO; for a text it is followed by the collation.
+    :param null: the encoded NULL.
+    :param write: encodes a value that is not NULL.
     """
 
-    def __init__(self, declaration: str, info: bytes, null: bytes, write: Write, *, text: bool = False) -> None:
+    def __init__(
+        self, declaration: str, info: bytes, null: bytes, write: Callable[[Any], bytes], *, text: bool = False
+    ) -> None:
         self.declaration, self.info, self.null, self.text = declaration, info, null, text
         self._write = write
 
     def column(self, values: Sequence[Any]) -> list[bytes]:
-        """The values of a column."""
+        """Encode the values of a column."""
         null, write = self.null, self._write
         return [null if value is None else write(value) for value in values]
 
 
 def encoder(column: Described) -> Encoder:
-    """The encoder of a column.
+    """Return the encoder of a column.
 
     :raises ConfigError: for a type that cannot be loaded.
     """
-    kind = column.kind
-    for kinds, make in _MAKERS:
-        if kind in kinds:
+    for kinds, make in _ENCODERS:
+        if column.kind in kinds:
             return make(column)
     raise ConfigError(
-        f"the column {column.name!r} is of a type that cannot be loaded ({kind or 'a .NET type'})",
+        f"the column {column.name!r} is of a type that cannot be loaded ({column.kind or 'a .NET type'})",
         field="column_map",
         remedy="map it to null, and fill it with a statement after the load",
     )
 
 
 def metadata(columns: Sequence[Described], encoders: Sequence[Encoder], collation: bytes) -> bytes:
-    """COLMETADATA of the stream."""
+    """Return the COLMETADATA of the stream."""
     parts = [b"\x81", struct.pack("<H", len(columns))]
     for column, one in zip(columns, encoders, strict=True):
         name = column.name.encode("utf-16-le")
@@ -82,7 +80,7 @@ def metadata(columns: Sequence[Described], encoders: Sequence[Encoder], collatio
 
 
 def encoded(rows: Sequence[Row], encoders: Sequence[Encoder]) -> bytes:
-    """The rows of a batch, and the token that ends them.
+    """Return the encoded rows of a batch and the token that ends them.
 
     :raises Rejected: if a value does not fit its column.
     """
@@ -94,7 +92,7 @@ def encoded(rows: Sequence[Row], encoders: Sequence[Encoder]) -> bytes:
 # -- numbers ---------------------------------------------------------------------------------------------------
 
 
-def _whole(value: Any) -> int:
+def _integer(value: Any) -> int:
     if isinstance(value, int):
         return int(value)
     if isinstance(value, str) and _WHOLE.fullmatch(value):
@@ -106,7 +104,7 @@ def _whole(value: Any) -> int:
 
 
 def _plain(text: str) -> str:
-    """Python reads underscores and the digits of every script, too."""
+    """Raise for underscores and non-ASCII digits, which Python would accept."""
     if "_" in text or not text.isascii():
         raise refused_row(_UNREADABLE)
     return text
@@ -131,7 +129,7 @@ def _integers(column: Described) -> Encoder:
 
     def write(value: Any) -> bytes:
         try:
-            return head + (value if type(value) is int else _whole(value)).to_bytes(size, "little", signed=signed)
+            return head + (value if type(value) is int else _integer(value)).to_bytes(size, "little", signed=signed)
         except OverflowError:
             raise refused_row(_RANGE) from None
 
@@ -160,7 +158,7 @@ def _floats(column: Described) -> Encoder:
             raise refused_row(_UNREADABLE) from None
         except OverflowError:
             raise refused_row(_RANGE) from None
-        if number - number != 0:  # infinite, or none
+        if number - number != 0:  # infinite or NaN
             raise refused_row(_UNREADABLE)
         return bytes([size]) + data
 
@@ -201,10 +199,10 @@ def _moneys(column: Described) -> Encoder:
     return Encoder(column.declaration, bytes([0x6E, 4 if small else 8]), b"\0", write)
 
 
-# -- moments ---------------------------------------------------------------------------------------------------
+# -- dates and times ---------------------------------------------------------------------------------------------------
 
 
-def _moment(value: Any) -> datetime:
+def _timestamp(value: Any) -> datetime:
     try:
         if isinstance(value, str):
             value = datetime.fromisoformat(value.strip())
@@ -218,7 +216,7 @@ def _moment(value: Any) -> datetime:
 
 
 def _naive(value: Any) -> datetime:
-    moment = _moment(value)
+    moment = _timestamp(value)
     try:
         return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo is not None else moment
     except OverflowError:
@@ -235,7 +233,7 @@ def _ticks(moment: time | datetime, scale: int) -> int:
 
 
 def _dates(column: Described) -> Encoder:
-    return Encoder(column.declaration, b"\x28", b"\0", lambda value: b"\x03" + _day(_moment(value)))
+    return Encoder(column.declaration, b"\x28", b"\0", lambda value: b"\x03" + _day(_timestamp(value)))
 
 
 def _times(column: Described) -> Encoder:
@@ -255,7 +253,7 @@ def _times(column: Described) -> Encoder:
     return Encoder(column.declaration, bytes([0x29, scale]), b"\0", write)
 
 
-def _moments(column: Described) -> Encoder:
+def _timestamps(column: Described) -> Encoder:
     scale, zoned = column.scale, column.kind == "datetimeoffset"
     size = _TIME_BYTES[scale]
     head = bytes([size + (5 if zoned else 3)])
@@ -265,7 +263,7 @@ def _moments(column: Described) -> Encoder:
         data = head + _ticks(moment, scale).to_bytes(size, "little") + _day(moment)
         if not zoned:
             return data
-        offset = _moment(value).utcoffset() or timedelta()
+        offset = _timestamp(value).utcoffset() or timedelta()
         if abs(offset) > _FARTHEST_ZONE:
             raise refused_row(242)
         return data + struct.pack("<h", int(offset.total_seconds()) // 60)
@@ -273,7 +271,7 @@ def _moments(column: Described) -> Encoder:
     return Encoder(column.declaration, bytes([0x2B if zoned else 0x2A, scale]), b"\0", write)
 
 
-def _old_moments(column: Described) -> Encoder:
+def _legacy_timestamps(column: Described) -> Encoder:
     small = column.kind == "smalldatetime"
 
     def write(value: Any) -> bytes:
@@ -312,7 +310,7 @@ def _text(value: Any) -> str:
 
 
 def _codec(column: Described) -> str | None:
-    """In which a text must be possible, as the server would put question marks for the rest."""
+    """Return the codec that must be able to encode a text; the server would store question marks otherwise."""
     if column.kind not in ("char", "varchar", "text") or column.code_page in (None, 65001):
         return "utf-8" if column.code_page == 65001 and column.kind in ("char", "varchar") else None
     try:
@@ -324,8 +322,7 @@ def _codec(column: Described) -> str | None:
 def _texts(column: Described) -> Encoder:
     long = column.size == -1 or column.kind in ("text", "ntext", "xml") or column.size > 8000
     codec, limit = _codec(column), 0 if long else column.size
-    wide = column.kind in ("nchar", "nvarchar")
-    units = 0 if long else (limit // 2 if wide else limit)
+    units = limit // 2 if column.kind in ("nchar", "nvarchar") else limit
 
     def write(value: Any) -> bytes:
         text = _text(value)
@@ -350,7 +347,7 @@ def _texts(column: Described) -> Encoder:
 
 
 def _chunked(data: bytes) -> bytes:
-    """Of a length that is not told before: with it the server misreads a bulk load."""
+    """Encode without a total length in advance: with one the server misreads a bulk load."""
     return _UNKNOWN + (struct.pack("<I", len(data)) + data if data else b"") + _NO_CHUNKS
 
 
@@ -387,7 +384,7 @@ def _uuids(column: Described) -> Encoder:
     return Encoder(column.declaration, b"\x24\x10", b"\0", write)
 
 
-_MAKERS: tuple[tuple[frozenset[str], Callable[[Described], Encoder]], ...] = (
+_ENCODERS: tuple[tuple[frozenset[str], Callable[[Described], Encoder]], ...] = (
     (frozenset(_INTEGERS), _integers),
     (frozenset({"char", "varchar", "text", "nchar", "nvarchar", "ntext", "xml"}), _texts),
     (frozenset({"bit"}), _bits),
@@ -396,8 +393,8 @@ _MAKERS: tuple[tuple[frozenset[str], Callable[[Described], Encoder]], ...] = (
     (frozenset({"money", "smallmoney"}), _moneys),
     (frozenset({"date"}), _dates),
     (frozenset({"time"}), _times),
-    (frozenset({"datetime2", "datetimeoffset"}), _moments),
-    (frozenset({"datetime", "smalldatetime"}), _old_moments),
+    (frozenset({"datetime2", "datetimeoffset"}), _timestamps),
+    (frozenset({"datetime", "smalldatetime"}), _legacy_timestamps),
     (frozenset({"binary", "varbinary", "image"}), _binaries),
     (frozenset({"uniqueidentifier"}), _uuids),
 )

@@ -1,7 +1,7 @@
-"""Scripts in SQL Server: batches, which ``GO`` divides and the server runs one by one, in one transaction.
+"""Scripts in SQL Server: batches separated by ``GO``, which run one by one in one transaction.
 
-The server takes nearly every change of a structure into a transaction. What it does not (``ALTER DATABASE``, full-text
-indexes) has to be a script of its own, without one.
+Nearly all DDL is transactional. What is not (``ALTER DATABASE``, full-text indexes) needs a separate script without
+a transaction.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["MssqlScripts", "divided"]
 _MOST_REPEATS = 10_000
 _MODULES = frozenset({"PROC", "PROCEDURE", "FUNCTION", "TRIGGER", "VIEW"})
 _SILENT = frozenset({"NOEXEC", "PARSEONLY", "FMTONLY", "SHOWPLAN_ALL", "SHOWPLAN_TEXT", "SHOWPLAN_XML"})
-"""Settings with which the server runs nothing any more, not even the record that the script ran."""
+"""Settings that keep the server from running anything, including the history row of the script."""
 
 
 class MssqlScripts(Scripts[MssqlSession]):
-    """Structures change in transactions, so a script and its record commit together."""
+    """DDL is transactional, so a script and its history row commit together."""
 
     dialect = "tsql"
 
@@ -32,7 +32,7 @@ class MssqlScripts(Scripts[MssqlSession]):
         try:
             self.session.hold("migrations")
         except Unavailable as error:
-            error.message = f"{self.session.where}: another run of migrations is at work"
+            error.message = f"{self.session.where}: another run of migrations is active"
             raise
 
     def run(self, script: str) -> None:
@@ -42,10 +42,10 @@ class MssqlScripts(Scripts[MssqlSession]):
             with failed_at(f"batch in line {line}"):
                 session.run_batch(batch)
         if session.run(STATE) != before:
-            raise IntegrityError("a statement has ended or begun a transaction", remedy="leave it away")
+            raise IntegrityError("a statement has ended or begun a transaction", remedy="remove it")
 
     def run_alone(self, statement: str) -> None:
-        """The server knows no end of a statement, so what has a semicolon within or a ``GO`` counts as several."""
+        """Run one statement; a text with a semicolon inside or a ``GO`` counts as several and is refused."""
         words = [word for word, kind, _ in tokens(statement, "location") if kind != "space"]
         while words and words[-1] == ";":
             words.pop()
@@ -77,24 +77,24 @@ class MssqlScripts(Scripts[MssqlSession]):
                     )
                 if (word == "USE" and after not in ("HINT", "PLAN")) or word in _SILENT:
                     raise ConfigError(
-                        f"{file}, line {line}: after {word} the record of the script would be lost",
+                        f"{file}, line {line}: after {word} the history row of the script would be lost",
                         field="location",
                         remedy="remove it; the database is the schema of the connection",
                     )
 
 
 def _makes_a_module(words: list[str]) -> bool:
-    """Whether a batch is the body of a procedure or the like, which runs when it is called."""
+    """Return whether a batch creates a procedure or similar module, whose body runs only when called."""
     head = [word for word in words[:4] if word not in ("OR", "ALTER", "CREATE")]
     return words[:1] in (["CREATE"], ["ALTER"]) and bool(head) and head[0] in _MODULES
 
 
 def divided(script: str) -> Iterator[tuple[int, str]]:
-    """Each batch, as often as it is to run, and the line that it begins in.
+    """Yield each batch, repeated as ``GO`` says, with its first line.
 
-    ``GO`` counts where it stands alone in its line, or with a number, outside of quotes and comments.
+    ``GO`` must stand on its own line, alone or with a number, outside of quotes and comments.
 
-    :raises ConfigError: if a quotation or comment does not end, or a number is none.
+    :raises ConfigError: if a quotation or comment does not end, or a number is invalid.
     """
     lines = script.split("\n")
     begun, found = 1, []
@@ -108,7 +108,7 @@ def divided(script: str) -> Iterator[tuple[int, str]]:
             times = int(more[0]) if len(more) == 1 and more[0].isdecimal() and len(more[0]) < 6 else 0 if more else 1
             if not 1 <= times <= _MOST_REPEATS:
                 raise ConfigError(
-                    f"line {line}: GO stands alone, or before a number up to {_MOST_REPEATS}",
+                    f"line {line}: GO must stand alone, or before a number up to {_MOST_REPEATS}",
                     field="location",
                     remedy="correct the line",
                 )

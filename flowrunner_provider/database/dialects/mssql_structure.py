@@ -1,4 +1,4 @@
-"""Structures and upkeep in SQL Server; every change of a structure is a part of the transaction."""
+"""Schemas and maintenance in SQL Server, where DDL is transactional."""
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are literals or parameters
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.database.dialects.mssql_swap import BOUND, belongings_lost
-from flowrunner_provider.database.dialects.mssql_sync import Synced
+from flowrunner_provider.database.dialects.mssql_sync import MssqlSync
 from flowrunner_provider.database.dialects.mssql_tables import KEYS, catalogue_of, described_columns, find, object_text
 from flowrunner_provider.database.dialects.refusals import unsuitable
 from flowrunner_provider.database.dialects.structure import ColumnShape, ColumnSpec, Shape, TableSpec
@@ -19,7 +19,7 @@ from flowrunner_provider.database.identifiers import TableName
 if TYPE_CHECKING:
     from flowrunner_provider.database.dialects.model import Table
 
-__all__ = ["Structures", "text_literal"]
+__all__ = ["MssqlStructure", "text_literal"]
 
 _SKETCH = TableName.of("#flowrunner_sketch")
 _MORE = (
@@ -28,7 +28,7 @@ _MORE = (
     " LEFT JOIN {0}.computed_columns AS x ON x.object_id = c.object_id AND x.column_id = c.column_id"
     " WHERE c.object_id = OBJECT_ID(\x001\0)"
 )
-"""Of each column: whether it may be empty, its default, and how it is computed."""
+"""For each column: whether it is nullable, its default, and its computation."""
 _INDEXES = (
     "SELECT i.index_id, i.name, i.type_desc, i.is_unique, i.is_primary_key, i.is_disabled, i.filter_definition, c.name,"
     " k.is_descending_key, k.is_included_column FROM {0}.indexes AS i"
@@ -54,12 +54,12 @@ _NEEDS_DELETE = (
     " UNION ALL SELECT 1 FROM sys.tables WHERE object_id = OBJECT_ID(\x001\0)"
     " AND (temporal_type <> 0 OR is_tracked_by_cdc = 1 OR is_published = 1)"
 )
-"""What ``TRUNCATE TABLE`` is refused for, and the numbers that it would begin anew."""
+"""What rules ``TRUNCATE TABLE`` out, including identity columns, which it would reset."""
 _CLUSTERED = "SELECT 1 AS one FROM sys.indexes WHERE object_id = OBJECT_ID(\x001\0) AND type IN (1, 5)"
 
 
-class Structures(Synced):
-    """The part of a session that knows of structures."""
+class MssqlStructure(MssqlSync):
+    """The part of a session for schemas."""
 
     may_be_empty: ClassVar[str] = " NULL"
     now: ClassVar[Mapping[str, str]] = MappingProxyType(
@@ -76,7 +76,7 @@ class Structures(Synced):
         return text_literal(value) if isinstance(value, str) else super().literal(value)
 
     def column_type(self, column: ColumnSpec, *, indexed: bool) -> str:
-        """An index takes texts of at most 450 characters."""
+        """Return the type of a column; texts in an index have at most 450 characters."""
         return KEYS.get(column.type, self.types[column.type]) if indexed else self.types[column.type]
 
     def shape(self, name: TableName) -> Shape | None:
@@ -116,7 +116,7 @@ class Structures(Synced):
         self.run(f"SELECT TOP (1) 1 AS one FROM {self.sql(name)} WITH (TABLOCKX, HOLDLOCK)")
 
     def clear(self, name: TableName) -> int:
-        """Where something refers to the table, or it numbers its rows itself, row by row: the numbers go on."""
+        """Delete row by row where the table is referenced or has an identity column, whose numbers then continue."""
         if self.run(_NEEDS_DELETE, [object_text(self, name)]):
             return super().clear(name)
         self.seclude(name)
@@ -128,7 +128,7 @@ class Structures(Synced):
         self.run(f"UPDATE STATISTICS {self.sql(name)}")
 
     def vacuum(self, name: TableName | None) -> None:
-        """Compact the pages: of indexes while others use them; a table without order is written anew."""
+        """Reorganize the indexes online; rebuild a heap."""
         if name is None:
             raise ConfigError("vacuum needs tables here", field="tables", remedy="name the tables")
         if self.run(_CLUSTERED, [object_text(self, name)]):
@@ -141,7 +141,7 @@ class Structures(Synced):
 
 
 def _indexes(rows: Sequence[tuple[Any, ...]]) -> tuple[list[str], dict[str, str]]:
-    """The columns of the primary key, and the definition of every other index by its name."""
+    """Return the columns of the primary key, and the definitions of the other indexes by name."""
     keys: list[str] = []
     found: dict[str, list[tuple[Any, ...]]] = {}
     for row in rows:
@@ -175,7 +175,7 @@ def _foreign_keys(rows: Sequence[tuple[Any, ...]]) -> list[str]:
 
 
 def text_literal(text: str) -> str:
-    """A text as SQL; a backslash at the end of a line would take the line's end away."""
+    """Return a text as an SQL literal; a backslash at the end of a line would swallow the line break."""
     quoted = text.replace("'", "''")
     parts = quoted.replace("\\\r", "\\\0\r").replace("\\\n", "\\\0\n").split("\0")
     return f"N'{parts[0]}'" if len(parts) == 1 else "({})".format(" + ".join(f"N'{part}'" for part in parts))

@@ -1,4 +1,4 @@
-"""A table that takes the place of another in one transaction, and rows that go into those that are there."""
+"""Table swaps and merges in SQL Server, in one transaction."""
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
 from __future__ import annotations
@@ -8,17 +8,17 @@ from collections.abc import Iterator, Sequence
 from flowrunner_provider.core.errors import IntegrityError
 from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.model import Column, Merge, Merged, Table
-from flowrunner_provider.database.dialects.mssql_tables import object_text, own_numbers
+from flowrunner_provider.database.dialects.mssql_tables import identity_insert, object_text
 from flowrunner_provider.database.dialects.refusals import unsuitable
 from flowrunner_provider.database.identifiers import Identifier, TableName
 
 __all__ = ["BOUND", "ROW", "belongings_lost", "indexes_of", "merged", "put_in_place", "stage_statement", "stand_in"]
 
 ROW = "flowrunner_row"
-"""The column of a stage that numbers its rows."""
+"""The column that numbers the rows of a staging table."""
 
 _HOLD = "WITH (UPDLOCK, HOLDLOCK)"
-"""The keys that are looked for stay as they are, also those that are not there, until the transaction ends."""
+"""Locks the keys that a query looks up, existing or not, until the transaction ends."""
 
 _DEPENDENT = (
     "FROM sys.sql_expression_dependencies WHERE referenced_id = OBJECT_ID(\x001\0) AND is_schema_bound_reference = 1"
@@ -26,7 +26,7 @@ _DEPENDENT = (
     " AND referencing_id NOT IN (SELECT object_id FROM sys.objects WHERE parent_object_id = OBJECT_ID(\x001\0))"
 )
 BOUND = f"SELECT 1 {_DEPENDENT}"
-"""Views and functions that are bound to a table; its own checks and computed columns are not among them."""
+"""Schema-bound views and functions of a table, without its own checks and computed columns."""
 
 _OWN = "object_id = OBJECT_ID(\x001\0)"
 _OF_COLUMNS = " UNION ".join(
@@ -42,7 +42,7 @@ _OF_COLUMNS = " UNION ".join(
         f"SELECT 'compression' FROM sys.partitions WHERE {_OWN} AND data_compression <> 0",
     ]
 )
-"""What a copy of the columns lacks."""
+"""What a copy of the columns would lack."""
 _LOST = " UNION ".join(
     [
         "SELECT 'triggers' AS what FROM sys.triggers WHERE parent_id = OBJECT_ID(\x001\0)",
@@ -60,7 +60,7 @@ _LOST = " UNION ".join(
         f"SELECT 'a full-text index' FROM sys.fulltext_indexes WHERE {_OWN}",
     ]
 )
-"""What a table lacks that was made in the place of another one."""
+"""What a newly created table would lack."""
 _INDEXES = (
     "SELECT i.index_id, i.name, i.type, i.is_unique, i.is_primary_key, i.is_unique_constraint, c.name,"
     " k.is_descending_key, k.is_included_column"
@@ -73,18 +73,18 @@ _INDEXES = (
 
 
 def belongings_lost(session: Session, table: TableName, *, with_columns: bool = True) -> list[str]:
-    """What belongs to the table that a new one would not have.
+    """Return what belongs to the table and would be lost with it.
 
-    :param with_columns: the new one is to have the same columns and indexes.
+    :param with_columns: whether the new table is to have the same columns and indexes.
     """
     queries = [_LOST, _OF_COLUMNS] if with_columns else [_LOST]
     return sorted(str(row[0]) for query in queries for row in session.run(query, [object_text(session, table)]))
 
 
 def indexes_of(session: Session, table: TableName, new: TableName) -> Iterator[tuple[str, str, str, bool]]:
-    """Each index of ``table``: the statement that makes it for ``new``, its name there and here, if it is a constraint.
+    """Yield for each index of ``table``: the statement for ``new``, both names (new, old), and if it is a constraint.
 
-    A constraint has a name of its own in the schema, so it gets one until the old table is gone.
+    Names of constraints are unique in the schema, so they differ until the old table is dropped.
     """
     found: dict[int, list[tuple[object, ...]]] = {}
     for row in session.run(_INDEXES, [object_text(session, table)]):
@@ -106,10 +106,10 @@ def indexes_of(session: Session, table: TableName, new: TableName) -> Iterator[t
 
 
 def stand_in(session: Session, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
-    """An empty table with the columns and indexes of ``table``.
+    """Create an empty table with the columns and indexes of ``table``.
 
-    :param columns: other columns instead; then without its indexes.
-    :raises ConfigError: if the table has what a new one would not have.
+    :param columns: other columns instead, without indexes.
+    :raises ConfigError: if something that belongs to the table would be lost.
     """
     if lost := belongings_lost(session, table.name):
         raise unsuitable(table.name, lost)
@@ -124,12 +124,12 @@ def stand_in(session: Session, table: Table, columns: Sequence[Column] | None, n
 
 
 def put_in_place(session: Session, table: Table, replacement: TableName) -> None:
-    """Drop the old table and rename the new one and its constraints; others wait for this moment only."""
+    """Drop the old table and rename the new one and its constraints; others wait only for this step."""
     old = list(indexes_of(session, table.name, replacement))
     new = list(indexes_of(session, replacement, replacement))
     if new and len(old) != len(new):
         raise IntegrityError(
-            f"the indexes of {table.name} changed during the load", remedy="retry when nobody alters the table"
+            f"the indexes of {table.name} changed during the load", remedy="retry while nobody alters the table"
         )
     session.run(f"DROP TABLE {session.sql(table.name)}")
     _rename(session, session.sql(replacement), table.name.name, "OBJECT")
@@ -143,7 +143,7 @@ def _rename(session: Session, old: str, new: Identifier, kind: str) -> None:
 
 
 def stage_statement(session: Session, stage: TableName, table: TableName, columns: Sequence[str]) -> str:
-    """An empty copy of the columns. The outer join takes from them that they are identities or need a value."""
+    """Return the statement that creates an empty staging table; the outer join removes identity and NOT NULL."""
     return (
         f"SELECT TOP (0) IDENTITY(bigint, 1, 1) AS {session.sql(ROW)}, {session.names(columns, 't.')}"
         f" INTO {session.sql(stage)} FROM (SELECT 1 AS one) AS x LEFT JOIN {session.sql(table)} AS t ON 1 = 0"
@@ -151,10 +151,10 @@ def stage_statement(session: Session, stage: TableName, table: TableName, column
 
 
 def merged(session: Session, merge: Merge) -> Merged:
-    """Update the rows whose keys are there, then insert the others.
+    """Update the rows whose keys exist, then insert the others.
 
-    Not MERGE: without HOLDLOCK two of them insert the same key, and its counts are those of triggers, too. Here the
-    first statement locks all the keys, so that the others find what it has found.
+    Not by MERGE: without HOLDLOCK two of them insert the same key, and its counts include those of triggers. Here the
+    first statement locks all keys, so that the later ones see the same rows.
     """
     session.check_unique(merge.stage, merge.keys)
     target, staged = session.sql(merge.table), session.sql(merge.stage)
@@ -166,13 +166,13 @@ def merged(session: Session, merge: Merge) -> Merged:
     known = session.execute(f"DELETE FROM {staged} WHERE EXISTS (SELECT 1 FROM {target} AS t {_HOLD} WHERE {there})")
     names = session.names(merge.columns)
     new = session.count(merge.stage)
-    with own_numbers(session, merge.table, merge.columns):
+    with identity_insert(session, merge.table, merge.columns):
         session.run(f"INSERT INTO {target} ({names}) SELECT {names} FROM {staged} ORDER BY {session.sql(ROW)}")
     stored = session.run(f"SELECT COUNT_BIG(*) FROM {staged} AS s JOIN {target} AS t ON {same}")[0][0]
     if int(stored) != new:
         raise IntegrityError(
-            f"the database stored {stored} of {new} rows; all were taken back",
-            remedy="look for a trigger that drops or redirects rows",
+            f"the database stored {stored} of {new} rows; everything was rolled back",
+            remedy="check for a trigger that drops or redirects rows",
         )
     session.run(f"DROP TABLE {staged}")
     return merge.done(inserted=new, known=known)

@@ -1,4 +1,4 @@
-"""What a sync, a comparison and a watcher ask of a session, as Transact-SQL says it."""
+"""The sync part of a SQL Server session, which comparisons and watchers use as well."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 from flowrunner_provider.database.dialects.base import Session
-from flowrunner_provider.database.dialects.mssql_tables import own_numbers
+from flowrunner_provider.database.dialects.mssql_tables import identity_insert
 from flowrunner_provider.database.dialects.syncing import Flag
 
 if TYPE_CHECKING:
     from flowrunner_provider.database.dialects.model import Column
     from flowrunner_provider.database.identifiers import TableName
 
-__all__ = ["Synced"]
+__all__ = ["MssqlSync"]
 
 _IN_PYTHON: Mapping[str, str] = MappingProxyType({"timestamp": "datetime2(6)", "timestamptz": "datetimeoffset(6)"})
-"""The types that keep as much of a time as Python does: ``datetime2`` has a digit more, ``datetime`` 300 a second."""
+"""The types with the precision of Python: ``datetime2`` has one digit more, ``datetime`` has 1/300 s."""
 
 
-class Synced(Session):
-    """The part of a session that serves a sync."""
+class MssqlSync(Session):
+    """The part of a session for syncs."""
 
     delete_from: ClassVar[str] = "DELETE t FROM {} AS t"
     update_from: ClassVar[str] = "UPDATE t SET {1} FROM {0} AS t"
@@ -42,18 +42,18 @@ class Synced(Session):
         return f"CONVERT({_IN_PYTHON[kind]}, {name})" if kind in _IN_PYTHON else name
 
     def bounded(self, kind: str, name: str, sign: str, value: Callable[[], str]) -> str:
-        """Of a time, what an index can tell roughly, and then exactly."""
+        """Return the condition; for timestamps a rough one that can use an index, and the exact one."""
         if kind not in _IN_PYTHON:
             return super().bounded(kind, name, sign, value)
         rough, second = (">=", -1) if sign.startswith(">") else ("<=", 1)
         return f"({name} {rough} DATEADD(second, {second}, {value()}) AND {self.exact(kind, name)} {sign} {value()})"
 
     def summed(self, kind: str, name: str) -> str:
-        """The server sums whole numbers as ``int``, whatever comes of it."""
+        """Return the sum; the server would sum whole numbers as ``int``, with overflow."""
         return f"sum(CAST({name} AS decimal(38, 0)))" if kind in ("integer", "boolean") else f"sum({name})"
 
     def sort_key(self, kind: str, name: str) -> str:
-        """Some texts are numbers that are unique everywhere, which have an order of their own and no collation."""
+        """Return the sort key; ``uniqueidentifier`` counts as text, but has its own order and no collation."""
         return f"CONVERT(nvarchar(max), {name}) COLLATE Latin1_General_100_BIN2" if kind == "string" else name
 
     def limited(self, query: str, rows: int) -> str:
@@ -63,5 +63,5 @@ class Synced(Session):
         return f"{query} ORDER BY {order} OFFSET {skipped} ROWS FETCH NEXT 1 ROWS ONLY"
 
     def insert_all(self, source: TableName, table: TableName, columns: Sequence[str]) -> None:
-        with own_numbers(self, table, columns):
+        with identity_insert(self, table, columns):
             super().insert_all(source, table, columns)

@@ -12,17 +12,17 @@ from flowrunner_provider.database.identifiers import TableName
 
 __all__ = [
     "KEYS",
-    "UNIQUE",
+    "UNIQUE_COLUMNS",
     "Described",
     "catalogue_of",
-    "created",
+    "create_statement",
     "described_columns",
     "find",
+    "identity_insert",
     "object_text",
-    "own_numbers",
 ]
 
-UNIQUE = (
+UNIQUE_COLUMNS = (
     "SELECT i.index_id, c.name FROM sys.indexes AS i"
     " JOIN sys.index_columns AS k ON k.object_id = i.object_id AND k.index_id = i.index_id"
     " JOIN sys.columns AS c ON c.object_id = k.object_id AND c.column_id = k.column_id"
@@ -41,16 +41,16 @@ _COLUMNS = (
     " FROM {}.columns AS c WHERE c.object_id = OBJECT_ID(\x001\0) ORDER BY c.column_id"
 )
 KEYS = {"string": "nvarchar(450)", "object": "nvarchar(450)", "array": "nvarchar(450)", "binary": "varbinary(900)"}
-"""The types of columns in an index, which takes 900 bytes."""
+"""The types of columns in an index, whose keys are limited to 900 bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Described:
     """A column of a table.
 
-    :param kind: its type without what stands in parentheses; empty for one of the .NET types.
+    :param kind: its type without length or precision; empty for a .NET type.
     :param size: in bytes; -1 for ``max``.
-    :param code_page: of its texts; 65001 is UTF-8, None where there is none.
+    :param code_page: the code page of its texts; 65001 is UTF-8, None for other types.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Described:
 
     @property
     def declaration(self) -> str:
-        """The type as in a statement."""
+        """The type as written in SQL."""
         length = "max" if self.size == -1 else str(self.size // 2 if self.kind in ("nchar", "nvarchar") else self.size)
         if self.kind in ("char", "varchar", "nchar", "nvarchar", "binary", "varbinary"):
             return f"{self.kind}({length})"
@@ -76,24 +76,24 @@ class Described:
 
 
 def object_text(session: Session, name: TableName) -> str:
-    """The name for ``OBJECT_ID``; of a temporary table with the database that it is in."""
+    """Return the name for ``OBJECT_ID``; a temporary table needs its database."""
     text = session.sql(name)
     return f"tempdb..{text}" if name.name.text.startswith("#") else text
 
 
 def catalogue_of(name: TableName) -> str:
-    """The schema of the views that tell about the table."""
+    """Return the schema of the catalogue views that describe the table."""
     return "tempdb.sys" if name.name.text.startswith("#") else "sys"
 
 
 def find(session: Session, name: TableName) -> tuple[TableName, str] | None:
-    """The object of that name as it is written, and its type."""
+    """Return the object's name as stored, and its type; None if it does not exist."""
     rows = session.run(_FIND, [object_text(session, name)])
     return (TableName.of(rows[0][1], rows[0][0]), str(rows[0][2]).strip()) if rows else None
 
 
 def described_columns(session: Session, name: TableName) -> list[Described]:
-    """The columns; also of a temporary table."""
+    """Return the columns; also of a temporary table."""
     rows = session.run(_COLUMNS.format(catalogue_of(name)), [object_text(session, name)])
     return [
         Described(
@@ -111,8 +111,8 @@ def described_columns(session: Session, name: TableName) -> list[Described]:
 
 
 @contextmanager
-def own_numbers(session: Session, table: TableName, columns: Sequence[str]) -> Iterator[None]:
-    """Meanwhile rows may bring values for the column that the server numbers itself, if it is one of ``columns``."""
+def identity_insert(session: Session, table: TableName, columns: Sequence[str]) -> Iterator[None]:
+    """Allow inserts into an identity column meanwhile, if it is one of ``columns``."""
     own = any(one.identity and one.name in columns for one in described_columns(session, table))
     if own:
         session.run(f"SET IDENTITY_INSERT {session.sql(table)} ON")
@@ -121,8 +121,8 @@ def own_numbers(session: Session, table: TableName, columns: Sequence[str]) -> I
         session.run(f"SET IDENTITY_INSERT {session.sql(table)} OFF")
 
 
-def created(session: Session, name: TableName, columns: Sequence[Column], keys: Sequence[str]) -> str:
-    """The statement that creates a table. A text in a key has 450 characters: an index takes no more."""
+def create_statement(session: Session, name: TableName, columns: Sequence[Column], keys: Sequence[str]) -> str:
+    """Return the statement that creates a table; texts in a key have 450 characters, the limit of an index."""
     parts = []
     for column in columns:
         kind = f"{session.types[column.type]} NULL"

@@ -1,8 +1,7 @@
-"""A connection of python-tds as we want it: TLS that is verified before the login leaves, by Python's own ``ssl``.
+"""python-tds connections: TLS by Python's ``ssl``, verified before the login is sent.
 
-The driver's own TLS compares names by hand, and follows a redirection of the server without any. So it is told that
-there is none: :class:`Channel` stands between it and the socket, negotiates TLS in the first exchange as [MS-TDS]
-2.2.6.5 says, and hides it from the driver.
+The driver's own TLS matches host names itself, and drops TLS when the server redirects. So TLS is hidden from it:
+:class:`Channel` sits between driver and socket, and negotiates TLS in the first exchange ([MS-TDS] 2.2.6.5).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _FOR = "a connection to SQL Server"
 
 
 def driver(module: str = "pytds") -> Any:
-    """A module of python-tds.
+    """Return a module of python-tds.
 
     :raises MissingExtra: if it is not installed.
     """
@@ -40,7 +39,7 @@ def driver(module: str = "pytds") -> Any:
 
 
 def tls_context(config: MssqlConfig) -> ssl.SSLContext | None:
-    """What the connection asks for; None for no TLS. Servers speak TLS 1.3 in the newest protocol (8.0) only.
+    """Return the TLS context of the connection; None for no TLS. TLS 1.3 exists only in TDS 8.0.
 
     :raises ConfigError: if the file of authorities cannot be read.
     """
@@ -62,17 +61,17 @@ def tls_context(config: MssqlConfig) -> ssl.SSLContext | None:
 
 
 class Channel:
-    """The socket as the driver sees it.
+    """The socket that the driver sees, with TLS inside.
 
-    :param context: for TLS; None for none.
-    :param name: that the certificate must have.
+    :param context: the TLS context; None for no TLS.
+    :param name: the name that the certificate must have.
     """
 
     def __init__(self, raw: socket.socket, context: ssl.SSLContext | None, name: str, where: str) -> None:
         self.raw = raw
         self._context, self._name, self._where = context, name, where
         self._greeted = False
-        self._ready = bytearray()  # what the driver reads before the socket
+        self._ready = bytearray()  # data that the driver reads before the socket's
         self._tls: ssl.SSLObject | None = None
         self._into, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
 
@@ -130,7 +129,7 @@ class Channel:
         return len(found)
 
     def _greet(self, packet: bytearray) -> None:
-        """The driver's first packet and its answer: both say what is true of TLS, and the driver learns of none."""
+        """Send the first packet with our TLS option, negotiate TLS, and hide it in the answer to the driver."""
         self._greeted = True
         wanted = _NONE if self._context is None else _ON
         packet[_option(packet)] = wanted
@@ -138,21 +137,21 @@ class Channel:
         kind, answer = self._packet()
         place = _option(answer) if kind == _REPLY else 0
         if not place:
-            raise ConnectionLost(f"{self._where} does not answer as a SQL Server", remedy="check host and port")
+            raise ConnectionLost(f"{self._where} does not answer like a SQL Server", remedy="check host and port")
         offered, answer[place] = answer[place], _NONE
         if self._context is None and offered == _REQUIRED:
-            raise AccessDenied(f"{self._where} takes no connection without TLS", remedy="leave encrypt on")
+            raise AccessDenied(f"{self._where} accepts no connection without TLS", remedy="set encrypt=true")
         if self._context is not None:
             if offered not in (_ON, _REQUIRED):
                 raise AccessDenied(
-                    f"{self._where} offers no TLS, which the connection asks for; no login was sent",
-                    remedy="give the server a certificate; encrypt=false under 'flowrunner' would go on without TLS",
+                    f"{self._where} offers no TLS, which the connection requires; no login was sent",
+                    remedy="install a certificate on the server; encrypt=false under 'flowrunner' connects without TLS",
                 )
             self._shake_hands(self._context)
         self._ready += answer
 
     def _shake_hands(self, context: ssl.SSLContext) -> None:
-        """The handshake travels in packets of the protocol, what follows does not."""
+        """Run the TLS handshake, which is wrapped in TDS packets; later data is not."""
         tls = context.wrap_bio(self._into, self._out, server_hostname=self._name)
         done = False
         while not done:
@@ -184,7 +183,7 @@ class Channel:
 
 
 def _option(packet: bytearray) -> int:
-    """Where the byte about encryption is in a packet of the prelogin; 0 if there is none."""
+    """Return the index of the encryption byte in a PRELOGIN packet; 0 if there is none."""
     at = 8
     while at + 5 <= len(packet) and packet[at] != _END:
         token, place, size = struct.unpack_from(">BHH", packet, at)
@@ -195,11 +194,11 @@ def _option(packet: bytearray) -> int:
 
 
 def connect(config: MssqlConfig, *, connect_timeout: float, silence: float) -> tuple[Any, Channel]:
-    """A connection that commits every statement which is outside of a transaction, and its channel."""
-    logging.getLogger(driver().__name__).setLevel(logging.WARNING)  # it logs statements, values and all
+    """Open a connection in autocommit mode; return it with its channel."""
+    logging.getLogger(driver().__name__).setLevel(logging.WARNING)  # it logs statements with their values
     host, port = config.host, config.port
     context = tls_context(config)
-    for _ in range(2):  # a gateway may send us on once
+    for _ in range(2):  # a gateway may redirect us once
         where = f"{host}:{port}"
         raw = socket.create_connection((host, port), connect_timeout)
         name = config.host_name_in_certificate if host == config.host else ""
@@ -223,7 +222,7 @@ def connect(config: MssqlConfig, *, connect_timeout: float, silence: float) -> t
             return made, channel
         channel.close()
         host, port = str(route["server"]), int(route["port"])
-    raise ConnectionLost(f"{config.host}:{config.port} sends from one server to another", remedy="check the gateway")
+    raise ConnectionLost(f"{config.host}:{config.port} redirects more than once", remedy="check the gateway")
 
 
 def _login(config: MssqlConfig, host: str, port: int, timeout: float) -> Any:
@@ -245,7 +244,7 @@ def _login(config: MssqlConfig, host: str, port: int, timeout: float) -> Any:
 
 
 def batches(cursor: Any, rows: int) -> Iterator[list[tuple[Any, ...]]]:
-    """The rows of a result, so many at once."""
+    """Yield the rows of a result in batches."""
     guid = driver("pytds.tds_base").SYBUNIQUE
     texts = [place for place, column in enumerate(cursor.description or ()) if column[1] == guid]
     found: Iterator[list[tuple[Any, ...]]] = iter(lambda: cursor.fetchmany(rows), [])
@@ -253,7 +252,7 @@ def batches(cursor: Any, rows: int) -> Iterator[list[tuple[Any, ...]]]:
 
 
 def _as_text(batch: list[tuple[Any, ...]], places: Sequence[int]) -> list[tuple[Any, ...]]:
-    """Numbers that are unique everywhere as the server writes them."""
+    """Convert ``uniqueidentifier`` values to text as the server writes them."""
     rows = [list(row) for row in batch]
     for row in rows:
         for place in places:

@@ -1,8 +1,10 @@
 """MySQL and MariaDB, through PyMySQL.
 
-Rows travel as one ``LOAD DATA LOCAL``. With LOCAL the server makes a warning of what is otherwise an error, and skips,
-cuts or changes the row: here every warning fails. The server commits at every change of a structure; what that means
-for a replacement is told in :mod:`~flowrunner_provider.database.dialects.mysql_swap`.
+Rows are sent by one ``LOAD DATA LOCAL``. With LOCAL the server turns errors into warnings, and skips, truncates or
+changes the row: here every warning fails. DDL commits implicitly;
+:mod:`~flowrunner_provider.database.dialects.mysql_swap` explains what that means for a replacement.
+
+Tested against MariaDB only. For MySQL 8 the statements follow its reference manual, and the unit tests check them.
 """
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
@@ -35,7 +37,7 @@ from flowrunner_provider.database.dialects.mysql_errors import (
     number_of,
     tls_refused,
 )
-from flowrunner_provider.database.dialects.mysql_pipe import Piped
+from flowrunner_provider.database.dialects.mysql_pipe import MysqlSync
 from flowrunner_provider.database.dialects.mysql_query import (
     DECODERS,
     LEVELS,
@@ -47,9 +49,9 @@ from flowrunner_provider.database.dialects.mysql_query import (
 )
 from flowrunner_provider.database.dialects.mysql_structure import MysqlStructure
 from flowrunner_provider.database.dialects.mysql_tables import (
-    UNIQUE,
-    alike,
-    created,
+    UNIQUE_COLUMNS,
+    create_like_statements,
+    create_statement,
     described_columns,
     find,
     may_create,
@@ -63,19 +65,19 @@ from flowrunner_provider.database.dialects.mysql_wire import (
     reset,
     unbuffered,
 )
-from flowrunner_provider.database.dialects.opening import Remote, shut
 from flowrunner_provider.database.dialects.refusals import distinct
+from flowrunner_provider.database.dialects.remote import Remote, shut
 from flowrunner_provider.database.dialects.values import unencodable
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
 __all__ = ["MysqlSession"]
 
-_IN_TRANSACTION = 1  # of the status that the server sends with every OK
+_IN_TRANSACTION = 1  # a bit of the status that the server sends with every OK
 _TRUNCATED = 1292
 
 
-class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
-    """A connection to a database; READ COMMITTED, strict, its time zone UTC."""
+class MysqlSession(Remote[MysqlConfig], MysqlStructure, MysqlSync):
+    """A session in READ COMMITTED, strict SQL mode and UTC."""
 
     kind = "mysql"
     quoting = Quoting(mark="`", max_bytes=192, max_characters=64, forbidden=r"[\U00010000-\U0010ffff]|\s\Z|\A#mysql50#")
@@ -107,9 +109,9 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
             if asks_for_a_file(error):
                 raise file_refused(self._where) from None
             raise ConfigError(
-                f"{self._where}: the server's way of authentication needs the package cryptography",
+                f"{self._where}: the server's authentication method needs the package cryptography",
                 field="login",
-                remedy="pip install cryptography",
+                remedy="pip install cryptography, or enable TLS (ssl_mode) on the connection",
             ) from None
 
     def resume(self, deadline: Deadline) -> None:
@@ -127,13 +129,13 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
             reset(self._connection)
         return True
 
-    def _cut(self) -> None:
+    def _shut_socket(self) -> None:
         with suppress(OSError, AttributeError):
             shut(self._connection._sock.fileno())
 
     @contextmanager
     def typed(self) -> Iterator[None]:
-        """Turn an error of the driver into one that says what to do, without any value of a row."""
+        """Turn errors of the driver into our own, without row values."""
         try:
             yield
         except self._driver.Error as error:
@@ -162,16 +164,16 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
         self.run(f"START TRANSACTION {snapshot}READ {'ONLY' if read_only else 'WRITE'}")
         self._begun = isolation
 
-    def _again(self) -> None:
-        """The server has committed because of a change of structure: go on in a new transaction."""
+    def _begin_again(self) -> None:
+        """Begin a new transaction after an implicit commit."""
         if self._begun is not None:
             self.begin(self._begun)
 
     def hold(self, key: str) -> None:
-        wait = max(1, int(self._patience))
+        wait = max(1, int(self._lock_wait))
         if self.run("SELECT GET_LOCK(\x001\0, \x002\0)", [f"flowrunner:{key}"[:64], wait])[0][0] != 1:
             raise Unavailable(
-                f"{self._where}: another attempt of this task is still at work", remedy="the retry waits again"
+                f"{self._where}: another attempt of this task is still running", remedy="the retry waits again"
             )
 
     def execute(self, statement: str, params: Params = None) -> int:
@@ -187,11 +189,11 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
                 remedy="write the value as a string, or cast the column",
             )
         if self._begun is not None and not self._connection.server_status & _IN_TRANSACTION:
-            raise IntegrityError("a statement has ended the transaction", remedy="leave COMMIT and ROLLBACK away")
+            raise IntegrityError("a statement has ended the transaction", remedy="remove COMMIT and ROLLBACK")
         return max(0, rows)
 
     def _fields(self, query: str, params: Params) -> Sequence[Any]:
-        """What the server says of the columns of a query."""
+        """Return the server's description of the columns of a query."""
         text = filled(self._connection.literal, query.rstrip().rstrip(";"), params)
         with self.typed(), self._connection.cursor() as cursor:
             cursor.execute(f"SELECT * FROM ({text}\n) AS q LIMIT 0")
@@ -222,12 +224,12 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
 
     def commit(self) -> None:
         if not self._connection.server_status & _IN_TRANSACTION:
-            raise IntegrityError("the transaction is not open any more", remedy="retry the task")
-        self._deciding("COMMIT", "COMMIT")
+            raise IntegrityError("the transaction is no longer open", remedy="retry the task")
+        self._run_irrevocably("COMMIT", "COMMIT")
         self._begun = None
 
-    def _deciding(self, statement: str, name: str) -> None:
-        """Run the statement after which everything is done: when its answer is lost, nobody knows."""
+    def _run_irrevocably(self, statement: str, name: str) -> None:
+        """Run the statement that takes effect irrevocably; if its answer is lost, the outcome is unknown."""
         try:
             self._connection.query(statement)
         except self._driver.Error as error:
@@ -240,7 +242,7 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
     def rollback(self) -> None:
         self._begun = None
         if self._connection.open:
-            with suppress(TransientError):  # a connection that breaks now has rolled back, too
+            with suppress(TransientError):  # if the connection breaks now, the server rolls back
                 self.run("ROLLBACK")
 
     def end(self) -> None:
@@ -253,7 +255,9 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
             schema = self.run("SELECT DATABASE()")[0][0]
             if schema is None:
                 raise ConfigError(
-                    "the connection names no database", field="table", remedy="write database.table, or set its schema"
+                    "the connection has no database",
+                    field="table",
+                    remedy="write database.table, or set the schema of the connection",
                 )
             name = TableName(name.name, Identifier(schema))
         found = find(self, name)
@@ -265,16 +269,16 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
             return None
         name, kind, engine = found
         if kind not in ("BASE TABLE", "SYSTEM VERSIONED"):
-            raise ConfigError(f"{name} is no table", field="table", remedy="load into the table below it")
+            raise ConfigError(f"{name} is not a table", field="table", remedy="load into the underlying table")
         if engine != "InnoDB":
             raise ConfigError(
-                f"{name} has the engine {engine}, which knows no transactions",
+                f"{name} has the engine {engine}, which has no transactions",
                 field="table",
                 remedy="change its engine to InnoDB",
             )
         columns = {column: kind for column, kind, filled in described_columns(self, name) if not filled}
         indexes: dict[str, set[str]] = {}
-        for index, column in self.run(UNIQUE, [name.schema.text if name.schema else "", name.name.text]):
+        for index, column in self.run(UNIQUE_COLUMNS, [name.schema.text if name.schema else "", name.name.text]):
             indexes.setdefault(index, set()).add(column or "")
         unique = [frozenset(index) for index in indexes.values() if "" not in index]
         return Table(name=name, columns=columns, unique=unique)
@@ -282,22 +286,22 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
     def create(
         self, name: TableName, columns: Sequence[Column], *, keys: Sequence[str] = (), may_exist: bool = False
     ) -> None:
-        """Create a table; what the transaction has done so far becomes durable."""
-        self.run(created(self, name, columns, keys, may_exist=may_exist))
-        self._again()
+        """Create a table, which commits the transaction."""
+        self.run(create_statement(self, name, columns, keys, may_exist=may_exist))
+        self._begin_again()
 
     def create_like(self, name: TableName, model: TableName) -> None:
-        """Create an empty table of the same structure; its numbers go on where those of ``model`` are."""
-        for statement in alike(self, name, model):
+        """Create an empty table of the same structure and with the same AUTO_INCREMENT as ``model``."""
+        for statement in create_like_statements(self, name, model):
             self.run(statement)
-        self._again()
+        self._begin_again()
 
     def create_shared(self, name: TableName, columns: Sequence[Column], keys: Sequence[str]) -> None:
         if find(self, name) is None:
             super().create_shared(name, columns, keys)
 
     def lock(self, name: TableName) -> None:
-        """Nothing: a lock of the table would commit. The rows that are deleted are locked, new ones are not."""
+        """Do nothing: ``LOCK TABLES`` would commit. Deleted rows are locked, rows that others insert are not."""
 
     def stage(self, table: TableName, columns: Sequence[str]) -> TableName:
         stage = table.beside("flowrunner_stage")
@@ -313,23 +317,23 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, Piped):
 
     def swap(self, table: Table, replacement: TableName, aside: TableName) -> None:
         try:
-            self._deciding(mysql_swap.swap_statement(self, table.name, replacement, aside), "RENAME TABLE")
+            self._run_irrevocably(mysql_swap.swap_statement(self, table.name, replacement, aside), "RENAME TABLE")
         except Rejected as error:
             if error.code == "1050":
-                raise AlreadyExists(f"the table {aside} is in the way", remedy="drop it") from None
+                raise AlreadyExists(f"the table {aside} already exists", remedy="drop it") from None
             raise
-        self._again()
+        self._begin_again()
 
     def quoted(self, text: str) -> str:
         return str(self._connection.literal(text))
 
     def decide(self, statement: str, name: str) -> None:
-        self._deciding(statement, name)
-        self._again()
+        self._run_irrevocably(statement, name)
+        self._begin_again()
 
     def tidy(self, *tables: TableName) -> None:
         self.run(f"DROP TABLE IF EXISTS {', '.join(map(self.sql, tables))}")
-        self._again()
+        self._begin_again()
 
     def keep_last(self, stage: TableName, keys: Sequence[str]) -> int:
         return mysql_swap.delete_superseded(self, stage, keys)

@@ -1,4 +1,4 @@
-"""Calls in MySQL and MariaDB: outputs go through variables of the session, and there may be many results."""
+"""Stored procedures of MySQL and MariaDB: outputs go through session variables, and there may be many result sets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flowrunner_provider.database.dialects.calling import Argument, Call, ResultSet, check_directions
 from flowrunner_provider.database.dialects.mysql_query import filled
 from flowrunner_provider.database.dialects.mysql_wire import unbuffered
-from flowrunner_provider.database.dialects.structure import Structured
+from flowrunner_provider.database.dialects.structure import SchemaOperations
 from flowrunner_provider.database.identifiers import TableName
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ _BATCH = 1_000
 _IN_TRANSACTION = 1  # of the status that the server sends with every OK
 
 
-class MysqlCalls(Structured):
-    """The part of a session that calls."""
+class MysqlCalls(SchemaOperations):
+    """The part of a session that calls procedures and functions."""
 
     if TYPE_CHECKING:
         _connection: Connection

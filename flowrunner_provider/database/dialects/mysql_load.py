@@ -14,7 +14,7 @@ from flowrunner_provider.database.dialects.model import Copier, CsvFile
 from flowrunner_provider.database.dialects.mysql_errors import refused_row
 from flowrunner_provider.database.dialects.mysql_insert import InsertStream
 from flowrunner_provider.database.dialects.mysql_rows import LOADED_AS, TextCopier, csv_blocks, csv_fits, line_end
-from flowrunner_provider.database.dialects.mysql_tables import kinds_of
+from flowrunner_provider.database.dialects.mysql_tables import wire_encodings
 from flowrunner_provider.database.dialects.mysql_wire import LoadStream, load_data
 from flowrunner_provider.database.dialects.postgres_csv import Unfit, count_rows
 from flowrunner_provider.database.identifiers import TableName
@@ -23,28 +23,28 @@ from flowrunner_provider.database.pipe import Ahead
 if TYPE_CHECKING:
     from pymysql.connections import Connection
 
-__all__ = ["OURS", "Loading"]
+__all__ = ["TEXT_FORMAT", "MysqlBulkLoad"]
 
-OURS = "FIELDS TERMINATED BY '\\t' ESCAPED BY '\\\\' LINES TERMINATED BY '\\n'"
-"""The form of rows of :mod:`mysql_rows`, which PostgreSQL's text form is as well."""
+TEXT_FORMAT = "FIELDS TERMINATED BY '\\t' ESCAPED BY '\\\\' LINES TERMINATED BY '\\n'"
+"""The text format of :mod:`mysql_rows`, which is also that of PostgreSQL's ``COPY``."""
 _CSV = "FIELDS TERMINATED BY ',' OPTIONALLY ENCLOSED BY '\"' ESCAPED BY '' LINES TERMINATED BY '{}'"
 
 
-class Loading(Session):
-    """The part of a session that stores rows in bulk."""
+class MysqlBulkLoad(Session):
+    """The part of a session that loads rows in bulk."""
 
     _connection: Connection
     _deadline: Deadline
 
     @abstractmethod
     def typed(self) -> AbstractContextManager[None]:
-        """Turn an error of the driver into one that says what to do."""
+        """Turn errors of the driver into our own."""
 
     @contextmanager
     def copy(self, table: TableName, columns: Sequence[str]) -> Iterator[Copier]:
-        kinds = kinds_of(self, table, columns)
+        kinds = wire_encodings(self, table, columns)
         copier = TextCopier(binary=[place for place, kind in enumerate(kinds) if kind == "binary"])
-        with self._loading(table, columns, OURS, kinds) as stream:
+        with self._bulk_stream(table, columns, TEXT_FORMAT, kinds) as stream:
             copier.send = stream.write
             yield copier
         copier.rows = stream.affected
@@ -52,15 +52,15 @@ class Loading(Session):
     def copy_file(
         self, table: TableName, columns: Sequence[str], file: CsvFile, passed: Callable[[int], None]
     ) -> tuple[int, int] | None:
-        kinds = kinds_of(self, table, columns)
+        kinds = wire_encodings(self, table, columns)
         if not csv_fits(file) or any(kinds) or not self._takes_local_data():
             return None
         style, lines = _CSV.format(line_end(file)), 0
         self.savepoint()
         try:
             with (
-                self._loading(table, columns, style, kinds) as stream,
-                # looked through in a thread, while the server takes the blocks before
+                self._bulk_stream(table, columns, style, kinds) as stream,
+                # a thread checks the next blocks while the server stores the previous ones
                 closing(Ahead(csv_blocks(file), lambda: None, self._deadline).read()) as read,
             ):
                 for block, found in read:
@@ -79,7 +79,7 @@ class Loading(Session):
         return bool(self.run("SELECT @@local_infile")[0][0])
 
     @contextmanager
-    def _loading(
+    def _bulk_stream(
         self, table: TableName, columns: Sequence[str], style: str, kinds: Sequence[str]
     ) -> Iterator[LoadStream | InsertStream]:
         if not self._takes_local_data():

@@ -1,4 +1,4 @@
-"""Rows that another database has written as ``LOAD DATA`` reads them, and the deletes of a sync."""
+"""The sync part of a MySQL session: rows in the wire format of ``LOAD DATA``, and deletes."""
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
 from __future__ import annotations
@@ -9,44 +9,44 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.database.dialects.mysql_load import OURS, Loading
-from flowrunner_provider.database.dialects.mysql_tables import described_columns, kinds_of
+from flowrunner_provider.database.dialects.mysql_load import TEXT_FORMAT, MysqlBulkLoad
+from flowrunner_provider.database.dialects.mysql_tables import described_columns, wire_encodings
 from flowrunner_provider.database.dialects.syncing import Flag, Form, Sink
 from flowrunner_provider.database.identifiers import TableName
 
 if TYPE_CHECKING:
     from flowrunner_provider.database.dialects.model import Column, Table
 
-__all__ = ["Piped"]
+__all__ = ["MysqlSync"]
 
 _PREFIX = "(191)"  # characters of a long text in an index
 
 
-class Piped(Loading):
-    """The part of a session that serves a sync."""
+class MysqlSync(MysqlBulkLoad):
+    """The part of a session for syncs."""
 
     takes: ClassVar[tuple[Form, ...]] = ("mysql-text",)
     delete_from: ClassVar[str] = "DELETE t FROM {} AS t"
 
     @abstractmethod
-    def _cut(self) -> None:
-        """End the connection below the driver."""
+    def _shut_socket(self) -> None:
+        """Shut the socket down below the driver."""
 
     @abstractmethod
-    def _again(self) -> None:
-        """Go on in a new transaction."""
+    def _begin_again(self) -> None:
+        """Begin a new transaction after an implicit commit."""
 
     def interrupt(self) -> None:
-        self._cut()
+        self._shut_socket()
 
     def wanted(self, table: TableName, columns: Sequence[str]) -> list[str]:
-        return kinds_of(self, table, columns)
+        return wire_encodings(self, table, columns)
 
     @contextmanager
     def take(self, table: TableName, columns: Sequence[str], form: Form) -> Iterator[Sink]:
         del form
-        with self._loading(table, columns, OURS, kinds_of(self, table, columns)) as stream:
-            sink = _Stored(stream.write)
+        with self._bulk_stream(table, columns, TEXT_FORMAT, wire_encodings(self, table, columns)) as stream:
+            sink = _BulkSink(stream.write)
             yield sink
         sink.rows = stream.affected
 
@@ -57,9 +57,9 @@ class Piped(Loading):
             return None
 
     def add_column(self, table: TableName, column: Column) -> None:
-        """Add a column; what the transaction has done so far becomes durable."""
+        """Add a column, which commits the transaction."""
         super().add_column(table, column)
-        self._again()
+        self._begin_again()
 
     def drop_stage(self, stage: TableName) -> None:
         self.run(f"DROP TEMPORARY TABLE {self.sql(stage)}")
@@ -84,6 +84,6 @@ class Piped(Loading):
         return super().flag_of(kind)
 
 
-class _Stored:
+class _BulkSink:
     def __init__(self, write: Callable[[bytes], None]) -> None:
         self.write, self.rows = write, 0

@@ -1,4 +1,4 @@
-"""Settings of a session; users' statements and queries: what may run in a transaction, and what a column holds."""
+"""Session settings, checks and parameters of user statements, and column types of MySQL and MariaDB."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ _TEXTS = frozenset({15, 249, 250, 251, 252, 253, 254})
 
 
 def check_statement(statement: str) -> None:
-    """Refuse what would commit what has been done so far: the server does so at every change of a structure.
+    """Raise for a statement that may commit implicitly, as all DDL does.
 
-    :raises ConfigError: for a statement that is not known to leave the transaction alone.
+    :raises ConfigError: unless the statement begins with an allowed keyword.
     """
     found = _HEAD.match(statement)
     word = _WORD.match(statement, found.end() if found else 0)
     if word is None or word[0].upper() not in _ALLOWED:
         raise ConfigError(
-            f"a statement that begins with {word[0].upper() if word else 'no word'} may commit what came before it",
+            f"a statement that begins with {word[0].upper() if word else 'no keyword'} may commit the transaction",
             field="statements",
-            remedy=f"here MySQL and MariaDB take {', '.join(sorted(_ALLOWED))} only; change structures in a migration",
+            remedy=f"in MySQL and MariaDB use {', '.join(sorted(_ALLOWED))} only, and run DDL in a migration",
         )
 
 
@@ -92,9 +92,9 @@ def settings(config: MysqlConfig, deadline: Deadline, silence: float, *, version
 
 
 def filled(literal: Callable[[Any], str], statement: str, params: Params) -> str:
-    """The statement with its values: objects as JSON, everything escaped by the driver.
+    """Return the statement with its parameters as literals; objects become JSON.
 
-    :param literal: of the driver.
+    :param literal: the driver's function that escapes a value.
     """
     if params is None:
         return statement
@@ -116,23 +116,23 @@ def _value(value: Any) -> Any:
 
 
 def decimal_digits(length: int, scale: int, flags: int) -> int:
-    """The precision of a decimal, of which the server tells the width: with its point and its sign."""
+    """Return the precision of a decimal from its display width, which includes point and sign."""
     return length - (scale > 0) - (not flags & _UNSIGNED)
 
 
 def kind_of(type_code: int, charset: int) -> str:
-    """What a column holds in the words of a dataset; empty for any other type."""
+    """Return the dataset type of a column; empty if it has none."""
     if type_code in _TEXTS:
         return "binary" if charset == _BINARY else "string"
     return _KINDS.get(type_code, "")
 
 
-def _whole(text: str, read: Callable[[str], Any]) -> Any:
+def _parse_date(text: str, read: Callable[[str], Any]) -> Any:
     try:
         return read(text)
     except ValueError:
         raise Rejected(
-            "a date of the query is none: a part of it is zero",
+            "the query returned a date with a zero part",
             code="22007",
             remedy="write NULLIF(column, 0), or CAST(column AS CHAR), in sql",
         ) from None
@@ -140,11 +140,11 @@ def _whole(text: str, read: Callable[[str], Any]) -> Any:
 
 DECODERS: Mapping[int, Callable[[Any], Any]] = MappingProxyType(
     {
-        7: lambda text: _whole(text, datetime.fromisoformat).replace(tzinfo=UTC),
-        10: lambda text: _whole(text, date.fromisoformat),
+        7: lambda text: _parse_date(text, datetime.fromisoformat).replace(tzinfo=UTC),
+        10: lambda text: _parse_date(text, date.fromisoformat),
         11: str,
-        12: lambda text: _whole(text, datetime.fromisoformat),
+        12: lambda text: _parse_date(text, datetime.fromisoformat),
         16: lambda data: int.from_bytes(data, "big"),
     }
 )
-"""Of the values that the driver would turn into something that loses a part of them, by type code."""
+"""Decoders by type code, for values that the driver's own would truncate."""

@@ -1,7 +1,7 @@
-"""Rows as the text that ``LOAD DATA`` reads, and CSV files whose bytes it can read as they are.
+"""Rows in the text format of ``LOAD DATA``, and CSV files that it can read unchanged.
 
-Our own text: tab between values, line feed after rows, a backslash before what would mean something else, ``\\N``
-for NULL. Bytes travel in hexadecimal digits.
+The text format: tabs between values, a line feed after each row, backslash escapes, and ``\\N`` for NULL. Binary
+values are sent as hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from flowrunner_provider.database.dialects.values import as_json, types_of, unen
 __all__ = ["LOADED_AS", "TextCopier", "csv_blocks", "csv_fits", "interval", "line_end", "moment"]
 
 LOADED_AS: Mapping[str, str] = MappingProxyType({"binary": "UNHEX({})", "bit": "CAST({} AS UNSIGNED)"})
-"""How a column that is no text is made from the text of its value."""
+"""The SQL that converts the text of a value to a column that is not text."""
 
 _PLAIN: frozenset[type] = frozenset({int, float, Decimal, UUID, date, time})
-"""Types whose ``str`` needs no escaping and is read back as the same value."""
+"""Types whose ``str`` needs no escaping and reads back as the same value."""
 
 _SPECIAL = re.compile(r"[\\\t\n\r\0]")
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\\0"})
@@ -38,14 +38,14 @@ _EMPTY = re.compile(rb"(?<=[,\n])(?=[,\r\n])")
 
 
 def moment(value: datetime) -> str:
-    """A time without its zone, in UTC if it had one."""
+    """Return a timestamp as text without its zone; in UTC if it had one."""
     if value.tzinfo is not None:
         value = value.astimezone(UTC).replace(tzinfo=None)
     return value.isoformat(" ")
 
 
 def interval(value: timedelta) -> str:
-    """A duration as ``TIME`` takes it."""
+    """Return a duration as a ``TIME`` value."""
     sign, value = ("-", -value) if value < timedelta() else ("", value)
     seconds = value.days * 86400 + value.seconds
     return f"{sign}{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}.{value.microseconds:06d}"
@@ -67,9 +67,9 @@ _TEXTS: Mapping[type, Callable[[Any], str]] = MappingProxyType(
 
 
 class TextCopier:
-    """Formats batches and sends them.
+    """Formats batches of rows and sends them.
 
-    :param binary: places of the columns of bytes.
+    :param binary: the indexes of the binary columns.
     """
 
     send: Callable[[bytes], None]
@@ -120,23 +120,23 @@ def _bytes(value: Any) -> bytes:
 
 
 def csv_fits(file: CsvFile) -> bool:
-    """Whether the bytes of the file can travel as they are; a file of one column cannot, for its empty lines."""
+    """Return whether the file can be sent unchanged; one with a single column cannot, because of empty lines."""
     return fits(file) and file.width > 1 and file.delimiter == ","
 
 
 def line_end(file: CsvFile) -> str:
-    """What ends the lines of the file, by its first one; as SQL."""
+    """Return the line end of the file, by its first line, as in SQL."""
     with disk_errors(file.path), Path(file.path).open("rb") as stream:
         return "\\r\\n" if stream.readline(_LONGEST).endswith(b"\r\n") else "\\n"
 
 
 def csv_blocks(file: CsvFile) -> Generator[tuple[bytes, int], None, None]:
-    """The rows after the header, in blocks, and how many line breaks each has in the file.
+    """Yield the rows after the header in blocks, each with its number of line breaks.
 
-    Where empty fields are NULL they become the bare word ``NULL``, as the server reads it; a file that has this
-    word itself is left to the parser.
+    Empty fields that mean NULL become the bare word ``NULL``, which the server reads as such; a file that contains
+    this word is left to the parser.
 
-    :raises Unfit: at the first block that the two parsers might read differently.
+    :raises Unfit: at the first block that both parsers might read differently.
     """
     for block in blocks(file):
         if b"NULL" in block:
@@ -153,12 +153,12 @@ def csv_blocks(file: CsvFile) -> Generator[tuple[bytes, int], None, None]:
 
 
 def _has_empty(block: bytes) -> bool:
-    """Whether a field may be empty; quicker than to look for one, as all ends of fields look the same."""
+    """Return whether a field may be empty; with one kind of separator this is faster than a search for fields."""
     return block.startswith(b",") or b",," in block.translate(_COMMAS, b"\r")
 
 
 def _written(block: bytes) -> bytes:
-    """The same rows with every value quoted but NULL."""
+    """Return the same rows with every value quoted except NULL."""
     end = "\r\n" if block.endswith(b"\r\n") else "\n"
     rows = csv.reader(io.StringIO(block.decode(), newline=""), strict=True)
     return "".join(",".join(map(_field, row)) + end for row in rows).encode()

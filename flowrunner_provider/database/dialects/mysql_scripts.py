@@ -1,7 +1,7 @@
-"""Scripts in MySQL and MariaDB: one message of several statements, which the server divides itself.
+"""Scripts in MySQL and MariaDB: one message of several statements, which the server splits itself.
 
-It knows the bodies of procedures, so no ``DELIMITER`` is needed. A change of a structure commits what came before it:
-a script is not one transaction.
+The server parses procedure bodies, so ``DELIMITER`` is not needed. DDL commits implicitly: a script is not one
+transaction.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DELIMITER = re.compile(r"^[ \t]*DELIMITER\b", re.IGNORECASE | re.MULTILINE)
 
 
 class MysqlScripts(Scripts[MysqlSession]):
-    """A script that changes structures may stop half way; then its record says so."""
+    """Runs scripts; the history records one that was interrupted after DDL."""
 
     transactional = False
     dialect = "mysql"
@@ -35,7 +35,7 @@ class MysqlScripts(Scripts[MysqlSession]):
         try:
             self.session.hold("migrations:" + str(self.session.run("SELECT DATABASE()")[0][0])[:40])
         except Unavailable as error:
-            error.message = f"{self.session._where}: another run of migrations is at work"
+            error.message = f"{self.session._where}: another run of migrations is active"
             raise
 
     def run(self, script: str) -> None:
@@ -51,9 +51,12 @@ class MysqlScripts(Scripts[MysqlSession]):
                 if number_of(error) != _EMPTY_QUERY or not done:
                     with failed_at(f"statement {done + 1}"), session.typed():
                         raise
-                raise IntegrityError("a statement is empty, and what follows it was not run") from None
+                raise IntegrityError(
+                    "a statement is empty, and the statements after it did not run",
+                    remedy="remove the superfluous semicolon",
+                ) from None
         if not session._connection.server_status & _IN_TRANSACTION:
-            session._again()
+            session._begin_again()
 
     def run_alone(self, statement: str) -> None:
         with self.session.typed(), self.session._connection.cursor() as cursor:
@@ -65,18 +68,18 @@ class MysqlScripts(Scripts[MysqlSession]):
 
     @classmethod
     def check(cls, script: str, file: str) -> None:
-        """Transactions of its own do no harm here; words of the command line client do."""
-        tokens(script, cls.dialect)  # what is not installed is told before anything runs
+        """Raise for commands of the ``mysql`` client; transaction statements are allowed."""
+        tokens(script, cls.dialect)  # so that a missing package fails before anything runs
         if _DELIMITER.search(script):
             raise ConfigError(
-                f"{file}: DELIMITER is a word of the command line client",
+                f"{file}: DELIMITER is a command of the mysql client",
                 field="location",
-                remedy="leave it away, and end procedures with ';': the server knows where they end",
+                remedy="remove it, and end procedures with ';': the server finds their end",
             )
 
 
 def _without_end(script: str) -> str:
-    """The script without comments and semicolons behind its last statement: the server takes these for a statement."""
+    """Strip comments and semicolons after the last statement, which the server would take for another one."""
     found = tokens(script, "mysql")
     while found and found[-1].token_type.name == "SEMICOLON":
         found.pop()
@@ -86,7 +89,7 @@ def _without_end(script: str) -> str:
 
 @contextmanager
 def _several(connection: Any) -> Iterator[None]:
-    """Only meanwhile the server takes several statements in one message."""
+    """Allow several statements in one message meanwhile."""
     _set_option(connection, 0)
     try:
         yield

@@ -1,7 +1,7 @@
-"""Structures and upkeep in MySQL and MariaDB, where each change of a structure commits.
+"""Schemas and maintenance in MySQL and MariaDB, where DDL commits implicitly.
 
-So a table is made, with its indexes, in one statement, and its comment tells who made it; and tables are dropped by
-one ``RENAME TABLE`` that puts them aside under names of this task.
+A table is therefore created with its indexes in one statement, and its comment identifies the creator. Tables are
+dropped after one ``RENAME TABLE`` that moves them aside under names of this task.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _CHILDREN = (
 
 
 class MysqlStructure(MysqlCalls):
-    """The part of a session that knows of structures."""
+    """The part of a session for schemas."""
 
     now: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"timestamp": "CURRENT_TIMESTAMP(6)", "date": "(CURRENT_DATE)", "time": "(CURRENT_TIME(6))"}
@@ -48,21 +48,21 @@ class MysqlStructure(MysqlCalls):
 
     @abstractmethod
     def quoted(self, text: str) -> str:
-        """A text as SQL."""
+        """Return a text as an SQL literal."""
 
     @abstractmethod
     def decide(self, statement: str, name: str) -> None:
-        """Run the statement after which everything is done, and go on in a new transaction."""
+        """Run the statement that takes effect irrevocably, and begin a new transaction."""
 
     @abstractmethod
-    def _again(self) -> None:
-        """Go on in a new transaction."""
+    def _begin_again(self) -> None:
+        """Begin a new transaction after an implicit commit."""
 
     def literal(self, value: str | int | float | Decimal | bool) -> str:
         return f"({self.quoted(value)})" if isinstance(value, str) else super().literal(value)
 
     def column_type(self, column: ColumnSpec, *, indexed: bool) -> str:
-        """Texts in an index have at most 255 characters."""
+        """Return the type of a column; texts in an index have at most 255 characters."""
         return _IN_KEYS.get(column.type, self.types[column.type]) if indexed else self.types[column.type]
 
     def shape(self, name: TableName) -> Shape | None:
@@ -108,12 +108,12 @@ class MysqlStructure(MysqlCalls):
         return [*super().definitions(spec), *indexes]
 
     def make(self, name: TableName, spec: TableSpec, mark: str) -> None:
-        """Create a table; what the transaction has done so far becomes durable."""
+        """Create a table, which commits the transaction."""
         self.run(
             f"CREATE TABLE {self.sql(name)} ({', '.join(self.definitions(spec))}) ENGINE=InnoDB"
             f" DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin COMMENT={self.quoted(mark)}"
         )
-        self._again()
+        self._begin_again()
 
     def maker(self, name: TableName) -> str | None:
         found = self.run(_COMMENT, _where(name))
@@ -151,20 +151,20 @@ class MysqlStructure(MysqlCalls):
         self.decide(f"RENAME TABLE {', '.join(moves)}", "RENAME TABLE")
 
     def analyze(self, name: TableName) -> None:
-        self._told(f"ANALYZE TABLE {self.sql(name)}", name)
+        self._run_maintenance(f"ANALYZE TABLE {self.sql(name)}", name)
 
     def vacuum(self, name: TableName | None) -> None:
         if name is None:
             raise ConfigError("vacuum needs tables here", field="tables", remedy="name the tables")
-        self._told(f"OPTIMIZE TABLE {self.sql(name)}", name)
+        self._run_maintenance(f"OPTIMIZE TABLE {self.sql(name)}", name)
 
     def reindex(self, name: TableName) -> None:
         self.run(f"ALTER TABLE {self.sql(name)} FORCE")
 
-    def _told(self, statement: str, name: TableName) -> None:
-        """Run a statement whose failure is a row of its result."""
+    def _run_maintenance(self, statement: str, name: TableName) -> None:
+        """Run a statement that reports failure as a row of its result."""
         if any(str(row[2]).lower() == "error" for row in self.run(statement)):
-            raise Rejected(f"the server could not do that with {name}", remedy="look at the table and the server's log")
+            raise Rejected(f"the server failed to maintain {name}", remedy="check the table and the server's log")
 
 
 def _where(name: TableName) -> list[str]:

@@ -1,8 +1,8 @@
-"""A table that takes the place of another, and rows that go into those that are there.
+"""Table swaps and merges in MySQL and MariaDB.
 
-Every change of a structure commits at once here. So a replacement is filled out of sight, and one ``RENAME TABLE``
-decides: it puts the old table aside under a name of this load, in the same step. Whoever looks later sees by that
-name whether it has happened (:mod:`flowrunner_provider.database.ledger`).
+DDL commits implicitly here. So the replacement is filled under another name, and one ``RENAME TABLE`` swaps it and
+moves the old table aside under a name of this load. Later attempts tell by that name whether the swap took place
+(:mod:`flowrunner_provider.database.ledger`).
 """
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
@@ -20,7 +20,7 @@ from flowrunner_provider.database.identifiers import TableName
 __all__ = ["ROW", "belongings_lost", "delete_superseded", "merged", "stand_in", "swap_statement"]
 
 ROW = "flowrunner_row"
-"""The column of a stage that numbers its rows."""
+"""The column that numbers the rows of a staging table."""
 
 _LAST = TableName.of("flowrunner_last")
 
@@ -46,10 +46,10 @@ def belongings_lost(session: Session, name: TableName) -> list[str]:
 
 
 def stand_in(session: Session, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
-    """An empty table with the columns, defaults, checks, indexes and partitions of ``table``.
+    """Create an empty table with the columns, defaults, checks, indexes and partitions of ``table``.
 
-    :param columns: other columns instead; then without its defaults, checks and indexes.
-    :raises ConfigError: if the table has what a new one would not have.
+    :param columns: other columns instead, without defaults, checks and indexes.
+    :raises ConfigError: if something that belongs to the table would be lost.
     """
     if lost := belongings_lost(session, table.name):
         raise unsuitable(table.name, lost)
@@ -63,13 +63,13 @@ def stand_in(session: Session, table: Table, columns: Sequence[Column] | None, n
 
 
 def swap_statement(session: Session, table: TableName, replacement: TableName, aside: TableName) -> str:
-    """Both renames in one step: nobody sees the table missing."""
+    """Return the statement that renames both tables atomically."""
     old, new, place = session.sql(table), session.sql(replacement), session.sql(aside)
     return f"RENAME TABLE {old} TO {place}, {new} TO {old}"
 
 
 def delete_superseded(session: Session, stage: TableName, keys: Sequence[str]) -> int:
-    """Delete the staged rows that a later one with the same keys replaces; return how many."""
+    """Delete the staged rows that a later row with the same keys supersedes; return how many."""
     last, row = TableName(_LAST.name, stage.schema), session.sql(ROW)
     session.run(f"DROP TEMPORARY TABLE IF EXISTS {session.sql(last)}")
     session.run(
@@ -83,10 +83,10 @@ def delete_superseded(session: Session, stage: TableName, keys: Sequence[str]) -
 
 
 def merged(session: Session, merge: Merge) -> Merged:
-    """Update the rows whose keys are there, then insert the others.
+    """Update the rows whose keys exist, then insert the others.
 
-    Not ``ON DUPLICATE KEY UPDATE``: that would also update a row which another unique index finds, and
-    not ``REPLACE``: that deletes. A row that somebody else inserts in between is a conflict.
+    ``ON DUPLICATE KEY UPDATE`` would also update a row that matches another unique index, and ``REPLACE`` deletes
+    rows. A row that another transaction inserts in between is a conflict.
     """
     session.check_unique(merge.stage, merge.keys)
     target, staged = session.sql(merge.table), session.sql(merge.stage)
@@ -102,7 +102,9 @@ def merged(session: Session, merge: Merge) -> Merged:
         )
     except Rejected as error:
         if error.code == "1062" and session.run(f"SELECT 1 FROM {staged} AS s JOIN {target} AS t ON {same} LIMIT 1"):
-            raise Conflict("somebody else has inserted rows with the same keys", remedy="do it again") from None
+            raise Conflict(
+                "another transaction inserted rows with the same keys", remedy="the retry starts over"
+            ) from None
         raise
     session.run(f"DROP TEMPORARY TABLE {staged}")
     return merge.done(inserted=inserted, known=known)

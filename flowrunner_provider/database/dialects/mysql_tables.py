@@ -1,4 +1,4 @@
-"""What the server knows of tables, and how one is made."""
+"""Describing and creating tables in MySQL and MariaDB."""
 
 from __future__ import annotations
 
@@ -9,13 +9,22 @@ from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.model import Column
 from flowrunner_provider.database.identifiers import TableName
 
-__all__ = ["UNIQUE", "alike", "created", "described_columns", "find", "kinds_of", "may_create", "sees_triggers"]
+__all__ = [
+    "UNIQUE_COLUMNS",
+    "create_like_statements",
+    "create_statement",
+    "described_columns",
+    "find",
+    "may_create",
+    "sees_triggers",
+    "wire_encodings",
+]
 
-UNIQUE = (
+UNIQUE_COLUMNS = (
     "SELECT INDEX_NAME, IF(SUB_PART IS NULL, COLUMN_NAME, NULL) FROM information_schema.STATISTICS"
     " WHERE TABLE_SCHEMA = \x001\0 AND TABLE_NAME = \x002\0 AND NON_UNIQUE = 0"
 )
-"""The columns of the unique indexes; NULL for one that has only a part of a column, or an expression."""
+"""The columns of the unique indexes; NULL for a prefix of a column or an expression."""
 
 _FIND = (
     "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, ENGINE FROM information_schema.TABLES"
@@ -29,7 +38,7 @@ _MEMBERSHIP = re.compile(r"GRANT `[^ ]*`(?:@`[^ ]*`)?(?:,`[^ ]*)* TO ")
 
 
 def find(session: Session, name: TableName) -> tuple[TableName, str, str | None] | None:
-    """The table with its name as it is written, its type, and its engine."""
+    """Return the table's name as stored, its type and its engine; None if it does not exist."""
     schema = name.schema.text if name.schema else session.run("SELECT DATABASE()")[0][0]
     rows = session.run(_FIND, [schema, name.name.text])
     exact = [row for row in rows if row[1] == name.name.text]
@@ -41,15 +50,15 @@ def find(session: Session, name: TableName) -> tuple[TableName, str, str | None]
 
 
 def described_columns(session: Session, name: TableName) -> list[tuple[str, str, bool]]:
-    """Name and type of each column, and whether the database fills it; also of a temporary table."""
+    """Return name and type of each column, and whether it is generated; also of a temporary table."""
     rows = session.run(f"SHOW COLUMNS FROM {session.sql(name)}")
     return [(row[0], row[1].lower(), "GENERATED" in row[5].upper().replace("DEFAULT_GENERATED", "")) for row in rows]
 
 
-def created(
+def create_statement(
     session: Session, name: TableName, columns: Sequence[Column], keys: Sequence[str], *, may_exist: bool
 ) -> str:
-    """The statement that creates a table. Texts compare by their code points; one in a key has 255 characters."""
+    """Return the statement that creates a table; texts compare by code points, and have 255 characters in a key."""
     parts = []
     for column in columns:
         kind = session.types[column.type]
@@ -65,28 +74,28 @@ def created(
     return f"CREATE TABLE {guard}{session.sql(name)} ({', '.join(parts)}) {style}"
 
 
-def alike(session: Session, name: TableName, model: TableName) -> Iterator[str]:
-    """The statements that make an empty table of the same structure, whose numbers go on."""
+def create_like_statements(session: Session, name: TableName, model: TableName) -> Iterator[str]:
+    """Yield the statements that create an empty table of the same structure, with the same AUTO_INCREMENT."""
     yield f"CREATE TABLE {session.sql(name)} LIKE {session.sql(model)}"
     found = session.run(_NUMBER, [model.schema.text if model.schema else "", model.name.text])
     if found and found[0][0]:
         yield f"ALTER TABLE {session.sql(name)} AUTO_INCREMENT = {int(found[0][0])}"
 
 
-def kinds_of(session: Session, table: TableName, columns: Sequence[str]) -> list[str]:
-    """Of each column ``binary``, ``bit``, or empty for what travels as text."""
+def wire_encodings(session: Session, table: TableName, columns: Sequence[str]) -> list[str]:
+    """Return for each column ``binary``, ``bit``, or empty if it is sent as text."""
     known = {column: kind.partition("(")[0] for column, kind, _ in described_columns(session, table)}
     names = {**dict.fromkeys(_BYTES, "binary"), "bit": "bit"}
     return [names.get(known.get(column, ""), "") for column in columns]
 
 
 def may_create(session: Session) -> bool:
-    """Whether the grants of the login say so."""
+    """Return whether the login may create tables, by its grants."""
     return any(_MAY_CREATE.search(str(row[0])) for row in session.run("SHOW GRANTS"))
 
 
 def sees_triggers(session: Session, name: TableName) -> bool:
-    """Whether the login may see the triggers of a table; assumed of one that has roles."""
+    """Return whether the login may see the triggers of a table; assumed for a login with roles."""
     lines = [str(row[0]) for row in session.run("SHOW GRANTS")]
     return any(_MEMBERSHIP.match(line) or _grants_trigger(line, name) for line in lines)
 

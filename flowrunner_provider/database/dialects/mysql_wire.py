@@ -1,8 +1,7 @@
-"""A connection of PyMySQL as we want it: TLS that was asked for and not merely offered, passwords never in the
-clear, and ``LOAD DATA LOCAL`` fed by us alone.
+"""PyMySQL connections: enforced TLS, no cleartext passwords, and ``LOAD DATA LOCAL`` without local files.
 
-A server may answer any statement with the request for a file of the client. The driver refuses that (its option
-``local_infile`` stays off); only :func:`load_data` answers it, with the rows that it was given.
+A server may answer any statement with a request for a file of the client. The driver refuses that, as its option
+``local_infile`` stays off; only :func:`load_data` answers it, with the rows that it was given.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _RESET = 0x1F  # COM_RESET_CONNECTION
 
 
 def driver() -> Any:
-    """The module ``pymysql``.
+    """Return the module ``pymysql``.
 
     :raises MissingExtra: if it is not installed.
     """
@@ -38,7 +37,7 @@ def driver() -> Any:
 
 
 def tls_context(config: MysqlConfig) -> ssl.SSLContext | None:
-    """What the connection's ``ssl_mode`` and certificates ask for; None for no TLS.
+    """Return the TLS context for the connection's ``ssl_mode`` and certificates; None for no TLS.
 
     :raises ConfigError: if a file cannot be read.
     """
@@ -47,7 +46,7 @@ def tls_context(config: MysqlConfig) -> ssl.SSLContext | None:
     try:
         context = ssl.create_default_context(cafile=config.ssl_ca or None, capath=config.ssl_capath or None)
         if config.ssl_cert:
-            # without an answer OpenSSL asks for the password at the terminal
+            # without a password OpenSSL would ask for one at the terminal
             context.load_cert_chain(config.ssl_cert, config.ssl_key or None, password=lambda: "")
         if config.ssl_cipher:
             context.set_ciphers(config.ssl_cipher)
@@ -64,7 +63,7 @@ def tls_context(config: MysqlConfig) -> ssl.SSLContext | None:
 
 
 def connect(config: MysqlConfig, *, decoders: Mapping[int, Any], connect_timeout: float, silence: float) -> Connection:
-    """A connection in utf8mb4, committing every statement that is outside of a transaction."""
+    """Open a connection in utf8mb4 and autocommit mode."""
     pymysql = driver()
     flags = load("pymysql.constants.CLIENT", extra="mysql", needed_for="a connection to MySQL or MariaDB")
     in_the_clear = _in_the_clear(config)
@@ -89,7 +88,7 @@ def connect(config: MysqlConfig, *, decoders: Mapping[int, Any], connect_timeout
 
 
 def _strict(config: MysqlConfig, flags: Any) -> Any:
-    """The driver's connection, which sends no login to a server without the TLS that it must have."""
+    """Return the driver's connection class, extended to send no login without the required TLS."""
     connections = load("pymysql.connections", extra="mysql", needed_for="a connection to MySQL or MariaDB")
     required = config.ssl_mode not in ("DISABLED", "PREFERRED")
 
@@ -97,8 +96,8 @@ def _strict(config: MysqlConfig, flags: Any) -> Any:
         def _request_authentication(self) -> None:
             if required and not self.server_capabilities & flags.SSL:
                 raise AccessDenied(
-                    f"{config.host}:{config.port} offers no TLS, which the connection asks for",
-                    remedy="switch TLS on at the server; ssl_mode=PREFERRED in the extra would go on without it",
+                    f"{config.host}:{config.port} offers no TLS, which the connection requires",
+                    remedy="enable TLS on the server; ssl_mode=PREFERRED in the extra would connect without it",
                 )
             super()._request_authentication()
 
@@ -106,7 +105,7 @@ def _strict(config: MysqlConfig, flags: Any) -> Any:
 
 
 def _in_the_clear(config: MysqlConfig) -> type:
-    """What answers a server that asks for the password as it is."""
+    """Return the handler for servers that request the cleartext password."""
 
     class InTheClear:
         def __init__(self, connection: Any) -> None:
@@ -116,7 +115,7 @@ def _in_the_clear(config: MysqlConfig) -> type:
             del packet
             if not config.cleartext or not isinstance(self._connection._sock, ssl.SSLSocket):
                 raise AccessDenied(
-                    f"{config.host}:{config.port} asks for the password in the clear; it was not sent",
+                    f"{config.host}:{config.port} requests the cleartext password; it was not sent",
                     remedy="use another authentication plugin, or iam over TLS",
                 )
             self._connection.write_packet(self._connection.password + b"\0")
@@ -126,19 +125,17 @@ def _in_the_clear(config: MysqlConfig) -> type:
 
 
 def asks_for_a_file(error: BaseException | None) -> bool:
-    """Whether the driver has refused to send a file that the server had asked for."""
+    """Return whether the driver refused a request of the server for a file."""
     return isinstance(error, RuntimeError) and "LOAD_LOCAL" in str(error)
 
 
 def file_refused(where: str) -> SecurityError:
-    """The server is not to be trusted."""
-    return SecurityError(
-        f"{where} has asked for a file of the worker; it was not sent", remedy="do not use this server"
-    )
+    """Return the error for a server that requests a file of the worker."""
+    return SecurityError(f"{where} requested a file of the worker; it was not sent", remedy="do not use this server")
 
 
 class LoadStream:
-    """The open end of a ``LOAD DATA``; after it ``affected``, ``skipped`` and ``warnings`` are the server's."""
+    """The data of a running ``LOAD DATA``; the server sets ``affected``, ``skipped`` and ``warnings`` at its end."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -150,7 +147,7 @@ class LoadStream:
             self._connection.write_packet(bytes(view[start : start + _PACKET]))
 
     def finish(self) -> None:
-        """Say that this was all, and read what became of it."""
+        """Send the end of the data, and read the server's counts."""
         self._connection.write_packet(b"")
         protocol = load("pymysql.protocol", extra="mysql", needed_for="loading rows")
         answer = protocol.OKPacketWrapper(self._connection._read_packet())
@@ -162,35 +159,35 @@ class LoadStream:
 
 @contextmanager
 def load_data(connection: Connection, statement: str) -> Iterator[LoadStream]:
-    """Run ``LOAD DATA LOCAL INFILE`` with what the block writes in place of a file."""
+    """Run ``LOAD DATA LOCAL INFILE`` with the data that the block writes."""
     commands = load("pymysql.constants.COMMAND", extra="mysql", needed_for="loading rows")
     connection._execute_command(commands.COM_QUERY, statement)
     packet = connection._read_packet()
     if not packet.is_load_local_packet():
-        raise AccessDenied("the server does not load local data", remedy="set local_infile=ON at the server")
+        raise AccessDenied("the server does not load local data", remedy="set local_infile=ON on the server")
     stream = LoadStream(connection)
     try:
         yield stream
     except BaseException:
         if connection.open:
-            stream.finish()  # the server waits for the end; the caller takes back what it has stored
+            stream.finish()  # the server waits for the end; the caller rolls back what it stored
         raise
     stream.finish()
 
 
 def unbuffered(connection: Connection) -> Any:
-    """A cursor whose rows stay at the server until they are fetched."""
+    """Return a cursor whose rows stay on the server until they are fetched."""
     cursors = load("pymysql.cursors", extra="mysql", needed_for="reading rows")
     return connection.cursor(cursors.SSCursor)
 
 
 def limit_waits(connection: Connection, seconds: float) -> None:
-    """How long a silent server is waited for."""
+    """Set how long to wait for a silent server."""
     connection._read_timeout = connection._write_timeout = max(1.0, seconds)
 
 
 def reset(connection: Connection) -> None:
-    """The server forgets settings, locks and temporary tables, as at the beginning."""
+    """Reset settings, locks and temporary tables of the session."""
     connection._execute_command(_RESET, b"")
     protocol = load("pymysql.protocol", extra="mysql", needed_for="a connection to MySQL or MariaDB")
     connection.server_status = protocol.OKPacketWrapper(connection._read_packet()).server_status

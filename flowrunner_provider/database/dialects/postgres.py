@@ -1,7 +1,6 @@
 """PostgreSQL, through psycopg 3.
 
-Rows travel as one ``COPY ... FROM STDIN (FORMAT csv)``: Python's own CSV writer formats them, and
-both sides of a value's text are defined by the same few rules.
+Rows are sent by one ``COPY ... FROM STDIN (FORMAT csv)``, formatted by Python's CSV writer.
 """
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
@@ -28,11 +27,10 @@ from flowrunner_provider.database.dialects.model import (
     Row,
     Table,
 )
-from flowrunner_provider.database.dialects.opening import Remote, shut
 from flowrunner_provider.database.dialects.postgres_copy import CsvCopier
 from flowrunner_provider.database.dialects.postgres_csv import Unfit, blocks, count_rows, fits, options
 from flowrunner_provider.database.dialects.postgres_errors import classified, connect_failed
-from flowrunner_provider.database.dialects.postgres_pipe import Piped
+from flowrunner_provider.database.dialects.postgres_pipe import PostgresSync
 from flowrunner_provider.database.dialects.postgres_query import (
     LEVELS,
     adapted,
@@ -47,6 +45,7 @@ from flowrunner_provider.database.dialects.postgres_query import (
 from flowrunner_provider.database.dialects.postgres_structure import PostgresStructure
 from flowrunner_provider.database.dialects.postgres_swap import put_in_place, stand_in
 from flowrunner_provider.database.dialects.refusals import duplicate_keys
+from flowrunner_provider.database.dialects.remote import Remote, shut
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
 
 if TYPE_CHECKING:
@@ -78,8 +77,8 @@ SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $2,
 """
 
 
-class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
-    """A connection to a database; READ COMMITTED, its time zone UTC."""
+class PostgresSession(Remote[PostgresConfig], PostgresStructure, PostgresSync):
+    """A session in READ COMMITTED and UTC."""
 
     kind = "postgres"
     quoting = Quoting(max_bytes=63)
@@ -100,7 +99,7 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
                 **_parameters(config, deadline),
                 autocommit=True,
                 cursor_factory=self._driver.RawCursor,
-                prepare_threshold=None,  # behind a pooler a prepared statement is on another connection the next time
+                prepare_threshold=None,  # behind a pooler the next statement may run on another connection
             )
         except self._driver.Error as error:
             raise connect_failed(error, self._where) from None
@@ -108,7 +107,7 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
 
     def resume(self, deadline: Deadline) -> None:
         super().resume(deadline)
-        self.run("SET TimeZone = 'UTC'")  # what a pooler between us and the server carries over to another connection
+        self.run("SET TimeZone = 'UTC'")  # a pooler carries this over to another connection
 
     def park(self) -> bool:
         self._guard.cancel()
@@ -118,13 +117,13 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
         self.run("DISCARD ALL")
         return True
 
-    def _cut(self) -> None:
+    def _shut_socket(self) -> None:
         with suppress(OSError, self._driver.Error):
             shut(self._connection.fileno())
 
     @contextmanager
     def typed(self) -> Iterator[None]:
-        """Turn an error of the driver into one that says what to do, without any value of a row."""
+        """Turn errors of the driver into our own, without row values."""
         try:
             yield
         except self._driver.Error as error:
@@ -144,15 +143,15 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
         longest = self._deadline.remaining()
         if self._config.statement_timeout is not None:
             longest = min(longest, self._config.statement_timeout.total_seconds())
-        # of the transaction alone: behind a pooler the next one may be somebody else's
-        milliseconds = [str(max(1, int(seconds * 1000))) for seconds in (longest, self._patience)]
+        # for this transaction only: behind a pooler the next one may belong to another client
+        milliseconds = [str(max(1, int(seconds * 1000))) for seconds in (longest, self._lock_wait)]
         self.run(_LIMITS, [*milliseconds, self.outlived])
         if read_only:
             settle(self)
 
     @property
     def outlived(self) -> str:
-        """Milliseconds of silence after which the server ends a transaction: nobody goes on with it."""
+        """Milliseconds of silence after which the server may end a transaction: no attempt uses it any more."""
         return str(int(self._silence * 1000))
 
     def execute(self, statement: str, params: Params = None) -> int:
@@ -162,7 +161,7 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
             rows: int = cursor.rowcount
         status = self._driver.pq.TransactionStatus
         if self._connection.info.transaction_status != status.INTRANS:
-            raise IntegrityError("a statement has ended the transaction", remedy="leave COMMIT and ROLLBACK away")
+            raise IntegrityError("a statement has ended the transaction", remedy="remove COMMIT and ROLLBACK")
         return max(0, rows)
 
     def described(self, query: str, params: Params) -> dict[str, str]:
@@ -196,7 +195,7 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
     def commit(self) -> None:
         status = self._driver.pq.TransactionStatus
         if self._connection.info.transaction_status != status.INTRANS:
-            raise IntegrityError("the transaction is not open any more", remedy="retry the task")
+            raise IntegrityError("the transaction is no longer open", remedy="retry the task")
         try:
             self._cursor.execute("COMMIT")
         except self._driver.Error as error:
@@ -206,7 +205,7 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
 
     def rollback(self) -> None:
         if not self._broken and self._connection.info.transaction_status:
-            with suppress(TransientError):  # a connection that breaks now has rolled back, too
+            with suppress(TransientError):  # if the connection breaks now, the server rolls back
                 self.run("ROLLBACK")
 
     def end(self) -> None:
@@ -219,7 +218,7 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
             found = [row for row in self.run("SELECT current_schema()::text") if row[0] is not None]
             if not found:
                 raise ConfigError(
-                    "the user's search_path names no schema that is there",
+                    "no schema of the user's search_path exists",
                     field="table",
                     remedy="write schema.table",
                 )
@@ -231,14 +230,14 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
         if not found:
             return None
         if found[0][1] not in ("r", "p", "f"):
-            raise ConfigError(f"{name} is no table", field="table", remedy="load into the table below it")
+            raise ConfigError(f"{name} is not a table", field="table", remedy="load into the underlying table")
         columns: dict[str, str] = dict(self.run(_COLUMNS, [quoted]))
         return Table(name=name, columns=columns, unique=[frozenset(row[0]) for row in self.run(_UNIQUE, [quoted])])
 
     def create_shared(self, name: TableName, columns: Sequence[Column], keys: Sequence[str]) -> None:
         if self.table(name) is not None:
             return
-        # Two that create at once collide in the catalogue: they take turns, by a lock named after the table.
+        # Concurrent CREATE TABLE IF NOT EXISTS collide in the catalogue, so an advisory lock serialises them.
         self.begin()
         self.run("SELECT pg_advisory_xact_lock(hashtext($1))", [self.sql(name)])
         self.create(name, columns, keys=keys, may_exist=True)
@@ -279,7 +278,7 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
             return None
         rows = int(self._cursor.rowcount)
         self.keep()
-        # at least as many lines as rows: when both counts agree, no value holds a line break and no row is lost
+        # there are at least as many lines as rows: if both counts agree, no value has a line break and no row is lost
         return rows, lines if rows == lines else sum(map(count_rows, blocks(file)))
 
     def _json_places(self, table: TableName, columns: Sequence[str]) -> list[int]:
@@ -319,17 +318,17 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
         self.run("SET CONSTRAINTS ALL IMMEDIATE")
 
     def keep_last(self, stage: TableName, keys: Sequence[str]) -> int:
-        # one COPY into a new table writes its rows in the order of their ctid
+        # one COPY into a new table writes its rows in ctid order
         last = f"SELECT max(ctid) FROM {self.sql(stage)} GROUP BY {self.names(keys)}"
         self.run(f"DELETE FROM {self.sql(stage)} WHERE ctid NOT IN ({last})")
         return int(self._cursor.rowcount)
 
     def merge(self, merge: Merge) -> Merged:
-        """One statement; rows that were there are told from new ones by their ``xmax``."""
+        """Upsert in one statement; ``xmax`` distinguishes new rows from updated ones."""
         stage, table, keys, rest = merge.stage, self.sql(merge.table), merge.keys, merge.rest
         if not rest:
             self.check_unique(stage, keys)
-        partitioned = self.run(_PLACE, [table])[0][1] == "p"  # has no system columns to return
+        partitioned = self.run(_PLACE, [table])[0][1] == "p"  # a partitioned table returns no system columns
         known = self.known(stage, merge.table, keys) if partitioned and rest else 0
         names, fresh = self.names(merge.columns), "true" if partitioned else "xmax = 0"
         insert = (
@@ -353,7 +352,7 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, Piped):
 
 
 def _parameters(config: PostgresConfig, deadline: Deadline) -> dict[str, Any]:
-    """What libpq gets: what the connection says, and finite time-outs where it says nothing."""
+    """Return the parameters for libpq: those of the connection, and finite timeouts where it sets none."""
     silence = int(config.silence.total_seconds() * 1000)
     keepalives = {"keepalives_idle": max(1, silence // 2000), "keepalives_interval": 5, "keepalives_count": 3}
     address = {"host": config.host, "port": config.port, "user": config.login, "password": config.password}

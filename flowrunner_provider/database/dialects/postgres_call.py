@@ -1,4 +1,4 @@
-"""Calls in PostgreSQL: a function is a query, and a procedure returns one row of its outputs."""
+"""Procedures and functions of PostgreSQL: a function is a query, and a procedure returns one row of outputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowrunner_provider.database.dialects.calling import Argument, Call, ResultSet, check_directions
 from flowrunner_provider.database.dialects.postgres_query import adapted, opened
-from flowrunner_provider.database.dialects.structure import Structured
+from flowrunner_provider.database.dialects.structure import SchemaOperations
 from flowrunner_provider.database.identifiers import TableName
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ __all__ = ["PostgresCalls"]
 _BATCH = 1_000
 
 
-class PostgresCalls(Structured):
-    """The part of a session that calls."""
+class PostgresCalls(SchemaOperations):
+    """The part of a session that calls procedures and functions."""
 
     if TYPE_CHECKING:
         _connection: psycopg.Connection[tuple[Any, ...]]
@@ -48,5 +48,5 @@ class PostgresCalls(Structured):
             yield Call(sets=iter(()), outputs=dict(zip(names, rows[0], strict=True)) if rows else {})
 
     def in_transaction(self) -> bool:
-        status = self._driver.pq.TransactionStatus  # a failed one is open until it is rolled back
+        status = self._driver.pq.TransactionStatus  # a failed transaction is open until it is rolled back
         return self._connection.info.transaction_status in (status.INTRANS, status.INERROR)

@@ -1,4 +1,4 @@
-"""Rows as the CSV that ``COPY ... (FORMAT csv)`` reads: NULL is an empty field, empty text is ``""``."""
+"""Rows in the CSV format of ``COPY``: NULL is an empty field, an empty text is ``""``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["CsvCopier"]
 Row = tuple[Any, ...]
 
 _NATIVE: frozenset[type] = frozenset({str, int, float, bool, type(None), Decimal, datetime, date, time, UUID})
-"""Types whose ``str`` PostgreSQL reads back as the same value."""
+"""Types whose ``str`` PostgreSQL reads as the same value."""
 
 
 def _interval(value: timedelta) -> str:
@@ -27,7 +27,7 @@ def _interval(value: timedelta) -> str:
 
 
 def _array(value: Any) -> str:
-    """A list as an array literal: ``{1,NULL,"text"}``."""
+    """Return a list as an array literal: ``{1,NULL,"text"}``."""
     return "{" + ",".join(_element(item) for item in value) + "}"
 
 
@@ -58,10 +58,10 @@ _CONVERTERS: Mapping[type, Callable[[Any], Any]] = MappingProxyType(
 
 
 class CsvCopier:
-    """Formats batches and sends them.
+    """Formats batches of rows and sends them.
 
-    :param width: how many columns there are.
-    :param json: places of the columns of type json and jsonb: there lists are JSON and not arrays.
+    :param width: the number of columns.
+    :param json: the indexes of json and jsonb columns, for which lists are JSON and not arrays.
     """
 
     send: Callable[[bytes], None]
@@ -90,10 +90,10 @@ class CsvCopier:
         return list(zip(*columns, strict=True))
 
     def _text(self, rows: Sequence[Row]) -> str:
-        """The standard library's writer where its text is unambiguous; else every value is quoted.
+        """Format by the standard library's writer where that is unambiguous, else quote every value.
 
-        It writes None and empty text alike, and the server would take a line with nothing but ``\\.``
-        for the end of the data.
+        The writer formats None and an empty text alike, and the server takes a line that consists of ``\\.`` for the
+        end of the data.
         """
         if self._width > 1 and not any("" in column for column in zip(*rows, strict=True)):
             buffer = io.StringIO(newline="")

@@ -1,8 +1,8 @@
-"""A CSV file whose bytes go into ``COPY`` as they are: nothing is quicker, where it means the same.
+"""CSV files that are sent to ``COPY`` unchanged, which is the fastest way.
 
-Python's parser and the server's agree on files in which every quotation mark opens, closes, or is doubled
-inside a quoted field. That, and the number of fields of each row, is checked on the way by one regular
-expression; it matches without backtracking. Any other file is left to the parser.
+Python's parser and the server's agree on files in which every quotation mark opens a field, closes it, or is doubled
+inside. One regular expression without backtracking checks that and the number of fields on the way. Any other file is
+left to the parser.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Unfit(FlowRunnerError):
-    """The file must be parsed."""
+    """The file must be parsed by Python."""
 
 
 def fits(file: CsvFile) -> bool:
-    """Whether the options leave the bytes as they are."""
+    """Return whether the options allow the file to be sent unchanged."""
     encoding = file.encoding.lower().replace("_", "-")
     plain = encoding in ("utf-8", "utf8", "utf-8-sig") and file.null_text in (None, "")
     return plain and len(file.delimiter.encode()) == 1 and file.delimiter not in "\"\\.'"
 
 
 def options(file: CsvFile, columns: str) -> str:
-    """Of the COPY, so that it reads NULL where the parser does, quoted or not.
+    """Return the COPY options with which the server reads NULL where the parser does, quoted or not.
 
     :param columns: the quoted names of all columns.
     """
@@ -45,40 +45,40 @@ def options(file: CsvFile, columns: str) -> str:
 
 
 def blocks(file: CsvFile) -> Iterator[bytes]:
-    """The rows after the header, in blocks of whole rows.
+    """Yield the rows after the header in blocks of complete rows.
 
-    :raises Unfit: at the first block that the two parsers might read differently.
+    :raises Unfit: at the first block that both parsers might read differently.
     """
     with disk_errors(file.path), Path(file.path).open("rb") as stream:
         header = stream.readline(_LONGEST).removeprefix(_BOM)
         rows = _rows(file, header)
         if not rows.fullmatch(header):
-            raise Unfit("an odd header")
+            raise Unfit("an irregular header")
         end = b"\r\n" if header.endswith(b"\r\n") else b"\n"
         rest = b""
         for chunk in iter(partial(stream.read, _BLOCK), b""):
-            block, rest = _whole(rows, rest + chunk)
+            block, rest = _split_complete(rows, rest + chunk)
             if block:
                 yield block
         if rest:
-            block, rest = _whole(rows, rest + end)
+            block, rest = _split_complete(rows, rest + end)
             if rest:
-                raise Unfit("an odd last row")
-            yield block  # the line break that the file ends without included
+                raise Unfit("an irregular last row")
+            yield block  # with the line break that the file lacks at its end
 
 
 def count_rows(block: bytes) -> int:
-    """How many rows a block has: its line breaks outside of quotation marks, which come in pairs."""
+    """Return the number of rows in a block: its line breaks outside of quoted fields."""
     return re.sub(rb'"[^"]*+"', b"", block).count(b"\n")
 
 
-def _whole(rows: re.Pattern[bytes], data: bytes) -> tuple[bytes, bytes]:
-    """The whole rows at the beginning of ``data``, and what is left."""
+def _split_complete(rows: re.Pattern[bytes], data: bytes) -> tuple[bytes, bytes]:
+    """Split ``data`` into its complete rows and the rest."""
     found = rows.match(data)
     end = found.end() if found else 0
-    ended = b"\\" in data and b"\\." in data  # the first is looked up much quicker
+    ended = b"\\" in data and b"\\." in data  # the first search is much faster
     if ended or b"\0" in data or len(data) - end > _LONGEST:
-        raise Unfit("an end-of-data mark, or a row that is long or odd")
+        raise Unfit("an end-of-data mark, or a row that is too long or irregular")
     return data[:end], data[end:]
 
 

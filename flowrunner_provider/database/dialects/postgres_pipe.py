@@ -1,4 +1,4 @@
-"""Rows of PostgreSQL as its ``COPY`` writes and reads them, for another server of its kind or for MySQL."""
+"""The sync part of a PostgreSQL session: rows in the wire formats of ``COPY``, also for MySQL."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from flowrunner_provider.database.identifiers import TableName
 if TYPE_CHECKING:
     import psycopg
 
-__all__ = ["Piped"]
+__all__ = ["PostgresSync"]
 
 _TO_MYSQL = {
     **dict.fromkeys((18, 19, 20, 21, 23, 25, 26, 114, 700, 701, 1042, 1043, 1082, 1083, 1114, 1700, 2950, 3802), "{}"),
     16: "{}::int",
     1184: "{} AT TIME ZONE 'UTC'",
 }
-"""Types whose text MySQL reads as the same value, and how it is written; by their numbers."""
+"""Type numbers whose text MySQL reads as the same value -> the SQL that selects it."""
 _BYTES = 17
 _SAME_BYTES = frozenset(
     {
@@ -33,19 +33,19 @@ _SAME_BYTES = frozenset(
         1182, 1183, 1185, 1187, 1231, 1270, 2951, 3807,
     }
 )  # fmt: skip
-"""Types with one binary form on every server: no ``regclass``, whose numbers are another server's."""
+"""Types whose binary format is valid on every server; not so ``regclass``, whose numbers belong to one server."""
 _FORMATS = {"pg-binary": "binary", "pg-text": "text", "mysql-text": "text"}
 _ESCAPED = re.compile(rb"\\(?:\\|f|v)")
 _PLAIN = {b"\\\\": b"\\\\", b"\\f": b"\f", b"\\v": b"\v"}
 
 
-class _Stored:
+class _BulkSink:
     def __init__(self, stream: psycopg.Copy) -> None:
         self.write, self.rows = stream.write, 0
 
 
-class Piped(Session):
-    """The part of a session that hands rows on without looking at them."""
+class PostgresSync(Session):
+    """The part of a session for syncs."""
 
     takes: ClassVar[tuple[Form, ...]] = ("pg-binary", "pg-text")
     _connection: psycopg.Connection[Row]
@@ -53,14 +53,14 @@ class Piped(Session):
 
     @abstractmethod
     def typed(self) -> AbstractContextManager[None]:
-        """Turn an error of the driver into one that says what to do."""
+        """Turn errors of the driver into our own."""
 
     @abstractmethod
-    def _cut(self) -> None:
-        """End the connection below the driver."""
+    def _shut_socket(self) -> None:
+        """Shut the socket down below the driver."""
 
     def interrupt(self) -> None:
-        self._cut()
+        self._shut_socket()
 
     def wire_types(self, query: str, params: Params) -> list[int]:
         with self.typed(), opened(self._connection, query, params) as cursor:
@@ -82,7 +82,7 @@ class Piped(Session):
         yield b"", count
 
     def _filled(self, query: str, params: Params) -> str:
-        """The query with its values, which ``COPY`` takes in no other way, quoted by the driver."""
+        """Return the query with its values quoted by the driver, as ``COPY`` takes no parameters."""
         if params is None:
             return query
         return str(self._driver.ClientCursor(self._connection).mogrify(query, adapted(params)))
@@ -92,20 +92,20 @@ class Piped(Session):
         statement = f"COPY {self.sql(table)} ({self.names(columns)}) FROM STDIN (FORMAT {_FORMATS[form]})"
         with self.typed(), self._connection.cursor() as cursor:
             with cursor.copy(statement) as stream:
-                sink = _Stored(stream)
+                sink = _BulkSink(stream)
                 yield sink
             sink.rows = cursor.rowcount
 
 
 def _for_mysql(code: int, wanted: str) -> str:
-    """How a column is selected so that MySQL reads it; empty if it cannot be."""
+    """Return the SQL that selects a column for MySQL; empty if there is none."""
     if wanted == "binary":
         return "encode({}, 'hex')" if code == _BYTES else "encode(convert_to({}::text, 'UTF8'), 'hex')"
     return _TO_MYSQL.get(code, "")
 
 
 def _portable(block: bytearray) -> bytes:
-    """MySQL knows all escapes that the server writes but those of form feed and vertical tab."""
+    """Replace the escapes of form feed and vertical tab, which MySQL does not know."""
     if b"\\f" not in block and b"\\v" not in block:
         return bytes(block)
     return _ESCAPED.sub(lambda found: _PLAIN[found[0]], block)

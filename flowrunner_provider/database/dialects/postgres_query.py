@@ -1,4 +1,4 @@
-"""Users' statements and queries: cursors of the server, ``COPY ... TO STDOUT``, and what a column holds."""
+"""Server-side cursors, ``COPY ... TO STDOUT``, parameters and column types of user queries in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ _names = itertools.count(1)
 
 
 def settle(session: Session) -> None:
-    """The same rows give the same text, whatever the server's or the user's settings are."""
+    """Set what the text of values depends on, so that the same rows always give the same text."""
     calls = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items())
     session.run(f"SELECT {calls}")
 
 
 def adapted(params: Params) -> Any:
-    """Parameters as the driver takes them: objects become JSON; None stays, so that ``%`` is no placeholder."""
+    """Return parameters for the driver: objects become JSON; None stays, so that ``%`` is not a placeholder."""
     if params is None:
         return None
     if isinstance(params, Mapping):
@@ -74,7 +74,7 @@ def _value(value: Any) -> Any:
 def opened(
     connection: psycopg.Connection[Row], query: str, params: Params, *, as_text: bool = False
 ) -> Iterator[psycopg.ServerCursor[Row]]:
-    """A cursor of the server; what is no single query is refused."""
+    """Open a server-side cursor, which refuses anything but a single query."""
     with connection.cursor(f"flowrunner_{next(_names)}") as cursor:
         cursor.execute(query, adapted(params))
         if as_text:
@@ -85,7 +85,7 @@ def opened(
 
 
 def columns_of(connection: psycopg.Connection[Row], query: str, params: Params) -> dict[str, str]:
-    """What the columns of a query hold; ``json`` besides the words of a dataset, empty for any other type."""
+    """Return the columns of a query: name -> dataset type or ``json``; empty for any other type."""
     with opened(connection, query, params) as cursor:
         found = cursor.description or ()
         names = distinct([column.name for column in found])
@@ -93,7 +93,7 @@ def columns_of(connection: psycopg.Connection[Row], query: str, params: Params) 
 
 
 def digits_of(connection: psycopg.Connection[Row], query: str, params: Params) -> dict[str, tuple[int, int]]:
-    """Precision and scale of the columns that have both."""
+    """Return precision and scale of the columns that have both."""
     with opened(connection, query, params) as cursor:
         return {
             column.name: (column.precision, column.scale)
@@ -103,7 +103,7 @@ def digits_of(connection: psycopg.Connection[Row], query: str, params: Params) -
 
 
 def cast_for(kind: str, name: str, target: str) -> str:
-    """As text where the format has no place for the type; in CSV also truth values, as the words true and false."""
+    """Cast a column to text where the format lacks its type; in CSV also booleans, as ``true`` and ``false``."""
     as_text = kind == "" or (target == "csv" and kind == "boolean")
     as_text |= target == "parquet" and kind in ("json", "array")
     return f"{name}::text AS {name}" if as_text else name
@@ -115,12 +115,12 @@ def gathered(
     most: Callable[[], int] = lambda: sys.maxsize,
     made: Callable[[bytearray], bytes] = bytes,
 ) -> Generator[tuple[bytes, int], None, int]:
-    """Gather the messages of a COPY that has begun, one per row, into blocks; returns the server's count.
+    """Collect the messages of a running COPY, one per row, into blocks; return the server's count.
 
-    It asks libpq itself for each message: the driver's own loop costs more than all the rest.
+    Each message is read from libpq directly: the driver's own loop would cost more than everything else.
 
-    :param most: asked before each block how many rows it may have.
-    :param made: makes of a block what is handed over.
+    :param most: returns the row limit of the next block.
+    :param made: converts a block before it is yielded.
     """
     wire = connection.pgconn
     receive = wire.get_copy_data
@@ -146,7 +146,7 @@ def gathered(
 
 
 def _readable(descriptor: int) -> None:
-    """Wait for the server; the connection's guard ends the wait at the deadline."""
+    """Wait until the server sends data; the connection's guard ends the wait at the deadline."""
     if descriptor < 0:
         raise ConnectionLost("the connection ended while rows were read")
     waiting = select.poll()
@@ -164,7 +164,7 @@ def _ended(connection: psycopg.Connection[Row]) -> int:
 
 
 def copied_out(connection: psycopg.Connection[Row], most: Callable[[], int], passed: Passed) -> int:
-    """Hand over the rows of a COPY that has begun; returns the server's count."""
+    """Pass on the rows of a running COPY; return the server's count."""
     blocks = gathered(connection, most=most)
     while True:
         try:
@@ -181,9 +181,9 @@ def lines_out(
     passed: Passed,
     apart: int,
 ) -> int:
-    """The same lines as from :func:`copied_out`, for a query with parameters, which ``COPY`` does not take.
+    """Pass on the same lines as :func:`copied_out` for a query with parameters, which ``COPY`` does not take.
 
-    :param apart: how many of the last columns are not in the lines.
+    :param apart: how many trailing columns to keep out of the lines.
     """
     count = 0
     with opened(connection, query, params, as_text=True) as cursor:
@@ -197,13 +197,13 @@ def lines_out(
 
 
 class _Lines(list[str]):
-    """What csv writes to."""
+    """The lines that ``csv.writer`` writes."""
 
     write = list.append
 
 
 def _lines(rows: list[Row]) -> list[str]:
-    """Python's writer where it writes what the server would: it does not tell NULL from empty text."""
+    """Format by Python's writer where it agrees with the server: it does not distinguish NULL and empty text."""
     if len(rows[0]) == 1 or any("" in column for column in zip(*rows, strict=True)):
         return [",".join(map(_field, row)) + "\n" if row != ("\\.",) else '"\\."\n' for row in rows]
     lines = _Lines()

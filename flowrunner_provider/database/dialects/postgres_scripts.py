@@ -1,4 +1,4 @@
-"""Scripts in PostgreSQL: one message of the simple protocol, which the server divides itself."""
+"""Scripts in PostgreSQL: one message of the simple protocol, which the server splits itself."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _POLL = 0.2
 
 
 class PostgresScripts(Scripts[PostgresSession]):
-    """Structures change in transactions, so a script and its record commit together."""
+    """DDL is transactional, so a script and its history row commit together."""
 
     dialect = "postgres"
 
     def exclusive(self) -> None:
-        """A lock of a transaction, so that it also holds behind a pooler.
+        """Acquire a transaction-level advisory lock, which also works behind a pooler.
 
-        It is asked for again and again: whoever waits inside of a statement would hold a snapshot, for which
-        ``CREATE INDEX CONCURRENTLY`` of the other run would wait.
+        The lock is polled: a session that waits inside a statement would hold a snapshot, for which ``CREATE INDEX
+        CONCURRENTLY`` of the other run would wait.
         """
         session = self.session
         session.begin()
         session.run("SELECT set_config('idle_in_transaction_session_timeout', $1, true)", [session.outlived])
-        patience = session._patience
+        patience = session._lock_wait
         clock = session._deadline.clock
         end = clock.monotonic() + patience
         while not session.run(_LOCK)[0][0]:
             if clock.monotonic() >= end:
                 raise Unavailable(
-                    f"{session._where}: another run of migrations is at work", remedy="the retry waits again"
+                    f"{session._where}: another run of migrations is active", remedy="the retry waits again"
                 )
             pause(_POLL)
 
@@ -54,10 +54,10 @@ class PostgresScripts(Scripts[PostgresSession]):
                 raise classified(error, session._where, broken=session._broken, deadline=session._deadline) from None
         inside = session._connection.info.transaction_status == driver.pq.TransactionStatus.INTRANS
         if not inside or session.run(_XACT) != before:
-            raise IntegrityError("a statement has ended the transaction", remedy="leave COMMIT and ROLLBACK away")
+            raise IntegrityError("a statement has ended the transaction", remedy="remove COMMIT and ROLLBACK")
 
     def run_alone(self, statement: str) -> None:
-        """Through the extended protocol, which takes one statement only."""
+        """Run one statement by the extended protocol, which refuses several."""
         session = self.session
         with session.typed(), session._driver.Cursor(session._connection) as cursor:
             cursor.execute(statement.encode(), binary=True)

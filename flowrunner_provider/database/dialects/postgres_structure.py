@@ -1,4 +1,4 @@
-"""Structures and upkeep in PostgreSQL; every change of a structure is a part of the transaction."""
+"""Schemas and maintenance in PostgreSQL, where DDL is transactional."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ WHERE c.oid = to_regclass($1) AND c.relispartition
 
 
 class PostgresStructure(PostgresCalls):
-    """The part of a session that knows of structures."""
+    """The part of a session for schemas."""
 
     @abstractmethod
     def warnings(self) -> AbstractContextManager[list[str]]:
-        """The codes of the warnings that the server sends meanwhile."""
+        """Collect the codes of the warnings that the server sends meanwhile."""
 
     def literal(self, value: str | int | float | Decimal | bool) -> str:
         if isinstance(value, str) and "\\" in value:
@@ -122,38 +122,38 @@ class PostgresStructure(PostgresCalls):
         self.run(f"DROP TABLE {', '.join(map(self.sql, tables))}")
 
     def analyze(self, name: TableName) -> None:
-        self._heeded("ANALYZE", name)
+        self._run_maintenance("ANALYZE", name)
 
     def vacuum(self, name: TableName | None) -> None:
         if name is None:
             raise ConfigError("vacuum needs tables here", field="tables", remedy="name the tables")
-        self._heeded("VACUUM (ANALYZE)", name)
+        self._run_maintenance("VACUUM (ANALYZE)", name)
 
     def reindex(self, name: TableName) -> None:
-        self._heeded("REINDEX TABLE", name)
+        self._run_maintenance("REINDEX TABLE", name)
 
-    def _heeded(self, command: str, name: TableName) -> None:
-        """Run a command that passes over a table, with no more than a warning, where the login may not touch it."""
+    def _run_maintenance(self, command: str, name: TableName) -> None:
+        """Run a command that only warns and skips a table if the login may not maintain it; raise then."""
         with self.warnings() as codes:
             self.run(f"{command} {self.sql(name)}")
         if codes:
             raise AccessDenied(
-                f"{command} passed over {name} ({', '.join(sorted(set(codes)))})",
+                f"{command} skipped {name} ({', '.join(sorted(set(codes)))})",
                 remedy="run it as the owner of the table, or grant MAINTAIN on it (PostgreSQL 17)",
             )
 
     def refresh(self, name: TableName, *, concurrently: bool) -> None:
         found = self.run(_KIND, [self.sql(name)])
         if not found:
-            raise NotFound(f"the materialized view {name} is not there", remedy="create it, or correct its name")
+            raise NotFound(f"the materialized view {name} does not exist", remedy="create it, or correct its name")
         if found[0][0] != "m":
-            raise ConfigError(f"{name} is no materialized view", field="tables", remedy="name one")
+            raise ConfigError(f"{name} is not a materialized view", field="tables", remedy="name a materialized view")
         self.run(f"REFRESH MATERIALIZED VIEW {'CONCURRENTLY ' if concurrently else ''}{self.sql(name)}")
 
     def swap_partition(self, partition: TableName, replacement: TableName, aside: str) -> None:
         found = self.run(_PARTITION, [self.sql(partition)])
         if not found:
-            raise ConfigError(f"{partition} is no partition", field="tables", remedy="name a partition of a table")
+            raise ConfigError(f"{partition} is not a partition", field="tables", remedy="name a partition of a table")
         _, schema, name, bound = found[0]
         if partition.schema != replacement.schema:
             raise ConfigError(

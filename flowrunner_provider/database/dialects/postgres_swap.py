@@ -1,4 +1,4 @@
-"""A table that takes the place of another in one transaction; others see the old one until the commit."""
+"""Table swaps in PostgreSQL, in one transaction: others see the old table until the commit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flowrunner_provider.core.errors import IntegrityError
 from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.model import Column, Table
 from flowrunner_provider.database.dialects.refusals import unsuitable
-from flowrunner_provider.database.dialects.structure import Structured
+from flowrunner_provider.database.dialects.structure import SchemaOperations
 from flowrunner_provider.database.identifiers import Identifier, TableName
 
 __all__ = ["HERE", "belongings_lost", "grants", "put_in_place", "stand_in"]
@@ -39,20 +39,20 @@ SELECT c.relname::text, i.indkey::text, i.indisunique FROM pg_index i JOIN pg_cl
 WHERE i.indrelid = to_regclass($1) ORDER BY i.indexrelid
 """
 HERE = "\0"
-"""Where the name of a table goes; names hold no NUL."""
+"""Placeholder for the name of a table; names contain no NUL."""
 
 _PRIVILEGES = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN"})
 
 
-def belongings_lost(session: Structured, name: TableName) -> list[str]:
-    """What belongs to the table that a new one would not have."""
+def belongings_lost(session: SchemaOperations, name: TableName) -> list[str]:
+    """Return what belongs to the table and would be lost with it."""
     return sorted(row[0] for row in session.run(_LOST, [session.sql(name)]))
 
 
-def grants(session: Structured, name: TableName) -> list[str]:
-    """The statements that give a new table, in the place of :data:`HERE`, the privileges of this one.
+def grants(session: SchemaOperations, name: TableName) -> list[str]:
+    """Return the statements that grant the table's privileges on the table at :data:`HERE`.
 
-    :raises ConfigError: if one of them is not known here.
+    :raises ConfigError: for an unknown privilege.
     """
     statements = []
     for role, privilege, grantable in session.run(_GRANTS, [session.sql(name)]):
@@ -65,10 +65,10 @@ def grants(session: Structured, name: TableName) -> list[str]:
 
 
 def stand_in(session: Session, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
-    """An empty table with the columns, defaults, checks, indexes and grants of ``table``.
+    """Create an empty table with the columns, defaults, checks, indexes and grants of ``table``.
 
-    :param columns: other columns instead; then without its defaults, checks and indexes.
-    :raises ConfigError: if the table has what a new one would not have.
+    :param columns: other columns instead, without defaults, checks and indexes.
+    :raises ConfigError: if something that belongs to the table would be lost.
     """
     quoted = session.sql(table.name)
     if lost := belongings_lost(session, table.name):
@@ -84,12 +84,12 @@ def stand_in(session: Session, table: Table, columns: Sequence[Column] | None, n
 
 
 def put_in_place(session: Session, table: Table, replacement: TableName) -> None:
-    """Drop the old table and rename the new one and its indexes; readers wait for this moment only."""
+    """Drop the old table and rename the new one and its indexes; readers wait only for this step."""
     old = session.run(_INDEXES, [session.sql(table.name)])
     new = session.run(_INDEXES, [session.sql(replacement)])
     if new and [row[1:] for row in old] != [row[1:] for row in new]:
         raise IntegrityError(
-            f"the indexes of {table.name} changed during the load", remedy="retry when nobody alters the table"
+            f"the indexes of {table.name} changed during the load", remedy="retry while nobody alters the table"
         )
     session.run(f"DROP TABLE {session.sql(table.name)}")
     session.run(f"ALTER TABLE {session.sql(replacement)} RENAME TO {session.sql(table.name.name)}")

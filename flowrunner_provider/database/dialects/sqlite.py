@@ -1,7 +1,7 @@
 """SQLite, through the driver of the standard library.
 
-One write transaction (``BEGIN IMMEDIATE``) holds the load: other writers wait, readers go on (in WAL mode;
-with a rollback journal they wait for the commit). What the file's journal mode is stays as it is.
+A load runs in one write transaction (``BEGIN IMMEDIATE``). Other writers wait; readers continue in WAL mode, and wait
+for the commit with a rollback journal. The journal mode of the file is not changed.
 """
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are parameters
@@ -59,13 +59,13 @@ _CONVERTERS: Mapping[type, Callable[[Any], Any]] = MappingProxyType(
         memoryview: bytes,
     }
 )
-_OPCODES = 20_000  # of SQLite's machine between two looks at the deadline: some 100 microseconds
+_OPCODES = 20_000  # virtual machine instructions between two checks of the deadline: about 100 microseconds
 
 
 class SqliteSession(SqliteStructure, Session):
-    """A connection to a database file.
+    """A session on a database file.
 
-    :param create: make a file that is missing.
+    :param create: create a missing file.
     """
 
     kind = "sqlite"
@@ -115,7 +115,7 @@ class SqliteSession(SqliteStructure, Session):
             return self._connection.execute(sql, tuple(values)).fetchall()
 
     def begin(self, isolation: Isolation = "read committed", *, read_only: bool = False) -> None:
-        """Every transaction is serializable; one that only reads sees the file as it was at its first look."""
+        """Begin the transaction; all are serializable, and a read-only one is a snapshot from its first read."""
         del isolation
         self.run(f"PRAGMA query_only = {int(read_only)}")
         self.run("BEGIN" if read_only else "BEGIN IMMEDIATE")
@@ -187,7 +187,7 @@ class SqliteSession(SqliteStructure, Session):
         if not found:
             return None
         if found[0][0] == "view":
-            raise ConfigError(f"{name} is a view", field="table", remedy="load into the table below it")
+            raise ConfigError(f"{name} is a view", field="table", remedy="load into the underlying table")
         columns = self.run(f"PRAGMA {schema}.table_xinfo({self.sql(name.name)})")
         normal = {row[1]: row[2] for row in columns if row[6] == 0}
         primary = frozenset(row[1] for row in columns if row[5])
@@ -200,13 +200,13 @@ class SqliteSession(SqliteStructure, Session):
         return Table(name=TableName.of(found[0][1], self._schema(name).text), columns=normal, unique=unique)
 
     def lock(self, name: TableName) -> None:
-        """The write transaction has the whole file already."""
+        """Do nothing: the write transaction has locked the file."""
 
     def interrupt(self) -> None:
         self._connection.interrupt()
 
     def unlisted(self, listing: TableName, keys: Sequence[str]) -> str:
-        """With IN the listing gets an index of its own."""
+        """Return the condition; with IN, SQLite builds an index of the listing."""
         return f"({self.names(keys, 't.')}) NOT IN (SELECT {self.names(keys)} FROM {self.sql(listing)})"
 
     def flag_of(self, kind: str) -> Flag | None:
@@ -236,7 +236,7 @@ class SqliteSession(SqliteStructure, Session):
         return stage
 
     def replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
-        """In one write transaction the table itself can be made anew: others see the old one until the commit."""
+        """Recreate the table itself: others see the old one until the write transaction commits."""
         del name
         listed = belongings(self, table.name)
         if any(kind == "trigger" for kind, _ in listed) and columns is not None:
@@ -252,12 +252,12 @@ class SqliteSession(SqliteStructure, Session):
         return table.name
 
     def swap(self, table: Table, replacement: TableName, aside: TableName) -> None:
-        """The replacement has its name already."""
+        """Do nothing: the replacement already has its name."""
 
     def check_constraints(self) -> None:
         if self.run("PRAGMA foreign_keys")[0][0] and (broken := self.run("PRAGMA foreign_key_check")):
             raise Rejected(
-                f"{len(broken)} row(s) would point to rows that are not there",
+                f"{len(broken)} row(s) would refer to rows that do not exist",
                 code="SQLITE_CONSTRAINT_FOREIGNKEY",
                 remedy="load the referenced table first",
             )
@@ -332,9 +332,9 @@ def _classified(error: sqlite3.Error, path: str, verb: str, deadline: Deadline) 
     if code.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")):
         return AccessDenied(what, remedy="check the owner of file and folder, and the connection's mode")
     if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return IntegrityError(what, remedy="it is damaged or no database: restore it from a backup")
+        return IntegrityError(what, remedy="it is damaged or not a database: restore it from a backup")
     if code.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_NOMEM")):
-        return Unavailable(what, remedy="look at the disk of the database")
+        return Unavailable(what, remedy="check the disk of the database")
     if code.startswith("SQLITE_CONSTRAINT"):
         subject = str(error).partition(": ")[2]  # names of columns or of the constraint, never values
         return Rejected(
@@ -343,5 +343,5 @@ def _classified(error: sqlite3.Error, path: str, verb: str, deadline: Deadline) 
             remedy="correct the source, or use on_bad_row='reject' to set such rows aside",
         )
     if str(error).startswith("no such table"):
-        return NotFound(f"{what}: a table is not there", remedy="create it, or correct its name")
+        return NotFound(f"{what}: a table does not exist", remedy="create it, or correct its name")
     return Rejected(what, code=code, remedy="check the table against the source")

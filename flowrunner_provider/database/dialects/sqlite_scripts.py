@@ -1,4 +1,4 @@
-"""Scripts in SQLite, statement by statement; its own tokenizer knows where one ends, triggers included."""
+"""Scripts in SQLite, statement by statement; its own tokenizer finds where one ends, also for triggers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["SqliteScripts", "divided"]
 
 
 class SqliteScripts(Scripts[SqliteSession]):
-    """Structures change in transactions, so a script and its record commit together."""
+    """DDL is transactional, so a script and its history row commit together."""
 
     dialect = "sqlite"
 
     def exclusive(self) -> None:
-        """Nothing: each script's write transaction has the file for itself, and looks into the history first."""
+        """Do nothing: the write transaction of each script locks the file, and reads the history first."""
 
     def run(self, script: str) -> None:
         for line, statement in divided(script):
@@ -33,7 +33,7 @@ class SqliteScripts(Scripts[SqliteSession]):
 
 
 def divided(script: str) -> Iterator[tuple[int, str]]:
-    """Each statement and the line that it begins in."""
+    """Yield each statement with its first line."""
     start = end = 0
     while (found := script.find(";", end)) >= 0:
         end = found + 1

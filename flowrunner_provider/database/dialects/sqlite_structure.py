@@ -1,4 +1,4 @@
-"""Structures and upkeep in SQLite; every change of a structure is a part of the transaction."""
+"""Schemas and maintenance in SQLite, where DDL is transactional."""
 
 # ruff: noqa: S608 - names are quoted by identifiers.py, values are literals
 from __future__ import annotations
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.database.dialects.refusals import unsuitable
-from flowrunner_provider.database.dialects.structure import ColumnShape, IndexSpec, Shape, Structured, TableSpec
+from flowrunner_provider.database.dialects.structure import ColumnShape, IndexSpec, SchemaOperations, Shape, TableSpec
 from flowrunner_provider.database.identifiers import Identifier, TableName
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["SqliteStructure", "belongings", "key_collations", "referenced"]
 
 
-class SqliteStructure(Structured):
-    """The part of a session that knows of structures."""
+class SqliteStructure(SchemaOperations):
+    """The part of a session for schemas."""
 
     def literal(self, value: str | int | float | Decimal | bool) -> str:
         return str(int(value)) if isinstance(value, bool) else super().literal(value)
@@ -79,15 +79,15 @@ class SqliteStructure(Structured):
 
     def vacuum(self, name: TableName | None) -> None:
         if name is not None:
-            raise ConfigError("SQLite vacuums the whole file only", field="tables", remedy="leave tables away")
+            raise ConfigError("SQLite vacuums the whole file only", field="tables", remedy="remove tables")
         self.run("VACUUM")
 
     def reindex(self, name: TableName) -> None:
         self.run(f"REINDEX {self.sql(name)}")
 
 
-def belongings(session: Structured, name: TableName) -> list[tuple[str, str]]:
-    """Type and statement of all that belongs to the table, and of itself."""
+def belongings(session: SchemaOperations, name: TableName) -> list[tuple[str, str]]:
+    """Return type and statement of the table and of everything that belongs to it."""
     master = f"{session.sql(name.schema or 'main')}.sqlite_master"
     found = session.run(
         f"SELECT type, sql FROM {master} WHERE lower(tbl_name) = lower(?1) AND sql IS NOT NULL", [name.name.text]
@@ -95,8 +95,8 @@ def belongings(session: Structured, name: TableName) -> list[tuple[str, str]]:
     return [(str(kind), str(statement)) for kind, statement in found]
 
 
-def referenced(session: Structured, name: TableName) -> bool:
-    """Whether a foreign key refers to the table."""
+def referenced(session: SchemaOperations, name: TableName) -> bool:
+    """Return whether a foreign key refers to the table."""
     tables = session.run("SELECT name FROM sqlite_master WHERE type = 'table'")
     return any(
         row[2].lower() == name.name.text.lower()
@@ -105,7 +105,7 @@ def referenced(session: Structured, name: TableName) -> bool:
     )
 
 
-def key_collations(session: Structured, name: TableName) -> dict[str, str]:
+def key_collations(session: SchemaOperations, name: TableName) -> dict[str, str]:
     """Return column -> ``COLLATE ...`` for the columns of unique indexes that do not compare byte by byte."""
     schema = session.sql(name.schema or "main")
     collations = {}

@@ -13,13 +13,13 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, ClassVar
 
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.database.dialects.calling import Calling
+from flowrunner_provider.database.dialects.calling import RoutineCalls
 
 if TYPE_CHECKING:
     from flowrunner_provider.database.dialects.model import Table, Type
     from flowrunner_provider.database.identifiers import TableName
 
-__all__ = ["NOW", "ColumnShape", "ColumnSpec", "IndexSpec", "Shape", "Structured", "TableSpec"]
+__all__ = ["NOW", "ColumnShape", "ColumnSpec", "IndexSpec", "SchemaOperations", "Shape", "TableSpec"]
 
 NOW = "now"
 """The default of a date or time column: the time of the insert."""
@@ -86,7 +86,7 @@ class Shape:
     foreign_keys: list[str] = field(default_factory=list)
 
 
-class Structured(Calling):
+class SchemaOperations(RoutineCalls):
     """The schema part of every session."""
 
     now: ClassVar[Mapping[str, str]] = {

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.database.dialects.speaking import Speaking
+from flowrunner_provider.database.dialects.statements import StatementRunner
 
 if TYPE_CHECKING:
     from flowrunner_provider.database.dialects.model import Column, Params
     from flowrunner_provider.database.identifiers import TableName
 
-__all__ = ["Flag", "Form", "Sink", "Syncing"]
+__all__ = ["Flag", "Form", "Sink", "SyncOperations"]
 
 Form = Literal["pg-binary", "pg-text", "mysql-text"]
 """A wire format of rows that one database writes and another one reads in bulk."""
@@ -44,7 +44,7 @@ class Sink(Protocol):
         """Store a block, which may end within a row."""
 
 
-class Syncing(Speaking):
+class SyncOperations(StatementRunner):
     """The sync part of every session. The SQL is what PostgreSQL and SQLite share; the others override it."""
 
     takes: ClassVar[tuple[Form, ...]] = ()

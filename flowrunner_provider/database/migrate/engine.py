@@ -13,7 +13,7 @@ from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.scripts import Scripts, failed_at
 from flowrunner_provider.database.identifiers import TableName
 from flowrunner_provider.database.migrate.history import History, Row
-from flowrunner_provider.database.migrate.plan import NOTHING, MigrationPlan, Step, label
+from flowrunner_provider.database.migrate.plan import NOTHING, MigrationStatus, Step, label
 from flowrunner_provider.database.migrate.results import Command, Engine, MigrateResult, OnInterrupted
 from flowrunner_provider.database.migrate.scripts import Script, Version, rendered, version_of
 from flowrunner_provider.database.migrate.servers import scripts_of
@@ -101,20 +101,20 @@ class _Migration:
 
     def perform(self) -> MigrateResult:
         plan = self._plan
-        state = self._read_state()
+        status = self._read_status()
         if plan.command == "status":
-            return self._result(state, [])
+            return self._result(status, [])
         if plan.command == "baseline":
             return self._baseline()
-        if plan.changes and state.unfinished:
-            state = self._read_state_exclusively()
-        state.check()
-        steps = self._steps(state)
+        if plan.changes and status.unfinished:
+            status = self._read_status_exclusively()
+        status.check()
+        steps = self._steps(status)
         for step in steps:
             if not step.script.alone:
                 self._kind.check(step.script.text, step.script.file)
         if plan.command == "validate" or plan.dry_run:
-            return self._result(state, [step.script.file for step in steps if plan.command != "validate"])
+            return self._result(status, [step.script.file for step in steps if plan.command != "validate"])
         if steps:
             self._create_history()
             with self._connect() as lock_holder:
@@ -123,27 +123,27 @@ class _Migration:
                 while self._run_next():
                     self._run.deadline.check("the migrations")
                 lock_holder.rollback()
-        return self._result(self._read_state(), None)
+        return self._result(self._read_status(), None)
 
-    def _steps(self, state: MigrationPlan) -> list[Step]:
+    def _steps(self, status: MigrationStatus) -> list[Step]:
         target = self._plan.version
         if target is not None:
-            state.check_target(target, undo=self._plan.command == "undo")
+            status.check_target(target, undo=self._plan.command == "undo")
         if self._plan.command == "undo":
-            return state.to_undo(target or NOTHING)
-        return state.to_apply(target)
+            return status.to_undo(target or NOTHING)
+        return status.to_apply(target)
 
-    def _read_state(self) -> MigrationPlan:
+    def _read_status(self) -> MigrationStatus:
         with self._connect() as session:
-            return MigrationPlan(self._scripts, self._rows(session), self._plan.on_interrupted)
+            return MigrationStatus(self._scripts, self._rows(session), self._plan.on_interrupted)
 
-    def _read_state_exclusively(self) -> MigrationPlan:
-        """Read the state while no other run is active, which may have a script in progress."""
+    def _read_status_exclusively(self) -> MigrationStatus:
+        """Read the status while no other run is active, which could have a script in progress."""
         with self._connect() as lock_holder:
             self._kind(lock_holder).exclusive()
-            state = self._read_state()
+            status = self._read_status()
             lock_holder.rollback()
-        return state
+        return status
 
     def _rows(self, session: Session) -> list[Row]:
         history = History(session, self._table)
@@ -161,9 +161,9 @@ class _Migration:
         """
         with self._connect() as session:
             history = self._lock_history(session)
-            state = MigrationPlan(self._scripts, history.rows(), self._plan.on_interrupted)
-            state.check()
-            steps = self._steps(state)
+            status = MigrationStatus(self._scripts, history.rows(), self._plan.on_interrupted)
+            status.check()
+            steps = self._steps(status)
             if not steps:
                 session.rollback()
                 return False
@@ -229,7 +229,7 @@ class _Migration:
         name = f"<baseline {label(version)}>"
         if self._plan.dry_run:
             self._has_baseline(self._read_history(), version)
-            return self._result(self._read_state(), [name])
+            return self._result(self._read_status(), [name])
         self._has_baseline(self._read_history(), version)
         self._create_history()
         with self._connect() as lock_holder, self._connect() as session:
@@ -244,7 +244,7 @@ class _Migration:
             self._commit(session)
             failpoint("sql.migrate.after_commit")
             lock_holder.rollback()
-        return self._result(self._read_state(), None)
+        return self._result(self._read_status(), None)
 
     def _read_history(self) -> list[Row]:
         with self._connect() as session:
@@ -261,7 +261,7 @@ class _Migration:
             )
         return bool(rows)
 
-    def _result(self, state: MigrationPlan, done: list[str] | None) -> MigrateResult:
+    def _result(self, status: MigrationStatus, done: list[str] | None) -> MigrateResult:
         if done is None:
             done = [row.script for row in self._read_history() if row.done and row.applied_by == self._attempt]
         return MigrateResult(
@@ -269,7 +269,7 @@ class _Migration:
             command=self._plan.command,
             dry_run=self._plan.dry_run,
             history_table=str(self._table),
-            version=None if state.newest == NOTHING else label(state.newest),
+            version=None if status.newest == NOTHING else label(status.newest),
             done=done,
-            scripts=state.states(),
+            scripts=status.states(),
         )

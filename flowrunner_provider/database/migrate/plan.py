@@ -10,7 +10,7 @@ from flowrunner_provider.database.migrate.history import Row
 from flowrunner_provider.database.migrate.results import MigrationState, OnInterrupted
 from flowrunner_provider.database.migrate.scripts import Script, Version
 
-__all__ = ["NOTHING", "MigrationPlan", "Step", "label"]
+__all__ = ["NOTHING", "MigrationStatus", "Step", "label"]
 
 NOTHING: Version = (0,)
 """The version before the first script."""
@@ -31,7 +31,7 @@ class Step:
     settle: Row | None = None
 
 
-class MigrationPlan:
+class MigrationStatus:
     """The scripts, matched with the history.
 
     :param rows: the rows of the history, in order.

@@ -44,7 +44,7 @@ class Remote(ABC, Generic[C]):
         """Open the connection and log in."""
 
     @abstractmethod
-    def _cut(self) -> None:
+    def _shut_socket(self) -> None:
         """Shut the socket down below the driver, when the deadline has passed and the server is silent."""
 
     @abstractmethod
@@ -57,7 +57,7 @@ class Remote(ABC, Generic[C]):
         return self._deadline.remaining() + 2 * GRACE
 
     @property
-    def _patience(self) -> float:
+    def _lock_wait(self) -> float:
         """Seconds to wait for a lock of another connection."""
         return self._deadline.limit(self._config.lock_timeout.total_seconds())
 
@@ -68,7 +68,7 @@ class Remote(ABC, Generic[C]):
     def resume(self, deadline: Deadline) -> None:
         """Start using the connection; it is cut shortly after the deadline if the server is silent."""
         self._deadline = deadline
-        self._guard = _guarded(deadline, self._cut)
+        self._guard = _guarded(deadline, self._shut_socket)
 
 
 def shut(descriptor: int) -> None:

@@ -11,10 +11,10 @@ from flowrunner_provider.database.identifiers import Identifier, Quoting, TableN
 if TYPE_CHECKING:
     from flowrunner_provider.database.dialects.model import Params, Row, Type
 
-__all__ = ["Speaking"]
+__all__ = ["StatementRunner"]
 
 
-class Speaking(ABC):
+class StatementRunner(ABC):
     """The base of all parts of a session."""
 
     kind: ClassVar[str]
