@@ -1,4 +1,4 @@
-"""The watcher of rows: every range once, none left out."""
+"""The row watcher reports every range once and skips none."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def look(far: FarSide, cursor: Any = None, **more: Any) -> tuple[list[Any], Any]
 DAY = "2026-01-0{} 00:00:00"
 
 
-def test_a_backlog_comes_in_batches_each_once(far: FarSide) -> None:
+def test_a_backlog_is_reported_in_batches_each_once(far: FarSide) -> None:
     fill(far, *((n, DAY.format(1 + n // 3)) for n in range(8)))
     events, cursor = look(far, tie_break="id", batch=3, hold_back=False)
     assert [event["rows"] for event in events] == [3, 3, 2]
@@ -57,8 +57,8 @@ def test_ties_stay_together_without_a_tie_break(far: FarSide) -> None:
     assert [event["rows"] for event in events] == [4, 4]
 
 
-def test_a_row_is_told_one_look_after_it_was_seen(far: FarSide) -> None:
-    """The one that is committed late, with a smaller watermark, is told as well."""
+def test_hold_back_reports_a_row_one_poll_later(far: FarSide) -> None:
+    """A row that is committed late, with a smaller watermark, is also reported."""
     fill(far, (1, DAY.format(5)))
     events, cursor = look(far)
     assert events == []
@@ -70,7 +70,7 @@ def test_a_row_is_told_one_look_after_it_was_seen(far: FarSide) -> None:
     assert look(far, cursor) == ([], cursor)
 
 
-def test_by_default_only_what_comes_from_now_on(far: FarSide) -> None:
+def test_by_default_only_new_rows_are_reported(far: FarSide) -> None:
     fill(far, (1, DAY.format(1)))
     events, cursor = look(far, start="new", hold_back=False)
     assert events == []
@@ -79,7 +79,7 @@ def test_by_default_only_what_comes_from_now_on(far: FarSide) -> None:
     assert [event["rows"] for event in events] == [1]
 
 
-def test_an_empty_table_at_first(far: FarSide) -> None:
+def test_a_table_that_is_empty_at_first(far: FarSide) -> None:
     events, cursor = look(far, start="new", hold_back=False)
     assert events == []
     fill(far, (1, DAY.format(1)))
@@ -95,7 +95,7 @@ def test_a_query_with_percent_signs_and_a_number(far: FarSide) -> None:
     assert look(far, cursor, sql=sql, watermark="id", hold_back=False)[0] == []
 
 
-def test_at_most_so_many_in_one_look(far: FarSide) -> None:
+def test_the_number_of_ranges_per_poll_is_limited(far: FarSide) -> None:
     fill(far, *((n, DAY.format(1)) for n in range(50)))
     events, cursor = look(far, tie_break="id", batch=2, hold_back=False)
     assert len(events) == 20
@@ -123,6 +123,6 @@ def test_bad_input(far: FarSide, arguments: dict[str, Any], field: str) -> None:
     assert caught.value.remedy
 
 
-def test_a_table_that_is_not_there(far: FarSide) -> None:
+def test_a_missing_table(far: FarSide) -> None:
     with pytest.raises(PermanentError):
         look(far, sql="SELECT * FROM nothing")

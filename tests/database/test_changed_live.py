@@ -32,7 +32,7 @@ with DAG("consumer", schedule=[orders("here", {here!r}), orders("there", {there!
 """
 
 
-def test_each_row_is_told_once_although_the_triggerer_is_killed(
+def test_each_row_is_reported_once_although_the_triggerer_is_killed(
     tmp_path: Path,
     postgres: Postgres,
     make_sqlite: Callable[[], SqliteFarSide],

@@ -1,4 +1,4 @@
-"""Tables made in each dialect: once, exactly as asked, and never in the place of something unasked."""
+"""Tables are created in each dialect: once, exactly as requested, and never in place of another table."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_every_kill(make: Callable[[], FarSide], case: str) -> None:
     assert sweep(prepare, play, check).kills > 7
 
 
-def test_what_is_made(far: FarSide) -> None:
+def test_columns_keys_and_indexes(far: FarSide) -> None:
     result = create(far, **ALL)
     assert (result["created"], result["replaced"], result["columns"]["at"]) == (True, False, "timestamp")
     far.run(f"INSERT INTO {far.name('t')} (id) VALUES (1)")
@@ -93,7 +93,7 @@ def test_what_is_made(far: FarSide) -> None:
         ({"indexes": []}, None),
     ],
 )
-def test_skip_compares(far: FarSide, change: Any, words: str | None) -> None:
+def test_skip_compares_the_existing_table(far: FarSide, change: Any, words: str | None) -> None:
     create(far, **ALL)
     again = {**ALL, **change, "context": {"run_id": "2"}}
     if words is None:
@@ -105,7 +105,7 @@ def test_skip_compares(far: FarSide, change: Any, words: str | None) -> None:
     assert far.tables() == {"t", "flowrunner_ledger"}
 
 
-def test_a_table_made_by_hand_fits_by_the_families_of_its_types(far: FarSide) -> None:
+def test_types_of_the_same_family_match(far: FarSide) -> None:
     far.run(f"CREATE TABLE {far.name('t')} (id integer NOT NULL PRIMARY KEY, name varchar(20), more integer)")
     wanted: Any = {"columns": {"id": "integer", "name": "string"}, "keys": ["id"]}
     assert create(far, **wanted)["created"] is False
@@ -144,7 +144,7 @@ def test_replace_keeps_grants_and_refuses_to_lose_views(make_postgres: Callable[
     assert denied.value.remedy
 
 
-def test_a_table_for_a_file(far: FarSide) -> None:
+def test_columns_inferred_from_a_file(far: FarSide) -> None:
     source = far.jsonl([{"id": 1, "name": "a", "n": 1.5, "yes": True, "more": {"a": 1}}])
     result = create(far, infer_from=source, columns={"at": "timestamp", "id": {"type": "integer"}}, keys=["id"])
     assert result["columns"] == {
@@ -188,7 +188,7 @@ def test_bad_arguments(far: FarSide, arguments: Any, field: str) -> None:
     assert far.tables() == set()
 
 
-def test_payloads_are_names_and_values_or_refused(far: FarSide) -> None:
+def test_injection_payloads_are_names_and_values_or_refused(far: FarSide) -> None:
     far.run(f"CREATE TABLE {far.name('victim')} (id integer)")
     far.run(f"INSERT INTO {far.name('victim')} VALUES (1)")
     made = 0

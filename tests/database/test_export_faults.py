@@ -78,8 +78,8 @@ def test_every_kill(make: Callable[[], FarSide], case: str, request: pytest.Fixt
 
 
 @pytest.mark.parametrize("gone", [1, 2])
-def test_what_a_killed_attempt_has_published_goes_with_its_rows(make: Callable[[], FarSide], gone: int) -> None:
-    """Between the two attempts the last rows of one folder are deleted; what another run has written stays."""
+def test_files_of_a_killed_attempt_without_rows_are_deleted(make: Callable[[], FarSide], gone: int) -> None:
+    """Between the two attempts, the last rows of one folder are deleted; files of other runs remain."""
     scene = Scene(make(), "folders").prepare()
     (scene.far.folder / "part=c").mkdir()
     (scene.far.folder / "part=c" / "out.csv").write_text("of another run")
@@ -95,8 +95,8 @@ def test_kills_at_random(make: Callable[[], FarSide]) -> None:
     random_kills(lambda: Scene(make(), "files").prepare(), play, check, count=KILLS)
 
 
-def test_nothing_is_left_by_a_failure(make: Callable[[], FarSide]) -> None:
-    """The error comes in the middle of the rows."""
+def test_a_failure_leaves_no_files(make: Callable[[], FarSide]) -> None:
+    """The error occurs in the middle of the rows."""
     scene = Scene(make(), "csv").prepare()
     os.environ[ENVIRONMENT] = scene.far.connection
     zero = {
@@ -139,8 +139,8 @@ def test_the_connection_is_cut_anywhere(
 
 
 @pytest.mark.backend
-def test_one_snapshot(make_server: Callable[[], FarSide], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that come and go while it reads are not seen."""
+def test_all_rows_come_from_one_snapshot(make_server: Callable[[], FarSide], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows inserted or deleted during the export are not visible."""
     from flowrunner_provider.database import export as module
 
     scene = Scene(make_server(), "files").prepare()
@@ -156,7 +156,7 @@ def test_one_snapshot(make_server: Callable[[], FarSide], monkeypatch: pytest.Mo
 
 
 def large(far: FarSide, dest: str) -> int:
-    """Export 200 MB; how much the process has grown, in KiB."""
+    """Export 200 MB and return how much the process has grown, in KiB."""
     os.environ[ENVIRONMENT] = far.connection
     many = {
         "postgres": "SELECT g AS id, repeat('x', 2000) AS note FROM generate_series(1, {}) AS g",

@@ -1,4 +1,4 @@
-"""Parquet out of PostgreSQL: what ``COPY`` writes gives the same table as the rows of a cursor."""
+"""Parquet from PostgreSQL: ``COPY`` and a cursor give the same table."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def by_row(far: PostgresFarSide, name: str, **more: Any) -> pyarrow.Table:
 
 
 def comparable(table: pyarrow.Table) -> list[str]:
-    """``NaN`` is itself, and an amount is the same with an exponent and without."""
+    """Make values comparable: NaN equals NaN, and a decimal equals itself with an exponent."""
     amounts = {"price", "any_number"}
     rows = table.to_pylist()
     return [
@@ -85,7 +85,7 @@ def comparable(table: pyarrow.Table) -> list[str]:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=ROWS)
-def test_both_ways_give_the_same_table(far: PostgresFarSide, rows: list[tuple[Any, ...]]) -> None:
+def test_copy_and_cursor_give_the_same_table(far: PostgresFarSide, rows: list[tuple[Any, ...]]) -> None:
     name = far.name("t")
     marks = ", ".join(f"%s::{kind}" for kind, _ in COLUMNS.values())
     columns = ", ".join(f"{column} {kind}" for column, (kind, _) in COLUMNS.items())
@@ -110,12 +110,12 @@ def test_one_column(far: PostgresFarSide, kind: str) -> None:
     assert exported(far, "a.parquet", sql=sql)["v"].to_pylist() == [None, seven, None, None]
 
 
-def test_null_is_no_empty_text_and_no_word(far: PostgresFarSide) -> None:
+def test_null_differs_from_empty_text_and_the_word_null(far: PostgresFarSide) -> None:
     sql = "SELECT v FROM (VALUES (1, ''), (2, NULL), (3, 'NULL'), (4, '\\.'), (5, 'NaN')) AS t (n, v) ORDER BY n"
     assert exported(far, "a.parquet", sql=sql)["v"].to_pylist() == ["", None, "NULL", "\\.", "NaN"]
 
 
-def test_row_groups_are_bounded_and_files_are_cut(far: PostgresFarSide, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_groups_are_bounded_and_files_are_split(far: PostgresFarSide, monkeypatch: pytest.MonkeyPatch) -> None:
     options = replace(ParquetOptions(), row_group_rows=400)
     monkeypatch.setattr(export, "ParquetOptions", lambda: options)
     sql = "SELECT g AS id, repeat('x', 300) AS note FROM generate_series(1, 2500) AS g ORDER BY g"
@@ -132,7 +132,7 @@ def test_row_groups_are_bounded_and_files_are_cut(far: PostgresFarSide, monkeypa
     "value",
     ["date 'infinity'", "timestamptz '-infinity'", "date '0044-03-15 BC'", "time '24:00'", "date '12026-1-1'"],
 )
-def test_a_value_that_python_and_parquet_lack_is_told(far: PostgresFarSide, value: str) -> None:
+def test_a_value_that_parquet_cannot_hold_is_an_error(far: PostgresFarSide, value: str) -> None:
     sql = f"SELECT 1 AS id, {value} AS moment, '{CANARY}' AS note"
     with pytest.raises(IntegrityError, match=r"'moment'.*does not fit") as caught:
         exported(far, "a.parquet", sql=sql)
@@ -151,7 +151,7 @@ def test_types(far: PostgresFarSide) -> None:
     ]
 
 
-def test_decimals_have_the_digits_that_are_declared(far: PostgresFarSide) -> None:
+def test_decimals_have_the_declared_digits(far: PostgresFarSide) -> None:
     sql = (
         "SELECT 1.5::numeric(9,2) AS declared, 1.5::numeric AS free, '-0.01'::numeric(38,38) AS longest,"
         " 1.5::numeric(39,1) AS longer, sum(1.5::numeric(9,2)) AS total, NULL::numeric(4,4) AS nothing"
@@ -168,7 +168,7 @@ def test_decimals_have_the_digits_that_are_declared(far: PostgresFarSide) -> Non
 
 
 @pytest.mark.parametrize("way", [exported, by_row])
-def test_an_amount_that_is_none_is_told(far: PostgresFarSide, way: Any) -> None:
+def test_nan_in_a_decimal_column_is_an_error(far: PostgresFarSide, way: Any) -> None:
     with pytest.raises(IntegrityError, match=r"'n'.*does not fit") as caught:
         way(far, "a.parquet", sql="SELECT 'NaN'::numeric(9,2) AS n")
     assert "text" in str(caught.value.remedy)
@@ -176,7 +176,9 @@ def test_an_amount_that_is_none_is_told(far: PostgresFarSide, way: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mysql", "mssql"])
-def test_decimals_of_other_servers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_decimals_of_other_databases(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     far = connected(request.getfixturevalue(f"make_{kind}")(), monkeypatch)
     far.run(f"CREATE TABLE {far.name('orders')} (a decimal(10,2), b decimal(38,0), c decimal(3,3))")
     far.run(f"INSERT INTO {far.name('orders')} VALUES (-12345678.90, 7, 0.125), (NULL, NULL, NULL)")

@@ -1,4 +1,4 @@
-"""Exports into a store: a real SFTP server, looked at on its own disk."""
+"""Exports to a store: a real SFTP server, checked on its own disk."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_several_files(make: Callable[[], Scene]) -> None:
     check(scene)
 
 
-def test_what_fails_leaves_the_old_file(make: Callable[[], Scene]) -> None:
+def test_a_failure_keeps_the_old_file(make: Callable[[], Scene]) -> None:
     scene = make()
     (scene.root / "all.csv").write_text("old")
     with pytest.raises(IntegrityError, match="expected were 7"):
@@ -128,10 +128,10 @@ ORDERS = [
 
 
 @pytest.mark.parametrize("store", ["sftp", "s3"])
-def test_folders_of_a_store_are_read_back(
+def test_partitions_in_a_store_are_read_back(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str
 ) -> None:
-    """By a reader of others, which takes values out of the names of folders; a second run replaces the files."""
+    """Another library reads values from the folder names; a second run replaces the files."""
     far = connected(request.getfixturevalue("make_postgres")(), monkeypatch)
     side = {"sftp": FAR_SIDES["sftp"], "s3": s3_side}[store](request, tmp_path / "side")
     for name, value in side.environment.items():

@@ -1,4 +1,4 @@
-"""Excel files: what each type becomes, what is refused, and that nothing in them is run."""
+"""Excel files: the value of each type, rejected values, and no formulas."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_each_type(make_postgres: Callable[[], PostgresFarSide], monkeypatch: py
     assert dict(zip(TYPES, row, strict=True)) == TYPES
 
 
-def test_nothing_is_run(far: FarSide) -> None:
+def test_text_is_never_a_formula(far: FarSide) -> None:
     for number, text in enumerate(FORMULAS):
         quoted = text.replace("'", "''")
         far.run(f"INSERT INTO orders VALUES ({number}, '{quoted}')")
@@ -150,7 +150,7 @@ def test_every_kill(make_sqlite: Callable[[], SqliteFarSide], monkeypatch: pytes
     assert sweep(make, play, check, at=lambda point: point.startswith("sql.")).kills > 4
 
 
-def test_a_text_that_would_be_cut(far: FarSide) -> None:
+def test_text_that_excel_would_truncate(far: FarSide) -> None:
     far.run(f"INSERT INTO orders VALUES (1, '{'x' * 32_768}')")
     with pytest.raises(IntegrityError, match="row 1, column 'note'"):
         export(far, table="orders")

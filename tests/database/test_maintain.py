@@ -1,4 +1,4 @@
-"""Upkeep in each dialect: what cannot be undone happens once, to the tables that were meant, or not at all."""
+"""Maintenance in each dialect: destructive operations happen once, to the intended tables, or not at all."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_guards(far: FarSide, operation: str) -> None:
     assert maintain(far, operation, "t", max_rows=None)["rows"] == 3
 
 
-def test_nothing_is_done_when_one_is_missing_or_called_otherwise(far: FarSide) -> None:
+def test_a_missing_or_differently_spelled_table_stops_everything(far: FarSide) -> None:
     for operation in ("truncate", "drop", "analyze", "vacuum", "reindex"):
         if (far.kind, operation) == ("sqlite", "vacuum"):
             continue
@@ -114,7 +114,7 @@ def test_nothing_is_done_when_one_is_missing_or_called_otherwise(far: FarSide) -
 
 
 @pytest.mark.parametrize("operation", ["analyze", "vacuum", "reindex"])
-def test_what_may_be_repeated(far: FarSide, operation: str) -> None:
+def test_repeatable_operations(far: FarSide, operation: str) -> None:
     names = () if (far.kind, operation) == ("sqlite", "vacuum") else ("t", "u")
     for run_id in ("1", "2"):
         assert len(maintain(far, operation, *names, context={"run_id": run_id})["tables"]) == len(names)
@@ -130,7 +130,7 @@ def test_what_may_be_repeated(far: FarSide, operation: str) -> None:
     ("operation", "arguments"),
     [("refresh_mview", {}), ("swap_partition", {"replacement": "u"})],
 )
-def test_what_only_postgres_knows(
+def test_operations_of_postgres_only(
     make_sqlite: Callable[[], FarSide], make_mysql: Callable[[], FarSide], operation: str, arguments: Any
 ) -> None:
     for made in (make_sqlite, make_mysql):
@@ -176,7 +176,7 @@ def swapped(far: Any) -> None:
 
 @pytest.mark.backend
 @pytest.mark.faults
-def test_a_partition_is_swapped_once_whatever_is_killed(make_postgres: Callable[[], PostgresFarSide]) -> None:
+def test_a_partition_is_swapped_once_despite_kills(make_postgres: Callable[[], PostgresFarSide]) -> None:
     assert sweep(lambda: partitioned(make_postgres()), swap, swapped).kills > 7
     far = partitioned(make_postgres())
     with pytest.raises(ConfigError) as caught:
@@ -211,7 +211,7 @@ def test_bad_arguments(far: FarSide, operation: str, arguments: Any, field: str)
     assert far.tables() == {"t", "u", "victim"}
 
 
-def test_payloads_are_names_or_refused(far: FarSide) -> None:
+def test_injection_payloads_are_names_or_refused(far: FarSide) -> None:
     for number, payload in enumerate(PAYLOADS[::25]):
         quoted = '"' + payload.replace('"', '""') + '"'
         for operation in ("drop", "truncate", "analyze", "reindex", "refresh_mview"):
@@ -237,7 +237,7 @@ def test_odd_names(make_server: Callable[[], FarSide]) -> None:
 
 
 @pytest.mark.backend
-def test_what_others_refer_to_is_not_dropped(make_server: Callable[[], FarSide]) -> None:
+def test_referenced_tables_are_not_dropped(make_server: Callable[[], FarSide]) -> None:
     far = prepared(make_server())
     far.run(f"CREATE TABLE {far.name('child')} (id integer, FOREIGN KEY (id) REFERENCES {far.name('t')} (id))")
     with pytest.raises(Rejected):

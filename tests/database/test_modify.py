@@ -1,4 +1,4 @@
-"""Guarded updates and deletes, in each dialect: exactly the rows that were meant, once."""
+"""Guarded updates and deletes in each dialect: exactly the intended rows, once."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_every_kill(make: Callable[[], FarSide]) -> None:
         ("id = 1 -- a note", [1]),
     ],
 )
-def test_what_matches(far: FarSide, where: Any, ids: list[int]) -> None:
+def test_conditions(far: FarSide, where: Any, ids: list[int]) -> None:
     counted = modify(far, where=where, set={"50%%s": "x"}, dry_run=True, context={"run_id": "dry"})
     assert (counted["affected"], counted["dry_run"]) == (len(ids), True)
     assert far.tables() == {"t"}
@@ -69,8 +69,8 @@ def test_what_matches(far: FarSide, where: Any, ids: list[int]) -> None:
 
 
 @pytest.mark.parametrize("condition", [0, {"<": 5}, [0, 7]])
-def test_a_number_does_not_match_texts_that_are_none(make_real: Callable[[], FarSide], condition: Any) -> None:
-    """MariaDB takes such a text for 0, with a warning only: a delete for 0 would hit all of them."""
+def test_a_number_does_not_match_text_without_digits(make_real: Callable[[], FarSide], condition: Any) -> None:
+    """MariaDB reads such text as 0 with only a warning: a delete where name = 0 would match every row."""
     far = make_real()
     far.run(f"CREATE TABLE {far.name('t')} (id integer PRIMARY KEY, name varchar(10))")
     far.run(f"INSERT INTO {far.name('t')} VALUES (1, 'a'), (2, 'b')")
@@ -127,7 +127,7 @@ def test_a_missing_table(far: FarSide) -> None:
         modify(far, table=far.name("nope"), where="1 = 1", set={"n": 0})
 
 
-def test_payloads_are_names_or_refused(far: FarSide) -> None:
+def test_injection_payloads_are_names_or_refused(far: FarSide) -> None:
     before = far.rows("t")
     for number, payload in enumerate(PAYLOADS[::4]):
         run = {"context": {"run_id": f"r{number}"}}

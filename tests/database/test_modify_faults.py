@@ -1,4 +1,4 @@
-"""Guarded changes that run twice at once, or whose COMMIT is not answered: done exactly once."""
+"""Guarded changes that run twice at once, or whose COMMIT has no reply: applied exactly once."""
 
 from __future__ import annotations
 

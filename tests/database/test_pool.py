@@ -1,4 +1,4 @@
-"""Connections that are shared: never more than allowed, clean, not those of the parent, and behind a pooler."""
+"""Connection pools: limits, reset connections, forks, new credentials, and an external pooler."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def number(far: FarSide, session: Any) -> int:
     return int(session.run(NUMBER[far.kind])[0][0])
 
 
-def test_the_cap_holds_under_threads(far: Any) -> None:
+def test_the_limit_holds_under_threads(far: Any) -> None:
     lock = threading.Lock()
     now, most, seen = 0, 0, set()
     both = threading.Barrier(2)
@@ -62,7 +62,7 @@ def test_the_cap_holds_under_threads(far: Any) -> None:
     assert (most, len(seen)) == (2, 2)
 
 
-def test_who_waits_too_long_is_told(far: Any) -> None:
+def test_waiting_too_long_for_a_connection(far: Any) -> None:
     with (
         hook_for(CONN_ID).open(Deadline(30)),
         hook_for(CONN_ID).open(Deadline(30)),
@@ -72,7 +72,7 @@ def test_who_waits_too_long_is_told(far: Any) -> None:
     hook_for(CONN_ID).open(Deadline(30)).close()
 
 
-def test_a_connection_comes_back_clean(far: Any) -> None:
+def test_a_connection_is_reset_before_reuse(far: Any) -> None:
     far.run(f"CREATE TABLE {far.name('t')} (id integer)")
     setting = {"postgres": "SHOW search_path", "mysql": "SELECT @@sql_mode, @@autocommit"}[far.kind]
     dirty = {"postgres": "SET search_path = nowhere", "mysql": "SET sql_mode = '', autocommit = 0"}[far.kind]
@@ -89,7 +89,7 @@ def test_a_connection_comes_back_clean(far: Any) -> None:
     assert far.rows("t") == []
 
 
-def test_a_connection_that_has_ended_is_replaced(far: Any) -> None:
+def test_a_closed_connection_is_replaced(far: Any) -> None:
     with hook_for(CONN_ID).open(Deadline(30)) as session:
         first = number(far, session)
     far.terminate()
@@ -112,7 +112,7 @@ def forked(far: Any) -> tuple[int, int, int]:
         return before, theirs, number(far, session)
 
 
-def test_a_fork_has_connections_of_its_own(far: Any) -> None:
+def test_a_forked_child_opens_new_connections(far: Any) -> None:
     outcome = attempt(forked, far)
     assert outcome.ok, outcome.error
     before, theirs, after = outcome.result
@@ -126,7 +126,7 @@ LISTED = {
 
 
 def test_new_credentials_end_the_idle_connections(far: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An IAM token is another one each time: the connections of the old ones do not pile up."""
+    """An IAM token differs each time: connections with old tokens do not accumulate."""
     numbers = set()
     held = hook_for(CONN_ID).open(Deadline(30))
     numbers.add(number(far, held))
@@ -142,7 +142,7 @@ def test_new_credentials_end_the_idle_connections(far: Any, monkeypatch: pytest.
         assert number(far, session) in numbers
 
 
-def test_a_cap_of_none(far: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_of_zero(far: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT, replace(far, extra={"flowrunner": {"max_connections": 0}}).connection)
     with pytest.raises(ConfigError) as caught:
         hook_for(CONN_ID).open(Deadline(10))
@@ -150,7 +150,7 @@ def test_a_cap_of_none(far: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_behind_a_pooler(make_postgres: Callable[[], PostgresFarSide], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each transaction may be on another connection of the server: nothing is prepared, no setting stays behind."""
+    """Each transaction may use another server connection: no prepared statements and no leftover settings."""
     far = make_postgres()
     far.run(f"CREATE TABLE {far.name('stock')} (id integer PRIMARY KEY, n integer)")
     far.run(f"INSERT INTO {far.name('stock')} SELECT g, 10 FROM generate_series(1, 20) AS g")

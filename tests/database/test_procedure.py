@@ -1,4 +1,4 @@
-"""Procedures and functions: what they do happens once, and what they return arrives."""
+"""Procedures and functions: their changes happen once, and their outputs are returned."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def call(far: Any, routine: str, /, *arguments: Any, **more: Any) -> Any:
 
 
 def rows(far: Any, **more: Any) -> Any:
-    """The call of what returns rows."""
+    """Call the routine that returns rows."""
     return call(far, "many", 3, routine="function" if far.kind == "postgres" else "procedure", **more)
 
 
@@ -175,7 +175,7 @@ class TestCalls:
         result = call(far, "shown", "a'b\\c %s", day, routine="function")
         assert list(result["result_sets"][0][0].values()) == ["a'b\\c %s2026-01-31"]
 
-    def test_an_error_undoes_all_and_tells_no_values(self, far: FarSide, caplog: Any) -> None:
+    def test_an_error_rolls_back_and_shows_no_values(self, far: FarSide, caplog: Any) -> None:
         with pytest.raises(Rejected) as caught:
             call(far, "broken", SECRET)
         assert SECRET not in "".join(traceback.format_exception(caught.value)) + caplog.text
@@ -188,7 +188,7 @@ class TestCalls:
             call(far, "add", *ARGUMENTS, {"mode": "return"})
         assert far.rows("log", "a") == []
 
-    def test_what_is_not_there(self, far: FarSide) -> None:
+    def test_an_unknown_routine(self, far: FarSide) -> None:
         for name, routine in (("nope", "procedure"), ("shown", "procedure"), ("nope", "function")):
             with pytest.raises(NotFound) as caught:
                 call(far, name, 1, routine=routine, context={"run_id": name + routine})
@@ -197,7 +197,7 @@ class TestCalls:
 
 @pytest.mark.backend
 class TestProceduresThatCommit:
-    def test_in_a_transaction_they_are_refused_or_said_to_be_unknown(self, far: FarSide) -> None:
+    def test_a_committing_procedure_in_a_transaction(self, far: FarSide) -> None:
         error = ConfigError if far.kind == "postgres" else OutcomeUnknown
         for _ in range(2):
             with pytest.raises(error) as caught:
@@ -206,14 +206,14 @@ class TestProceduresThatCommit:
             far.forget()
         assert len(far.rows("log", "a")) == (0 if far.kind == "postgres" else 1)
 
-    def test_one_that_rolls_back_has_done_nothing(self, far: FarSide) -> None:
+    def test_a_procedure_that_rolls_back(self, far: FarSide) -> None:
         if far.kind == "postgres":
             pytest.skip("it is refused there, as COMMIT is")
         with pytest.raises(IntegrityError, match="rolls the transaction back"):
             call(far, "undone")
         assert far.rows("log", "a") == []
 
-    def test_outside_of_one_they_run(self, far: FarSide) -> None:
+    def test_a_committing_procedure_outside_a_transaction(self, far: FarSide) -> None:
         result = call(far, "selfish", once=False)
         assert call(far, "selfish", once=False) == result
         assert far.rows("log", "a") == [(1, "selfish")]
@@ -230,7 +230,7 @@ def selfish(far: Any) -> Any:
     return call(far, "selfish", once=False)
 
 
-def test_sqlite_has_none(make_sqlite: Callable[[], FarSide]) -> None:
+def test_sqlite_has_no_procedures(make_sqlite: Callable[[], FarSide]) -> None:
     far = make_sqlite()
     far.run("CREATE TABLE t (id integer)")
     with pytest.raises(ConfigError) as caught:
@@ -270,7 +270,7 @@ def test_bad_arguments(make_sqlite: Callable[[], FarSide], arguments: Any, field
 
 
 @pytest.mark.backend
-def test_payloads_are_names_or_refused_and_values_are_values(far: FarSide) -> None:
+def test_injection_payloads(far: FarSide) -> None:
     for number, payload in enumerate(PAYLOADS[::15]):
         for name in (payload, '"' + payload.replace('"', '""') + '"'):
             with pytest.raises(FlowRunnerError):

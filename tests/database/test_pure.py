@@ -40,15 +40,15 @@ def test_table_names(text: str, parts: tuple[str | None, str]) -> None:
 @pytest.mark.parametrize(
     "text", ["", ".", "a.", ".a", "a.b.c", "a b", "1a", '"a', 'a"b"', '""', "a;b", "a--", "a\n", None, 7]
 )
-def test_what_is_no_table_name(text: Any) -> None:
+def test_invalid_table_names(text: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         TableName.parse(text)
     assert caught.value.field == "table"
 
 
 @given(st.text())
-def test_quoting_has_one_reading(text: str) -> None:
-    """Whatever comes in, what comes out is one quoted token that reads back as the same name, or an error."""
+def test_quoted_names_read_back(text: str) -> None:
+    """Any text is either one quoted token that reads back as the same name, or an error."""
     try:
         quoted = Identifier(text).quoted(Quoting())
     except ConfigError:
@@ -83,8 +83,8 @@ VALUES = st.one_of(st.none(), st.text(st.characters(exclude_categories=["Cs"], e
 
 
 @given(st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=5))
-def test_what_is_sent_reads_back(rows: list[tuple[Any, ...]]) -> None:
-    """NULL and empty text stay apart, and no line is the end of the data."""
+def test_copied_rows_read_back(rows: list[tuple[Any, ...]]) -> None:
+    """NULL and empty text stay distinct, and no line ends the data early."""
     copier, sent = CsvCopier(2, json=[]), []
     copier.send = sent.append  # type: ignore[method-assign]
     copier.write(rows)
@@ -95,7 +95,7 @@ def test_what_is_sent_reads_back(rows: list[tuple[Any, ...]]) -> None:
 
 
 @given(st.lists(st.lists(st.text('ab",\n\r é', max_size=4), min_size=3, max_size=3), max_size=6), st.integers(0, 3))
-def test_regular_files_pass_whole(rows: list[list[str]], style: int) -> None:
+def test_regular_files_pass_unchanged(rows: list[list[str]], style: int) -> None:
     end = "\r\n" if style & 1 else "\n"
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator=end, quoting=csv.QUOTE_ALL)

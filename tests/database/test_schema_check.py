@@ -1,4 +1,4 @@
-"""Structures in each dialect: every difference is told, and a snapshot is whole or not there."""
+"""Structures in each dialect: every difference is reported, and a snapshot is complete or absent."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_every_kill(make: Callable[[], FarSide]) -> None:
     assert sweep(make, play, check).kills > 5
 
 
-def test_without_a_change_there_is_no_difference(far: FarSide) -> None:
+def test_no_change_is_no_difference(far: FarSide) -> None:
     assert play(far)["tables"] == 2
     text = Path(snapshot(far)).read_text()
     result = look(far, expected=snapshot(far), snapshot=snapshot(far) + ".new.json", context={"run_id": "2"})
@@ -66,7 +66,7 @@ def test_without_a_change_there_is_no_difference(far: FarSide) -> None:
 
 
 def changes(far: FarSide) -> tuple[list[str], set[tuple[str, str, str]]]:
-    """Statements, and the differences that they make."""
+    """Return statements and the differences they cause."""
     t, place = far.name("t"), far.name("by_n") if far.kind == "sqlite" else "by_n"
     on = t if far.kind != "sqlite" else "t"
     statements = [f"ALTER TABLE {t} ADD COLUMN more text", f"CREATE UNIQUE INDEX {place} ON {on} (n)"]
@@ -95,7 +95,7 @@ def changes(far: FarSide) -> tuple[list[str], set[tuple[str, str, str]]]:
     return statements, made
 
 
-def test_every_change_is_told(far: FarSide) -> None:
+def test_every_change_is_reported(far: FarSide) -> None:
     play(far)
     statements, made = changes(far)
     for statement in statements:
@@ -109,7 +109,7 @@ def test_every_change_is_told(far: FarSide) -> None:
     assert {(item["change"], item["what"], item["name"]) for item in result["differences"]} == made
 
 
-def test_tables_that_are_missing_or_new(far: FarSide) -> None:
+def test_missing_and_new_tables(far: FarSide) -> None:
     with pytest.raises(NotFound):
         look(far, "t", "nope", snapshot=snapshot(far))
     assert not Path(snapshot(far)).exists()
@@ -123,13 +123,13 @@ def test_tables_that_are_missing_or_new(far: FarSide) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1, "tables": {}}', '{"format": 1, "tables": {"t": 7}}'])
-def test_files_that_are_none(far: FarSide, text: str) -> None:
+def test_files_that_are_no_snapshots(far: FarSide, text: str) -> None:
     with pytest.raises(FlowRunnerError) as caught:
         look(far, expected=far.write("x.json", text))
     assert caught.value.remedy
 
 
-def test_a_missing_file_and_one_of_another_database(far: FarSide) -> None:
+def test_a_missing_file_and_a_snapshot_of_another_database(far: FarSide) -> None:
     with pytest.raises(NotFound):
         look(far, expected="/nowhere/x.json")
     play(far)
@@ -160,7 +160,7 @@ def test_bad_arguments(far: FarSide, arguments: Any, field: str) -> None:
     assert caught.value.field == field
 
 
-def test_payloads_are_names_or_refused(far: FarSide) -> None:
+def test_injection_payloads_are_names_or_refused(far: FarSide) -> None:
     for number, payload in enumerate(PAYLOADS[::20]):
         for name in (payload, '"' + payload.replace('"', '""') + '"'):
             with pytest.raises(FlowRunnerError):

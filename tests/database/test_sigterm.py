@@ -1,4 +1,4 @@
-"""Work in a database is told to end (SIGTERM): it does, in time, and the next attempt does what was not stored."""
+"""SIGTERM ends database work in time, and the next attempt does what was not stored."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def wait_until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_a_statement_that_takes_long_is_cut_off(make_server: Callable[[], FarSide]) -> None:
+def test_a_long_statement_is_cancelled(make_server: Callable[[], FarSide]) -> None:
     scene = transactions.Scene(make_server()).prepare()
     sleeping = SLEEPING[scene.far.kind]
     running = Attempt(sleep, scene)

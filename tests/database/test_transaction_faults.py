@@ -1,4 +1,4 @@
-"""Transactions that are killed, cut, in each other's way, or run twice at once: done exactly once."""
+"""Transactions that are killed, disconnected, in conflict, or run twice at once: applied exactly once."""
 
 from __future__ import annotations
 
@@ -95,10 +95,10 @@ def test_the_connection_is_cut_anywhere(
 
 @pytest.mark.backend
 @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
-def test_a_conflict_is_done_again_in_place(
+def test_a_conflict_is_retried_in_place(
     make_postgres: Callable[[], PostgresFarSide], monkeypatch: pytest.MonkeyPatch, isolation: str
 ) -> None:
-    """Another transaction changes the row after our snapshot: 40001, and the second go succeeds."""
+    """Another transaction changes the row after our snapshot: 40001, and the second attempt succeeds."""
     from flowrunner_provider.database import transaction as module
 
     scene = Scene(make_postgres()).prepare()
@@ -117,10 +117,10 @@ def test_a_conflict_is_done_again_in_place(
 
 
 @pytest.mark.backend
-def test_a_real_deadlock_is_done_again_in_place(
+def test_a_real_deadlock_is_retried_in_place(
     make_server: Callable[[], FarSide], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """We hold row 1 and want row 2; the other one holds row 2 and wants row 1."""
+    """We hold row 1 and want row 2; the other session holds row 2 and wants row 1."""
     from flowrunner_provider.database import transaction as module
 
     scene = Scene(make_server()).prepare()

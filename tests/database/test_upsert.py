@@ -1,4 +1,4 @@
-"""Upserts in each dialect: exact counts, once, and nothing else of a row is touched."""
+"""Upserts in each dialect: exact counts, exactly once, and no other columns change."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_every_kill(make: Callable[[], FarSide]) -> None:
     ],
 )
 @pytest.mark.parametrize("as_file", [False, True])
-def test_what_becomes_of_the_rows(far: FarSide, more: Any, expected: Any, row: Any, as_file: bool) -> None:
+def test_counts_and_rows(far: FarSide, more: Any, expected: Any, row: Any, as_file: bool) -> None:
     given = {"source": far.jsonl(ROWS)} if as_file else {"rows": ROWS}
     result = upsert(far, **given, **more)
     assert counts(result) == expected
@@ -75,7 +75,7 @@ def test_what_becomes_of_the_rows(far: FarSide, more: Any, expected: Any, row: A
     assert upsert(far, **given, **more) == result
 
 
-def test_rows_that_share_their_keys(far: FarSide) -> None:
+def test_rows_with_the_same_keys(far: FarSide) -> None:
     twice = [*ROWS, {"id": 3, "name": "last", "n": 31}]
     with pytest.raises(IntegrityError, match="same id"):
         upsert(far, rows=twice)
@@ -92,7 +92,7 @@ CASE_INSENSITIVE = {
 
 
 def test_keys_that_differ_only_in_case(make_real: Callable[[], FarSide]) -> None:
-    """What the key's collation holds equal are duplicates: never counted as stored while one replaces the other."""
+    """Keys that are equal in their collation are duplicates: one must not silently replace the other."""
     far = make_real()
     if far.kind == "postgres":
         settings = "provider = icu, locale = 'und-u-ks-level2', deterministic = false"
@@ -151,7 +151,7 @@ def test_bad_arguments(far: FarSide, arguments: Any, field: str) -> None:
     assert far.tables() == {"t"}
 
 
-def test_errors_hold_no_values(far: FarSide, caplog: Any) -> None:
+def test_errors_contain_no_values(far: FarSide, caplog: Any) -> None:
     bad: list[list[dict[str, Any]]] = [[{"id": None, "n": 1, "name": SECRET}], [{"id": 9, "n": None, "name": SECRET}]]
     if far.kind != "sqlite":  # which stores any text in any column
         bad.append([{"id": 1, "n": SECRET}])
@@ -172,7 +172,7 @@ def test_a_missing_table_and_too_few_rows(far: FarSide) -> None:
     assert len(far.rows("t")) == 2
 
 
-def test_payloads_are_names_or_refused_and_values_are_values(far: FarSide) -> None:
+def test_injection_payloads(far: FarSide) -> None:
     before = far.rows("t")
     for number, payload in enumerate(PAYLOADS[::25]):
         run = {"context": {"run_id": f"r{number}"}}
