@@ -131,8 +131,7 @@ def _by_archive_name(
             raise ConfigError(
                 f"{dest[1]} would contain itself", field="dest", remedy="write it to a folder that is not a source"
             )
-        values = {"{path}": item.relative, "{name}": item.relative.rpartition("/")[2]}
-        name = join_inside("", _PLACEHOLDER.sub(lambda match, values=values: values[match[0]], options.arcname))
+        name = join_inside("", _archive_name(options.arcname, item.relative))
         if name in members:
             raise ConfigError(
                 f"two files would have the name {name} in the archive",
@@ -148,6 +147,12 @@ def _by_archive_name(
                     f"{folder} would be both a file and a folder in the archive", field="arcname", remedy="rename one"
                 )
     return dict(sorted(members.items()))
+
+
+def _archive_name(arcname: str, relative: str) -> str:
+    """Fill in the placeholders in one pass: the names of files may look like placeholders."""
+    values = {"{path}": relative, "{name}": relative.rpartition("/")[2]}
+    return _PLACEHOLDER.sub(lambda match: values[match[0]], arcname)
 
 
 async def _write_member(

@@ -1,1 +1,1 @@
-"""Files encrypted, decrypted and signed: ``files.crypt``."""
+"""Encrypting, decrypting, signing and verifying files: ``files.crypt``."""

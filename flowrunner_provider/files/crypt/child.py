@@ -1,14 +1,13 @@
-"""The process that encrypts, decrypts, signs and verifies: bytes in at its standard input, bytes out at its output.
+"""The child process that encrypts, decrypts, signs and verifies, from standard input to standard output.
 
-OpenPGP by pysequoia, age by pyrage, AES-GCM by cryptography; nothing of the first two formats is written here. It is
-a process of its own because pysequoia works on whole files and lets no other thread run meanwhile: two pipes make a
-stream of that, no plaintext ever lies on a disk of the worker, and the keys are gone with the process. It is run by
-its path and needs neither this package nor Airflow.
+OpenPGP uses pysequoia, age uses pyrage, AES-GCM uses cryptography. pysequoia works on whole files and blocks all other
+threads meanwhile. In a process of its own, two pipes turn that into a stream, no plaintext is stored on the worker's
+disk, and the keys disappear with the process. The file is run by its path and needs neither this package nor Airflow.
 
-A message that is signed within compressed data within encrypted data, as GnuPG makes it by default, is read by no
-call of pysequoia; for that one the request names a ``home``, and the system's GnuPG is asked.
+pysequoia cannot read a message that is signed inside compressed data inside encrypted data, which is GnuPG's default.
+For such a message the request names a ``home``, and the system's GnuPG decrypts it.
 
-At the input first comes a request (8 digits of length, then JSON), then the data. The last line of the standard
+Standard input starts with a request (8 digits of length, then JSON), followed by the data. The last line of standard
 error is the answer: ``{"signers": [...]}``, or ``{"error": ..., "kind": "key" | "data" | "signature"}``.
 """
 
@@ -28,26 +27,26 @@ _IN, _OUT = "/dev/fd/0", "/dev/fd/1"
 
 
 class _BadKey(Exception):
-    """A key cannot be used."""
+    """Raised for a key that cannot be used."""
 
 
 def main() -> int:
-    """Do what the request says."""
-    request = json.loads(_exactly(int(_exactly(8))))
+    """Carry out the request."""
+    request = json.loads(_read_exactly(int(_read_exactly(8))))
     try:
         work = {"age": _age, "aes_gcm": _aes_gcm}.get(request["scheme"]) or (_gnupg if request["home"] else _pgp)
         answer = work(request)
     except _BadKey as error:
         answer = {"error": str(error), "kind": "key"}
-    except (RuntimeError, ValueError, OSError) as error:  # both libraries have hardly more to say
+    except (RuntimeError, ValueError, OSError) as error:  # the libraries raise no more specific classes
         text = str(error).partition("\n")[0]
         answer = {"error": text, "kind": "signature" if "ignature" in text else "data"}
     sys.stderr.write("\n" + json.dumps(answer) + "\n")
     return 0
 
 
-def _exactly(count: int) -> bytes:
-    """So many bytes and not one more: what follows is for the library."""
+def _read_exactly(count: int) -> bytes:
+    """Read exactly ``count`` bytes, because the library reads the rest."""
     data = b""
     while len(data) < count and (more := os.read(0, count - len(data))):
         data += more
@@ -68,7 +67,7 @@ def _pgp(request: dict[str, Any]) -> dict[str, Any]:
     store = (lambda ids: certificates) if request["signed"] else None
     if operation == "encrypt":
         for certificate in certificates:
-            _check_alive(certificate, datetime.fromisoformat(request["now"]))
+            _require_valid(certificate, datetime.fromisoformat(request["now"]))
         signer = _usable("the secret key", lambda: key.signer(password)) if request["signed"] and key else None
         pysequoia.encrypt_file(_IN, _OUT, recipients=certificates, signer=signer, armor=armor)
         return {"signers": []}
@@ -83,8 +82,8 @@ def _pgp(request: dict[str, Any]) -> dict[str, Any]:
         signature = pysequoia.Sig.from_bytes(bytes.fromhex(request["signature"]))
         done = pysequoia.verify(file=_IN, store=store, signature=signature)
     else:
-        done = pysequoia.decrypt_file(_IN, _OUT, store=store, passwords=["-"])  # it insists on one and uses none
-    return {"signers": sorted({str(one.certificate) for one in done.valid_sigs})}
+        done = pysequoia.decrypt_file(_IN, _OUT, store=store, passwords=["-"])  # the argument is required but not used
+    return {"signers": sorted({str(signature.certificate) for signature in done.valid_sigs})}
 
 
 def _usable(what: str, use: Any) -> Any:
@@ -94,19 +93,19 @@ def _usable(what: str, use: Any) -> Any:
         raise _BadKey(f"{what}: {str(error).partition(chr(10))[0]}") from error
 
 
-def _check_alive(certificate: Any, now: datetime) -> None:
-    """pysequoia encrypts to expired keys without a word, and to none at all where a certificate has none for it."""
+def _require_valid(certificate: Any, now: datetime) -> None:
+    """Refuse certificates without a valid encryption key; pysequoia silently uses expired keys, or none at all."""
     name = f"the public key {certificate.fingerprint}"
     if certificate.is_revoked:
         raise _BadKey(f"{name} is revoked")
     if certificate.expiration is not None and certificate.expiration <= now:
         raise _BadKey(f"{name} has expired")
-    if not any(_alive(*found, now) for found in _encryption_keys(bytes(certificate))):
-        raise _BadKey(f"{name} has no key for encryption that is still valid")
+    if not any(_is_valid(*found, now) for found in _encryption_keys(bytes(certificate))):
+        raise _BadKey(f"{name} has no valid encryption key")
 
 
 def _encryption_keys(certificate: bytes) -> list[tuple[datetime, timedelta | None, bool]]:
-    """Of each key for encryption: when it was made, for how long, and whether it was revoked."""
+    """Return creation time, validity period and revocation of each encryption key."""
     from pysequoia.packet import PacketPile, SignatureType, Tag
 
     keys: list[dict[str, Any]] = []
@@ -126,7 +125,7 @@ def _encryption_keys(certificate: bytes) -> list[tuple[datetime, timedelta | Non
     ]
 
 
-def _alive(made: datetime, period: timedelta | None, revoked: bool, now: datetime) -> bool:
+def _is_valid(made: datetime, period: timedelta | None, revoked: bool, now: datetime) -> bool:
     return not revoked and (period is None or made + period > now)
 
 
@@ -134,7 +133,7 @@ def _alive(made: datetime, period: timedelta | None, revoked: bool, now: datetim
 
 
 def _gnupg(request: dict[str, Any]) -> dict[str, Any]:
-    """Decrypt with the system's ``gpg``, whose keys are those of the request and no others."""
+    """Decrypt with the system's ``gpg``, using only the keys of the request."""
     import pysequoia
 
     home = request["home"]
@@ -144,17 +143,19 @@ def _gnupg(request: dict[str, Any]) -> dict[str, Any]:
         for name in ("secret_key", "public_keys"):
             keys = request[name].encode()
             if subprocess.run([*gpg, "--import"], input=keys, capture_output=True, check=False).returncode:
-                raise _BadKey(f"GnuPG does not take the {name}")
-        told = _told([*gpg, "--output", "-", "--decrypt"], request["password"])
+                raise _BadKey(f"GnuPG rejects the {name}")
+        status_lines = _run_gpg([*gpg, "--output", "-", "--decrypt"], request["password"])
     finally:
         subprocess.run(["gpgconf", "--homedir", home, "--kill", "gpg-agent"], capture_output=True, check=False)
         shutil.rmtree(home, ignore_errors=True)
-    partners = {one.fingerprint.upper() for one in pysequoia.Cert.split_bytes(request["public_keys"].encode())}
-    return _verdict(told, partners)
+    partners = {
+        certificate.fingerprint.upper() for certificate in pysequoia.Cert.split_bytes(request["public_keys"].encode())
+    }
+    return _judge(status_lines, partners)
 
 
-def _told(command: list[str], password: str) -> list[list[str]]:
-    """Run it between our own input and output; what it tells of its work (doc/DETAILS of GnuPG)."""
+def _run_gpg(command: list[str], password: str) -> list[list[str]]:
+    """Run gpg on our own input and output; return its status lines (see doc/DETAILS of GnuPG)."""
     secret_from, secret_to = os.pipe()
     status_from, status_to = os.pipe()
     os.write(secret_to, password.encode() + b"\n")
@@ -167,26 +168,26 @@ def _told(command: list[str], password: str) -> list[list[str]]:
     os.close(secret_from)
     os.close(status_to)
     with os.fdopen(status_from, encoding="utf-8", errors="replace") as status:
-        told = [line.split()[1:] for line in status if line.startswith("[GNUPG:] ")]
+        status_lines = [line.split()[1:] for line in status if line.startswith("[GNUPG:] ")]
     process.wait()
-    return [words for words in told if words]
+    return [words for words in status_lines if words]
 
 
-def _verdict(told: list[list[str]], partners: set[str]) -> dict[str, Any]:
-    """Who has signed; an error unless the whole message was authentic and a partner's valid key has signed it."""
-    said = {words[0] for words in told}
-    if "BAD_PASSPHRASE" in said or "MISSING_PASSPHRASE" in said:
-        return {"error": "the secret key: the password does not open it", "kind": "key"}
-    if "DECRYPTION_OKAY" not in said or said & {"DECRYPTION_FAILED", "BADMDC"}:
-        return {"error": "GnuPG could not decrypt it", "kind": "data"}
+def _judge(status_lines: list[list[str]], partners: set[str]) -> dict[str, Any]:
+    """Return the signers, or an error unless the message is authentic and signed with a valid key of a partner."""
+    keywords = {words[0] for words in status_lines}
+    if "BAD_PASSPHRASE" in keywords or "MISSING_PASSPHRASE" in keywords:
+        return {"error": "the secret key: wrong password", "kind": "key"}
+    if "DECRYPTION_OKAY" not in keywords or keywords & {"DECRYPTION_FAILED", "BADMDC"}:
+        return {"error": "GnuPG could not decrypt the message", "kind": "data"}
     signers, good = set(), False
-    for words in told:
+    for words in status_lines:
         if words[0] in ("GOODSIG", "BADSIG", "ERRSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG"):
             good = words[0] == "GOODSIG"
         elif words[0] == "VALIDSIG" and good and words[-1] in partners:
             signers.add(words[-1].lower())
-    if not signers or "BADSIG" in said:
-        return {"error": "Signature verification failed: no valid signature of a known key", "kind": "signature"}
+    if not signers or "BADSIG" in keywords:
+        return {"error": "Signature verification failed: no valid signature by a known key", "kind": "signature"}
     return {"signers": sorted(signers)}
 
 
@@ -227,16 +228,16 @@ def _identity(pyrage: Any, text: str) -> Any:
             return pyrage.ssh.Identity.from_buffer(f"{text}\n".encode())
         return pyrage.x25519.Identity.from_str(text)
     except (pyrage.IdentityError, ValueError) as error:
-        raise _BadKey("the secret key is none of age or OpenSSH, or has a passphrase") from error
+        raise _BadKey("the secret key is not an age or OpenSSH key, or it has a passphrase") from error
 
 
 # -- AES-GCM
 
-_NONCE, _TAG, _PIECE = 12, 16, 256 * 1024
+_NONCE, _TAG, _CHUNK = 12, 16, 256 * 1024
 
 
 def _aes_gcm(request: dict[str, Any]) -> dict[str, Any]:
-    """A nonce, the text, the tag (NIST SP 800-38D): the order in which most libraries give and take them."""
+    """Process nonce, ciphertext and tag (NIST SP 800-38D), in the order that most libraries use."""
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers import Cipher
     from cryptography.hazmat.primitives.ciphers.algorithms import AES256
@@ -248,24 +249,24 @@ def _aes_gcm(request: dict[str, Any]) -> dict[str, Any]:
             nonce = os.urandom(_NONCE)
             encryptor = Cipher(algorithm, GCM(nonce)).encryptor()
             dest.write(nonce)
-            while piece := source.read(_PIECE):
-                dest.write(encryptor.update(piece))
+            while chunk := source.read(_CHUNK):
+                dest.write(encryptor.update(chunk))
             dest.write(encryptor.finalize() + encryptor.tag)
             return {"signers": []}
         nonce, held = source.read(_NONCE), b""
         if len(nonce) < _NONCE:
-            raise ValueError("it is too short")
+            raise ValueError("the file is too short")
         decryptor = Cipher(algorithm, GCM(nonce)).decryptor()
-        while piece := source.read(_PIECE):
-            held += piece
+        while chunk := source.read(_CHUNK):
+            held += chunk
             dest.write(decryptor.update(held[:-_TAG]))
             held = held[-_TAG:]
         if len(held) < _TAG:
-            raise ValueError("it is too short")
+            raise ValueError("the file is too short")
         try:
             dest.write(decryptor.finalize_with_tag(held))
         except InvalidTag as error:
-            raise ValueError("its tag does not fit") from error
+            raise ValueError("the tag does not match") from error
     return {"signers": []}
 
 

@@ -1,4 +1,4 @@
-"""The engine that encrypts, decrypts, signs and verifies files of any store, as streams."""
+"""The engine of ``files.crypt``: it streams files of any store through the child process that holds the keys."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from flowrunner_provider.files.store import Store
 __all__ = ["CryptOptions", "crypt"]
 
 ACTION = "files.crypt"
-ENDINGS = (".pgp", ".gpg", ".asc", ".age", ".aes")
+SUFFIXES = (".pgp", ".gpg", ".asc", ".age", ".aes")
 _UNSIGNED = {"age": ".age", "aes_gcm": ".aes"}
-"""Schemes without signatures, and what their files are called."""
+"""The schemes without signatures, and their file name suffixes."""
 _CHUNK = 256 * 1024
-_SIGNATURE = 64 * 1024
+_MAX_SIGNATURE = 64 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class CryptOptions:
-    """What to do; the parameters of ``files.crypt`` say what each means.
+    """The options of ``files.crypt``; see its parameters.
 
-    :param keys: what the process needs: ``secret_key``, ``password``, ``public_keys``, ``recipients``.
+    :param keys: the keys for the child process: ``secret_key``, ``password``, ``public_keys``, ``recipients``.
     """
 
     operation: str
@@ -56,20 +56,20 @@ class CryptOptions:
         one_of("scheme", self.scheme, ("pgp", *_UNSIGNED))
         one_of("if_exists", self.if_exists, ("overwrite", "skip", "fail"))
         if self.scheme in _UNSIGNED and (self.signed or self.operation in ("sign", "verify")):
-            raise ConfigError(f"{self.scheme} knows no signatures", field="scheme", remedy="use pgp, or signed=False")
+            raise ConfigError(f"{self.scheme} has no signatures", field="scheme", remedy="use pgp, or set signed=False")
         if self.scheme == "aes_gcm" and self.armor:
-            raise ConfigError("aes_gcm has no form in letters", field="armor", remedy="leave armor away")
+            raise ConfigError("aes_gcm has no armored form", field="armor", remedy="remove armor")
 
     @property
     def detached(self) -> bool:
-        """Nothing is made: only looked at."""
+        """Whether a detached signature is verified, which writes no file."""
         return self.operation == "verify" and bool(self.signature)
 
     def named(self, name: str) -> str:
-        """What the result of a file is called in a folder."""
+        """Return the name of the result in a target folder."""
         if self.operation in ("decrypt", "verify"):
-            ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
-            return name[: -len(ending)] if len(ending) < len(name) and ending else f"{name}.out"
+            suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+            return name[: -len(suffix)] if len(suffix) < len(name) and suffix else f"{name}.out"
         if self.operation == "sign":
             return name + (".asc" if self.armor else ".sig")
         return name + (_UNSIGNED.get(self.scheme) or (".asc" if self.armor else ".pgp"))
@@ -83,23 +83,24 @@ async def crypt(
     *,
     identity_of_work: Json = None,
 ) -> CryptResult:
-    """Do it with every file that ``sources`` name, one after another.
+    """Process every file that ``sources`` match, one after another.
 
-    :param dest: an open store and a path: a folder if it ends with ``/`` or several files may come, else the file;
-        None for a signature that stands beside its file: then there is no result to keep.
+    :param dest: an open store and the path of the target file, or of a folder if it ends with ``/`` or ``sources`` can
+        match several files; None to verify detached signatures.
+    :param identity_of_work: JSON that identifies the work; a retry resumes only if it is equal.
     """
-    work = _Crypt([Source(*source) for source in sources], run, options)
+    job = _CryptJob([Source(*source) for source in sources], run, options)
     if dest is None or options.detached:
-        return await work.verify()
-    return await work.make(dest, identity_of_work)
+        return await job.verify()
+    return await job.publish_all(dest, identity_of_work)
 
 
-class _Crypt:
+class _CryptJob:
     def __init__(self, sources: list[Source], run: Run, options: CryptOptions) -> None:
         self._sources, self._run, self._options = sources, run, options
         self._signers: set[str] = set()
 
-    async def _found(self, *, missing_ok: bool) -> list[Item]:
+    async def _find(self, *, missing_ok: bool) -> list[Item]:
         items = await find(
             self._sources, self._run, recursive=False, max_files=self._options.max_files, missing_ok=missing_ok
         )
@@ -108,17 +109,17 @@ class _Crypt:
             raise NotFound(f"nothing matches {wanted}", remedy="correct the path")
         return items
 
-    async def make(self, dest: tuple[Store, str], identity_of_work: Json) -> CryptResult:
-        """Publish a result for each file."""
+    async def publish_all(self, dest: tuple[Store, str], identity_of_work: Json) -> CryptResult:
+        """Publish the result of each file."""
         store, path = dest
         options = self._options
         publisher = Publisher(self._run, store, ACTION, identity_of_work, options.if_exists, announce=True)
-        items = await self._found(missing_ok=publisher.resumed)
+        items = await self._find(missing_ok=publisher.resumed)
         several = path.endswith("/") or len(self._sources) > 1 or not self._sources[0].is_file
         folder = path.rstrip("/") or "/"
         targets = {item.key: store.join(folder, options.named(item.relative)) if several else path for item in items}
         if len(set(targets.values())) != len(items):
-            raise ConfigError("two files would get one name", field="source", remedy="do them in two tasks")
+            raise ConfigError("two files would get the same name", field="source", remedy="process them in two tasks")
         own = {(id(s.store), s.path_of(i.relative)) for i in items for s in [self._sources[i.source]]}
         if any((id(store), target) in own for target in targets.values()):
             raise ConfigError("a file would replace its own source", field="dest", remedy="choose another folder")
@@ -129,16 +130,16 @@ class _Crypt:
                 await self._publish(publisher, targets[item.key], item)
             progress.advance()
         progress.finish()
-        for one in publisher.published:
-            self._signers.update(map(str, one.detail if isinstance(one.detail, list) else []))
+        for published in publisher.published:
+            self._signers.update(map(str, published.detail if isinstance(published.detail, list) else []))
         return CryptResult(
             operation=options.operation, files=publisher.files, bytes=publisher.bytes, skipped=publisher.skipped,
             signers=sorted(self._signers),
-            entries=[DerivedFile(path=one.path, size=one.size) for one in publisher.published if not one.skipped],
+            entries=[DerivedFile(path=file.path, size=file.size) for file in publisher.published if not file.skipped],
         )  # fmt: skip
 
     async def _publish(self, publisher: Publisher, target: str, item: Item) -> None:
-        """Publish the result of a file; one that only GnuPG can read is read again from its start."""
+        """Publish the result of a file; if only GnuPG can read it, start again with GnuPG."""
         key: list[Json] = [*item.key]
         try:
             await publisher.publish(target, self._producer(item), key=key)
@@ -150,24 +151,24 @@ class _Crypt:
 
     def _producer(self, item: Item, home: str = "") -> Callable[[Sink], Awaitable[Json]]:
         async def produce(sink: Sink) -> Json:
-            return list(await self._through(item, sink.write, home=home))
+            return list(await self._stream(item, sink.write, home=home))
 
         return produce
 
     async def verify(self) -> CryptResult:
-        """Compare each file with the signature beside it; nothing is written."""
-        items = await self._found(missing_ok=False)
+        """Verify each file against its detached signature; nothing is written."""
+        items = await self._find(missing_ok=False)
         size = 0
 
-        async def nothing(data: bytes) -> None:
-            """There is no result."""
+        async def discard(data: bytes) -> None:
+            """Ignore the output: verifying has none."""
 
         for item in items:
             source = self._sources[item.source]
             path = source.path_of(item.relative)
             beside = self._options.signature.replace("{path}", path)
-            held = await read_whole(source.store, beside, _SIGNATURE)
-            self._signers.update(await self._through(item, nothing, signature=held))
+            detached = await read_whole(source.store, beside, _MAX_SIGNATURE)
+            self._signers.update(await self._stream(item, discard, signature=detached))
             size += item.size or 0
         return CryptResult(
             operation="verify", files=len(items), bytes=size, skipped=0, signers=sorted(self._signers),
@@ -177,10 +178,10 @@ class _Crypt:
             ],
         )  # fmt: skip
 
-    async def _through(
+    async def _stream(
         self, item: Item, write: Callable[[bytes], Awaitable[None]], *, signature: bytes = b"", home: str = ""
     ) -> list[str]:
-        """Send a file through the process; returns who has signed it."""
+        """Stream a file through the child process; return the fingerprints of its signers."""
         options, source = self._options, self._sources[item.source]
         path = source.path_of(item.relative)
         request = {
@@ -188,41 +189,43 @@ class _Crypt:
             "signed": options.signed, "signature": signature.hex(), "home": home,
             "now": self._run.clock.now().isoformat(), **options.keys,
         }  # fmt: skip
-        answer = await _child(request, pinned(source.store, path, item.identity), write)
+        answer = await _run_child(request, pinned(source.store, path, item.identity), write)
         if "error" in answer:
-            raise _refused(answer, options.operation, path)
-        signers = [str(one) for one in answer["signers"]]
+            raise _error_of(answer, options.operation, path)
+        signers = [str(signer) for signer in answer["signers"]]
         if not signers and (options.operation == "verify" or (options.operation == "decrypt" and options.signed)):
-            raise BadSignature(f"{path} is not signed", remedy="ask its sender to sign it")
+            raise BadSignature(f"{path} is not signed", remedy="ask the sender to sign it")
         return signers
 
 
 class _NeedsGnupg(SecurityError):
-    """What pysequoia cannot read and GnuPG can."""
+    """Raised for a message that pysequoia cannot read but GnuPG can."""
 
 
-def _refused(answer: dict[str, Any], operation: str, path: str) -> SecurityError:
+def _error_of(answer: dict[str, Any], operation: str, path: str) -> SecurityError:
     text = f"{path}: {answer['error'][:300]}"
     if answer["kind"] == "key":
-        return SecurityError(text, remedy="put a valid key, and its password, into the connection")
+        return SecurityError(text, remedy="set a valid key and its password in the connection")
     if answer["kind"] == "signature" or operation == "verify":
-        return BadSignature(text, remedy="ask its sender; is their present key in pgp_public_keys?")
+        return BadSignature(
+            text, remedy="check that pgp_public_keys contains the sender's current key; otherwise ask the sender"
+        )
     if "message structure" in answer["error"]:
         return _NeedsGnupg(
-            f"{path}: its signature lies within compressed data, where pysequoia does not look",
-            remedy="install GnuPG on the workers; or ask its sender for gpg --compress-algo none",
+            f"{path}: its signature is inside compressed data, which pysequoia cannot read",
+            remedy="install GnuPG on the workers, or ask the sender to use gpg --compress-algo none",
         )
-    remedy = "is it meant for this key? If so it was changed or cut off on its way: fetch it again"
+    remedy = "check that it is meant for this key; if so, it was changed or truncated in transit: fetch it again"
     return SecurityError(f"{path} cannot be {operation}ed: {answer['error'][:300]}", remedy=remedy)
 
 
-async def _child(
+async def _run_child(
     request: dict[str, Any], source: AsyncIterator[bytes], write: Callable[[bytes], Awaitable[None]]
 ) -> dict[str, Any]:
-    """Run the process of :mod:`crypt_child`; what it writes is not to be trusted before it has answered."""
+    """Run the child process and return its answer; its output must not be trusted before that."""
     head = json.dumps(request).encode()
     environment = {name: value for name, value in os.environ.items() if name != ENVIRONMENT}
-    theirs_in, ours_in = os.pipe()  # real pipes: the library opens them by name, which it cannot with sockets
+    theirs_in, ours_in = os.pipe()  # pipes, because the library opens them by name, which sockets do not support
     ours_out, theirs_out = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
@@ -236,42 +239,43 @@ async def _child(
     finally:
         os.close(theirs_in)
         os.close(theirs_out)
-    told = asyncio.create_task(_all(process.stderr))
+    reading_errors = asyncio.create_task(_read_tail(process.stderr))
     feeding = asyncio.create_task(_feed(ours_in, b"%08d" % len(head) + head, source))
     try:
         while chunk := await asyncio.to_thread(_read, ours_out):
             await write(chunk)
         await feeding
-        answer = (await told).rstrip().rpartition(b"\n")[2]
+        answer = (await reading_errors).rstrip().rpartition(b"\n")[2]
     finally:
         with suppress(ProcessLookupError):
-            process.kill()  # which also ends a write or a read that waits for it
+            process.kill()  # this also ends blocked reads and writes
         await process.wait()
-        await asyncio.gather(feeding, told, return_exceptions=True)
+        await asyncio.gather(feeding, reading_errors, return_exceptions=True)
         os.close(ours_out)
     try:
         parsed: dict[str, Any] = json.loads(answer)
     except ValueError:
         raise Unavailable(
-            f"the process that holds the keys ended with code {process.returncode}", remedy="has the worker memory?"
+            f"the child process that holds the keys exited with code {process.returncode}",
+            remedy="check the memory limit of the worker",
         ) from None
     return parsed
 
 
 async def _feed(pipe: int, head: bytes, source: AsyncIterator[bytes]) -> None:
-    """Send everything, or as much as the process wants: it may stop at an error and tell that itself."""
+    """Send everything, or until the process stops reading; then its answer contains the error."""
     try:
         await asyncio.to_thread(_write, pipe, head)
         async for chunk in source:
             await asyncio.to_thread(_write, pipe, chunk)
     except BrokenPipeError:
-        """Its answer says why."""
+        """The answer says why."""
     finally:
         os.close(pipe)
 
 
 def _read(pipe: int) -> bytes:
-    """A full chunk; fewer bytes only at the end. A pipe gives them in pieces as they happen to come."""
+    """Read a full chunk; a shorter one only at the end. Pipes return data in arbitrary pieces."""
     held = bytearray()
     while len(held) < _CHUNK and (more := os.read(pipe, _CHUNK - len(held))):
         held += more
@@ -284,8 +288,8 @@ def _write(pipe: int, data: bytes) -> None:
         view = view[os.write(pipe, view) :]
 
 
-async def _all(stream: asyncio.StreamReader | None) -> bytes:
-    """The end of what a stream brings."""
+async def _read_tail(stream: asyncio.StreamReader | None) -> bytes:
+    """Read a stream and return its last bytes."""
     held = b""
     while stream is not None and (chunk := await stream.read(_CHUNK)):
         held = (held + chunk)[-_CHUNK:]
