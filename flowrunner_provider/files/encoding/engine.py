@@ -1,4 +1,4 @@
-"""The engine that writes texts of any store in another encoding, as streams."""
+"""The engine of ``files.convert_encoding``: it converts text files of any store as streams."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["EncodingOptions", "convert"]
 
 ACTION = "files.convert_encoding"
 
-_STEP = 256 * 1024
+_CHUNK = 256 * 1024
 _MARKS = {
     "utf-8": codecs.BOM_UTF8,
     "utf-16-le": codecs.BOM_UTF16_LE,
@@ -37,7 +37,7 @@ _LOST: ContextVar[list[int]] = ContextVar("lost")
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingOptions:
-    """How to convert; the parameters of ``files.convert_encoding`` say what each means."""
+    """The options of ``files.convert_encoding``; see its parameters."""
 
     from_encoding: str = "auto"
     to_encoding: str = "utf-8"
@@ -57,15 +57,17 @@ class EncodingOptions:
             if (field, name) in (("from_encoding", "auto"), ("fallback_encoding", "")):
                 continue
             if text_encoding(name, field) in ("idna", "punycode"):
-                raise ConfigError(f"{name} is no encoding of files", field=field, remedy="write 'cp1252', say")
+                raise ConfigError(f"{name} is not an encoding for files", field=field, remedy="use e.g. 'cp1252'")
         if self.fallback_encoding and self.from_encoding != "auto":
-            raise ConfigError("from_encoding is named", field="fallback_encoding", remedy="leave it out")
+            raise ConfigError(
+                "fallback_encoding needs from_encoding='auto'", field="fallback_encoding", remedy="remove it"
+            )
         if self.bom and self.target[0] not in _MARKS:
-            raise ConfigError(f"{self.to_encoding} has no byte order mark", field="bom", remedy="leave it out")
+            raise ConfigError(f"{self.to_encoding} has no byte order mark", field="bom", remedy="remove bom")
 
     @property
     def target(self) -> tuple[str, bytes]:
-        """What is written, and the bytes before it."""
+        """The codec of the output, and the byte order mark to write."""
         name = text_encoding(self.to_encoding)
         plain = _WITH_MARK.get(name, name)
         return plain, _MARKS.get(plain, b"") if self.bom or plain != name else b""
@@ -79,10 +81,11 @@ async def convert(
     *,
     identity_of_work: Json = None,
 ) -> EncodingResult:
-    """Convert every file that ``sources`` name, one after another; on return each is whole under its new name.
+    """Convert every file that ``sources`` match, one after another, and publish each under its new name.
 
-    :param dest: an open store and a path: a folder if it ends with ``/`` or several files may come, else the file.
-    :param identity_of_work: what must be the same for a retry to go on (JSON).
+    :param dest: an open store and the path of the target file, or of a folder if it ends with ``/`` or ``sources`` can
+        match several files.
+    :param identity_of_work: JSON that identifies the work; a retry resumes only if it is equal.
     """
     publisher = Publisher(run, dest[0], ACTION, identity_of_work, options.if_exists, announce=False)
     froms = [Source(*source) for source in sources]
@@ -105,14 +108,14 @@ async def convert(
             published = await publisher.publish(targets[item.key], produce, key=key)
             lost = before + _detail(published)[2]
             if lost > before:
-                run.log.warning("%s: %d places were lost.", item.relative, lost - before)
+                run.log.warning("%s: %d bytes or characters could not be converted.", item.relative, lost - before)
         progress.advance()
     progress.finish()
     entries = [
-        ConvertedFile(path=one.path, size=one.size, encoding=encoding, found_by=found_by, lost=count)
-        for one in publisher.published
-        if not one.skipped
-        for encoding, found_by, count in [_detail(one)]
+        ConvertedFile(path=file.path, size=file.size, encoding=encoding, found_by=found_by, lost=count)
+        for file in publisher.published
+        if not file.skipped
+        for encoding, found_by, count in [_detail(file)]
     ]
     return EncodingResult(
         files=publisher.files, bytes=publisher.bytes, skipped=publisher.skipped, lost=lost, entries=entries
@@ -124,11 +127,11 @@ async def _targets(items: Sequence[Item], sources: list[Source], dest: tuple[Sto
     await where.resolve()
     targets = {item.key: where.target(item) for item in items}
     if len(set(targets.values())) != len(items):
-        raise ConfigError("two files would get one name", field="source", remedy="convert them in two tasks")
+        raise ConfigError("two files would get the same name", field="source", remedy="convert them in two tasks")
     own = {sources[item.source].path_of(item.relative) for item in items if sources[item.source].store is dest[0]}
     if own & set(targets.values()):
         raise ConfigError(
-            "a file would replace its own source, and a retry would convert it twice",
+            "a file would replace its source, and a retry would convert it twice",
             field="dest",
             remedy="choose another folder",
         )
@@ -146,15 +149,15 @@ def _producer(source: Source, item: Item, options: EncodingOptions) -> Produce:
     path = source.path_of(item.relative)
 
     async def produce(sink: Sink) -> Json:
-        found = await _opening(source.store, path, options)
+        found = await _detect(source.store, path, options)
         lost = [0]
         _LOST.set(lost)
         converter = _Converter(found, options, path)
         await sink.write(options.target[1])
         skip = found.mark
         async for chunk in pinned(source.store, path, item.identity):
-            for start in range(0, len(chunk), _STEP):
-                piece = chunk[start : start + _STEP]
+            for start in range(0, len(chunk), _CHUNK):
+                piece = chunk[start : start + _CHUNK]
                 await sink.write(await asyncio.to_thread(converter.feed, piece[skip:]))
                 skip = max(0, skip - len(piece))
         await sink.write(converter.feed(b"", final=True))
@@ -163,8 +166,8 @@ def _producer(source: Source, item: Item, options: EncodingOptions) -> Produce:
     return produce
 
 
-async def _opening(store: Store, path: str, options: EncodingOptions) -> Guess:
-    """In what encoding the file is."""
+async def _detect(store: Store, path: str, options: EncodingOptions) -> Guess:
+    """Determine the encoding of a file."""
     if options.from_encoding == "auto":
         return await guess(store.read(path), fallback=options.fallback_encoding, what=path)
     name = text_encoding(options.from_encoding)
@@ -175,7 +178,7 @@ async def _opening(store: Store, path: str, options: EncodingOptions) -> Guess:
 
 
 class _Converter:
-    """Bytes of one encoding in, bytes of another out.
+    """Converts chunks of bytes from one encoding to another.
 
     :param what: the file, for messages.
     """
@@ -191,52 +194,54 @@ class _Converter:
         self._at, self._line = found.mark, 1
 
     def feed(self, data: bytes, *, final: bool = False) -> bytes:
-        """The next bytes.
+        """Convert the next bytes.
 
-        :raises PermanentError: for what cannot be read or written, with its place.
+        :raises PermanentError: for bytes or characters that cannot be converted, with their position.
         """
-        if self._found.doubtful and (odd := data.translate(None, self._certain)):
-            at = self._at + data.index(odd[:1])
-            raise self._unreadable(at, "it is detected by its start alone, and reads this byte like no other")
+        if self._found.doubtful and (ambiguous := data.translate(None, self._certain)):
+            at = self._at + data.index(ambiguous[:1])
+            raise self._decode_error(
+                at, "the encoding was detected from the start of the file and is ambiguous for this byte"
+            )
         try:
             text = self._decoder.decode(data, final)
         except UnicodeDecodeError as error:
-            raise self._unreadable(self._at + len(data) - len(error.object) + error.start, error.reason) from None
+            raise self._decode_error(self._at + len(data) - len(error.object) + error.start, error.reason) from None
         self._at += len(data)
         if self._newline != "keep":
             text = self._lines.decode(text, final)
             text = text.replace("\n", "\r\n") if self._newline == "crlf" else text
         try:
-            made = self._encoder.encode(text, final)
+            encoded = self._encoder.encode(text, final)
         except UnicodeEncodeError as error:
             line = self._line + text.count("\n", 0, error.start)
             raise PermanentError(
-                f"{self._what}: line {line} holds the letter U+{ord(error.object[error.start]):04X}, "
-                f"which {self._encoding} lacks",
-                remedy="write utf-8, or set on_error to 'replace' or 'ignore'",
+                f"{self._what}: line {line} contains the character U+{ord(error.object[error.start]):04X}, "
+                f"which {self._encoding} cannot encode",
+                remedy="convert to utf-8, or set on_error to 'replace' or 'ignore'",
             ) from None
         self._line += text.count("\n")
-        return made
+        return encoded
 
-    def _unreadable(self, at: int, why: str) -> PermanentError:
+    def _decode_error(self, at: int, why: str) -> PermanentError:
         return PermanentError(
-            f"{self._what} is not {self._found.encoding} ({self._found.found_by}): byte {at} cannot be read: {why}",
-            remedy="name the right from_encoding, or set on_error to 'replace' or 'ignore'",
+            f"{self._what} is not {self._found.encoding} ({self._found.found_by}): byte {at} cannot be decoded: {why}",
+            remedy="set the right from_encoding, or set on_error to 'replace' or 'ignore'",
         )
 
 
 def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
-    _count(error)
+    _count_loss(error)
     return codecs.replace_errors(error)
 
 
 def _ignore(error: UnicodeError) -> tuple[str | bytes, int]:
-    _count(error)
+    _count_loss(error)
     return codecs.ignore_errors(error)
 
 
-def _count(error: UnicodeError) -> None:
-    """One place for what cannot be read, one for each letter that cannot be written."""
+def _count_loss(error: UnicodeError) -> None:
+    """Count one loss per undecodable sequence, and one per character that cannot be encoded."""
     _LOST.get()[0] += error.end - error.start if isinstance(error, UnicodeEncodeError) else 1
 
 
