@@ -51,8 +51,8 @@ class SqlRowTrigger(FlowRunnerWatcher):
 
     :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``.
     :param table: the table or view, ``table`` or ``schema.table``, taken literally.
-    :param sql: one query to watch instead of ``table``; it runs as a subquery (SQL Server: no ``WITH``, no ``ORDER
-        BY``).
+    :param sql: one query to watch instead of ``table``; it runs as a subquery (SQL Server: without ``WITH`` and
+        ``ORDER BY``).
     :param watermark: a column that grows with every change, e.g. ``updated_at`` or a serial number. SQL Server finds
         the latest number through an index, but the latest timestamp by a scan.
     :param tie_break: a unique column that orders rows with the same watermark. Without it, such rows stay together, and

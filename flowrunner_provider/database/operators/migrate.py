@@ -18,16 +18,16 @@ __all__ = ["SqlMigrateOperator"]
 
 
 class SqlMigrateOperator(FlowRunnerOperator):
-    """On success, every script up to ``target`` has run once and in order, and a history table records which, when and
-    by whom.
+    """On success, every script up to ``target`` has run once and in order, and a history table records it.
 
     A killed or retried task, or two runs at once, run each script once. On PostgreSQL, SQL Server and SQLite, a script
-    commits together with its row in the history, and a lock lets one run work at a time. MySQL and MariaDB commit
-    implicitly at every DDL statement. There, an interrupted script is recorded, and every later run fails until
-    ``on_interrupted`` says how to handle it. The same applies to a script that starts with the line ``--
-    flowrunner:no-transaction``, which must be a single statement such as ``CREATE INDEX CONCURRENTLY``. A script that
-    changed or disappeared after it ran, or that is older than the last applied version, is an error before anything
-    runs. A run keeps two connections open. For SQL Server, ``GO`` lines separate batches, which run in one transaction.
+    commits together with its row in the history (which also says when and by whom it ran), and a lock lets one run work
+    at a time. MySQL and MariaDB commit implicitly at every DDL statement. There, an interrupted script is recorded, and
+    every later run fails until ``on_interrupted`` says how to handle it. The same applies to a script whose first line
+    is ``-- flowrunner:no-transaction``; it must be a single statement such as ``CREATE INDEX CONCURRENTLY``. A script
+    that changed or disappeared after it ran, or that is older than the last applied version, is an error before
+    anything runs. A run keeps two connections open. For SQL Server, ``GO`` lines separate batches, which run in one
+    transaction.
 
     :param conn_id: a connection of type ``postgres``, ``mysql``, ``mssql`` or ``sqlite``.
     :param location: the folder of the scripts, in any store: ``V1.2__orders.sql`` runs once, ``R__views.sql`` runs

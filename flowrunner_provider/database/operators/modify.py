@@ -25,8 +25,8 @@ class SqlModifyOperator(FlowRunnerOperator):
     :param operation: ``update`` or ``delete``.
     :param table: ``table`` or ``schema.table``, taken literally.
     :param where: the rows to change: an object column -> value (a list matches any of its values, null matches NULL),
-        or column -> object of operators, e.g. ``{">=": 5, "<": 9}``. All conditions must hold. The operators are ``= !=
-        < <= > >= like not_like in not_in``. Alternatively a condition as SQL text, with its values in ``parameters``.
+        or column -> object of operators, e.g. ``{">=": 5, "<": 9}``. All conditions must hold. The operators are
+        ``= != < <= > >= like not_like in not_in``. Alternatively, an SQL condition with values in ``parameters``.
     :param set: for ``update``: column -> new value.
     :param parameters: values for the placeholders of a ``where`` text: ``%s`` and ``%(name)s`` for PostgreSQL and MySQL
         (write a literal ``%`` as ``%%`` when you pass parameters), ``?`` and ``:name`` for SQLite.
