@@ -75,6 +75,7 @@ class _Selection:
     matched: int = 0
     chosen: dict[tuple[str, str], Item] = field(default_factory=dict)
     _newest: list[tuple[float, str, str, Item]] = field(default_factory=list)
+    _kept: set[tuple[str, str]] = field(default_factory=set)
 
     def add(self, root: str, item: Item) -> None:
         self.matched += 1
@@ -83,10 +84,14 @@ class _Selection:
         if not self.options.keep_last:
             self._choose(root, item)
             return
+        if (root, item.relative) in self._kept:
+            return  # listed twice, as servers may do; it must not take the place of another file
         when = item.modified.timestamp() if item.modified else 0.0
         heapq.heappush(self._newest, (when, root, item.relative, item))
+        self._kept.add((root, item.relative))
         if len(self._newest) > self.options.keep_last:
             _, root, _, item = heapq.heappop(self._newest)
+            self._kept.remove((root, item.relative))
             self._choose(root, item)
 
     def _choose(self, root: str, item: Item) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, get_args
 
@@ -112,13 +112,17 @@ class SyncOptions:
     delete_extra: bool = False
     max_deletes: int = 1000
     backup_dir: str = ""
-    include: list[str] = field(default_factory=list)
-    exclude: list[str] = field(default_factory=list)
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
     concurrency: int = 4
     dry_run: bool = False
 
     def __post_init__(self) -> None:
         _one_of(self, "compare", ("size_mtime", "checksum", "name"))
+        for name in ("include", "exclude"):
+            globs = getattr(self, name)
+            if isinstance(globs, str) or not all(isinstance(glob, str) for glob in globs):
+                raise ConfigError(f"{name} is {globs!r}", field=name, remedy="write a list of globs, e.g. ['*.csv']")
         _number(self, "concurrency", 1, 64)
         _number(self, "max_deletes", 0, 10_000_000)
 

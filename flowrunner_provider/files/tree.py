@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from flowrunner_provider.core.errors import ConfigError, NotFound, PathEscape, Unavailable
 from flowrunner_provider.files.listing import matcher, walk
@@ -17,7 +17,7 @@ OWN_FOLDER = ".flowrunner"
 _OURS = f"{OWN_FOLDER}/"
 
 
-def chooser(include: list[str], exclude: list[str]) -> Callable[[str], bool]:
+def chooser(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
     """Return a function that selects paths: matched by one of ``include`` (if any), and by none of ``exclude``.
 
     A glob without ``/`` matches the name in any folder, otherwise the complete relative path. Files in

@@ -423,7 +423,7 @@ def test_connection_test(sshd, partner, monkeypatch, tmp_path):
             "tried: password",
         ),
         "folder": (
-            {"extra": {**right, "flowrunner": {"test_folder": "/nowhere"}}}, "/nowhere is not there",
+            {"extra": {**right, "flowrunner": {"test_folder": "/nowhere"}}}, "/nowhere does not exist",
         ),
     }  # fmt: skip
     for name, (change, words) in cases.items():
@@ -461,7 +461,8 @@ def test_list(here):
         ({"sort": "wildly"}, "sort"), ({"limit": 0}, "limit"), ({"min_age": "soon"}, "min_age"),
         ({"newer_than": "2026-01-01"}, "newer_than"), ({"newer_than": "x"}, "newer_than"),
         ({"syntax": "sql", "pattern": "x"}, "syntax"),
-        ({"pattern": "(", "syntax": "regex"}, "pattern"),
+        ({"pattern": "(", "syntax": "regex"}, "pattern"), ({"limit": "5"}, "limit"), ({"limit": True}, "limit"),
+        ({"min_size": "1"}, "min_size"), ({"min_size": -1}, "min_size"),
     ],
 )  # fmt: skip
 def test_list_refuses(here, options, field):

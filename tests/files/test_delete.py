@@ -224,6 +224,25 @@ def test_an_unreachable_host_and_a_wrong_type(here, action, monkeypatch):
             here.run(action(task_id="t", path="sftp://partner@/x"))
 
 
+def listed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server may do while somebody else creates and deletes files in the folder."""
+    once = LocalStore.list
+
+    async def twice(self, path, recursive=False):
+        entries = [entry async for entry in once(self, path, recursive)]
+        for entry in entries + entries:
+            yield entry
+
+    monkeypatch.setattr(LocalStore, "list", twice)
+
+
+def test_a_file_that_is_listed_twice_takes_one_place_of_keep_last(here, monkeypatch):
+    here.put("a", "b", "c")
+    listed_twice(monkeypatch)
+    delete(here, "*", keep_last=2)
+    assert here.disk.names() == ["b", "c"]
+
+
 class TestMkdir:
     def make(self, there: Stage, path: str, *, fresh: bool = True, **options: Any) -> Any:
         return there.run(MakeDirectoryOperator(task_id="mkdir", path=there.uri(path), **options), fresh=fresh)

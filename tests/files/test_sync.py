@@ -214,6 +214,8 @@ def test_links_are_not_followed(local):
         ({"backup_dir": "sftp://partner@/x"}, "backup_dir"),
         ({"source": "x"}, "source"),
         ({"dest": "sftp://nobody@/x"}, "conn_id"),
+        ({"include": "*.csv"}, "include"),
+        ({"exclude": "*.tmp"}, "exclude"),
     ],
 )
 def test_bad_input(local, options, field):

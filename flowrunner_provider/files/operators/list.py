@@ -87,8 +87,9 @@ class FileListOperator(FlowRunnerOperator):
         )
         if self.sort not in _ORDER:
             raise ConfigError(f"sort is {self.sort!r}", field="sort", remedy=f"write one of {', '.join(_ORDER)}")
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"limit is {self.limit}", field="limit", remedy="write a positive number")
+        for field, value, least in (("limit", self.limit, 1), ("min_size", self.min_size, 0)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ConfigError(f"{field} is {value!r}", field=field, remedy=f"write a whole number from {least}")
         async with AsyncExitStack() as stack:
             store = (await opened(run, stack, path=[location]))[location.root]
             return await self._list(store, location, folder, accept, recursive)

@@ -105,7 +105,7 @@ class _Settings:
         self.options: SyncOptions = SyncOptions(
             compare=task.compare, delete_extra=task.delete_extra, max_deletes=task.max_deletes,
             backup_dir="" if backup is None else backup.path.rstrip("/") or "/",
-            include=list(task.include or []), exclude=list(task.exclude or []), concurrency=task.concurrency,
+            include=task.include or [], exclude=task.exclude or [], concurrency=task.concurrency,
             dry_run=dry_run,
         )  # fmt: skip
         self.work = fingerprint(

@@ -97,8 +97,8 @@ class FileSyncOperator(FlowRunnerOperator):
             delete_extra=self.delete_extra,
             max_deletes=self.max_deletes,
             backup_dir="" if backup is None else backup.path.rstrip("/") or "/",
-            include=list(self.include or []),
-            exclude=list(self.exclude or []),
+            include=self.include or [],
+            exclude=self.exclude or [],
             concurrency=self.concurrency,
             dry_run=self.only_plan,
         )
