@@ -1,7 +1,7 @@
-"""What is sent: small bodies in memory, and files that are streamed from any store.
+"""Request bodies: small ones in memory, and files streamed from any store.
 
-A streamed body has a known length, can be sent again, and looks at its files once more before it gives its last
-block away: when one has changed meanwhile, the far side never gets a whole request.
+A streamed body has a known length and can be sent again. It checks its files once more before its last block; if one
+has changed, the far side never receives a complete request.
 """
 
 from __future__ import annotations
@@ -31,37 +31,47 @@ from flowrunner_provider.files.store import Entry, Store, identity
 from flowrunner_provider.transport.http import HttpTransport, Response
 from flowrunner_provider.transport.http_body import repeated
 
-__all__ = ["FormFile", "Pinned", "StreamedBody", "encode_body", "exchange", "longest", "multipart", "pin", "raw"]
+__all__ = [
+    "FormFile",
+    "Pinned",
+    "StreamedBody",
+    "encode_body",
+    "exchange",
+    "multipart",
+    "pin",
+    "raw",
+    "streaming_seconds",
+]
 
 _BINARY = "application/octet-stream"
 
 
 def encode_body(json_value: Any, data: Any) -> tuple[bytes | None, str]:
-    """The body and its media type: JSON, a form (mapping), or text.
+    """Return the body and its media type: JSON, a form (mapping), or text.
 
-    :raises ConfigError: when both are given, or one cannot be encoded.
+    :raises ConfigError: if both are given, or the value cannot be encoded.
     """
     if json_value is not None and data is not None:
-        raise ConfigError("both `json` and `data` are given", field="data", remedy="give exactly one of them")
+        raise ConfigError("both `json` and `data` are given", field="data", remedy="use only one of them")
     if json_value is not None:
         try:
             return json.dumps(json_value, allow_nan=False).encode(), "application/json"
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"`json` is not JSON: {error}", field="json", remedy="give plain JSON values") from error
+            raise ConfigError(f"`json` is not JSON: {error}", field="json", remedy="use plain JSON values") from error
     if data is None:
         return None, ""
     if isinstance(data, Mapping):
         return urlencode(dict(data), doseq=True).encode(), "application/x-www-form-urlencoded"
     if isinstance(data, str):
         return data.encode(), "text/plain; charset=utf-8"
-    raise ConfigError("`data` must be text or a mapping", field="data", remedy="give a form, or text")
+    raise ConfigError("`data` must be a string or a mapping", field="data", remedy="pass a form or a string")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pinned:
-    """A file as it was when it was chosen: any change is noticed.
+    """A file in the version that was chosen; any change is detected.
 
-    :param shown: its address, for messages.
+    :param shown: its path, for messages.
     """
 
     store: Store
@@ -72,15 +82,15 @@ class Pinned:
 
     @property
     def name(self) -> str:
-        """Its last component."""
+        """Last component of the path."""
         return self.path.rpartition("/")[2]
 
     def identity(self) -> list[Json]:
-        """What tells it from another file, or from another version."""
+        """Return what distinguishes this file, and this version of it."""
         return [self.shown, self.size, str(self.entry.modified)]
 
     async def check(self) -> None:
-        """Raise :class:`IntegrityError` if it is not the same any more."""
+        """Raise :class:`IntegrityError` if the file has changed."""
         try:
             now = identity(await self.store.stat(self.path))
         except NotFound:
@@ -89,22 +99,22 @@ class Pinned:
             raise self.changed()
 
     def changed(self) -> IntegrityError:
-        """The error that says so."""
+        """Return the error for a changed file."""
         return IntegrityError(
-            f"{self.shown} changed while it was sent; the request was broken off before its end",
-            remedy="send it when it is finished: wait for a done marker, or for a minimum age",
+            f"{self.shown} changed while it was sent; the request was aborted",
+            remedy="send the file once it is finished: wait for a done marker, or for a minimum age",
         )
 
 
 async def pin(store: Store, path: str, shown: str, *, field: str) -> Pinned:
-    """The file at ``path``, as it is now.
+    """Return the file at ``path`` in its current version.
 
-    :raises ConfigError: naming ``field``, for what is no file.
+    :raises ConfigError: naming ``field``, if it is not a regular file.
     """
     entry = await store.stat(path)
     if entry.is_dir or entry.is_link or entry.size is None:
         what = "a folder" if entry.is_dir else "a symbolic link" if entry.is_link else "of unknown size"
-        raise ConfigError(f"{shown} is {what}", field=field, remedy="name a regular file")
+        raise ConfigError(f"{shown} is {what}", field=field, remedy="use a regular file")
     return Pinned(store=store, path=path, shown=shown, entry=entry, size=entry.size)
 
 
@@ -112,7 +122,7 @@ async def pin(store: Store, path: str, shown: str, *, field: str) -> Pinned:
 class FormFile:
     """A file of a form.
 
-    :param field: the name of the form's field.
+    :param field: name of the form field.
     """
 
     field: str
@@ -122,37 +132,37 @@ class FormFile:
 
 
 class StreamedBody:
-    """Bytes and files, one after another; each call is a new pass over them.
+    """Bytes and files in sequence; each call starts a new pass over them.
 
-    :param kind: its media type.
-    :param boundary: bytes that no file may hold.
+    :param kind: media type.
+    :param boundary: bytes that no file may contain.
     """
 
     def __init__(self, segments: Sequence[bytes | Pinned], kind: str, boundary: bytes = b"") -> None:
         self._segments, self._boundary, self.kind = segments, boundary, kind
         self.files = [segment for segment in segments if isinstance(segment, Pinned)]
         self.length = sum(len(item) if isinstance(item, bytes) else item.size for item in segments)
-        self.whole = False
-        """Whether the last block of the current pass was given away: from then on the far side may act."""
+        self.complete = False
+        """Whether the last block of the current pass was sent: from then on, the far side may act."""
         self.failure: FlowRunnerError | None = None
         self._guard: Callable[[], None] = lambda: None
 
     def guarded(self, run: Run) -> Self:
-        """The same body, of which nothing more goes out once another attempt has taken over; see ``Effects.renew``."""
+        """Return this body, which sends nothing more once another attempt has taken over; see ``Effects.renew``."""
         self._guard = run.effects.renew
         return self
 
     def identity(self) -> list[Json]:
-        """What tells it from another body."""
+        """Return what distinguishes this body from another one."""
         return [item.hex() if isinstance(item, bytes) else item.identity() for item in self._segments]
 
     def headers(self, given: Mapping[str, str]) -> dict[str, str]:
-        """``given`` with length and type."""
+        """Return ``given`` with length and type added."""
         kind = {} if any(name.lower() == "content-type" for name in given) else {"Content-Type": self.kind}
         return {**given, **kind, "Content-Length": str(self.length)}
 
     async def __call__(self) -> AsyncIterator[bytes]:
-        self.whole, self.failure = False, None
+        self.complete, self.failure = False, None
         held = b""
         try:
             async for block in self._blocks():
@@ -167,7 +177,7 @@ class StreamedBody:
         except FlowRunnerError as error:
             self.failure = error
             raise
-        self.whole = True
+        self.complete = True
         yield held
 
     async def _blocks(self) -> AsyncIterator[bytes]:
@@ -188,7 +198,7 @@ class StreamedBody:
                 if self._boundary:
                     if self._boundary in tail + chunk[: len(self._boundary)] or self._boundary in chunk:
                         raise SecurityError(
-                            f"{file.shown} holds the boundary of the form", remedy="send it with another task id"
+                            f"{file.shown} contains the boundary of the form", remedy="use another task id"
                         )
                     tail = (tail + chunk)[-len(self._boundary) :]
                 left -= len(chunk)
@@ -197,27 +207,27 @@ class StreamedBody:
             raise file.changed()
 
     def explained(self, error: FlowRunnerError) -> FlowRunnerError:
-        """What ``error`` of the exchange really says: nothing happened as long as the body was not whole."""
+        """Return the error to raise for ``error``: nothing happened if the body was not complete."""
         if self.failure is not None:
             return self.failure
-        if isinstance(error, OutcomeUnknown) and not self.whole and error.__cause__ is None:
+        if isinstance(error, OutcomeUnknown) and not self.complete and error.__cause__ is None:
             return ConnectionLost(
-                f"{error.message.removesuffix('; it may have been carried out')}; the body was not whole yet",
-                remedy="nothing happened: it is sent again",
+                f"{error.message.removesuffix('; it may have been carried out')}; the body was not complete yet",
+                remedy="nothing to do: the retry sends it again",
             )
         return error
 
 
 def raw(file: Pinned) -> StreamedBody:
-    """The bytes of a file as they are."""
+    """Return a body with the bytes of a file."""
     return StreamedBody([file], mimetypes.guess_type(file.name)[0] or _BINARY)
 
 
 def multipart(fields: Mapping[str, Any], files: Sequence[FormFile], boundary: str) -> StreamedBody:
-    """A form with files (RFC 7578).
+    """Return a multipart form with files (RFC 7578).
 
-    :param fields: texts, numbers, booleans; a list repeats its name, None is left out.
-    :param boundary: the same in every attempt, so that the request is.
+    :param fields: strings, numbers, booleans; a list repeats the field, None is dropped.
+    :param boundary: the same in every attempt, so that the request is identical.
     :raises ConfigError: for a value or a type that cannot be sent.
     """
     segments: list[bytes | Pinned] = []
@@ -229,12 +239,14 @@ def multipart(fields: Mapping[str, Any], files: Sequence[FormFile], boundary: st
     for part in files:
         kind = part.content_type or mimetypes.guess_type(part.file.name)[0] or _BINARY
         if not kind.isprintable() or not kind.isascii():
-            raise ConfigError(f"the type of {part.file.shown} is none", field="files", remedy="write text/csv, say")
+            raise ConfigError(
+                f"the content type of {part.file.shown} is invalid", field="files", remedy="use e.g. text/csv"
+            )
         filename = _quoted(part.filename or part.file.name)
         head = f"{_head(boundary, part.field, filename)}Content-Type: {kind}\r\n\r\n"
         segments += [head.encode(), part.file, b"\r\n"]
     if any(boundary.encode() in item[len(boundary) + 4 :] for item in segments if isinstance(item, bytes)):
-        raise ConfigError("a field holds the boundary of the form", field="data", remedy="use another task id")
+        raise ConfigError("a field contains the boundary of the form", field="data", remedy="use another task id")
     segments.append(f"--{boundary}--\r\n".encode())
     return StreamedBody(segments, f"multipart/form-data; boundary={boundary}", f"--{boundary}".encode())
 
@@ -245,7 +257,7 @@ def _head(boundary: str, name: str, filename: str | None = None) -> str:
 
 
 def _quoted(name: str) -> str:
-    """As browsers do it: the WHATWG's "multipart/form-data encoding algorithm"."""
+    """Quote as browsers do: the WHATWG's "multipart/form-data encoding algorithm"."""
     return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
 
 
@@ -255,14 +267,16 @@ def _field_text(name: str, value: Any) -> str:
     if isinstance(value, str | int | float):
         return str(value)
     raise ConfigError(
-        f"the form's field {name!r} is {type(value).__name__}", field="data", remedy="make it text, or a list of texts"
+        f"the form's field {name!r} is {type(value).__name__}",
+        field="data",
+        remedy="use a string, or a list of strings",
     )
 
 
-def longest(http: HttpTransport, run: Run) -> float:
-    """Seconds for which a streamed body is announced: twice the longest silence of an exchange that goes on.
+def streaming_seconds(http: HttpTransport, run: Run) -> float:
+    """Return for how many seconds to announce a streamed body: twice the longest pause of a live exchange.
 
-    While blocks go out the announcement is renewed; from the last one on the answer has ``read_timeout``.
+    The announcement is renewed while blocks are sent; after the last block, the answer has ``read_timeout``.
     """
     settings = http.settings
     return run.deadline.limit(2 * (run.patience + settings.connect_timeout + settings.read_timeout))
@@ -281,10 +295,10 @@ async def exchange(
     expected: Collection[int] | None,
     max_bytes: int,
 ) -> Response:
-    """Send a streamed body and return the whole answer; what is known not to have happened is repeated in place.
+    """Send a streamed body and return the complete answer; retry in place if the request was not carried out.
 
-    :param repeatable: doing it twice is like doing it once.
-    :raises OutcomeUnknown: when it must not be repeated and may have been carried out.
+    :param repeatable: whether repeating the request has no further effect.
+    :raises OutcomeUnknown: if it must not be repeated and may have been carried out.
     """
 
     async def once() -> Response:

@@ -25,7 +25,7 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.secrets import is_sensitive_key, redact_url
 from flowrunner_provider.core.spec import option
 from flowrunner_provider.files.guard import Guard
-from flowrunner_provider.http.bodies import StreamedBody, encode_body, exchange, longest
+from flowrunner_provider.http.bodies import StreamedBody, encode_body, exchange, streaming_seconds
 from flowrunner_provider.http.choices import STRUCTURED, Format
 from flowrunner_provider.http.formats import detect, parse
 from flowrunner_provider.http.results import MAX_RESULT, HttpResult
@@ -180,7 +180,7 @@ def _announced_seconds(http: HttpTransport, spec: RequestSpec, run: Run, tries: 
     if spec.save_to is not None:
         return run.deadline.remaining()
     if isinstance(spec.body, StreamedBody):
-        return longest(http, run)
+        return streaming_seconds(http, run)
     return run.deadline.limit(run.patience + tries * http.settings.timeout)
 
 

@@ -1,7 +1,7 @@
-"""GraphQL over HTTP: what a document does, what its answer means, and its pages. Pure.
+"""GraphQL over HTTP: parses documents, sends requests and evaluates answers. Pure.
 
-Answers are judged by the GraphQL specification (October 2021, section 7): ``errors`` in them is never a success,
-whatever the HTTP status is.
+Answers are evaluated by the GraphQL specification (October 2021, section 7): ``errors`` are never a success, whatever
+the HTTP status is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flowrunner_provider.core.retry import parse_retry_after
 from flowrunner_provider.core.secrets import Redactor, redact_url
 from flowrunner_provider.transport.http import HttpTransport, Response
 
-__all__ = ["GraphQLRequest", "Operation", "judge", "operation_of", "send"]
+__all__ = ["GraphQLRequest", "Operation", "evaluate", "operation_of", "send"]
 
 Kind = Literal["query", "mutation"]
 
@@ -33,7 +33,7 @@ _TOKEN = re.compile(
     r'|"(?P<string>(?:[^"\\\r\n]|\\.)*+)"|(?P<name>[A-Za-z_]\w*)|(?P<mark>\.\.\.|[!$&()\[\]{}:=@|]|-?\d[\w.+-]*)',
     re.ASCII,
 )
-_CLOSES = {"{": "}", "(": ")", "[": "]"}
+_CLOSING_BRACKETS = {"{": "}", "(": ")", "[": "]"}
 _MAX_DOCUMENT = 1_000_000
 _THROTTLED = frozenset({"THROTTLED", "RATE_LIMITED", "RATE_LIMIT_EXCEEDED", "TOO_MANY_REQUESTS"})
 _DENIED = frozenset({"UNAUTHENTICATED", "FORBIDDEN", "UNAUTHORIZED"})
@@ -41,17 +41,16 @@ _DENIED = frozenset({"UNAUTHENTICATED", "FORBIDDEN", "UNAUTHORIZED"})
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One operation of a document; the name of a lone one may be empty."""
+    """One operation of a document; the name may be empty if it is the only one."""
 
     kind: str
     name: str = ""
 
 
 def operation_of(document: str, operation_name: str | None = None) -> Operation:
-    """The operation that would be carried out: a query, or a mutation.
+    """Return the operation to carry out: a query or a mutation.
 
-    :raises ConfigError: for a document that cannot be read, a subscription, and an operation that is not there or
-        not the only one.
+    :raises ConfigError: for a malformed document, a subscription, or an operation that is missing or ambiguous.
     """
     found = list(_operations(document))
     if operation_name:
@@ -61,25 +60,23 @@ def operation_of(document: str, operation_name: str | None = None) -> Operation:
             raise ConfigError(
                 f"the document has {len(chosen)} operations {operation_name!r}",
                 field="operation_name",
-                remedy=f"it has these operations: {names}",
+                remedy=f"use one of: {names}",
             )
     elif len(found) != 1:
         raise ConfigError(
             f"the document has {len(found)} operations",
             field="operation_name" if found else "query",
-            remedy="say which one is meant" if found else "write a query or a mutation",
+            remedy="set `operation_name`" if found else "write a query or a mutation",
         )
     else:
         chosen = found
     if chosen[0].kind == "subscription":
-        raise ConfigError(
-            "a subscription never ends, and a task does", field="query", remedy="ask with a query, and http.wait"
-        )
+        raise ConfigError("subscriptions are not supported", field="query", remedy="use a query, and http.wait to poll")
     return chosen[0]
 
 
 def _operations(document: str) -> Iterator[Operation]:
-    """The operations at the top level; bodies are only checked for their brackets."""
+    """Yield the operations at the top level; bodies are only checked for balanced brackets."""
     words = _tokens(document)
     for word in words:
         if word == "{":
@@ -92,22 +89,22 @@ def _operations(document: str) -> Iterator[Operation]:
         elif word == "fragment":
             _skip_to_body(words, next(words, ""))
         else:
-            raise _unreadable(f"it has {word[:40]!r} where an operation should begin")
+            raise _malformed(f"unexpected {word[:40]!r} where an operation should start")
 
 
 def _skip_to_body(words: Iterator[str], word: str) -> None:
-    """Go on to the end of the definition's body, the first braces outside of all other brackets."""
+    """Skip to the end of the definition's body, the first braces outside all other brackets."""
     waiting: list[str] = []
     while word:
-        if word in _CLOSES:
-            waiting.append(_CLOSES[word])
-        elif word in _CLOSES.values():
+        if word in _CLOSING_BRACKETS:
+            waiting.append(_CLOSING_BRACKETS[word])
+        elif word in _CLOSING_BRACKETS.values():
             if not waiting or waiting.pop() != word:
-                raise _unreadable(f"its {word!r} closes nothing")
+                raise _malformed(f"unbalanced {word!r}")
             if not waiting and word == "}":
                 return
         word = next(words, "")
-    raise _unreadable("it ends in the middle of a definition")
+    raise _malformed("it ends in the middle of a definition")
 
 
 def _tokens(document: str) -> Iterator[str]:
@@ -116,7 +113,7 @@ def _tokens(document: str) -> Iterator[str]:
         match = _TOKEN.match(document, position)
         if match is None:
             line = document.count("\n", 0, position) + 1
-            raise _unreadable(f"{document[position]!r} in line {line} is not GraphQL")
+            raise _malformed(f"{document[position]!r} in line {line} is not GraphQL")
         position = match.end()
         if match.lastgroup in ("name", "mark"):
             yield match[0]
@@ -124,13 +121,13 @@ def _tokens(document: str) -> Iterator[str]:
             yield '"'
 
 
-def _unreadable(why: str) -> ConfigError:
-    return ConfigError(f"the GraphQL document cannot be read: {why}", field="query", remedy="correct it")
+def _malformed(reason: str) -> ConfigError:
+    return ConfigError(f"the GraphQL document is malformed: {reason}", field="query", remedy="correct the document")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraphQLRequest:
-    """What is sent; ``operation`` is read from the document."""
+    """The request to send; ``operation`` is read from the document."""
 
     endpoint: str
     query: str
@@ -141,16 +138,18 @@ class GraphQLRequest:
 
     @classmethod
     def read(cls, *, query: str, operation_name: str | None = None, **more: Any) -> GraphQLRequest:
-        """Check the document.
+        """Parse the document and return the request.
 
         :raises ConfigError: naming the parameter.
         """
         if not isinstance(query, str) or len(query) > _MAX_DOCUMENT:
-            raise ConfigError("query must be a GraphQL document", field="query", remedy="give text, or a .graphql file")
+            raise ConfigError(
+                "query must be a GraphQL document", field="query", remedy="pass a string, or a .graphql file"
+            )
         return cls(query=query, operation=operation_of(query, operation_name or None), **more)
 
     def body(self, variables: Mapping[str, Any] | None = None) -> bytes:
-        """The JSON to send, with further variables.
+        """Return the JSON body, with additional variables.
 
         :raises ConfigError: for variables that are not JSON.
         """
@@ -160,7 +159,9 @@ class GraphQLRequest:
         try:
             return json.dumps(value, allow_nan=False).encode()
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"variables are not JSON: {error}", field="variables", remedy="give JSON") from error
+            raise ConfigError(
+                f"variables are not JSON: {error}", field="variables", remedy="use plain JSON values"
+            ) from error
 
 
 async def send(
@@ -173,7 +174,7 @@ async def send(
     headers: Mapping[str, str] | None = None,
     variables: Mapping[str, Any] | None = None,
 ) -> Response:
-    """Exchange the request for its answer, which :func:`judge` has yet to judge."""
+    """Send the request and return its answer, to be evaluated by :func:`evaluate`."""
     return await http.request(
         "POST",
         request.endpoint,
@@ -191,10 +192,10 @@ async def send(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
-    """An answer: its data, its errors, and the error that they amount to, if any.
+class Evaluation:
+    """An answer's data, its errors, and the exception they amount to, if any.
 
-    :param acted: something was, or may have been, carried out.
+    :param acted: has_data was, or may have been, carried out.
     """
 
     data: Any
@@ -203,33 +204,35 @@ class Judged:
     acted: bool
 
 
-def judge(answer: Response, http: HttpTransport, *, partial: bool = False) -> Judged:
-    """What an answer says.
+def evaluate(answer: Response, http: HttpTransport, *, partial: bool = False) -> Evaluation:
+    """Evaluate an answer.
 
-    Nothing was carried out when there is no data at all (the request was refused before it began), or when every
-    field of the first level failed by itself. A failure further down comes after the act.
+    Nothing was carried out if there is no data at all (the request was refused before execution), or if every top-level
+    field failed by itself. A failure further down comes after the act.
 
-    :param partial: errors beside data are no problem.
-    :raises IntegrityError: when it is no GraphQL answer.
+    :param partial: errors beside data are acceptable.
+    :raises IntegrityError: if it is not a GraphQL answer.
     """
     body = answer.json()
     if not isinstance(body, dict) or not ("data" in body or "errors" in body):
         raise IntegrityError(
-            f"{redact_url(answer.url)} does not answer in GraphQL", remedy="check the endpoint, often /graphql"
+            f"the answer of {redact_url(answer.url)} is not GraphQL", remedy="check the endpoint, often /graphql"
         )
     hide = Redactor((*http.settings.secrets, *http.settings.credentials.secrets()))
     data = body.get("data")
-    errors = [_plain(error, hide) for error in body.get("errors") or []]
-    something = any(value is not None for value in data.values()) if isinstance(data, dict) else data is not None
-    deep = "data" in body and any(len(error["path"]) > 1 for error in errors)
-    problem = _problem(errors, answer, http) if errors and not (partial and something) else None
+    errors = [_summary(error, hide) for error in body.get("errors") or []]
+    has_data = any(value is not None for value in data.values()) if isinstance(data, dict) else data is not None
+    nested_error = "data" in body and any(len(error["path"]) > 1 for error in errors)
+    problem = _problem(errors, answer, http) if errors and not (partial and has_data) else None
     if not errors and data is None:
-        problem = Rejected(f"{redact_url(answer.url)} answered without data and without errors", remedy="ask its owner")
-    return Judged(data=data, errors=errors, problem=problem, acted=something or deep or not errors)
+        problem = Rejected(
+            f"{redact_url(answer.url)} answered without data and without errors", remedy="contact its owner"
+        )
+    return Evaluation(data=data, errors=errors, problem=problem, acted=has_data or nested_error or not errors)
 
 
-def _plain(error: Any, hide: Redactor) -> dict[str, Any]:
-    """An error of the answer as message, path and code, redacted and short."""
+def _summary(error: Any, hide: Redactor) -> dict[str, Any]:
+    """Return an error of the answer as message, path and code, redacted and shortened."""
     if not isinstance(error, dict):
         return {"message": hide.redact(str(error))[:300], "path": [], "code": ""}
     extensions = error.get("extensions")
@@ -251,7 +254,7 @@ def _problem(errors: list[dict[str, Any]], answer: Response, http: HttpTransport
     codes = {error["code"].upper() for error in errors}
     if codes & _THROTTLED:
         wait = parse_retry_after(answer.headers.get("Retry-After"), http.run.clock.now())
-        return Throttled(text, retry_after=wait, remedy="ask less often: set `rate_limit` on the connection")
+        return Throttled(text, retry_after=wait, remedy="set `rate_limit` on the connection")
     if codes & _DENIED:
-        return AccessDenied(text, remedy="check the connection's credentials, and what they are allowed to do")
+        return AccessDenied(text, remedy="check the connection's credentials and permissions")
     return Rejected(text, status=answer.status, code=errors[0]["code"], remedy="correct the document or its variables")

@@ -1,4 +1,4 @@
-"""One GraphQL operation: a query that repeats freely, or a mutation that is carried out once over all attempts."""
+"""One GraphQL operation: a query that may be repeated, or a mutation that is carried out once over all attempts."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.spec import from_mapping, option
 from flowrunner_provider.http.client import compile_path
-from flowrunner_provider.http.graphql import GraphQLRequest, judge, send
+from flowrunner_provider.http.graphql import GraphQLRequest, evaluate, send
 from flowrunner_provider.http.results import GraphQLResult
 from flowrunner_provider.transport.http import HttpTransport
 
-__all__ = ["Mutation", "Terms", "ask"]
+__all__ = ["Mutation", "OperationOptions", "run_query"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
-    """How the operation is carried out, and what is wanted of its answer; see the operator for the meaning."""
+class OperationOptions:
+    """How to carry out the operation, and what to return; the operator documents the fields."""
 
     max_bytes: int
     select: str | None = None
@@ -41,15 +41,17 @@ class Terms:
     on_unknown: OnUnknown = "stop"
 
     def selected(self, data: Any) -> Any:
-        """What is wanted of the data.
+        """Return the value of ``select``.
 
-        :raises IntegrityError: when ``select`` finds nothing in it.
+        :raises IntegrityError: if it matches nothing.
         """
         if self.select is None:
             return data
         found = compile_path(self.select, "select")(data)
         if found is None:
-            raise IntegrityError("`select` finds nothing in the data", remedy=f"compare {self.select!r} with it")
+            raise IntegrityError(
+                "`select` matches nothing in the data", remedy=f"compare {self.select!r} with the data"
+            )
         return found
 
 
@@ -57,20 +59,20 @@ class Terms:
 class LookUp:
     """How to find out whether a lost mutation was carried out; ``{key}`` in a variable is the idempotency key."""
 
-    query: str = option(label="Query", help="give the query that looks for it")
-    exists_when: str = option(label="Exists when", help="give the JMESPath on the data that is true when it is there")
+    query: str = option(label="Query", help="set the query that finds the mutation's effect")
+    exists_when: str = option(label="Exists when", help="set the JMESPath on the data that is true if it exists")
     variables: dict[str, Any] = field(default_factory=dict)
 
 
-async def ask(http: HttpTransport, request: GraphQLRequest, terms: Terms, run: Run) -> GraphQLResult:
-    """A query, repeated in place while that is quick and promising."""
+async def run_query(http: HttpTransport, request: GraphQLRequest, options: OperationOptions, run: Run) -> GraphQLResult:
+    """Run a query, with retries in place."""
 
     async def once() -> GraphQLResult:
-        answer = await send(http, request, repeatable=True, max_bytes=terms.max_bytes, retry=False)
-        judged = judge(answer, http, partial=request.partial)
-        if judged.problem is not None:
-            raise judged.problem
-        return GraphQLResult(data=terms.selected(judged.data), errors=judged.errors)
+        answer = await send(http, request, repeatable=True, max_bytes=options.max_bytes, retry=False)
+        evaluation = evaluate(answer, http, partial=request.partial)
+        if evaluation.problem is not None:
+            raise evaluation.problem
+        return GraphQLResult(data=options.selected(evaluation.data), errors=evaluation.errors)
 
     failpoint("http.graphql.before_query")
     result = await run.retry.acall(once, run.deadline)
@@ -79,21 +81,23 @@ async def ask(http: HttpTransport, request: GraphQLRequest, terms: Terms, run: R
 
 
 class Mutation:
-    """A mutation, once over all attempts."""
+    """A mutation that is carried out once over all attempts."""
 
-    def __init__(self, request: GraphQLRequest, terms: Terms) -> None:
-        self.request, self.terms = request, terms
-        self.repeatable = bool(terms.key or terms.key_variable) and terms.honours_key
+    def __init__(self, request: GraphQLRequest, options: OperationOptions) -> None:
+        self.request, self.options = request, options
+        self.repeatable = bool(options.key or options.key_variable) and options.honours_key
         self.look_up: LookUp | None = None
-        if terms.reconcile:
-            look_up = self.look_up = from_mapping(LookUp, terms.reconcile, where="reconcile")
-            self._look = GraphQLRequest.read(query=look_up.query, endpoint=request.endpoint)
-            self._found = compile_path(look_up.exists_when, "reconcile")
-            if self._look.operation.kind != "query":
-                raise ConfigError("reconcile must be a query", field="reconcile", remedy="it is there to look only")
+        if options.reconcile:
+            look_up = self.look_up = from_mapping(LookUp, options.reconcile, where="reconcile")
+            self._look_up_request = GraphQLRequest.read(query=look_up.query, endpoint=request.endpoint)
+            self._exists = compile_path(look_up.exists_when, "reconcile")
+            if self._look_up_request.operation.kind != "query":
+                raise ConfigError(
+                    "reconcile must be a query", field="reconcile", remedy="replace the mutation with a query"
+                )
 
     async def perform(self, http: HttpTransport, run: Run) -> GraphQLResult:
-        """Carry the mutation out, or return what an earlier attempt was answered."""
+        """Carry out the mutation, or return the answer that an earlier attempt received."""
         request = self.request
         tries = run.retry.attempts if self.repeatable else 2
         effect = Effect(
@@ -101,16 +105,16 @@ class Mutation:
             fingerprint=fingerprint(request.endpoint, request.query, request.operation.name, dict(request.variables)),
             seconds=run.deadline.limit(run.patience + tries * http.settings.timeout),
             repeatable=self.repeatable,
-            on_unknown=self.terms.on_unknown,
+            on_unknown=self.options.on_unknown,
         )
 
         async def act(intent: Intent) -> Any:
             return await self._act(http, intent)
 
-        async def look(intent: Intent) -> Reconciled:
-            return await self._looked(http, intent)
+        async def reconcile(intent: Intent) -> Reconciled:
+            return await self._reconcile(http, intent)
 
-        answer = await run.effects.perform(effect, act, look)
+        answer = await run.effects.perform(effect, act, reconcile)
         if answer is None:
             return GraphQLResult(reconciled=True)
         if "problem" in answer:
@@ -118,54 +122,56 @@ class Mutation:
         return GraphQLResult(**answer)
 
     async def _act(self, http: HttpTransport, intent: Intent) -> Any:
-        """Send it; an error that says that nothing happened is raised, any other outcome is returned and kept."""
-        request, terms = self.request, self.terms
-        key = terms.key
+        """Send it; raise errors that mean that nothing happened, return and store any other outcome."""
+        request, options = self.request, self.options
+        key = options.key
         headers = {"Idempotency-Key": intent.key if key is True else str(key)} if key else {}
-        variables = {terms.key_variable: intent.key} if terms.key_variable else {}
+        variables = {options.key_variable: intent.key} if options.key_variable else {}
         failpoint("http.graphql.before_mutation")
         try:
             answer = await send(
                 http,
                 request,
                 repeatable=self.repeatable,
-                max_bytes=terms.max_bytes,
+                max_bytes=options.max_bytes,
                 headers=headers,
                 variables=variables,
             )
         except OutcomeUnknown as error:
             error.effect_key = intent.key
-            error.reconcilable = self.repeatable or self.look_up is not None or terms.on_unknown != "stop"
+            error.reconcilable = self.repeatable or self.look_up is not None or options.on_unknown != "stop"
             raise
         failpoint("http.graphql.after_mutation")
         try:
-            judged = judge(answer, http, partial=request.partial)
-            if judged.problem is None:
-                return {"data": terms.selected(judged.data), "errors": judged.errors}
+            evaluation = evaluate(answer, http, partial=request.partial)
+            if evaluation.problem is None:
+                return {"data": options.selected(evaluation.data), "errors": evaluation.errors}
         except FlowRunnerError as error:
             return {"problem": error.to_event()}
-        if not judged.acted:
-            raise judged.problem
+        if not evaluation.acted:
+            raise evaluation.problem
         partly = Rejected(
-            judged.problem.message,
+            evaluation.problem.message,
             status=answer.status,
-            remedy="look at the far side: it was carried out, at least in part, and is not sent again",
+            remedy="check the far side: the mutation was carried out, at least in part, and is not sent again",
         )
         return {"problem": partly.to_event()}
 
-    async def _looked(self, http: HttpTransport, intent: Intent) -> Reconciled:
-        """Ask the far side; whatever goes wrong with asking is unknown, never "not there"."""
+    async def _reconcile(self, http: HttpTransport, intent: Intent) -> Reconciled:
+        """Query the far side; a failed query is unknown, never "not done"."""
         if self.look_up is None:
             return Unknown()
         variables = _with_key(self.look_up.variables, intent.key)
         try:
-            answer = await send(http, self._look, repeatable=True, max_bytes=self.terms.max_bytes, variables=variables)
-            judged = judge(answer, http)
-            if judged.problem is not None:
-                raise judged.problem
-            if not self._found(judged.data):
+            answer = await send(
+                http, self._look_up_request, repeatable=True, max_bytes=self.options.max_bytes, variables=variables
+            )
+            evaluation = evaluate(answer, http)
+            if evaluation.problem is not None:
+                raise evaluation.problem
+            if not self._exists(evaluation.data):
                 return NotDone()
-            return Done({"data": self.terms.selected(judged.data), "reconciled": True})
+            return Done({"data": self.options.selected(evaluation.data), "reconciled": True})
         except FlowRunnerError as error:
             temporary = isinstance(error, TransientError)
             return Unknown(f"the look-up failed: {error.message}", temporary=temporary)

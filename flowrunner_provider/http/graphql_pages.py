@@ -1,4 +1,4 @@
-"""The pages of a GraphQL connection, by the Relay cursor specification: ``first``, ``after``, ``pageInfo``."""
+"""Pages of a GraphQL connection by the Relay cursor specification: ``first``, ``after``, ``pageInfo``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from flowrunner_provider.core.errors import ConfigError, IntegrityError
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.http.client import compile_path
-from flowrunner_provider.http.graphql import GraphQLRequest, judge, send
+from flowrunner_provider.http.graphql import GraphQLRequest, evaluate, send
 from flowrunner_provider.http.paging import PagePlan, Pager, Position
 from flowrunner_provider.transport.http import MAX_BYTES, HttpTransport, Response
 
@@ -18,10 +18,10 @@ __all__ = ["Connection", "GraphQLPager", "collect_pages"]
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """Where a connection is in the data, and how its pages are asked for.
+    """Location of a connection in the data, and how to request its pages.
 
-    :param nodes_path: JMESPath of the list of nodes, from ``data`` on.
-    :param page_info_path: JMESPath of its ``pageInfo``; None: there is one page.
+    :param nodes_path: JMESPath of the list of nodes, relative to ``data``.
+    :param page_info_path: JMESPath of its ``pageInfo``; None if there is one page.
     """
 
     nodes_path: str
@@ -33,7 +33,7 @@ class Connection:
 
     @classmethod
     def read(cls, nodes_path: str | None, page_info_path: str | None, **more: Any) -> Connection:
-        """The nodes are beside ``pageInfo`` unless said otherwise.
+        """Return the connection; by default, the nodes are beside ``pageInfo``.
 
         :raises ConfigError: naming the parameter.
         """
@@ -41,16 +41,16 @@ class Connection:
             parent, dot, last = (page_info_path or "").rpartition(".")
             if last != "pageInfo":
                 raise ConfigError(
-                    "nobody says where the nodes are", field="nodes_path", remedy="give the JMESPath of the nodes"
+                    "the path of the nodes is unknown", field="nodes_path", remedy="set the JMESPath of the nodes"
                 )
             nodes_path = f"{parent}{dot}nodes"
         return cls(nodes_path=nodes_path, page_info_path=page_info_path or None, **more)
 
 
 class GraphQLPager(Pager):
-    """Asks for one page at a time with the document itself, and checks each for errors.
+    """Requests one page at a time with the document itself, and checks each answer for errors.
 
-    :raises ConfigError: for paths that cannot be read, before anything is asked.
+    :raises ConfigError: for malformed paths, before any request.
     """
 
     def __init__(self, request: GraphQLRequest, connection: Connection) -> None:
@@ -82,7 +82,7 @@ class GraphQLPager(Pager):
             answer = await send(
                 http, self.request, repeatable=True, max_bytes=MAX_BYTES, retry=False, variables=variables
             )
-            if (problem := judge(answer, http).problem) is not None:
+            if (problem := evaluate(answer, http).problem) is not None:
                 raise problem
             return answer
 
@@ -96,23 +96,23 @@ class GraphQLPager(Pager):
             raise ConfigError(
                 f"page_info_path {self.connection.page_info_path!r} finds no pageInfo with hasNextPage",
                 field="page_info_path",
-                remedy="ask for pageInfo { hasNextPage endCursor } in the document",
+                remedy="request pageInfo { hasNextPage endCursor } in the document",
             )
         if not info["hasNextPage"]:
             return None
         cursor = info.get("endCursor")
         if not isinstance(cursor, str) or not cursor:
             raise IntegrityError(
-                "there is a next page, and no endCursor that leads to it",
-                remedy="ask for pageInfo { hasNextPage endCursor } in the document",
+                "there is a next page, but no endCursor",
+                remedy="request pageInfo { hasNextPage endCursor } in the document",
             )
         return cursor
 
 
 async def collect_pages(http: HttpTransport, pager: GraphQLPager, run: Run, max_bytes: int) -> list[dict[str, Any]]:
-    """The nodes of all pages, in memory.
+    """Return the nodes of all pages, in memory.
 
-    :raises IntegrityError: when they are too large, the cursor moves in a circle, or there are too many pages.
+    :raises IntegrityError: if they are too large, the cursor repeats, or there are too many pages.
     """
     nodes: list[dict[str, Any]] = []
     seen: set[Position] = set()
@@ -127,9 +127,7 @@ async def collect_pages(http: HttpTransport, pager: GraphQLPager, run: Run, max_
         found = pager.records(answer.json(), pages)
         size += len(json.dumps(found))
         if size > max_bytes:
-            raise IntegrityError(
-                f"the nodes are larger than {max_bytes:,} bytes", remedy="write them to a file with `save_to`"
-            )
+            raise IntegrityError(f"the nodes are larger than {max_bytes:,} bytes", remedy="use `save_to`")
         nodes += found
         progress.advance(len(found))
         position = pager.following(http, position, answer, answer.json(), len(found))

@@ -1,8 +1,9 @@
-"""A request with places for the values of an item: ``{item}``, ``{item.customer.id}``, ``{item.tags.0}``, ``{index}``.
+"""Request templates with placeholders for item values: ``{item}``, ``{item.customer.id}``, ``{item.tags.0}``,
+``{index}``.
 
-These are filled when the request is sent, long after Airflow has rendered its Jinja. What an item brings is data:
-it is put in once and never looked at for places or templates, and in an endpoint it is percent-encoded, so that it
-can neither leave its path segment nor name another server. All other braces are ordinary characters.
+Placeholders are filled when the request is sent, long after Airflow has rendered its Jinja templates. Item values are
+data: they are never scanned for placeholders or templates. In an endpoint they are percent-encoded, so that a value can
+neither leave its path segment nor select another server. All other braces are literal.
 """
 
 from __future__ import annotations
@@ -24,38 +25,38 @@ __all__ = ["Filler", "ItemRequest", "RequestTemplate", "compile_text", "compile_
 
 Filler = Callable[[Any, int], Any]
 
-_PLACE = re.compile(r"\{(item(?:\.[^{}.]+)*|index)\}")
-_ALMOST = re.compile(r"\{\s*(?:item|index)\b[^{}]*\}?")
-_DOTS = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?=[/?#]|$)", re.IGNORECASE)
-_BEFORE_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+_PLACEHOLDER = re.compile(r"\{(item(?:\.[^{}.]+)*|index)\}")
+_MALFORMED_PLACEHOLDER = re.compile(r"\{\s*(?:item|index)\b[^{}]*\}?")
+_DOT_SEGMENT = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?=[/?#]|$)", re.IGNORECASE)
+_SCHEME_AND_HOST = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _SCALARS = (str, int, float, Decimal, date, time, UUID)
 
 
 def compile_value(value: Any, field_name: str) -> Filler | None:
-    """``value`` as a function of item and index; None when it has no places.
+    """Compile ``value`` to a function of item and index; return None if it has no placeholders.
 
-    A text that is one place alone becomes the value itself, of whatever type; in a longer text the value must be
-    a scalar. Keys of mappings stay as they are.
+    A string that is exactly one placeholder becomes the value itself, of any type; within a longer string, the value
+    must be a scalar. Keys of mappings are not changed.
     """
     if isinstance(value, str):
         return _compile_leaf(value, field_name)
     if isinstance(value, Mapping):
-        names = {name: compile_value(each, field_name) for name, each in value.items()}
+        names = {name: compile_value(element, field_name) for name, element in value.items()}
         if not any(names.values()):
             return None
         fixed = dict(value)
-        moving = [(name, fill) for name, fill in names.items() if fill is not None]
-        return lambda item, index: {**fixed, **{name: fill(item, index) for name, fill in moving}}
+        dynamic = [(name, fill) for name, fill in names.items() if fill is not None]
+        return lambda item, index: {**fixed, **{name: fill(item, index) for name, fill in dynamic}}
     if isinstance(value, list | tuple):
-        parts = [(each, compile_value(each, field_name)) for each in value]
+        parts = [(element, compile_value(element, field_name)) for element in value]
         if not any(fill for _, fill in parts):
             return None
-        return lambda item, index: [each if fill is None else fill(item, index) for each, fill in parts]
+        return lambda item, index: [element if fill is None else fill(item, index) for element, fill in parts]
     return None
 
 
 def compile_text(text: str, field_name: str) -> Filler | None:
-    """``text`` as a function that gives text; None when it has no places."""
+    """Compile ``text`` to a function that returns text; return None if it has no placeholders."""
     parts = _split(text, field_name)
     if len(parts) == 1:
         return None
@@ -76,14 +77,14 @@ def _compile_leaf(text: str, field_name: str) -> Filler | None:
 
 
 def _split(text: str, field_name: str) -> list[str]:
-    """Literal, place, literal, place, ..., literal."""
-    parts = _PLACE.split(text)
+    """Split into literal, placeholder, literal, placeholder, ..., literal."""
+    parts = _PLACEHOLDER.split(text)
     for literal in parts[::2]:
-        if found := _ALMOST.search(literal):
+        if found := _MALFORMED_PLACEHOLDER.search(literal):
             raise ConfigError(
-                f"{found[0]!r} in {field_name} is no place for an item's value",
+                f"{found[0]!r} in {field_name} is not a valid placeholder",
                 field=field_name,
-                remedy="write {item}, {item.name}, {item.name.0} or {index}, without blanks",
+                remedy="use {item}, {item.name}, {item.name.0} or {index}, without spaces",
             )
     return parts
 
@@ -102,7 +103,7 @@ def _look_up(path: tuple[str, ...], item: Any, index: int) -> Any:
         elif isinstance(value, list | tuple) and name.isdecimal() and int(name) < len(value):
             value = value[int(name)]
         else:
-            raise _bad(path, "is not there")
+            raise _invalid_item(path, "does not exist")
     return value
 
 
@@ -112,24 +113,28 @@ def _text(value: Any, path: tuple[str, ...]) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, _SCALARS):
-        raise _bad(path, f"is {'null' if value is None else type(value).__name__}, and must be text or a number here")
+        raise _invalid_item(
+            path, f"is {'null' if value is None else type(value).__name__}, and must be text or a number here"
+        )
     return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
-def _bad(path: tuple[str, ...], why: str) -> ConfigError:
-    place = "{" + ".".join(path) + "}"
-    return ConfigError(f"{place} of this item {why}", field="items", remedy="correct the item, or the request")
+def _invalid_item(path: tuple[str, ...], reason: str) -> ConfigError:
+    placeholder = "{" + ".".join(path) + "}"
+    return ConfigError(f"{placeholder} of this item {reason}", field="items", remedy="correct the item, or the request")
 
 
 def _compile_endpoint(endpoint: str) -> Filler | None:
-    """The endpoint, its values percent-encoded; none may be empty or a step up within the path."""
+    """Compile the endpoint with percent-encoded values; a value may be neither empty nor a dot segment of the path."""
     parts = _split(endpoint, "endpoint")
-    if len(parts) > 1 and _BEFORE_PATH.fullmatch(parts[0]):
+    if len(parts) > 1 and _SCHEME_AND_HOST.fullmatch(parts[0]):
         raise ConfigError(
-            "the items would choose the server", field="endpoint", remedy="put places after the host, not into it"
+            "the items would select the server", field="endpoint", remedy="use placeholders only after the host"
         )
-    if len(parts) > 1 and _DOTS.search("".join(parts[::2]).partition("?")[0]):
-        raise ConfigError("the endpoint steps up", field="endpoint", remedy="write the path without dots")
+    if len(parts) > 1 and _DOT_SEGMENT.search("".join(parts[::2]).partition("?")[0]):
+        raise ConfigError(
+            "the endpoint contains dot segments", field="endpoint", remedy="remove . and .. from the path"
+        )
     if len(parts) == 1:
         return None
     pieces: list[str | tuple[tuple[str, ...], bool]] = [
@@ -139,8 +144,8 @@ def _compile_endpoint(endpoint: str) -> Filler | None:
 
     def filled(item: Any, index: int) -> str:
         text = "".join([p if isinstance(p, str) else _encoded(*p, item, index) for p in pieces])
-        if _DOTS.search(text.partition("?")[0]):
-            raise ConfigError("the item would step up in the path", field="items", remedy="correct the item")
+        if _DOT_SEGMENT.search(text.partition("?")[0]):
+            raise ConfigError("the item would add a dot segment to the path", field="items", remedy="correct the item")
         return text
 
     return filled
@@ -149,19 +154,19 @@ def _compile_endpoint(endpoint: str) -> Filler | None:
 def _encoded(path: tuple[str, ...], in_path: bool, item: Any, index: int) -> str:
     text = _text(_look_up(path, item, index), path)
     if in_path and not text:
-        raise _bad(path, "is empty, which would make it another address")
+        raise _invalid_item(path, "is empty, which would change the URL")
     return text if text.isalnum() and text.isascii() else quote(text, safe="")
 
 
 def json_bytes(value: Any) -> bytes:
-    """A value as JSON; what the rows of a Parquet file hold is written as text.
+    """Encode a value as JSON; dates, decimals and UUIDs, as found in Parquet files, become strings.
 
-    :raises ConfigError: for what is not JSON.
+    :raises ConfigError: if it is not JSON.
     """
     try:
         return json.dumps(value, allow_nan=False, default=_plain).encode()
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"`json` is not JSON: {error}", field="json", remedy="give plain JSON values") from error
+        raise ConfigError(f"`json` is not JSON: {error}", field="json", remedy="use plain JSON values") from error
 
 
 def _plain(value: Any) -> str:
@@ -169,7 +174,7 @@ def _plain(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, Decimal | UUID):
         return str(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +189,7 @@ class ItemRequest:
 
 @dataclass(kw_only=True)
 class RequestTemplate:
-    """The request of a batch, checked; ``method`` is fixed, all other texts may have places.
+    """The validated request of a batch; ``method`` is fixed, all other strings may contain placeholders.
 
     :raises ConfigError: naming the part to correct.
     """
@@ -198,9 +203,9 @@ class RequestTemplate:
 
     def __post_init__(self) -> None:
         if self.json is not None and self.data is not None:
-            raise ConfigError("both `json` and `data` are given", field="data", remedy="give exactly one of them")
+            raise ConfigError("both `json` and `data` are given", field="data", remedy="use only one of them")
         if not isinstance(self.data, str | Mapping | None):
-            raise ConfigError("`data` must be text or a mapping", field="data", remedy="give a form, or text")
+            raise ConfigError("`data` must be a string or a mapping", field="data", remedy="pass a form or a string")
         self._endpoint = _compile_endpoint(self.endpoint)
         self._query = compile_value(self.query, "query")
         self._headers = compile_value(self.headers, "headers")
@@ -217,9 +222,9 @@ class RequestTemplate:
         self._fixed_body = self._encoded(source) if self._body is None else None
 
     def fill(self, item: Any, index: int) -> ItemRequest:
-        """The request for ``item``.
+        """Return the request for ``item``.
 
-        :raises ConfigError: when the item does not fit.
+        :raises ConfigError: if a placeholder cannot be filled.
         """
         return ItemRequest(
             self.endpoint if self._endpoint is None else self._endpoint(item, index),
@@ -237,5 +242,7 @@ class RequestTemplate:
         if value is None and self.data is None:
             return None
         if isinstance(value, Mapping) and isinstance(self.data, Mapping):
-            return urlencode({name: each for name, each in value.items() if each is not None}, doseq=True).encode()
+            return urlencode(
+                {name: element for name, element in value.items() if element is not None}, doseq=True
+            ).encode()
         return _text(value, ("data",)).encode()

@@ -1,7 +1,7 @@
-"""Every page of an API into one file of rows: no record lost, none doubled, whatever interrupts it.
+"""Pagination engine: all pages of an API into one file, each record exactly once.
 
-The pages are written as JSON Lines, which a retry can go on with. For Parquet, and for another store than this
-machine's disks, they are staged on this machine first, in a folder of the task's own, and handed over at the end.
+Pages are written as JSON Lines, which a retry can continue. For Parquet and remote stores they are staged in a private
+folder on this machine first, and copied at the end.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from flowrunner_provider.transport.http import HttpTransport, Response
 __all__ = ["CHECKPOINT_SECONDS", "paginate"]
 
 CHECKPOINT_SECONDS = 3.0
-"""Least time between two checkpoints: each is an fsync and a call to the state store."""
+"""Minimum time between two checkpoints; each costs an fsync and a call to the state store."""
 
 
 @dataclass
-class _Place:
-    """How far the work has come; it is what a checkpoint holds, beside the writer's own state.
+class _Progress:
+    """Progress of the work: the content of a checkpoint, beside the writer's own state.
 
-    ``mark`` finds loops of any length in constant memory (Brent): it is the position at the last
-    power of two, and a position that comes back must meet it.
+    ``mark`` detects loops of any length in constant memory (Brent): it is the position at the last power of two, and a
+    repeated position must equal it at some point.
     """
 
     position: Position = None
@@ -61,15 +61,15 @@ async def paginate(
     format: Format = "jsonl",  # noqa: A002
     pager: Pager | None = None,
 ) -> Dataset:
-    """Write the records of all pages to ``target`` and return the reference to it.
+    """Write the records of all pages to ``target`` and return a reference to it.
 
-    A retry goes on at the page after the last checkpoint; on another worker, where nothing is staged, at the first.
+    A retry continues at the page after the last checkpoint; on another worker, without staged pages, at the first.
 
     :param format: ``jsonl`` or ``parquet``.
-    :param pager: asks for the pages, if not by the plan alone.
-    :raises IntegrityError: when the cursor moves in a circle, the count is not the announced one, or
-        there are more pages than ``max_pages``.
-    :raises ConfigError: when a path does not fit the pages.
+    :param pager: requests the pages; by default according to ``plan``.
+    :raises IntegrityError: if the cursor repeats, the count differs from the announced one, or there are more than
+        ``max_pages`` pages.
+    :raises ConfigError: if a path does not fit the pages.
     """
     target = local_target(target) if isinstance(target, Path) else target
     pager = pager or Pager(plan)
@@ -79,7 +79,7 @@ async def paginate(
         return await _extract(http, pager, Path(target.path), run, checkpoint)
     done = run.checkpoint("http.paginate.hand_over", identity)
     folder = staging(part_token(run))
-    if done.state is None or not await _handed_over(target, done.state["bytes"]):
+    if done.state is None or not await _is_handed_over(target, done.state["bytes"]):
         try:
             staged = await _extract(http, pager, folder / "pages.jsonl", run, checkpoint)
             dataset = await _hand_over(staged, target, format, folder, run)
@@ -87,7 +87,7 @@ async def paginate(
             try:
                 run.lease.check()
             except Fenced:
-                with suppress(OSError):  # the attempt that has taken over may work in it, or have removed it
+                with suppress(OSError):  # the newer attempt may use it, or have removed it
                     folder.rmdir()
                 raise
             clean_staging(folder)
@@ -98,7 +98,7 @@ async def paginate(
     return Dataset(**done.state)
 
 
-async def _handed_over(target: Target, size: int) -> bool:
+async def _is_handed_over(target: Target, size: int) -> bool:
     found = await target.entry()
     return found is not None and found.size == size
 
@@ -110,7 +110,7 @@ async def _hand_over(
     folder: Path,
     run: Run,
 ) -> Dataset:
-    """The staged pages in their final format under their final name."""
+    """Convert the staged pages to the final format and copy them to the final name."""
     dataset = staged
     if format == "parquet":
         path = Path(target.path) if target.here else folder / "pages.parquet"
@@ -126,26 +126,26 @@ async def _hand_over(
         source=source.store, path=source.path, item=Item.of(0, source.name, await source.store.stat(source.path)),
         dest=target.store, target=target.path, token=part_token(run), verify="size", replace=True,
         preserve_times=False, durable=True, resume=None, advance=progress.advance, due=lambda: False,
-        remember=_nothing, guard=Guard(run),
+        remember=_no_checkpoint, guard=Guard(run),
     )  # fmt: skip
     await transfer(job)
     progress.finish()
     return replace(dataset, path=target.shown)
 
 
-def _nothing(offset: int, digest: str) -> None:
-    """A hand-over that was interrupted starts again: the pages are here."""
+def _no_checkpoint(offset: int, digest: str) -> None:
+    """An interrupted copy starts over: the pages are staged locally."""
 
 
 async def _extract(http: HttpTransport, pager: Pager, path: Path, run: Run, checkpoint: Checkpoint) -> Dataset:
-    """All pages into a JSON Lines file of this machine."""
-    left: dict[str, Any] = checkpoint.state or {}
-    if "dataset" in left and _still_there(path, left["dataset"]["bytes"]):
-        return Dataset(**left["dataset"])
-    with open_writer(path, "jsonl", None, token=part_token(run), state=left.get("writer")) as writer:
-        place = _Place(**left["place"]) if writer.resumed else _Place()
+    """Write all pages to a local JSON Lines file."""
+    saved: dict[str, Any] = checkpoint.state or {}
+    if "dataset" in saved and _has_size(path, saved["dataset"]["bytes"]):
+        return Dataset(**saved["dataset"])
+    with open_writer(path, "jsonl", None, token=part_token(run), state=saved.get("writer")) as writer:
+        place = _Progress(**saved["place"]) if writer.resumed else _Progress()
         try:
-            await _all_pages(http, pager, writer, place, checkpoint, run)
+            await _fetch_pages(http, pager, writer, place, checkpoint, run)
             _check_total(place, writer.rows)
             run.lease.check()
         except Fenced:
@@ -161,59 +161,59 @@ async def _extract(http: HttpTransport, pager: Pager, path: Path, run: Run, chec
     return dataset
 
 
-def _still_there(path: Path, size: int) -> bool:
+def _has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
-async def _all_pages(
-    http: HttpTransport, pager: Pager, writer: RowWriter, place: _Place, checkpoint: Checkpoint, run: Run
+async def _fetch_pages(
+    http: HttpTransport, pager: Pager, writer: RowWriter, place: _Progress, checkpoint: Checkpoint, run: Run
 ) -> None:
     progress = run.progress("fetch", unit="rows", total=place.total, start=writer.rows)
     saved_at = run.clock.monotonic()
     try:
         while not place.ended:
             rows = writer.rows
-            await _one_page(http, pager, writer, place)
+            await _fetch_page(http, pager, writer, place)
             failpoint("http.paginate.after_page")
             progress.total = place.total
             progress.advance(writer.rows - rows)
             if run.clock.monotonic() - saved_at >= CHECKPOINT_SECONDS:
-                _save(checkpoint, writer, place)
+                _save_checkpoint(checkpoint, writer, place)
                 saved_at = run.clock.monotonic()
     except IntegrityError:
         raise
     except FlowRunnerError:
-        _save(checkpoint, writer, place)  # the place only moves with whole pages
+        _save_checkpoint(checkpoint, writer, place)  # progress only counts complete pages
         raise
     progress.finish()
 
 
-def _save(checkpoint: Checkpoint, writer: RowWriter, place: _Place) -> None:
+def _save_checkpoint(checkpoint: Checkpoint, writer: RowWriter, place: _Progress) -> None:
     checkpoint.save({"writer": writer.checkpoint(), "place": asdict(place)}, force=True)
     failpoint("http.paginate.after_checkpoint")
 
 
-async def _one_page(http: HttpTransport, pager: Pager, writer: RowWriter, place: _Place) -> None:
-    """Fetch the page at ``place``, check it, write it, and move on; all of it or nothing."""
+async def _fetch_page(http: HttpTransport, pager: Pager, writer: RowWriter, place: _Progress) -> None:
+    """Fetch the next page, check it, write it, and advance; all of it or nothing."""
     plan, number = pager.plan, place.pages + 1
     if plan.max_pages is not None and place.pages >= plan.max_pages:
         raise IntegrityError(
             f"there are more than the {plan.max_pages} pages of `max_pages`",
-            remedy="raise it, or say with `stop_when` which page is the last",
+            remedy="raise `max_pages`, or set `stop_when`",
         )
     answer = await pager.fetch(http, place.position)
     body = answer.json()
     records = pager.records(body, number)
     total = pager.total(body)
     following = pager.following(http, place.position, answer, body, len(records))
-    last = following is None or pager.stops(body) or (_numbered(plan) and total == writer.rows + len(records))
+    last = following is None or pager.stops(body) or (_is_numbered(plan) and total == writer.rows + len(records))
     if not last:
-        _check_moves(plan, place, answer, following, len(records))
+        _check_advances(plan, place, answer, following, len(records))
     failpoint("http.paginate.before_write")
     writer.write_records(records)
     place.position, place.pages, place.ended = following, number, last
     place.total = place.total if total is None else total
-    if _numbered(plan):
+    if _is_numbered(plan):
         place.digest = _digest(answer)
         return
     place.steps += 1
@@ -221,22 +221,22 @@ async def _one_page(http: HttpTransport, pager: Pager, writer: RowWriter, place:
         place.mark, place.power, place.steps = following, place.power * 2, 0
 
 
-def _numbered(plan: PagePlan) -> bool:
+def _is_numbered(plan: PagePlan) -> bool:
     return plan.strategy in ("page", "offset")
 
 
-def _check_moves(plan: PagePlan, place: _Place, answer: Response, following: Position, count: int) -> None:
-    """Raise unless the way through the pages leads on."""
-    if _numbered(plan):
+def _check_advances(plan: PagePlan, place: _Progress, answer: Response, following: Position, count: int) -> None:
+    """Raise if the pages repeat."""
+    if _is_numbered(plan):
         if count > 1 and _digest(answer) == place.digest:
             raise IntegrityError(
                 f"pages {place.pages} and {place.pages + 1} are the same, byte for byte",
-                remedy=f"check that the API knows the parameter {plan.page_param!r} or {plan.offset_param!r}",
+                remedy=f"check that the API supports the parameter {plan.page_param!r} or {plan.offset_param!r}",
             )
     elif following in (place.position, place.mark):
         raise IntegrityError(
             f"the cursor after page {place.pages + 1} came up before: the pages go round in a circle",
-            remedy="check `cursor_path` and `cursor_param`; the API may not know the parameter",
+            remedy="check `cursor_path` and `cursor_param`; the API may not support the parameter",
         )
 
 
@@ -244,9 +244,9 @@ def _digest(answer: Response) -> str:
     return hashlib.sha256(answer.content).hexdigest()[:16]
 
 
-def _check_total(place: _Place, rows: int) -> None:
+def _check_total(place: _Progress, rows: int) -> None:
     if place.total is not None and place.total != rows:
         raise IntegrityError(
-            f"{rows:,} records came, and the API announced {place.total:,}",
-            remedy="run it again; if they differ again, the data changes while it is read, or a page lacks records",
+            f"{rows:,} records received, but the API announced {place.total:,}",
+            remedy="retry; if they differ again, the data changes while it is read, or a page lacks records",
         )

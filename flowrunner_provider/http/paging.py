@@ -1,4 +1,4 @@
-"""How an API is asked for its pages: where the first one is, and where the next."""
+"""Pagination strategies: how to request the first and the next page of an API."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flowrunner_provider.transport.http import HttpTransport, Response
 __all__ = ["PagePlan", "Pager", "Position", "next_link"]
 
 Position = str | int | None
-"""Where a page is: a cursor, a page number, an offset or a URL; None is the first one."""
+"""Position of a page: a cursor, a page number, an offset or a URL; None for the first page."""
 
 ODATA_NEXT = '"@odata.nextLink" || "odata.nextLink"'
 ODATA_COUNT = '"@odata.count" || "odata.count"'
@@ -27,7 +27,7 @@ ODATA_COUNT = '"@odata.count" || "odata.count"'
 
 _COUNT_DIFFERS = frozenset({"$top", "$skip"})
 
-# Nothing is given back (possessive quantifiers): of blanks between two parts each could belong to either.
+# Possessive quantifiers prevent backtracking: spaces between two parts could belong to either.
 _LINK = re.compile(
     r'\s*+<([^>]*+)>((?:\s*+;\s*+[\w*!#$&+.^`|~-]++\s*+(?:=\s*+(?:"[^"]*+"|[^\s",;]++))?+)*+)\s*+(?:,|$)'
 )
@@ -36,7 +36,7 @@ _REL = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s",;]+))', re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class PagePlan:
-    """The parameters of ``http.paginate`` that say what to ask for; see the operator for their meaning."""
+    """The parameters of ``http.paginate`` that define the requests; the operator documents them."""
 
     endpoint: str
     strategy: Strategy
@@ -58,7 +58,7 @@ class PagePlan:
 
 
 def next_link(values: list[str]) -> str | None:
-    """The target of ``rel="next"`` in ``Link`` headers (RFC 8288)."""
+    """Return the target of ``rel="next"`` in ``Link`` headers (RFC 8288)."""
     for value in values:
         position = 0
         while match := _LINK.match(value, position):
@@ -72,9 +72,9 @@ def next_link(values: list[str]) -> str | None:
 
 
 class Pager:
-    """Asks for one page at a time.
+    """Requests one page at a time.
 
-    :raises ConfigError: for a plan that cannot work, before anything is asked.
+    :raises ConfigError: for an invalid plan, before any request.
     """
 
     def __init__(self, plan: PagePlan) -> None:
@@ -83,7 +83,7 @@ class Pager:
             raise ConfigError(
                 f"strategy {plan.strategy!r} needs `cursor_path`",
                 field="cursor_path",
-                remedy="give the JMESPath of the next cursor or address in a page",
+                remedy="set the JMESPath of the next cursor or URL in a page",
             )
         for name in ("page_size", "max_pages"):
             value = getattr(plan, name)
@@ -101,10 +101,10 @@ class Pager:
         self._stop = compile_path(plan.stop_when, "stop_when") if plan.stop_when else None
 
     async def fetch(self, http: HttpTransport, position: Position) -> Response:
-        """The page at ``position``."""
+        """Return the page at ``position``."""
         plan = self.plan
         if plan.strategy in ("link_header", "next_url", "odata") and position is not None:
-            return await self._ask(http, str(position), {}, {})
+            return await self._request(http, str(position), {}, {})
         where: dict[str, Any] = {}
         if plan.page_size is not None and plan.strategy != "odata":
             where[plan.page_size_param] = plan.page_size
@@ -114,12 +114,12 @@ class Pager:
             where[plan.offset_param] = 0 if position is None else position
         elif position is not None:
             where[plan.cursor_param] = position
-        return await self._ask(http, plan.endpoint, plan.params, where)
+        return await self._request(http, plan.endpoint, plan.params, where)
 
-    async def _ask(
+    async def _request(
         self, http: HttpTransport, endpoint: str, params: Mapping[str, Any], where: Mapping[str, Any]
     ) -> Response:
-        """One request; what says where the page is goes into the body if there is one, else into the query."""
+        """Send one request; page parameters go into the JSON body if there is one, otherwise into the query."""
         plan, headers = self.plan, dict(self.plan.headers)
         if plan.strategy == "odata" and plan.page_size is not None:
             preferred = next((name for name in headers if name.lower() == "prefer"), "Prefer")
@@ -134,35 +134,37 @@ class Pager:
         return await http.request(plan.method, endpoint, params=params, headers=headers, body=body, repeatable=True)
 
     def records(self, body: Any, page: int) -> list[dict[str, Any]]:
-        """The records of a page.
+        """Return the records of a page.
 
-        :raises ConfigError: when ``records_path`` does not lead to a list of objects.
+        :raises ConfigError: if ``records_path`` does not lead to a list of objects.
         """
         found = self._records(body)
         path = self.plan.records_path
         if not isinstance(found, list):
             what = "nothing" if found is None else f"a {type(found).__name__}, not a list"
             shape = (
-                f"it has the keys {', '.join(map(str, body))[:200]}" if isinstance(body, dict) else "it is no object"
+                f"it has the keys {', '.join(map(str, body))[:200]}"
+                if isinstance(body, dict)
+                else "it is not an object"
             )
             raise ConfigError(
                 f"records_path {path!r} finds {what} in page {page}; {shape}",
                 field="records_path",
-                remedy='correct it; where a page may lack the list, write "items || `[]`"',
+                remedy='correct it; if a page may lack the list, use "items || `[]`"',
             )
         for record in found:
             if not isinstance(record, dict):
                 raise ConfigError(
                     f"records_path {path!r} finds a {type(record).__name__} in page {page}, not an object",
                     field="records_path",
-                    remedy='make objects of them, e.g. "items[].{value: @}"',
+                    remedy='convert them to objects, e.g. "items[].{value: @}"',
                 )
         return found
 
     def total(self, body: Any) -> int | None:
-        """How many records there are in all, as the page says.
+        """Return the total number of records that the page announces.
 
-        :raises ConfigError: when ``total_path`` does not lead to a number.
+        :raises ConfigError: if ``total_path`` does not lead to a number.
         """
         if self._total is None:
             return None
@@ -173,20 +175,20 @@ class Pager:
             found = int(found)
         if not isinstance(found, int) or isinstance(found, bool):
             raise ConfigError(
-                f"total_path {self.plan.total_path!r} finds no whole number",
+                f"total_path {self.plan.total_path!r} finds no integer",
                 field="total_path",
                 remedy="compare it with an answer of the API",
             )
         return found
 
     def stops(self, body: Any) -> bool:
-        """Whether ``stop_when`` says that this page is the last."""
+        """Return whether ``stop_when`` marks this page as the last."""
         return self._stop is not None and bool(self._stop(body))
 
     def following(self, http: HttpTransport, position: Position, answer: Response, body: Any, count: int) -> Position:
-        """Where the next page is; None when this was the last.
+        """Return the position of the next page; None after the last one.
 
-        Numbered pages end with an empty one: a server may give fewer records than it was asked for.
+        Numbered pages end with an empty page, because a server may return fewer records than requested.
         """
         plan = self.plan
         if plan.strategy == "page":
@@ -205,18 +207,18 @@ class Pager:
             raise ConfigError(
                 f"cursor_path {plan.cursor_path!r} finds a {type(found).__name__}",
                 field="cursor_path",
-                remedy="it must lead to text or a number",
+                remedy="it must lead to a string or a number",
             )
-        return found if plan.strategy == "cursor" else _at_home(http, answer.url, str(found))
+        return found if plan.strategy == "cursor" else _own_url(http, answer.url, str(found))
 
 
-def _at_home(http: HttpTransport, page: str, target: str) -> str:
-    """``target`` as an absolute address of the connection's own origin, without its credentials."""
+def _own_url(http: HttpTransport, page: str, target: str) -> str:
+    """Return ``target`` as an absolute URL of the connection's origin, without its credentials."""
     settings = http.settings
     url = urljoin(page, target)
     if not same_origin(settings.base_url, url):
         raise TargetForbidden(
             f"the next page, {redact_url(url)[:200]}, is not on the connection's server",
-            remedy="give the connection the host that the API itself names, with the same scheme and port",
+            remedy="set the connection's host to the one that the API uses, with the same scheme and port",
         )
     return strip_query_credentials(url, settings.credentials.query)

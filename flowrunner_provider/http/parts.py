@@ -1,4 +1,4 @@
-"""The part of a download: on this disk as fast as it goes, on any other store through its upload session."""
+"""Partial files of downloads: a local temporary file, or an upload session on any other store."""
 
 from __future__ import annotations
 
@@ -8,59 +8,59 @@ from typing import Protocol
 
 from flowrunner_provider.core.part_file import PartFile, disk_errors
 from flowrunner_provider.core.streams import Digest
-from flowrunner_provider.http.targets import Holding, Target
+from flowrunner_provider.http.targets import Target, UploadHolder
 
 __all__ = ["Part", "part_of"]
 
 
 class Part(Protocol):
-    """Bytes on their way to ``target``."""
+    """The received bytes of ``target``."""
 
     target: Target
 
     @property
     def offset(self) -> int:
-        """How many bytes it has."""
+        """Number of bytes."""
 
     async def open(self, offset: int, size: int | None) -> int:
-        """Go on at ``offset``, or where fewer bytes survived; tells where."""
+        """Continue at ``offset``, or earlier if fewer bytes survived; return the offset."""
 
     async def write(self, block: bytes) -> None:
         """Append."""
 
     def read(self) -> AsyncIterator[bytes]:
-        """All bytes so far."""
+        """Yield all bytes received so far."""
 
     async def sync(self) -> None:
-        """What was written survives a kill."""
+        """Make the written bytes durable."""
 
     async def check_size(self, size: int) -> None:
-        """Raise unless the far side holds so many bytes."""
+        """Raise unless the store holds exactly ``size`` bytes."""
 
     def inode(self) -> int:
-        """What the file is known by after it got its name; 0 where there is no such thing."""
+        """Return the inode that the final file will have; 0 on stores without inodes."""
 
     async def landed(self, size: int, inode: int, algorithm: str, checksum: str) -> bool:
-        """Whether an attempt that was about to commit has done so."""
+        """Return whether an attempt that was about to commit has done so."""
 
     async def present(self) -> int | None:
-        """The size of what has the final name; None when nothing has."""
+        """Return the size of the file with the final name; None if there is none."""
 
     async def commit(self, *, replace: bool) -> None:
-        """Give it its name."""
+        """Give the file its final name."""
 
     async def close(self) -> None:
-        """Let go and keep it."""
+        """Close and keep it."""
 
     async def discard(self) -> None:
         """Remove it."""
 
     async def withdraw(self) -> None:
-        """Remove it if no newer attempt has it."""
+        """Remove it unless a newer attempt uses it."""
 
 
-class _Here:
-    """On this disk. Writes are not handed to a thread: the page cache takes them as fast as a thread would."""
+class _LocalPart:
+    """A local file. Writes are not moved to a thread: the page cache accepts them as fast."""
 
     def __init__(self, target: Target, token: str) -> None:
         self.target, self._path = target, Path(target.path)
@@ -84,7 +84,7 @@ class _Here:
         self._part.sync()
 
     async def check_size(self, size: int) -> None:
-        self.target.compare(size, self._part.size())
+        self.target.check_sizes(size, self._part.size())
 
     def inode(self) -> int:
         with disk_errors(str(self._path)):
@@ -109,8 +109,8 @@ class _Here:
         self._part.withdraw()
 
 
-class _There(Holding):
-    """On any other store."""
+class _RemotePart(UploadHolder):
+    """An upload session on any other store."""
 
     @property
     def offset(self) -> int:
@@ -137,7 +137,7 @@ class _There(Holding):
         return 0
 
     async def landed(self, size: int, inode: int, algorithm: str, checksum: str) -> bool:
-        """The part is gone, and what has the name has the size, and the checksum if one is known."""
+        """Whether the part is gone and the final file has the size, and the checksum if one is known."""
         if await self.present() != size:
             return False
         try:
@@ -162,8 +162,8 @@ class _There(Holding):
 
 
 def part_of(target: Target, token: str) -> Part:
-    """The part of ``target``.
+    """Return the part of ``target``.
 
-    :param token: names the task, the same in every attempt.
+    :param token: names the task's temporary files, the same in every attempt.
     """
-    return _Here(target, token) if target.here else _There(target, token)
+    return _LocalPart(target, token) if target.here else _RemotePart(target, token)

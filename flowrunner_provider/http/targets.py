@@ -1,4 +1,4 @@
-"""Where a body is written: a file on any store, which appears under its name when it is whole."""
+"""Destination of a body: a file on any store that gets its final name only when it is complete."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from flowrunner_provider.core.part_file import disk_errors
 from flowrunner_provider.files.store import Entry, Store, Upload
 from flowrunner_provider.files.stores.local import LocalStore
 
-__all__ = ["Holding", "Target", "Writing", "clean_staging", "local_target", "staging"]
+__all__ = ["Target", "UploadHolder", "Writing", "clean_staging", "local_target", "staging"]
 
 BLOCK = 1024 * 1024
-"""Bytes that are handed to a store at once."""
+"""Bytes per write to a store."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """A file, or a folder for one, on an open store.
 
-    :param path: as the store takes it.
-    :param root: what an address has before its path; empty on this machine.
+    :param path: in the store's notation.
+    :param root: prefix of the path in an address; empty on this machine.
     """
 
     store: Store
@@ -41,7 +41,7 @@ class Target:
 
     @property
     def name(self) -> str:
-        """The last component."""
+        """Last component of the path."""
         return self.path.rpartition("/")[2]
 
     @property
@@ -50,43 +50,43 @@ class Target:
         return isinstance(self.store, LocalStore)
 
     def beside(self, name: str) -> Target:
-        """``name`` in the same folder."""
+        """Return ``name`` in the same folder."""
         folder, slash, _ = self.path.rpartition("/")
         return replace(self, path=f"{folder}{slash}{name}")
 
     def below(self, name: str) -> Target:
-        """``name`` in this folder."""
+        """Return ``name`` in this folder."""
         return replace(self, path=self.store.join(self.path.rstrip("/") or "/", name))
 
     async def entry(self) -> Entry | None:
-        """What is there; None only when it is known that nothing is."""
+        """Return the existing entry; None only if it is known not to exist."""
         try:
             return await self.store.stat(self.path.rstrip("/") or "/")
         except NotFound:
             return None
 
     async def is_folder(self) -> bool:
-        """Whether a name is still to be given."""
+        """Return whether a file name must still be appended."""
         if self.path.endswith("/"):
             return True
         if self.here:
-            return os.path.isdir(self.path)  # noqa: ASYNC240, PTH112 - one quick look, links followed
+            return os.path.isdir(self.path)  # noqa: ASYNC240, PTH112 - one quick check, links followed
         found = await self.entry()
         return found is not None and found.is_dir
 
-    def compare(self, sent: int, held: int) -> None:
-        """What was sent has arrived.
+    def check_sizes(self, sent: int, held: int) -> None:
+        """Compare the number of bytes sent and stored.
 
-        :raises IntegrityError: when the store does not hold what it was given, in bytes.
+        :raises IntegrityError: if they differ.
         """
         if held != sent:
             raise IntegrityError(
-                f"{self.shown}: {sent} bytes were written and {held} are there",
-                remedy="look at the disk of the far side",
+                f"{self.shown}: {sent} bytes were written, but {held} are stored",
+                remedy="check the disk of the far side",
             )
 
     async def begin(self, token: str, *, resume_at: int = 0, size: int | None = None) -> Upload:
-        """Start to write it, or go on; its folder is made."""
+        """Start or resume the upload; create the folder if needed."""
         folder = self.path.rpartition("/")[0]
         if folder:
             await self.store.mkdir(folder, parents=True)
@@ -94,12 +94,12 @@ class Target:
 
 
 def local_target(path: str | Path) -> Target:
-    """A file on this machine."""
+    """Return a local file as target."""
     return Target(store=LocalStore(), path=str(path))
 
 
-class Holding:
-    """A target and its upload, once that was begun.
+class UploadHolder:
+    """A target and its upload, once started.
 
     :param token: names the task's uploads in every attempt.
     """
@@ -115,17 +115,17 @@ class Holding:
         return self._upload
 
     async def check_size(self, size: int) -> None:
-        """What was sent has arrived."""
-        self.target.compare(size, await self._open.size())
+        """Raise unless all bytes were stored."""
+        self.target.check_sizes(size, await self._open.size())
 
     async def close(self) -> None:
-        """Let go; what was written stays."""
+        """Close the upload; written bytes are kept."""
         if self._upload is not None:
             upload, self._upload = self._upload, None
             await upload.close()
 
     async def discard(self) -> None:
-        """Remove what was written; a store that cannot be reached any more keeps it for the next attempt."""
+        """Remove the written bytes; an unreachable store keeps them for the next attempt."""
         upload, self._upload = self._upload, None
         with suppress(FlowRunnerError):
             if upload is not None:
@@ -134,20 +134,20 @@ class Holding:
                 await self.target.store.forget(self.target.path, self._token)
 
     async def withdraw(self) -> None:
-        """Remove what was written if no newer attempt has it."""
+        """Remove the written bytes unless a newer attempt uses them."""
         upload, self._upload = self._upload, None
         if upload is not None:
             with suppress(FlowRunnerError):
                 await upload.withdraw()
 
 
-class Writing(Holding):
-    """One upload that may begin afresh: the last one counts."""
+class Writing(UploadHolder):
+    """An upload that may be restarted; only the last one is committed."""
 
     async def fill(self, chunks: AsyncIterator[bytes]) -> int:
-        """Write a whole stream from the start; returns its size.
+        """Write a complete stream from the start; return its size.
 
-        :raises IntegrityError: when the store does not hold what it was given.
+        :raises IntegrityError: if the store does not hold all bytes.
         """
         await self.close()
         upload = self._upload = await self.target.begin(self._token)
@@ -165,14 +165,14 @@ class Writing(Holding):
         return size
 
     async def commit(self) -> None:
-        """Give the file its name."""
+        """Give the file its final name."""
         await self._open.commit()
 
 
 def staging(token: str) -> Path:
-    """A folder of this worker's disk that a task finds again in its next attempt; nobody else may look into it.
+    """Return a private folder on this worker's disk, the same in every attempt of the task.
 
-    :raises SecurityError: when somebody else was there first.
+    :raises SecurityError: if the folder belongs to another user.
     """
     path = Path(tempfile.gettempdir()) / f"flowrunner-{os.getuid()}-{token}"
     with disk_errors(str(path)):
@@ -180,10 +180,10 @@ def staging(token: str) -> Path:
             path.mkdir(mode=0o700)
         found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise SecurityError(f"{path} belongs to somebody else", remedy="remove it, or set TMPDIR to a private folder")
+        raise SecurityError(f"{path} belongs to another user", remedy="remove it, or set TMPDIR to a private folder")
     return path
 
 
 def clean_staging(path: Path) -> None:
-    """Remove a staging folder with all that is in it."""
+    """Remove a staging folder with its contents."""
     shutil.rmtree(path, ignore_errors=True)

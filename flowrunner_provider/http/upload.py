@@ -1,4 +1,4 @@
-"""Files to an HTTP API: streamed, and each of them once over all attempts."""
+"""Upload engine: files to an HTTP API, streamed, each sent once over all attempts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flowrunner_provider.core.errors import (
 )
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.http.bodies import FormFile, Pinned, StreamedBody, exchange, longest, multipart, raw
+from flowrunner_provider.http.bodies import FormFile, Pinned, StreamedBody, exchange, multipart, raw, streaming_seconds
 from flowrunner_provider.http.choices import Mode
 from flowrunner_provider.http.client import Reconcile, compile_path, look_up, tolerant
 from flowrunner_provider.http.results import UploadedFile, UploadResult
@@ -31,14 +31,14 @@ from flowrunner_provider.transport.http_urls import is_absolute
 
 __all__ = ["UploadSpec", "signatures", "upload", "without_credentials"]
 
-_PREVIEW = 20
-_REASONS = 50
-_MOST = 1024 * 1024
+_LISTED_FILES = 20
+_LISTED_FAILURES = 50
+_MAX_ANSWER_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class UploadSpec:
-    """The parameters of ``http.upload``, checked; ``endpoints`` has one for all files, or one for each."""
+    """The validated parameters of ``http.upload``; ``endpoints`` has one entry for all files, or one per file."""
 
     endpoints: Sequence[str]
     mode: Mode
@@ -57,16 +57,16 @@ class UploadSpec:
 
 
 def signatures(endpoints: Iterable[str]) -> list[str]:
-    """What must not show of presigned addresses: their queries, and the values in them."""
+    """Return the parts of presigned URLs to mask: their queries, and the values in them."""
     queries = [urlsplit(url).query for url in endpoints if is_absolute(url)]
     values = [value for query in queries for _, value in parse_qsl(query)]
     return [text for text in (*queries, *values) if len(text) >= 8]
 
 
 def without_credentials(http: HttpTransport, hidden: Iterable[str]) -> HttpTransport:
-    """The same connection without anything that proves who we are, for addresses that are their own proof.
+    """Return the same connection without credentials, for presigned URLs.
 
-    :param hidden: more values that must not show.
+    :param hidden: additional values to redact.
     """
     settings = http.settings
     bare = replace(
@@ -80,10 +80,10 @@ def without_credentials(http: HttpTransport, hidden: Iterable[str]) -> HttpTrans
 
 
 async def upload(http: HttpTransport, spec: UploadSpec, files: Sequence[Pinned], run: Run) -> UploadResult:
-    """Send every file; one that an earlier attempt is known to have sent is not sent again.
+    """Send every file; files that an earlier attempt has sent are skipped.
 
-    :raises PartialFailure: when some of several files could not be sent; the retry sends only those.
-    :raises IntegrityError: when a file changed while it was sent; the far side did not get a whole request.
+    :raises PartialFailure: if some of several files could not be sent; the retry sends only those.
+    :raises IntegrityError: if a file changed while it was sent; the far side did not receive a complete request.
     """
     _check(spec, files)
     work = _Upload(http, spec, run)
@@ -92,7 +92,7 @@ async def upload(http: HttpTransport, spec: UploadSpec, files: Sequence[Pinned],
     sent: dict[int, UploadedFile] = {}
     failed: dict[str, FlowRunnerError] = {}
 
-    async def one(index: int, file: Pinned) -> None:
+    async def send(index: int, file: Pinned) -> None:
         async with slots:
             if any(isinstance(error, Fenced) for error in failed.values()):
                 return
@@ -103,12 +103,14 @@ async def upload(http: HttpTransport, spec: UploadSpec, files: Sequence[Pinned],
                 return
             progress.advance(file.size)
 
-    await asyncio.gather(*(one(index, file) for index, file in enumerate(files)))
+    await asyncio.gather(*(send(index, file) for index, file in enumerate(files)))
     if failed:
         raise _failure(failed, len(files), len(sent))
     progress.finish()
     entries = [sent[index] for index in sorted(sent)]
-    return UploadResult(files=len(entries), bytes=sum(entry.bytes for entry in entries), entries=entries[:_PREVIEW])
+    return UploadResult(
+        files=len(entries), bytes=sum(entry.bytes for entry in entries), entries=entries[:_LISTED_FILES]
+    )
 
 
 def _failure(failed: Mapping[str, FlowRunnerError], files: int, done: int) -> FlowRunnerError:
@@ -117,37 +119,37 @@ def _failure(failed: Mapping[str, FlowRunnerError], files: int, done: int) -> Fl
     if fenced is not None or files == 1:
         return fenced or errors[0]
     waits = [error for error in errors if isinstance(error, TransientError) and error.retry_after is not None]
-    if len(waits) == len(errors):  # there is nothing else to say than when to come again
+    if len(waits) == len(errors):  # all failures only ask for a delay
         return max(waits, key=lambda error: error.retry_after or 0.0)
     return PartialFailure(
         f"{len(failed)} of {files} files were not sent; the first: {errors[0].message}",
         done=done,
-        failed={name: error.message[:300] for name, error in list(failed.items())[:_REASONS]},
+        failed={name: error.message[:300] for name, error in list(failed.items())[:_LISTED_FAILURES]},
         retryable=any(
             isinstance(error, TransientError) or (isinstance(error, OutcomeUnknown) and error.reconcilable)
             for error in errors
         ),
-        remedy="mend what the reasons say; a retry sends only the files that are missing",
+        remedy="fix the listed reasons; a retry sends only the missing files",
     )
 
 
 def _check(spec: UploadSpec, files: Sequence[Pinned]) -> None:
     if len({file.shown for file in files}) != len(files):
-        raise ConfigError("a file is named twice", field="source", remedy="name each file once")
+        raise ConfigError("a file is listed twice", field="source", remedy="list each file once")
     if len(spec.endpoints) not in (1, len(files)):
         raise ConfigError(
             f"there are {len(files)} files and {len(spec.endpoints)} endpoints",
             field="endpoint",
-            remedy="give one for each file, in the same order",
+            remedy="pass one endpoint per file, in the same order",
         )
     several = len(files) > 1 and len(spec.endpoints) == 1
     if several and spec.method == "PUT" and "{name}" not in spec.endpoints[0]:
         raise ConfigError(
-            "all files would be put to one address", field="endpoint", remedy="write {name} into it, or give a list"
+            "all files would be put to the same URL", field="endpoint", remedy="add {name} to it, or pass a list"
         )
     if len(files) > 1 and isinstance(spec.key, str):
         raise ConfigError(
-            "one idempotency_key for several files", field="idempotency_key", remedy="set it to True: each gets its own"
+            "several files would share one idempotency_key", field="idempotency_key", remedy="set it to True"
         )
 
 
@@ -155,35 +157,35 @@ class _Upload:
     def __init__(self, http: HttpTransport, spec: UploadSpec, run: Run) -> None:
         self._http, self._spec, self._run = http, spec, run
         self._select = compile_path(spec.select, "select") if spec.select else None
-        self._found = compile_path(spec.reconcile.exists_when, "reconcile") if spec.reconcile else None
+        self._exists = compile_path(spec.reconcile.exists_when, "reconcile") if spec.reconcile else None
         self._repeatable = spec.method == "PUT" or (bool(spec.key) and spec.honours_key)
 
     async def send(self, file: Pinned, index: int) -> UploadedFile:
-        """Once over all attempts."""
+        """Send one file once over all attempts."""
         spec = self._spec
-        endpoint = _filled(spec.endpoints[index if len(spec.endpoints) > 1 else 0], file)
+        endpoint = _with_file_name(spec.endpoints[index if len(spec.endpoints) > 1 else 0], file)
         address = endpoint.partition("?")[0] if spec.mode == "presigned_put" else endpoint
         effect = Effect(
             name=f"upload.{fingerprint(file.shown)[:16]}",
             fingerprint=fingerprint(spec.mode, spec.method, address, spec.form_field, spec.metadata, file.identity()),
-            seconds=longest(self._http, self._run),
+            seconds=streaming_seconds(self._http, self._run),
             repeatable=self._repeatable,
             on_unknown=spec.on_unknown,
         )
 
         async def act(intent: Intent) -> Any:
             answer = await self._exchange(file, endpoint, intent)
-            shaped = tolerant(self._shaper(file))(answer)
+            shaped = tolerant(self._make_shaper(file))(answer)
             return asdict(shaped) if isinstance(shaped, UploadedFile) else shaped
 
-        async def look(intent: Intent) -> Reconciled:
-            if self._found is None or spec.reconcile is None:
+        async def reconcile(intent: Intent) -> Reconciled:
+            if self._exists is None or spec.reconcile is None:
                 return Unknown()
-            place = _filled(spec.reconcile.endpoint.replace("{key}", intent.key), file)
-            return await look_up(self._http, place, self._found, self._shaper(file))
+            place = _with_file_name(spec.reconcile.endpoint.replace("{key}", intent.key), file)
+            return await look_up(self._http, place, self._exists, self._make_shaper(file))
 
         failpoint("http.upload.before_file")
-        answer = await self._run.effects.perform(effect, act, look)
+        answer = await self._run.effects.perform(effect, act, reconcile)
         failpoint("http.upload.after_file")
         if answer is None:
             return UploadedFile(source=file.shown, bytes=file.size, status=0, reconciled=True)
@@ -206,11 +208,11 @@ class _Upload:
                 params=spec.params,
                 headers=headers,
                 expected=spec.expected,
-                max_bytes=_MOST,
+                max_bytes=_MAX_ANSWER_BYTES,
             )
         except OutcomeUnknown as error:
             error.effect_key = intent.key
-            error.reconcilable = self._repeatable or self._found is not None or spec.on_unknown != "stop"
+            error.reconcilable = self._repeatable or self._exists is not None or spec.on_unknown != "stop"
             raise
 
     def _body(self, file: Pinned, intent: Intent) -> StreamedBody:
@@ -219,7 +221,7 @@ class _Upload:
             return raw(file)
         return multipart(spec.metadata, [FormFile(field=spec.form_field, file=file)], f"flowrunner-{intent.key}")
 
-    def _shaper(self, file: Pinned) -> Callable[[Response], UploadedFile]:
+    def _make_shaper(self, file: Pinned) -> Callable[[Response], UploadedFile]:
         def shape(answer: Response) -> UploadedFile:
             return UploadedFile(
                 source=file.shown,
@@ -232,5 +234,5 @@ class _Upload:
         return shape
 
 
-def _filled(endpoint: str, file: Pinned) -> str:
+def _with_file_name(endpoint: str, file: Pinned) -> str:
     return endpoint.replace("{name}", quote(file.name, safe=""))

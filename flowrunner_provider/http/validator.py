@@ -1,7 +1,7 @@
-"""Which version of a file lies at a place: kept beside it, for the next conditional download.
+"""Version of a downloaded file, stored beside it for the next conditional download.
 
-The record names the file that it is about by size and time. It is removed before a new version gets the name and
-written after that, so that it never vouches for other bytes; a kill in between costs one more download.
+The record identifies the file by size and time. It is removed before a new version gets the final name and written
+afterwards, so it never describes other bytes; a kill in between costs one more download.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from flowrunner_provider.http.targets import Target, Writing
 
 __all__ = ["Validator", "forget", "remember", "remembered"]
 
-_MOST = 16 * 1024
+_MAX_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validator:
-    """The version of a file that was downloaded.
+    """The version of a downloaded file.
 
-    :param source: fingerprint of where it came from.
-    :param bytes: the size of the file.
-    :param modified: its time when it was written, as the store tells it.
+    :param source: fingerprint of its source.
+    :param bytes: size of the file.
+    :param modified: its modification time when it was written, as reported by the store.
     """
 
     source: str
@@ -38,23 +38,23 @@ class Validator:
     modified: str
 
     def conditions(self) -> dict[str, str]:
-        """The headers that ask for another version only (RFC 9110, section 13.1)."""
+        """Return the headers of a conditional request (RFC 9110, section 13.1)."""
         if self.etag:
             return {"If-None-Match": self.etag}
         return {"If-Modified-Since": self.last_modified}
 
 
-def _beside(target: Target) -> Target:
+def _record_target(target: Target) -> Target:
     return target.beside(f"{part_name(target.name, 'version').removesuffix('.part')}.json")
 
 
 async def remembered(target: Target, source: str) -> Validator | None:
-    """What is known of the file at ``target``; None if it is not there, came from elsewhere, or was changed."""
-    entry, place = await target.entry(), _beside(target)
+    """Return the recorded version of the file; None if it is missing, from another source, or was modified."""
+    entry, record = await target.entry(), _record_target(target)
     if entry is None:
         return None
     try:
-        text = await collect(place.store.read(place.path), max_bytes=_MOST, what=place.shown)
+        text = await collect(record.store.read(record.path), max_bytes=_MAX_BYTES, what=record.shown)
         known = Validator(**json.loads(text))
     except (NotFound, IntegrityError, ValueError, TypeError):
         return None
@@ -62,14 +62,14 @@ async def remembered(target: Target, source: str) -> Validator | None:
 
 
 async def forget(target: Target) -> None:
-    """Before the file is replaced: nothing is known any more."""
-    place = _beside(target)
+    """Remove the record, before the file is replaced."""
+    record = _record_target(target)
     with suppress(NotFound):
-        await place.store.delete(place.path)
+        await record.store.delete(record.path)
 
 
 async def remember(target: Target, source: str, etag: str, last_modified: str, token: str) -> None:
-    """After the file was put in place: which version it is."""
+    """Record the version, after the file was put in record."""
     entry = await target.entry()
     if entry is None or entry.size is None:
         return
@@ -80,7 +80,7 @@ async def remember(target: Target, source: str, etag: str, last_modified: str, t
     async def chunks() -> AsyncIterator[bytes]:
         yield json.dumps(asdict(known)).encode()
 
-    writing = Writing(_beside(target), token)
+    writing = Writing(_record_target(target), token)
     try:
         await writing.fill(chunks())
         failpoint("http.download.before_version")

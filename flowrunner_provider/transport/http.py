@@ -1,8 +1,8 @@
-"""The one HTTP engine of all connectors: aiohttp, with every promise of the package around each exchange.
+"""The HTTP client of all connectors: aiohttp with rate limit, deadline, redirect checks, body checks and retries.
 
-Each exchange waits for the connection's pace, has a deadline, follows redirects by hand (so that no
-credential leaves its origin and no private address is reached), checks that the body is whole, and
-fails with the error that says what to do. Requests that may be repeated are repeated in place.
+Each request waits for the connection's rate limit and has a deadline. Redirects are followed manually, so that no
+credential leaves its origin and no private address is reached. Incomplete bodies raise, errors are typed, and
+repeatable requests are retried in place.
 
 ::
 
@@ -38,7 +38,7 @@ from flowrunner_provider.core.net_guard import (
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.secrets import Redactor, redact_url
 from flowrunner_provider.core.streams import collect
-from flowrunner_provider.transport.http_auth import Proofs
+from flowrunner_provider.transport.http_auth import Authenticator
 from flowrunner_provider.transport.http_body import (
     MAX_BYTES,
     NO_RATIO,
@@ -64,15 +64,15 @@ T = TypeVar("T")
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 _METHOD = re.compile(r"[A-Z]{1,16}")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_ABOUT_BODY = frozenset({"content-type", "content-length", "content-encoding", "content-language", "content-md5"})
-_SAMPLE = 8192
+_BODY_HEADERS = frozenset({"content-type", "content-length", "content-encoding", "content-language", "content-md5"})
+_ERROR_BODY_BYTES = 8192
 
 
 class HttpTransport:
-    """Speaks to one connection during one run; an async context manager.
+    """HTTP client for one connection during one run; an async context manager.
 
     :param settings: the connection.
-    :param run: brings deadline, retry plan and pace.
+    :param run: provides deadline, retry plan and rate limit.
     """
 
     def __init__(self, settings: HttpSettings, run: Run) -> None:
@@ -83,12 +83,12 @@ class HttpTransport:
     async def __aenter__(self) -> HttpTransport:
         self._aiohttp = load("aiohttp", extra="http", needed_for="HTTP")
         settings = self.settings
-        self._proofs = Proofs(settings, self.run, self._what)
-        self._wire = (self._aiohttp.ClientError, TimeoutError, OSError)
-        self._reader = BodyReader(self._wire, self._what)
+        self._authenticator = Authenticator(settings, self.run, self._describe)
+        self._network_errors = (self._aiohttp.ClientError, TimeoutError, OSError)
+        self._reader = BodyReader(self._network_errors, self._describe)
         self._tls = settings.tls.context()
         self._sessions: dict[bool, ClientSession] = {}
-        self._limits: ClientTimeout | None = None  # of the latest exchange: the next one mostly has the same
+        self._client_timeout: ClientTimeout | None = None  # reused while unchanged
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -108,18 +108,18 @@ class HttpTransport:
         expected: Collection[int] | None = None,
         retry: bool = True,
     ) -> Response:
-        """Return the whole, checked answer to one request.
+        """Send one request and return the complete, checked answer.
 
-        :param endpoint: appended to the base URL; an absolute URL gets none of the connection's credentials
-            unless it has the same origin.
+        :param endpoint: appended to the base URL; an absolute URL of another origin is sent without the connection's
+            credentials.
         :param params: added to the query.
-        :param headers: go before the connection's own.
-        :param repeatable: whether doing it twice is like doing it once; None: what the method says.
-        :param timeout: seconds for one exchange; None: the connection's.
-        :param max_bytes: the most decoded bytes to accept.
-        :param expected: statuses that are a success; None: all of 2xx.
-        :param retry: False to leave every repetition to the caller.
-        :raises OutcomeUnknown: when it must not be repeated and may have been carried out.
+        :param headers: override the connection's headers.
+        :param repeatable: whether repeating the request has no further effect; None: depends on the method.
+        :param timeout: seconds for one exchange; None: the connection's timeout.
+        :param max_bytes: largest accepted body, decoded.
+        :param expected: statuses that count as success; None: every 2xx.
+        :param retry: False leaves all retries to the caller.
+        :raises OutcomeUnknown: if the request must not be repeated and may have been carried out.
         """
         limit = self.settings.timeout if timeout is None else timeout
         call = self._call(method, endpoint, params, headers, body, repeatable, limit, max_bytes, expected)
@@ -128,12 +128,12 @@ class HttpTransport:
 
             async def once() -> Response:
                 call.method, call.url, call.home, call.headers, call.body = first
-                return await self._whole(call)
+                return await self._read_complete(call)
 
             return await repeated(once, self.run)
         if call.repeatable:
-            return await self._whole(call)
-        return await self._certain(call, self._whole(call))
+            return await self._read_complete(call)
+        return await self._or_unknown(call, self._read_complete(call))
 
     @asynccontextmanager
     async def stream(
@@ -149,15 +149,15 @@ class HttpTransport:
         max_bytes: int | None = None,
         expected: Collection[int] | None = None,
     ) -> AsyncGenerator[Streamed, None]:
-        """Open an answer and read it piece by piece, in constant memory; nothing is repeated in place.
+        """Open an answer and read it in chunks, in constant memory; nothing is retried in place.
 
-        The parameters are those of :meth:`request`; without ``timeout`` the whole exchange has the run's
-        deadline, and each silence the connection's ``read_timeout``. The chunks raise when the body is not whole.
+        Takes the parameters of :meth:`request`. Without ``timeout``, the exchange is limited by the run's deadline, and
+        each pause by the connection's ``read_timeout``. The chunks raise if the body is incomplete.
         """
         limit = self.run.deadline.seconds if timeout is None else timeout
         call = self._call(method, endpoint, params, headers, body, repeatable, limit, max_bytes, expected)
         call.silence = self.settings.read_timeout
-        raw = await self._certain(call, self._answered(call))
+        raw = await self._or_unknown(call, self._follow_to_answer(call))
         try:
             async with aclosing(self._reader.chunks(call, raw, NO_RATIO if max_bytes else 100.0)) as chunks:
                 encoded = raw.headers.get("Content-Encoding", "identity") != "identity"
@@ -165,8 +165,6 @@ class HttpTransport:
                 yield Streamed(raw.status, raw.headers, str(raw.url), length, chunks)
         finally:
             raw.close()
-
-    # One exchange, hop by hop
 
     def _call(
         self,
@@ -181,7 +179,7 @@ class HttpTransport:
         expected: Collection[int] | None,
     ) -> Call:
         if not _METHOD.fullmatch(method):
-            raise ConfigError(f"{method!r} is not an HTTP method", field="method", remedy="write GET, say")
+            raise ConfigError(f"{method!r} is not an HTTP method", field="method", remedy="use e.g. GET")
         check_headers(headers or {})
         home = True
         if is_absolute(endpoint):
@@ -198,7 +196,7 @@ class HttpTransport:
         return Call(method, url, home, headers or {}, body, repeatable, timeout, max_bytes, expected)
 
     def _address(self, text: str, *, home: bool) -> URL:
-        """What is really requested, judged once more in the spelling that goes to aiohttp."""
+        """Return the final URL, checked again in the spelling that is passed to aiohttp."""
         if home and (secrets := self.settings.credentials.query):
             text = with_credentials(text, secrets)
         url = as_url(text)
@@ -207,15 +205,18 @@ class HttpTransport:
         return url
 
     async def _send(self, call: Call) -> ClientResponse:
-        """One hop: pace, deadline, headers, and the head of the answer."""
+        """Make one hop and return the head of the answer."""
         run, settings = self.run, self.settings
         await run.paced()
-        headers = await self._proofs.headers(call)
+        headers = await self._authenticator.headers(call)
         seconds = run.deadline.limit(call.timeout)
         if seconds <= 0:
-            run.deadline.check(self._what(call))
-        if self._limits is None or (self._limits.total, self._limits.sock_read) != (seconds, call.silence):
-            self._limits = self._aiohttp.ClientTimeout(
+            run.deadline.check(self._describe(call))
+        if self._client_timeout is None or (self._client_timeout.total, self._client_timeout.sock_read) != (
+            seconds,
+            call.silence,
+        ):
+            self._client_timeout = self._aiohttp.ClientTimeout(
                 total=seconds, sock_connect=settings.connect_timeout, sock_read=call.silence
             )
         try:
@@ -225,16 +226,19 @@ class HttpTransport:
                 headers=headers,
                 data=call.body() if callable(call.body) else call.body,
                 allow_redirects=False,
-                timeout=self._limits,
+                timeout=self._client_timeout,
                 ssl=self._tls if call.home else True,
                 proxy=settings.proxies.get(call.url.scheme) if settings.proxies else None,
             )
-        except self._wire as error:
-            raise broken(self._what(call), error, repeatable=call.repeatable) from None
+        except self._network_errors as error:
+            raise broken(self._describe(call), error, repeatable=call.repeatable) from None
 
     def _session(self, repeatable: bool) -> ClientSession:
-        """Pooled connections for what may be repeated. A request that may not gets a connection of its own:
-        one that the server closes while it idles in a pool would look like a lost reply."""
+        """Return the session for repeatable or non-repeatable requests.
+
+        Repeatable requests use pooled connections. A non-repeatable one gets its own connection: a pooled connection
+        that the server closes while idle would look like a lost reply.
+        """
         session = self._sessions.get(repeatable)
         if session is None:
             aiohttp, settings = self._aiohttp, self.settings
@@ -250,13 +254,13 @@ class HttpTransport:
                 auto_decompress=False,
                 read_bufsize=256 * 1024,
             )
-            session._retry_connection = False  # it repeats behind the back of pace, deadline and ledger
+            session._retry_connection = False  # aiohttp must not retry on its own
             self._stack.push_async_callback(session.close)
             self._sessions[repeatable] = session
         return session
 
-    async def _answered(self, call: Call) -> ClientResponse:
-        """Follow redirects to the expected answer, or raise what the unexpected one means."""
+    async def _follow_to_answer(self, call: Call) -> ClientResponse:
+        """Follow redirects to the expected answer, or raise the error for an unexpected one."""
         hops, renewed = 0, False
         while True:
             raw = await self._send(call)
@@ -270,22 +274,22 @@ class HttpTransport:
                     continue
                 if raw.status == 401 and call.home and not renewed:
                     renewed = True
-                    if await self._proofs.renew(call, raw):
+                    if await self._authenticator.renew(call, raw):
                         continue
                 raise await self._refused(call, raw)
             finally:
                 raw.release()
 
     def _follow(self, call: Call, raw: ClientResponse, hops: int) -> None:
-        """Turn ``call`` to where the answer points, without what must not travel there."""
+        """Point ``call`` to the redirect's target, without anything that must not be sent there."""
         settings, here = self.settings, str(call.url)
         if raw.status in (301, 302, 303):
             call.acted = call.acted or not call.repeatable
         if hops > settings.max_redirects:
             raise Rejected(
-                f"{self._what(call)}: more than {settings.max_redirects} redirects",
+                f"{self._describe(call)}: more than {settings.max_redirects} redirects",
                 status=raw.status,
-                remedy="check the address; it may lead in a circle",
+                remedy="check the address; it may redirect in a loop",
             )
         target = urljoin(here, raw.headers["Location"])
         check_redirect(here, target, settings.policy)
@@ -297,27 +301,27 @@ class HttpTransport:
         becomes_get = call.method == "POST" if raw.status in (301, 302) else call.method != "HEAD"
         if raw.status in (301, 302, 303) and becomes_get:
             call.method, call.body = "GET", None
-            call.headers = {name: v for name, v in call.headers.items() if name.lower() not in _ABOUT_BODY}
+            call.headers = {name: v for name, v in call.headers.items() if name.lower() not in _BODY_HEADERS}
         elif call.once_only:
             raise Rejected(
-                f"{self._what(call)}: the redirect asks for the body again, which was a stream",
+                f"{self._describe(call)}: the redirect requires the body again, but it was a one-time stream",
                 status=raw.status,
-                remedy="use the address that the redirect leads to",
+                remedy="use the target of the redirect as address",
             )
 
     async def _refused(self, call: Call, raw: ClientResponse) -> FlowRunnerError:
         sample = bytearray()
         try:
-            async with aclosing(self._reader.chunks(call, raw, NO_RATIO, cap=_SAMPLE)) as chunks:
+            async with aclosing(self._reader.chunks(call, raw, NO_RATIO, cap=_ERROR_BODY_BYTES)) as chunks:
                 async for chunk in chunks:
                     sample += chunk
         except FlowRunnerError:
-            sample = sample[:_SAMPLE]  # it was cut or damaged: the status says enough
+            sample = sample[:_ERROR_BODY_BYTES]  # truncated or damaged: the status is enough
         error = refused(
-            self._what(call),
+            self._describe(call),
             raw.status,
             raw.headers,
-            self._hide(sample.decode("utf-8", "replace")),
+            self._redact(sample.decode("utf-8", "replace")),
             now=self.run.clock.now(),
             repeatable=call.repeatable,
             has_credentials=self.settings.credentials.configured,
@@ -329,8 +333,8 @@ class HttpTransport:
             self.run.hold(error.retry_after)
         return error
 
-    async def _certain(self, call: Call, work: Awaitable[T]) -> T:
-        """Await ``work``; once the act was carried out, no error may say that nothing happened."""
+    async def _or_unknown(self, call: Call, work: Awaitable[T]) -> T:
+        """Await ``work``; after a non-repeatable request was carried out, raise every error as OutcomeUnknown."""
         try:
             return await work
         except OutcomeUnknown:
@@ -340,22 +344,22 @@ class HttpTransport:
                 raise unknown(error.message) from error
             raise
 
-    async def _whole(self, call: Call) -> Response:
-        raw = await self._answered(call)
+    async def _read_complete(self, call: Call) -> Response:
+        raw = await self._follow_to_answer(call)
         try:
             if "Content-Encoding" in raw.headers:
                 chunks = self._reader.chunks(call, raw, NO_RATIO, cap=call.max_bytes)
-                content = await collect(chunks, max_bytes=call.max_bytes or 0, what=self._what(call))
+                content = await collect(chunks, max_bytes=call.max_bytes or 0, what=self._describe(call))
             else:
                 content = await self._reader.plain(call, raw)
             return Response(raw.status, raw.headers, str(raw.url), content)
         finally:
             raw.release()
 
-    def _what(self, call: Call) -> str:
-        return f"{call.method} {self._hide(redact_url(str(call.url)))}"
+    def _describe(self, call: Call) -> str:
+        return f"{call.method} {self._redact(redact_url(str(call.url)))}"
 
-    def _hide(self, text: str) -> str:
+    def _redact(self, text: str) -> str:
         secrets = (*self.settings.secrets, *self.settings.credentials.secrets())
         if self._redactor is None or self._redactor[0] != secrets:
             self._redactor = (secrets, Redactor(secrets))

@@ -1,7 +1,7 @@
-"""Credentials on their way into requests: which headers go along on a hop, and what follows a 401.
+"""Authentication of requests: the headers for each hop, and the reaction to a 401.
 
-Static credentials are put together once per transport; a token is asked for before each request, and a
-signature is made for each. Both may ask a third party, and have as long for it as the run has.
+Static credentials are prepared once per transport. A token is requested before each request, and a signature is created
+for each one. Both may contact a third party, limited by the run's deadline.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aiohttp import ClientResponse
     from multidict import CIMultiDict
 
-__all__ = ["Proofs", "api_key_credentials", "bearer_credentials", "client_certificate"]
+__all__ = ["Authenticator", "api_key_credentials", "bearer_credentials", "client_certificate"]
 
 T = TypeVar("T")
 
@@ -29,113 +29,117 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2: names o
 _COOKIE_VALUE = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]+")  # RFC 6265, 4.1.1
 
 
-class Proofs:
-    """The headers of one transport's requests.
+class Authenticator:
+    """Builds the headers of one transport's requests.
 
-    :param what: a call's method and redacted address, for messages.
+    :param describe: returns a call's method and redacted URL, for messages.
     """
 
-    def __init__(self, settings: HttpSettings, run: Run, what: Callable[[Call], str]) -> None:
+    def __init__(self, settings: HttpSettings, run: Run, describe: Callable[[Call], str]) -> None:
         from multidict import CIMultiDict
 
-        self._credentials, self._run, self._what = settings.credentials, run, what
+        self._credentials, self._run, self._describe = settings.credentials, run, describe
         common = {"User-Agent": settings.user_agent, "Accept-Encoding": "gzip, deflate", "Accept": "*/*"}
-        self._foreign: CIMultiDict[str] = CIMultiDict(common)
-        self._home = CIMultiDict(common)
-        self._home.update(settings.headers)
-        self._proof = settings.credentials.fixed
-        self._proven = self._home.copy()
-        self._proven.update(self._proof or {})
+        self._foreign_headers: CIMultiDict[str] = CIMultiDict(common)
+        self._own_headers = CIMultiDict(common)
+        self._own_headers.update(settings.headers)
+        self._auth_headers = settings.credentials.fixed
+        self._authenticated_headers = self._own_headers.copy()
+        self._authenticated_headers.update(self._auth_headers or {})
 
     async def headers(self, call: Call) -> CIMultiDict[str]:
-        """What goes along on this hop: at home with the credentials; what the caller gave goes before the rest."""
+        """Return the headers of this hop; on the own origin with credentials. The caller's headers take precedence."""
         credentials = self._credentials
         if not call.home:
-            headers = self._foreign
+            headers = self._foreign_headers
         else:
             if credentials.fixed is None:
-                await self._prove(call)
-            headers = self._proven
+                await self._update_auth_headers(call)
+            headers = self._authenticated_headers
         if call.headers:
             headers = headers.copy()
             headers.update(call.headers)
         if call.home and credentials.signs:
             outgoing = Outgoing(call.method, str(call.url), headers, call.body)
-            call.proof = await self._in_time(call, credentials.sign(outgoing))
+            call.proof = await self._before_deadline(call, credentials.sign(outgoing))
             headers = headers.copy()
             headers.update(call.proof)
         return headers
 
     async def renew(self, call: Call, raw: ClientResponse) -> bool:
-        """After a 401: whether the request should be sent once more.
+        """Renew the credentials after a 401; return whether to send the request once more.
 
-        :raises CredentialExpired: when it should, and its body is gone.
+        :raises CredentialExpired: if it should be sent again but its body was a one-time stream.
         """
         refused = Refused(call.proof, tuple(raw.headers.getall("WWW-Authenticate", ())))
-        if not await self._in_time(call, self._credentials.renew(refused)):
+        if not await self._before_deadline(call, self._credentials.renew(refused)):
             return False
         if call.once_only:
             raise CredentialExpired(
-                f"{self._what(call)}: the token ran out while the body was sent",
+                f"{self._describe(call)}: the token expired while the body was sent",
                 retry_after=0.0,
-                remedy="nothing to do: a fresh token is there, and the retry sends the body again",
+                remedy="nothing to do: the retry sends the body with a new token",
             )
         return True
 
-    async def _prove(self, call: Call) -> None:
-        """Put the connection's headers together anew when its credentials have changed."""
-        call.proof = proof = await self._in_time(call, self._credentials.headers())
-        if proof is not self._proof:
-            self._proof, self._proven = proof, self._home.copy()
-            self._proven.update(proof)
+    async def _update_auth_headers(self, call: Call) -> None:
+        """Rebuild the connection's headers if its credentials have changed."""
+        call.proof = proof = await self._before_deadline(call, self._credentials.headers())
+        if proof is not self._auth_headers:
+            self._auth_headers, self._authenticated_headers = proof, self._own_headers.copy()
+            self._authenticated_headers.update(proof)
 
-    async def _in_time(self, call: Call, work: Awaitable[T]) -> T:
+    async def _before_deadline(self, call: Call, work: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(self._run.deadline.remaining()):
                 return await work
         except TimeoutError:
             raise TimedOut(
-                f"{self._what(call)}: no credentials in time; it was not sent with them",
-                remedy="look at what gives the credentials (the token endpoint, say), or raise `timeout`",
+                f"{self._describe(call)}: no credentials before the deadline; the request was not sent",
+                remedy="check the credential source, e.g. the token endpoint, or raise `timeout`",
             ) from None
 
 
 def bearer_credentials(token: str) -> StaticCredentials:
-    """A token that somebody else made (RFC 6750)."""
+    """Return credentials for a fixed bearer token (RFC 6750)."""
     _check_value(token, "password")
     return StaticCredentials(fixed={"Authorization": f"Bearer {token}"}, hidden=(token,), fields=("password",))
 
 
 def api_key_credentials(name: str, key: str, where: str) -> StaticCredentials:
-    """An API key.
+    """Return credentials for an API key.
 
     :param where: ``header``, ``query`` or ``cookie``.
-    :raises ConfigError: if it cannot be sent there.
+    :raises ConfigError: if the key cannot be sent there.
     """
     if where == "query":
         return StaticCredentials(query={name: key}, hidden=(key,), fields=("password", "api_key_name"))
     _check_value(key, "password")
     if not _TOKEN.fullmatch(name):
         raise ConfigError(
-            "api_key_name cannot be sent", field="api_key_name", remedy="write letters, digits and dashes"
+            "api_key_name is not a valid header or cookie name",
+            field="api_key_name",
+            remedy="use letters, digits and dashes",
         )
     fixed: Mapping[str, str] = {name: key}
     if where == "cookie":
         if not _COOKIE_VALUE.fullmatch(key):
             raise ConfigError(
-                "the key holds a character that a cookie cannot hold", field="password", remedy="give it encoded"
+                "the key contains a character that cookies do not allow", field="password", remedy="encode it"
             )
         fixed = {"Cookie": f"{name}={key}"}
     return StaticCredentials(fixed=fixed, hidden=(key,), fields=("password", "api_key_name"))
 
 
 def client_certificate() -> StaticCredentials:
-    """The TLS client certificate is all there is: no header proves anything."""
+    """Return credentials without headers: the TLS client certificate authenticates."""
     return StaticCredentials(fields=("cert_file", "key_file"))
 
 
 def _check_value(value: str, field: str) -> None:
     if _CONTROL.search(value):
         raise ConfigError(
-            f"{field} holds a line break or another control character", field=field, remedy="remove it and save again"
+            f"{field} contains a line break or another control character",
+            field=field,
+            remedy="remove it and save again",
         )

@@ -1,4 +1,4 @@
-"""Answers: what they are, and how their bodies are read whole or not at all."""
+"""Requests and answers of the HTTP transport, and the readers that check bodies for completeness."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ __all__ = ["MAX_BYTES", "NO_RATIO", "Body", "BodyCut", "BodyReader", "Call", "Re
 T = TypeVar("T")
 
 MAX_BYTES = 64 * 1024 * 1024
-"""The most decoded bytes that a request holds in memory unless told otherwise."""
+"""Default limit of decoded bytes that an answer may occupy in memory."""
 
 NO_RATIO = 2000.0
-"""More than deflate can do: where memory is bounded anyway, a good compression is no crime."""
+"""More than deflate can reach: no ratio limit is needed where the decoded size is limited."""
 
 Body = bytes | AsyncIterator[bytes] | Callable[[], AsyncIterator[bytes]]
-"""What is sent; a stream can be sent once only, so such a request is never repeated. A function gives the same
-stream as often as it is called."""
+"""A request body. A stream can be sent only once, so its request is never repeated; a function returns the same stream
+at every call."""
 
 
 class BodyCut(ConnectionLost):
-    """The connection broke in the middle of the answer's body."""
+    """The connection broke in the middle of the response body."""
 
     def to_event(self) -> dict[str, Any]:
-        """As the error that it is for everybody else."""
+        """Serialise as ConnectionLost, the class that everybody else knows."""
         return {**super().to_event(), "error_type": "ConnectionLost"}
 
 
 async def repeated(step: Callable[[], Awaitable[T]], run: Run) -> T:
-    """Repeat ``step`` in place as the run's plan says.
+    """Repeat ``step`` in place according to the run's retry plan.
 
-    :raises IntegrityError: when the body of the answer was cut each time: that is no accident of the network.
+    :raises IntegrityError: if the body was cut short every time, because that is not a network accident.
     """
     cuts = 0
 
@@ -63,14 +63,14 @@ async def repeated(step: Callable[[], Awaitable[T]], run: Run) -> T:
         if 1 < cuts == run.retry.attempts:
             raise IntegrityError(
                 f"{error.message}; its body was cut short {cuts} times in a row",
-                remedy="look at the server, and at the proxies before it: the answer is never whole",
+                remedy="check the server and its proxies: the answer is never complete",
             ) from error
         raise
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A whole answer. ``headers`` ignores case; ``content`` is decoded."""
+    """A complete answer. ``headers`` is case-insensitive; ``content`` is decoded."""
 
     status: int
     headers: Mapping[str, str]
@@ -78,7 +78,7 @@ class Response:
     content: bytes
 
     def text(self) -> str:
-        """The body as text, in the charset that the server names, else UTF-8."""
+        """Return the body as text, in the charset of the Content-Type, by default UTF-8."""
         match = re.search(r"charset=\"?([\w.:-]+)", self.headers.get("Content-Type", ""), re.IGNORECASE)
         try:
             return self.content.decode(match[1] if match else "utf-8-sig", "replace")
@@ -86,9 +86,9 @@ class Response:
             return self.content.decode("utf-8", "replace")
 
     def json(self) -> Any:
-        """The body as JSON.
+        """Return the body as JSON.
 
-        :raises IntegrityError: if it is something else.
+        :raises IntegrityError: if it is not JSON.
         """
         try:
             return json.loads(self.content)
@@ -102,7 +102,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """An answer whose body is still on its way; ``length`` is its size if that is known."""
+    """An answer whose body is still to be read; ``length`` is its size if known."""
 
     status: int
     headers: Mapping[str, str]
@@ -113,7 +113,7 @@ class Streamed:
 
 @dataclass(slots=True)
 class Call:
-    """One request over all its hops: where it stands now, and what its owner allows."""
+    """One request over all its hops."""
 
     method: str
     url: URL
@@ -124,13 +124,13 @@ class Call:
     timeout: float
     max_bytes: int | None
     expected: Collection[int] | None
-    silence: float | None = None  # seconds between two pieces of the answer
-    proof: Mapping[str, str] = field(default_factory=dict)  # what the credentials gave for the latest hop
-    acted: bool = False  # an unrepeatable request was carried out: from now on no error says "nothing happened"
+    silence: float | None = None  # longest pause within the answer, seconds
+    proof: Mapping[str, str] = field(default_factory=dict)  # headers from the credentials for the latest hop
+    acted: bool = False  # a non-repeatable request was carried out
 
     @property
     def once_only(self) -> bool:
-        """Its body is a stream that is gone once it was sent."""
+        """Whether the body is a stream that can be sent only once."""
         return isinstance(self.body, AsyncIterator)
 
     def expects(self, status: int) -> bool:
@@ -138,17 +138,17 @@ class Call:
 
 
 class BodyReader:
-    """Reads the bodies of one transport.
+    """Reads the response bodies of one transport.
 
-    :param wire: the exceptions that mean a broken exchange.
-    :param what: a call's method and redacted address, for messages.
+    :param wire: exceptions that mean a broken connection.
+    :param what: returns a call's method and redacted URL, for messages.
     """
 
     def __init__(self, wire: tuple[type[Exception], ...], what: Callable[[Call], str]) -> None:
         self._wire, self._what = wire, what
 
     async def plain(self, call: Call, raw: ClientResponse) -> bytes:
-        """A body without content coding, held in memory: the hot path."""
+        """Read a body without content coding into memory; the hot path."""
         pieces, size, stream = [], 0, raw.content
         try:
             while not stream.at_eof() and (chunk := await stream.readany()):
@@ -157,7 +157,7 @@ class BodyReader:
                 if size > (call.max_bytes or 0):
                     raise IntegrityError(
                         f"the answer to {self._what(call)} is larger than {call.max_bytes:,} bytes",
-                        remedy="raise `max_bytes`, or write it to a file with `save_to`",
+                        remedy="raise `max_bytes`, or use `save_to`",
                     )
         except self._wire as error:
             raise self._cut(call, error) from None
@@ -170,11 +170,12 @@ class BodyReader:
             return
         if announced.isascii() and announced.isdigit() and int(announced) != size:
             raise IntegrityError(
-                f"the answer to {self._what(call)} has {size} of {announced} bytes", remedy="ask again"
+                f"the answer to {self._what(call)} has {size} of {announced} bytes",
+                remedy="retry; if it persists, check the server",
             )
 
     async def _pieces(self, call: Call, raw: ClientResponse) -> AsyncGenerator[bytes, None]:
-        """The body as it came, and an error unless it came whole."""
+        """Yield the raw body; raise if it is incomplete."""
         size = 0
         try:
             while chunk := await raw.content.readany():
@@ -191,7 +192,7 @@ class BodyReader:
     def chunks(
         self, call: Call, raw: ClientResponse, ratio: float, cap: int | None = None
     ) -> AsyncGenerator[bytes, None]:
-        """The body decoded, at most ``cap`` bytes of it (or the caller's ``max_bytes``)."""
+        """Return the decoded body, at most ``cap`` bytes of it (by default the call's ``max_bytes``)."""
         coding = raw.headers.get("Content-Encoding", "").strip().lower().removeprefix("x-")
         pieces = self._pieces(call, raw)
         if coding in ("", "identity"):
@@ -203,8 +204,8 @@ class BodyReader:
             known = "deflate"
         else:
             raise IntegrityError(
-                f"the answer to {self._what(call)} is encoded as {coding[:40]!r}, which was not asked for",
-                remedy="have the server honour Accept-Encoding: gzip, deflate",
+                f"the answer to {self._what(call)} has the unsupported encoding {coding[:40]!r}",
+                remedy="configure the server to honour Accept-Encoding: gzip, deflate",
             )
         if call.method == "HEAD" or raw.status in (204, 304):
             return pieces
@@ -221,6 +222,7 @@ async def _at_most(
             size += len(chunk)
             if cap is not None and size > cap:
                 raise IntegrityError(
-                    f"the answer to {what()} is larger than {cap:,} bytes", remedy="raise `max_bytes` if that is right"
+                    f"the answer to {what()} is larger than {cap:,} bytes",
+                    remedy="raise `max_bytes` if this size is expected",
                 )
             yield chunk

@@ -1,8 +1,8 @@
 """HTTP Digest authentication (RFC 7616): SHA-256 and MD5, ``qop=auth``, and RFC 2069 for old servers.
 
-The first request of a transport is refused, and answered with the server's challenge; from then on each request
-brings its proof along, with a counter, until the server wants another nonce. The password is never sent.
-``auth-int``, ``-sess`` and mutual authentication are not spoken.
+The first request of a transport is refused with the server's challenge. From then on, each request carries its response
+with a counter, until the server sends another nonce. The password is never sent. ``auth-int``, ``-sess`` and mutual
+authentication are not supported.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ __all__ = ["DigestCredentials", "read_challenges"]
 
 _ITEM = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)(\s*=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^\s\",;=]+))?")
 _NONCE = re.compile(r'\bnonce="((?:[^"\\]|\\.)*)"')
-_LONGEST = 8192
-_HASHES = {"SHA-256": "sha256", "MD5": "md5"}  # the better one first
+_MAX_HEADER_LENGTH = 8192
+_HASHES = {"SHA-256": "sha256", "MD5": "md5"}  # strongest first
 
 
 def read_challenges(headers: Iterable[str]) -> list[tuple[str, dict[str, str]]]:
-    """Scheme (lower case) and parameters of each challenge; quoted values stay as they are between the quotes."""
+    """Return scheme (lower case) and parameters of each challenge; quoted values are not unescaped."""
     found: list[tuple[str, dict[str, str]]] = []
     for header in headers:
         scheme: dict[str, str] = {}
-        for name, value in _ITEM.findall(header[:_LONGEST]):
+        for name, value in _ITEM.findall(header[:_MAX_HEADER_LENGTH]):
             if value:
                 value = value.partition("=")[2].strip()
                 scheme.setdefault(name.lower(), value[1:-1] if value.startswith('"') else value)
@@ -54,7 +54,7 @@ class _Challenge:
 
 @dataclass(kw_only=True)
 class DigestCredentials:
-    """Login and password, proved without being sent. For one transport: the counter is its own."""
+    """Login and password, proved without being sent. For one transport, because it keeps a counter."""
 
     login: str
     password: str = field(repr=False)
@@ -74,10 +74,10 @@ class DigestCredentials:
         return {}
 
     async def sign(self, request: Outgoing) -> Mapping[str, str]:
-        """The proof for this request; nothing as long as there is no challenge."""
+        """Return the response for this request; nothing without a challenge."""
         if isinstance(request.body, AsyncIterator):
             raise ConfigError(
-                "digest authentication sends a request twice, and this body is a stream that can be sent once",
+                "digest authentication sends a request twice, but this body can be sent only once",
                 field="auth",
                 remedy="send it from memory or from a file, or use another `auth`",
             )
@@ -88,12 +88,12 @@ class DigestCredentials:
         return {"Authorization": self._answer(self._challenge, request.method, target)}
 
     async def renew(self, refused: Refused) -> bool:
-        """Take the server's challenge, unless another request has brought a newer one."""
+        """Adopt the server's challenge, unless another request has received a newer one."""
         match = _NONCE.search(refused.sent.get("Authorization", ""))
         used = match[1] if match else ""
         if self._challenge is not None and self._challenge.nonce != used:
             return True
-        challenge = _best(read_challenges(refused.challenges))
+        challenge = _strongest(read_challenges(refused.challenges))
         if challenge is None or challenge.nonce == used:
             return False
         self._challenge = challenge
@@ -130,10 +130,10 @@ class DigestCredentials:
         return f'username="{escaped}"'
 
 
-def _best(challenges: list[tuple[str, dict[str, str]]]) -> _Challenge | None:
-    """The strongest challenge that we can meet; None when the server did not say how it wants to be asked.
+def _strongest(challenges: list[tuple[str, dict[str, str]]]) -> _Challenge | None:
+    """Return the strongest supported challenge; None if the server sent none.
 
-    :raises ConfigError: when it wants something else.
+    :raises ConfigError: if the server requires another scheme.
     """
     digests = [items for scheme, items in challenges if scheme == "digest"]
     usable = {
@@ -157,9 +157,9 @@ def _best(challenges: list[tuple[str, dict[str, str]]]) -> _Challenge | None:
     if digests:
         asked = "digest with " + ", ".join(sorted({items.get("algorithm", "auth-int")[:20] for items in digests}))
     raise ConfigError(
-        f"the server asks for {asked}, not for digest with SHA-256 or MD5 and qop=auth",
+        f"the server requires {asked}, not digest with SHA-256 or MD5 and qop=auth",
         field="auth",
-        remedy="set the connection's `auth` to what the server asks for; the password was not sent",
+        remedy="set the connection's `auth` to what the server requires; the password was not sent",
     )
 
 

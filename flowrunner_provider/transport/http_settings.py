@@ -1,4 +1,4 @@
-"""How one HTTP connection is spoken to: settings, credentials, TLS, and the guarded resolver."""
+"""Settings of one HTTP connection: credentials, TLS, limits, and the resolver that checks addresses."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # what aiohttp refuses in a 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One request as it is about to be sent, for credentials that sign it.
+    """A request about to be sent, for credentials that sign it.
 
-    :param url: in the spelling that goes onto the wire.
-    :param headers: all but those of the signature.
-    :param body: a stream can be read once only, and that is the sender's to do.
+    :param url: as it is sent.
+    :param headers: all headers except the signature's.
+    :param body: a stream must not be read by the signer.
     """
 
     method: str
@@ -52,10 +52,10 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A request that was answered 401.
+    """A request that was answered with 401.
 
-    :param sent: what the credentials had given for it, the very same object.
-    :param challenges: each ``WWW-Authenticate`` header of the answer.
+    :param sent: the headers that the credentials returned for it, the same object.
+    :param challenges: the ``WWW-Authenticate`` headers of the answer.
     """
 
     sent: Mapping[str, str]
@@ -63,19 +63,19 @@ class Refused:
 
 
 class Credentials(Protocol):
-    """What proves who we are; only ever added to requests to the connection's own origin."""
+    """Authenticates requests; only ever added to requests to the connection's own origin."""
 
     @property
     def configured(self) -> bool:
-        """False when there is nothing to prove."""
+        """False if there are no credentials."""
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields of the connection to check when the server refuses."""
+        """The connection fields to check if the server refuses the credentials."""
 
     @property
     def fixed(self) -> Mapping[str, str] | None:
-        """Headers that stay the same; None when :meth:`headers` has to be asked before each request."""
+        """Headers that never change; None if :meth:`headers` must be called before each request."""
 
     @property
     def query(self) -> Mapping[str, str]:
@@ -83,19 +83,19 @@ class Credentials(Protocol):
 
     @property
     def signs(self) -> bool:
-        """Whether :meth:`sign` has to be asked about each request."""
+        """Whether :meth:`sign` must be called for each request."""
 
     def secrets(self) -> Iterable[str]:
-        """Values that must not show in an error."""
+        """Return the values that must not appear in errors."""
 
     async def headers(self) -> Mapping[str, str]:
-        """The headers for the next request; may fetch a token first."""
+        """Return the headers for the next request; may fetch a token first."""
 
     async def sign(self, request: Outgoing) -> Mapping[str, str]:
-        """Headers for this one request, which go over all others."""
+        """Return headers for this request, which override all others."""
 
     async def renew(self, refused: Refused) -> bool:
-        """After a 401: whether something newer than what was refused makes one more try worthwhile."""
+        """After a 401, return whether newer credentials make another try worthwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,7 @@ class Anonymous(StaticCredentials):
 
 
 def basic_credentials(login: str, password: str) -> StaticCredentials:
-    """RFC 7617, in UTF-8."""
+    """Return credentials for Basic authentication (RFC 7617), in UTF-8."""
     pair = f"{login}:{password}"
     header = "Basic " + base64.b64encode(pair.encode()).decode()
     return StaticCredentials(fixed={"Authorization": header}, hidden=(password, pair), fields=("login", "password"))
@@ -143,13 +143,13 @@ def basic_credentials(login: str, password: str) -> StaticCredentials:
 
 @dataclass(frozen=True, kw_only=True)
 class TlsOptions:
-    """How the server's certificate is judged and ours is shown; for the connection's own origin only.
+    """TLS verification and client certificate, for the connection's own origin only.
 
     :param verify: False accepts any certificate.
     :param ca_file: PEM file with the authorities to trust instead of the system's.
     :param cert_file: PEM file with the client certificate.
-    :param key_file: PEM file with its key, if that is not in ``cert_file``.
-    :param key_password: opens the key, if it is encrypted.
+    :param key_file: PEM file with its key, if ``cert_file`` does not contain it.
+    :param key_password: password of an encrypted key.
     """
 
     verify: bool = True
@@ -159,7 +159,7 @@ class TlsOptions:
     key_password: str = field(default="", repr=False)
 
     def context(self) -> ssl.SSLContext | bool:
-        """For aiohttp: True is the system's trust store, False no verification."""
+        """Return aiohttp's ``ssl`` argument: True for the system's trust store, False for no verification."""
         if not self.cert_file and not (self.verify and self.ca_file):
             return self.verify
         try:
@@ -171,28 +171,28 @@ class TlsOptions:
                 context.load_cert_chain(self.cert_file, self.key_file or None, password=lambda: self.key_password)
         except OSError as error:
             raise ConfigError(
-                f"the TLS files of the connection cannot be used: {error.strerror or type(error).__name__}",
+                f"the TLS files of the connection cannot be loaded: {error.strerror or type(error).__name__}",
                 field="ca_file" if not self.cert_file else "cert_file",
-                remedy="give PEM files that this worker can read, and `key_password` if the key is encrypted",
+                remedy="use PEM files that this worker can read, and set `key_password` if the key is encrypted",
             ) from error
         return context
 
 
 @dataclass(frozen=True, kw_only=True)
 class HttpSettings:
-    """Everything about a connection that does not change from request to request.
+    """The settings of a connection that do not change between requests.
 
-    :param base_url: scheme, host, port and perhaps a path; endpoints are appended to it.
+    :param base_url: scheme, host, port and optional path; endpoints are appended to it.
     :param policy: where requests and redirects may lead.
     :param credentials: for the origin of ``base_url`` only.
     :param headers: for the origin of ``base_url`` only.
-    :param secret_headers: names of headers, beyond the usual ones, that never leave their origin.
-    :param secrets: values that must not show in an error.
+    :param secret_headers: additional header names that never leave their origin.
+    :param secrets: values that must not appear in errors.
     :param connect_timeout: seconds for TCP and TLS.
-    :param read_timeout: seconds of silence in the middle of a streamed answer.
-    :param timeout: seconds for one whole exchange of :meth:`HttpTransport.request`.
-    :param max_connections: at a time.
-    :param proxies: scheme -> proxy URL; trusted, as it comes from the connection.
+    :param read_timeout: longest pause in a streamed answer, in seconds.
+    :param timeout: seconds for one complete exchange of :meth:`HttpTransport.request`.
+    :param max_connections: maximum number of open connections.
+    :param proxies: maps scheme to proxy URL; trusted, because it comes from the connection.
     :param follow_redirects: False returns a redirect as the answer.
     """
 
@@ -228,9 +228,10 @@ def check_headers(headers: Mapping[str, str]) -> None:
 
 
 def guarded_resolver(policy: NetPolicy, trusted: frozenset[str]) -> AbstractResolver:
-    """A resolver whose every answer has passed :func:`check_address`: a name that turns private is refused.
+    """Return a resolver that passes every address to :func:`check_address`, so that names cannot resolve to private
+    hosts.
 
-    :param trusted: hosts that are not judged: the connection's proxies.
+    :param trusted: hosts that are not checked: the connection's proxies.
     """
     from aiohttp.abc import AbstractResolver, ResolveResult
 

@@ -1,7 +1,7 @@
-"""Credentials that sign each request: an HMAC as a vendor wants it, and AWS Signature Version 4.
+"""Credentials that sign each request: vendor-specific HMAC, and AWS Signature Version 4.
 
-The signature covers this request on this hop only, so that it is made anew for each repetition and each
-redirect within the origin, and never leaves it.
+A signature covers one request on one hop. It is created anew for each retry and each redirect within the origin, and
+never leaves it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VISIBLE = re.compile(r"[\x20-\x7e]*")
 
 
-class _Signer:
-    """What signers have in common: no header of their own but the signature."""
+class _SigningCredentials:
+    """Common part of signers: no headers except the signature."""
 
     configured: ClassVar[bool] = True
     fixed: ClassVar[Mapping[str, str]] = {}
@@ -47,22 +47,24 @@ class _Signer:
 
 @dataclass(frozen=True, kw_only=True)
 class HmacOptions:
-    """How the server wants its requests signed; the connection's password is the secret, its login the key id.
+    """How the server expects signatures; the connection's password is the secret, its login the key id.
 
-    ``signs`` lists what is signed, joined by ``separator``: method, url, host, path, query, path_and_query,
+    ``signs`` lists the signed parts, joined by ``separator``: method, url, host, path, query, path_and_query,
     timestamp, key_id, body, body_sha256 (in hex).
     """
 
     header: str = option("X-Signature", label="Signature header")
-    prefix: str = option("", label="Prefix of the signature", help="Such as `sha256=`.")
+    prefix: str = option("", label="Prefix of the signature", help="E.g. `sha256=`.")
     algorithm: Literal["sha256", "sha384", "sha512", "sha1"] = option("sha256", label="Algorithm")
     secret_encoding: Literal["utf-8", "hex", "base64"] = option("utf-8", label="Encoding of the secret")
     signature_encoding: Literal["hex", "base64"] = option("hex", label="Encoding of the signature")
     signs: tuple[str, ...] = option(("method", "path_and_query", "timestamp", "body"), label="What is signed")
-    separator: str = option("\n", label="Separator", help="Between the signed parts.")
-    timestamp_header: str = option("X-Timestamp", label="Timestamp header", help="Empty: none is sent.")
-    timestamp_format: Literal["unix", "unix_ms", "iso8601"] = option("unix", label="Form of the timestamp")
-    key_id_header: str = option("", label="Key ID header", help="Sends the connection's login.")
+    separator: str = option("\n", label="Separator", help="Separates the signed parts.")
+    timestamp_header: str = option(
+        "X-Timestamp", label="Timestamp header", help="Header that carries the timestamp; empty for none."
+    )
+    timestamp_format: Literal["unix", "unix_ms", "iso8601"] = option("unix", label="Timestamp format")
+    key_id_header: str = option("", label="Key ID header", help="Header that carries the connection's login.")
 
     def __post_init__(self) -> None:
         if not self.signs:
@@ -71,13 +73,13 @@ class HmacOptions:
             if part not in _PARTS:
                 raise _wrong(f"cannot sign {str(part)[:40]!r}", "signs", f"choose from {', '.join(_PARTS)}")
         if "timestamp" in self.signs and not self.timestamp_header:
-            raise _wrong("signs a timestamp that is not sent", "timestamp_header", "name its header")
+            raise _wrong("signs a timestamp that is not sent", "timestamp_header", "set its header")
         names = [name for name in (self.timestamp_header, self.key_id_header) if name]
         for name in (self.header, *names):
             if not _NAME.fullmatch(name):
-                raise _wrong(f"{name[:40]!r} is no name of a header", "header", "correct it")
+                raise _wrong(f"{name[:40]!r} is not a valid header name", "header", "correct it")
         if not _VISIBLE.fullmatch(self.prefix):
-            raise _wrong("prefix holds a control character", "prefix", "correct it")
+            raise _wrong("prefix contains a control character", "prefix", "correct it")
 
     @property
     def headers(self) -> tuple[str, ...]:
@@ -89,11 +91,11 @@ def _wrong(message: str, field: str, remedy: str) -> ConfigError:
     return ConfigError(f"hmac: {message}", field=f"hmac.{field}", remedy=remedy)
 
 
-class HmacCredentials(_Signer):
+class HmacCredentials(_SigningCredentials):
     """A keyed hash over parts of each request.
 
-    :param key_id: names the secret to the server.
-    :raises ConfigError: if the secret is not in its encoding.
+    :param key_id: identifies the secret to the server.
+    :raises ConfigError: if the secret does not have its encoding.
     """
 
     fields: ClassVar[tuple[str, ...]] = ("password", "hmac")
@@ -101,7 +103,7 @@ class HmacCredentials(_Signer):
     def __init__(self, options: HmacOptions, *, secret: str, key_id: str = "", clock: Clock = SYSTEM_CLOCK) -> None:
         self.options, self._secret, self._key_id, self._clock = options, secret, key_id, clock
         if options.key_id_header and not (key_id and _VISIBLE.fullmatch(key_id)):
-            raise MissingCredential("hmac: there is no key id to send", field="login", remedy="set the login")
+            raise MissingCredential("hmac: the key id is missing", field="login", remedy="set the login")
         try:
             match options.secret_encoding:
                 case "hex":
@@ -114,7 +116,7 @@ class HmacCredentials(_Signer):
             raise ConfigError(
                 f"hmac: the secret is not {options.secret_encoding}",
                 field="password",
-                remedy="correct the password, or `secret_encoding` below `hmac`",
+                remedy="correct the password, or `secret_encoding` under `hmac`",
             ) from None
 
     def __repr__(self) -> str:
@@ -148,9 +150,9 @@ class HmacCredentials(_Signer):
 
     def _part(self, name: str, request: Outgoing, stamp: str) -> bytes:
         if name == "body":
-            return _whole(request, "hmac")
+            return _body_bytes(request, "hmac")
         if name == "body_sha256":
-            return hashlib.sha256(_whole(request, "hmac")).hexdigest().encode()
+            return hashlib.sha256(_body_bytes(request, "hmac")).hexdigest().encode()
         parts = urlsplit(request.url)
         path = parts.path or "/"
         text = {
@@ -170,25 +172,25 @@ class HmacCredentials(_Signer):
 class AwsOptions:
     """AWS Signature Version 4; the login is the access key id, the password the secret key.
 
-    Without a login the worker's own AWS identity signs (environment, profile, container or instance role), as
-    botocore finds it.
+    Without a login, the worker's own AWS identity signs (environment, profile, container or instance role), as found by
+    botocore.
     """
 
-    region: str = option(label="Region", help="Such as eu-central-1.")
-    service: str = option(label="Service", help="The name that is signed: execute-api, es, aps, s3 ...")
-    session_token: str = option("", label="Session token", help="Of temporary keys.", secret=True)
-    profile: str = option("", label="Profile", help="Of the worker's AWS configuration, without a login.")
+    region: str = option(label="Region", help="E.g. eu-central-1.")
+    service: str = option(label="Service", help="Signing name of the service: execute-api, es, aps, s3 ...")
+    session_token: str = option("", label="Session token", help="Session token of temporary keys.", secret=True)
+    profile: str = option("", label="Profile", help="Profile of the worker's AWS configuration, used without a login.")
 
     def __post_init__(self) -> None:
         for name in ("region", "service"):
             if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", getattr(self, name)):
-                raise ConfigError(f"aws: {name} is not one", field=f"aws.{name}", remedy=f"correct {name} below `aws`")
+                raise ConfigError(f"aws: invalid {name}", field=f"aws.{name}", remedy=f"correct {name} under `aws`")
 
 
-class AwsCredentials(_Signer):
-    """Requests signed by botocore, for the APIs of AWS and those behind its gateways.
+class AwsCredentials(_SigningCredentials):
+    """Signs requests with botocore, for AWS APIs and those behind AWS gateways.
 
-    :param mask: told the keys that botocore found, so that logs hide them.
+    :param mask: called with the keys that botocore found, so that logs hide them.
     """
 
     fields: ClassVar[tuple[str, ...]] = ("login", "password", "aws")
@@ -203,7 +205,11 @@ class AwsCredentials(_Signer):
     ) -> None:
         if bool(access_key) != bool(secret_key):
             missing = "password" if access_key else "login"
-            raise MissingCredential("aws: half of a key", field=missing, remedy=f"set the {missing}, or neither")
+            raise MissingCredential(
+                "aws: access key and secret key must both be set",
+                field=missing,
+                remedy=f"set the {missing}, or neither",
+            )
         self.options, self._access_key, self._mask = options, access_key, mask
         self._known = tuple(filter(None, (secret_key, options.session_token)))
         self._keys: Any = None
@@ -220,9 +226,9 @@ class AwsCredentials(_Signer):
     async def sign(self, request: Outgoing) -> Mapping[str, str]:
         auth = load("botocore.auth", extra="aws", needed_for="AWS signatures")
         aws = load("botocore.awsrequest", extra="aws", needed_for="AWS signatures")
-        keys = self._keys if self._access_key else await asyncio.to_thread(self._found)
+        keys = self._keys if self._access_key else await asyncio.to_thread(self._worker_keys)
         kind = auth.S3SigV4Auth if self.options.service == "s3" else auth.SigV4Auth
-        body = _whole(request, "aws_sigv4")
+        body = _body_bytes(request, "aws_sigv4")
         headers = {name: value for name, value in request.headers.items() if _is_signed(name)}
         if body and not any(name.lower() == "content-type" for name in headers):
             headers["Content-Type"] = "application/octet-stream"
@@ -237,8 +243,8 @@ class AwsCredentials(_Signer):
         kind(keys, self.options.service, self.options.region).add_auth(to_sign)
         return {str(name): str(value) for name, value in to_sign.headers.items()}
 
-    def _found(self) -> Any:
-        """The worker's own keys, refreshed where they are temporary; may ask the instance's metadata."""
+    def _worker_keys(self) -> Any:
+        """Return the worker's keys, refreshed if temporary; may query the instance metadata."""
         if self._keys is None:
             session = load("botocore.session", extra="aws", needed_for="AWS signatures")
             errors = load("botocore.exceptions", extra="aws", needed_for="AWS signatures")
@@ -256,11 +262,11 @@ class AwsCredentials(_Signer):
         return frozen
 
 
-def _no_keys(why: str) -> MissingCredential:
+def _no_keys(reason: str) -> MissingCredential:
     return MissingCredential(
-        f"aws: the connection has no keys, and the worker none of its own ({why})",
+        f"aws: neither the connection nor the worker has keys ({reason})",
         field="login",
-        remedy="set login and password to access key and secret key, or give the worker a role",
+        remedy="set login and password to access key and secret key, or assign the worker a role",
     )
 
 
@@ -269,12 +275,12 @@ def _is_signed(name: str) -> bool:
     return name == "content-type" or (name.startswith("x-amz-") and name not in ("x-amz-date", "x-amz-security-token"))
 
 
-def _whole(request: Outgoing, auth: str) -> bytes:
+def _body_bytes(request: Outgoing, auth: str) -> bytes:
     if request.body is None or isinstance(request.body, bytes):
         return request.body or b""
     kind = "a stream that can be read once" if isinstance(request.body, AsyncIterator) else "a stream"
     raise ConfigError(
-        f"{auth} signs the body, and this one is {kind}",
+        f"{auth} signs the body, but this one is {kind}",
         field="auth",
         remedy="send it from memory, or use another `auth`",
     )

@@ -1,4 +1,4 @@
-"""Addresses of HTTP requests: joined to the connection's own, with their parameters, byte for byte."""
+"""URLs of HTTP requests: joined with the base URL and query parameters, otherwise byte for byte."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def is_absolute(endpoint: str) -> bool:
-    """Whether it names a server itself."""
+    """Return whether the endpoint names a server."""
     return _ABSOLUTE.match(endpoint) is not None
 
 
 def joined(base_url: str, endpoint: str) -> str:
-    """``endpoint`` appended to the connection's address, with exactly one slash in between.
+    """Append ``endpoint`` to the base URL, with exactly one slash in between.
 
-    :raises ConfigError: if it holds control characters.
+    :raises ConfigError: if it contains control characters.
     """
     if _CONTROL.search(endpoint):
-        raise ConfigError("the endpoint holds control characters", field="endpoint", remedy="correct it")
+        raise ConfigError("the endpoint contains control characters", field="endpoint", remedy="correct it")
     if not endpoint:
         return base_url
     if endpoint.startswith("?"):
@@ -41,9 +41,9 @@ def joined(base_url: str, endpoint: str) -> str:
 
 
 def with_query(url: str, params: Params | None) -> str:
-    """``url`` with ``params`` added to its query: None is left out, a list repeats its name."""
+    """Add ``params`` to the query of ``url``: None is dropped, a list repeats the parameter."""
     items = params.items() if isinstance(params, Mapping) else params or ()
-    pairs = [(name, _text(each)) for name, value in items for each in _values(value)]
+    pairs = [(name, _text(item)) for name, value in items for item in _values(value)]
     if not pairs:
         return url
     before = url.partition("#")[0]
@@ -51,17 +51,17 @@ def with_query(url: str, params: Params | None) -> str:
 
 
 def with_credentials(url: str, secrets: Mapping[str, str]) -> str:
-    """``url`` with those of ``secrets`` that its query does not have yet."""
+    """Add those of ``secrets`` that the query of ``url`` does not contain yet."""
     if not secrets:
         return url
-    there = {name for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
-    return with_query(url, {name: value for name, value in secrets.items() if name not in there})
+    present = {name for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
+    return with_query(url, {name: value for name, value in secrets.items() if name not in present})
 
 
 def as_url(text: str) -> URL:
-    """For aiohttp: an address that is clean already is sent as it is, any other is quoted.
+    """Return the URL for aiohttp: a properly encoded one is unchanged, any other is quoted.
 
-    :raises ConfigError: for what is no address.
+    :raises ConfigError: for a malformed URL.
     """
     from yarl import URL
 
@@ -69,7 +69,7 @@ def as_url(text: str) -> URL:
     try:
         return URL(text, encoded=_PLAIN.fullmatch(text) is not None)
     except ValueError as error:
-        raise ConfigError("the address cannot be read", field="endpoint", remedy="correct it") from error
+        raise ConfigError("the URL is malformed", field="endpoint", remedy="correct it") from error
 
 
 def _values(value: Any) -> Iterable[Any]:

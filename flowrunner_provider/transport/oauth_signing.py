@@ -1,4 +1,4 @@
-"""Signed assertions (RFC 7523): the JWTs with which a client proves itself, or names its user."""
+"""Signed assertions (RFC 7523): JWTs that authenticate a client or name its user."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from flowrunner_provider.transport.oauth_settings import OAuthSettings
 __all__ = ["signed"]
 
 _NEEDED_FOR = "signing OAuth assertions"
-_SHORTEST_RSA = 2048
+_MIN_RSA_BITS = 2048
 
 
 def signed(settings: OAuthSettings, claims: Mapping[str, Any], *, now: datetime, lifetime: float) -> str:
-    """Return a JWT with ``claims``, good once and for ``lifetime`` seconds from ``now``.
+    """Return a JWT with ``claims``, usable once and for ``lifetime`` seconds from ``now``.
 
-    :raises ConfigError: naming ``private_key`` if the key cannot be read or does not fit ``algorithm``.
+    :raises ConfigError: naming ``private_key`` if the key is malformed or does not fit ``algorithm``.
     """
     jwt = load("joserfc.jwt", extra="oauth", needed_for=_NEEDED_FOR)
     errors = load("joserfc.errors", extra="oauth", needed_for=_NEEDED_FOR)
@@ -32,7 +32,7 @@ def signed(settings: OAuthSettings, claims: Mapping[str, Any], *, now: datetime,
     try:
         return str(jwt.encode(header, {**claims, **timed}, key, algorithms=[settings.algorithm]))
     except (errors.JoseError, TypeError, ValueError) as error:
-        raise _unfit(f"cannot sign with {settings.algorithm} ({type(error).__name__})") from None
+        raise _bad_key(f"cannot sign with {settings.algorithm} ({type(error).__name__})") from None
 
 
 def _key(settings: OAuthSettings, errors: Any) -> Any:
@@ -46,18 +46,18 @@ def _key(settings: OAuthSettings, errors: Any) -> Any:
         else:
             key = kind.import_key(text.replace("\\n", "\n"), password=settings.private_key_password or None)
     except (errors.JoseError, TypeError, ValueError, KeyError, AttributeError) as error:
-        # The cause may quote the key.
-        raise _unfit(f"cannot be read as a key for {settings.algorithm} ({type(error).__name__})") from None
+        # the cause may quote the key
+        raise _bad_key(f"cannot be read as a key for {settings.algorithm} ({type(error).__name__})") from None
     if not key.is_private:
-        raise _unfit("is a public key")
-    if kind is jwk.RSAKey and key.private_key.key_size < _SHORTEST_RSA:
-        raise _unfit(f"is shorter than {_SHORTEST_RSA} bits")
+        raise _bad_key("is a public key")
+    if kind is jwk.RSAKey and key.private_key.key_size < _MIN_RSA_BITS:
+        raise _bad_key(f"is shorter than {_MIN_RSA_BITS} bits")
     return key
 
 
-def _unfit(why: str) -> ConfigError:
+def _bad_key(reason: str) -> ConfigError:
     return ConfigError(
-        f"OAuth: the private key {why}",
+        f"OAuth: the private key {reason}",
         field="private_key",
-        remedy="give an unencrypted PEM or JWK, or its `private_key_password`, and the fitting `algorithm`",
+        remedy="use a PEM or JWK, set `private_key_password` if it is encrypted, and the matching `algorithm`",
     )

@@ -1,13 +1,13 @@
-"""The tokens of this process: each is fetched once, however many ask for it at the same time.
+"""Access tokens of this process: each is fetched once, however many requests need it at the same time.
 
-Tasks, threads and event loops share one :class:`TokenCache`. Who finds no fresh token starts a *flight*, one
-task that fetches it, and everybody waits for that flight, in whichever loop. The flight is nobody's own: a
-request that is cancelled does not cancel it, so that a rotated refresh token that is on its way arrives.
+Tasks, threads and event loops share one :class:`TokenCache`. The first request without a fresh token starts a fetch,
+and all others wait for it, in whichever event loop. The fetch is independent of the requests: cancelling a request does
+not cancel it, so that a rotated refresh token on its way is not lost.
 
-A server that is away for a moment is not noticed: the token that should have been replaced serves until its end.
+A short outage of the server goes unnoticed: the old token is used until it expires.
 
-A *generation* numbers the tokens. Who was answered 401 says which generation was refused: a newer
-one is handed out as it is, and only the first asker causes a renewal.
+A *generation* numbers the tokens. After a 401, the request reports the refused generation. A newer token is returned as
+it is, so only the first report causes a renewal.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from flowrunner_provider.transport.oauth_answers import Token
 
 __all__ = ["PROCESS_TOKENS", "Slot", "TokenCache"]
 
-_REFUSAL_KEPT = 30.0
-_FORCED_KEPT = 60.0
-_SPARE_KEPT = 10.0
-_MOST_SLOTS = 256
+_REFUSAL_SECONDS = 30.0
+_FORCED_SECONDS = 60.0
+_FALLBACK_SECONDS = 10.0
+_MAX_SLOTS = 256
 
-_generations = itertools.count(1)  # of the process, so that a slot made anew never repeats a number
+_generations = itertools.count(1)  # process-wide, so that a recreated slot never repeats a number
 
 
-class _Flight:
-    """One fetch that is under way, and who waits for it: futures, each with its loop.
+class _PendingFetch:
+    """A running fetch and its waiters: futures, each with its event loop.
 
-    :param spare: the token that should be replaced, to fall back on while it lasts.
+    :param fallback: the old token, used until it expires if the fetch fails.
     """
 
-    def __init__(self, spare: Token | None) -> None:
-        self.spare = spare
+    def __init__(self, fallback: Token | None) -> None:
+        self.fallback = fallback
         self.waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
-        self.task: asyncio.Task[Token] | None = None  # the loop itself holds tasks weakly only
+        self.task: asyncio.Task[Token] | None = None  # the loop only holds weak references
         self.generation = 0
         self.token: Token | None = None
         self.error: BaseException | None = None
@@ -51,11 +51,11 @@ class _Flight:
 
 @dataclass(eq=False)
 class Slot:
-    """What is known about one client; ``lock`` guards it and is never held over an await.
+    """State of one OAuth client; ``lock`` guards it and is never held across an await.
 
-    :param shown: the latest secrets, for redaction: a server may quote the token before this one.
-    :param unsaved: a rotated refresh token that the store did not take.
-    :param endpoint: what discovery found.
+    :param shown: the latest secrets, for redaction: a server may quote the previous token.
+    :param unsaved: a rotated refresh token that the store did not accept.
+    :param endpoint: the result of discovery.
     """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -63,22 +63,22 @@ class Slot:
     generation: int = 0
     forced_at: float | None = None
     refusal: tuple[FlowRunnerError, float] | None = None
-    flight: _Flight | None = None
+    pending: _PendingFetch | None = None
     shown: deque[str] = field(default_factory=lambda: deque(maxlen=8))
     unsaved: str = ""
     endpoint: str = ""
 
-    def renewed_lately(self, now: float) -> bool:
-        """Whether the token is the result of a renewal after a 401, less than 60 s ago."""
-        return self.forced_at is not None and now - self.forced_at < _FORCED_KEPT
+    def recently_renewed(self, now: float) -> bool:
+        """Return whether the token was renewed after a 401 less than 60 s ago."""
+        return self.forced_at is not None and now - self.forced_at < _FORCED_SECONDS
 
     def learn(self, *secrets: str) -> None:
-        """Remember what must not show."""
+        """Add secrets to redact."""
         with self.lock:
             self.shown.extend(secret for secret in secrets if secret and secret not in self.shown)
 
     def known(self) -> tuple[str, ...]:
-        """What must not show."""
+        """Return the secrets to redact."""
         with self.lock:
             return tuple(self.shown)
 
@@ -86,8 +86,8 @@ class Slot:
 class TokenCache:
     """Tokens by the fingerprint of their settings.
 
-    A refusal for good is remembered for 30 s, and a Retry-After for as long as it says: a thousand items of a
-    batch with a wrong secret are one failed login, not a thousand.
+    A permanent refusal is remembered for 30 s, and a Retry-After for its duration: a thousand items of a batch with a
+    wrong secret cause one failed login, not a thousand.
     """
 
     def __init__(self) -> None:
@@ -95,15 +95,15 @@ class TokenCache:
         self._slots: dict[str, Slot] = {}
 
     def slot(self, key: str) -> Slot:
-        """The slot of ``key``, made when it is not there."""
+        """Return the slot of ``key``, creating it if needed."""
         with self._lock:
-            if key not in self._slots and len(self._slots) >= _MOST_SLOTS:
-                idle = next((old for old, slot in self._slots.items() if slot.flight is None), None)
+            if key not in self._slots and len(self._slots) >= _MAX_SLOTS:
+                idle = next((old for old, slot in self._slots.items() if slot.pending is None), None)
                 self._slots.pop(idle or "", None)
             return self._slots.setdefault(key, Slot())
 
     def forget(self) -> None:
-        """Begin anew: in a forked child, the locks and flights of the parent are nobody's."""
+        """Start empty: in a forked child, the parent's locks and fetches are meaningless."""
         self._lock, self._slots = threading.Lock(), {}
 
     async def obtain(
@@ -117,104 +117,106 @@ class TokenCache:
     ) -> tuple[str, int] | None:
         """Return an access token and its generation.
 
-        :param fetch: the token request, tried as often as is sensible.
-        :param patience: seconds after which a flight counts as stuck (its loop stands still) and is replaced.
-        :param refused: the generation that the far side did not accept; only a newer one will do.
-        :return: None when the generation refused is itself the result of a renewal less than 60 s ago.
+        :param fetch: the token request, including its retries.
+        :param patience: seconds after which a fetch counts as stuck (its event loop stands still) and is replaced.
+        :param refused: the generation that the far side refused; only a newer one is returned.
+        :return: None if the refused generation was itself renewed after a 401 less than 60 s ago.
         """
         while True:
             now = clock.monotonic()
             with slot.lock:
-                held = slot.token
-                if held is not None and now < held.fresh_until and (refused is None or slot.generation > refused):
-                    return held.access_token, slot.generation
-                if refused == slot.generation and slot.renewed_lately(now):
+                current = slot.token
+                if current is not None and now < current.fresh_until and (refused is None or slot.generation > refused):
+                    return current.access_token, slot.generation
+                if refused == slot.generation and slot.recently_renewed(now):
                     return None
                 if slot.refusal is not None:
-                    _raise_while_it_holds(slot, now)
-                flight, starts = slot.flight, slot.flight is None
-                if flight is None:
-                    flight = slot.flight = _Flight(held if refused is None else None)
+                    _raise_recent_refusal(slot, now)
+                pending, is_first = slot.pending, slot.pending is None
+                if pending is None:
+                    pending = slot.pending = _PendingFetch(current if refused is None else None)
                     slot.token = None
-                landed = asyncio.get_running_loop().create_future()
-                flight.waiters.append((asyncio.get_running_loop(), landed))
-            if starts:
-                _start(slot, flight, fetch, clock, forced=refused is not None)
+                arrival = asyncio.get_running_loop().create_future()
+                pending.waiters.append((asyncio.get_running_loop(), arrival))
+            if is_first:
+                _start_fetch(slot, pending, fetch, clock, forced=refused is not None)
             try:
-                await asyncio.wait_for(landed, patience)
+                await asyncio.wait_for(arrival, patience)
             except TimeoutError:
                 with slot.lock:
-                    if slot.flight is flight:
-                        slot.flight = None
+                    if slot.pending is pending:
+                        slot.pending = None
                 continue
-            if flight.error is not None:
-                raise _copy(flight.error)
-            if flight.token is not None and (refused is None or flight.generation > refused):
-                return flight.token.access_token, flight.generation
+            if pending.error is not None:
+                raise _copy(pending.error)
+            if pending.token is not None and (refused is None or pending.generation > refused):
+                return pending.token.access_token, pending.generation
 
 
-def _start(slot: Slot, flight: _Flight, fetch: Callable[[], Awaitable[Token]], clock: Clock, *, forced: bool) -> None:
-    async def fly() -> Token:
+def _start_fetch(
+    slot: Slot, pending: _PendingFetch, fetch: Callable[[], Awaitable[Token]], clock: Clock, *, forced: bool
+) -> None:
+    async def run_fetch() -> Token:
         return await fetch()
 
-    def land(task: asyncio.Task[Token]) -> None:
+    def finish(task: asyncio.Task[Token]) -> None:
         error, now = None if task.cancelled() else task.exception(), clock.monotonic()
         with slot.lock:
-            if isinstance(error, TransientError) and flight.spare is not None and now < flight.spare.dead_at:
-                again_at = min(flight.spare.dead_at, now + (error.retry_after or _SPARE_KEPT))
-                slot.token = flight.token = replace(flight.spare, fresh_until=again_at)
-                flight.generation = slot.generation
+            if isinstance(error, TransientError) and pending.fallback is not None and now < pending.fallback.dead_at:
+                again_at = min(pending.fallback.dead_at, now + (error.retry_after or _FALLBACK_SECONDS))
+                slot.token = pending.token = replace(pending.fallback, fresh_until=again_at)
+                pending.generation = slot.generation
             elif error is not None:
-                flight.error = error
-                _remember(slot, error, now)
+                pending.error = error
+                _record_refusal(slot, error, now)
             elif not task.cancelled():
-                slot.token = flight.token = task.result()
+                slot.token = pending.token = task.result()
                 slot.generation = next(_generations)
                 slot.refusal = None
                 slot.forced_at = now if forced else None
-                flight.generation = slot.generation
-            if slot.flight is flight:
-                slot.flight = None
-            waiters, flight.waiters = flight.waiters, []
-        _wake(waiters)
+                pending.generation = slot.generation
+            if slot.pending is pending:
+                slot.pending = None
+            waiters, pending.waiters = pending.waiters, []
+        _notify(waiters)
 
-    flight.task = asyncio.get_running_loop().create_task(fly(), name="flowrunner-token")
-    flight.task.add_done_callback(land)
+    pending.task = asyncio.get_running_loop().create_task(run_fetch(), name="flowrunner-token")
+    pending.task.add_done_callback(finish)
 
 
-def _wake(waiters: Iterable[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]]) -> None:
-    for loop, landed in waiters:
+def _notify(waiters: Iterable[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]]) -> None:
+    for loop, arrival in waiters:
         try:
-            loop.call_soon_threadsafe(_land, landed)
+            loop.call_soon_threadsafe(_resolve, arrival)
         except RuntimeError:
-            continue  # that loop has been closed, and its waiter with it
+            continue  # the loop and its waiter are gone
 
 
-def _land(landed: asyncio.Future[None]) -> None:
-    if not landed.done():
-        landed.set_result(None)
+def _resolve(arrival: asyncio.Future[None]) -> None:
+    if not arrival.done():
+        arrival.set_result(None)
 
 
-def _remember(slot: Slot, error: BaseException, now: float) -> None:
+def _record_refusal(slot: Slot, error: BaseException, now: float) -> None:
     if isinstance(error, TransientError):
         slot.refusal = (error, now + error.retry_after) if error.retry_after else None
     elif isinstance(error, FlowRunnerError):
-        slot.refusal = (error, now + _REFUSAL_KEPT)
+        slot.refusal = (error, now + _REFUSAL_SECONDS)
 
 
-def _raise_while_it_holds(slot: Slot, now: float) -> None:
+def _raise_recent_refusal(slot: Slot, now: float) -> None:
     error, until = slot.refusal or (None, 0.0)
     if error is None or now >= until:
         slot.refusal = None
         return
-    again = _copy(error)
-    if isinstance(again, TransientError):
-        again.retry_after = until - now
-    raise again
+    repeated = _copy(error)
+    if isinstance(repeated, TransientError):
+        repeated.retry_after = until - now
+    raise repeated
 
 
 def _copy(error: BaseException) -> BaseException:
-    """An instance of its own for each who is told: tracebacks grow, and threads share nothing."""
+    """Return a separate instance per waiter: tracebacks grow, and threads must not share it."""
     return from_event(error.to_event()) if isinstance(error, FlowRunnerError) else error
 
 

@@ -413,7 +413,7 @@ def test_bad_input_is_named_before_anything_is_sent(run, http_server, how, field
 
 def test_a_bad_item_fails_alone(run, http_server, tmp_path):
     http_server.route("GET", "*", echo)
-    with pytest.raises(e.PartialFailure, match=r"item 1: ConfigError: \{item.id\} of this item is not there"):
+    with pytest.raises(e.PartialFailure, match=r"item 1: ConfigError: \{item.id\} of this item does not exist"):
         run([{"id": 0}, {}, {"id": 2}])
     assert [row["error"] for row in lines(tmp_path / "t" / "dead.jsonl")] == ["ConfigError"]
 

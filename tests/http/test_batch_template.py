@@ -102,7 +102,7 @@ def test_a_bad_request_is_refused_at_once(parts, field):
 
 @pytest.mark.parametrize("place", ["{item.none}", "{item.id.x}", "{item.tags.9}"])
 def test_what_an_item_lacks_is_named(place):
-    with pytest.raises(ConfigError, match="is not there"):
+    with pytest.raises(ConfigError, match="does not exist"):
         fill(json={"a": place})
 
 

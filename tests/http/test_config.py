@@ -139,7 +139,7 @@ def test_the_connection_test_tells_what_was_answered(monkeypatch, http_server, s
 def test_the_connection_test_tells_why_there_was_no_answer(monkeypatch, chaos, http_server, tls):
     proxy = chaos(http_server.host, http_server.port)
     proxy.refuse()
-    assert "host and port" in connection_test(monkeypatch, host=f"http://{proxy.host}:{proxy.port}")[1]
+    assert "check host, port" in connection_test(monkeypatch, host=f"http://{proxy.host}:{proxy.port}")[1]
     with HttpServer(tls=tls.server_context()) as server:
         assert "ca_file" in connection_test(monkeypatch, host=server.url)[1]
     assert "extra is not JSON" in connection_test(monkeypatch, host="x", extra="{")[1]

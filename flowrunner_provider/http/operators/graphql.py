@@ -105,7 +105,7 @@ class GraphQLOperator(FlowRunnerOperator):
     async def perform(self, run: Run) -> GraphQLResult:
         from flowrunner_provider.http.client import compile_path
         from flowrunner_provider.http.graphql import GraphQLRequest
-        from flowrunner_provider.http.graphql_once import Mutation, Terms, ask
+        from flowrunner_provider.http.graphql_once import Mutation, OperationOptions, run_query
         from flowrunner_provider.http.graphql_pages import collect_pages
         from flowrunner_provider.http.hook import FlowRunnerHttpHook
         from flowrunner_provider.http.pagination import paginate
@@ -126,7 +126,7 @@ class GraphQLOperator(FlowRunnerOperator):
             compile_path(self.select, "select")
         hook = FlowRunnerHttpHook(self.http_conn_id)
         pager = self._pager(request)
-        terms = Terms(
+        options = OperationOptions(
             max_bytes=self.max_bytes,
             select=self.select,
             key=self.idempotency_key,
@@ -135,12 +135,12 @@ class GraphQLOperator(FlowRunnerOperator):
             reconcile=mapping(self.reconcile, "reconcile") if self.reconcile else {},
             on_unknown=self.on_unknown,
         )
-        mutation = Mutation(request, terms)
+        mutation = Mutation(request, options)
         async with hook.transport(run) as http:
             if request.operation.kind == "mutation":
                 return await mutation.perform(http, run)
             if pager is None:
-                return await ask(http, request, terms, run)
+                return await run_query(http, request, options, run)
             if self.save_to is None:
                 return GraphQLResult(data=await collect_pages(http, pager, run, self.max_bytes))
             async with Stores() as stores:
