@@ -217,7 +217,7 @@ def test_a_file_that_is_gone_is_forgotten_the_second_time(there):
 
 
 def test_more_than_a_look_tells_comes_with_the_next_ones_the_oldest_first(here, monkeypatch):
-    monkeypatch.setattr(arrived, "MOST_TOLD", 3)
+    monkeypatch.setattr(arrived, "MAX_EVENTS", 3)
     watch = Watch(here)
     watch.look()
     names = [f"in/{number:03}.csv" for number in range(50)]
@@ -321,7 +321,7 @@ class TestManyFiles:
         watch = Watch(here)
         watch.look()
         shutil.rmtree(state)
-        with pytest.raises(ConfigError, match=r"not in .*watcher-state") as caught:
+        with pytest.raises(ConfigError, match=r"missing in .*watcher-state") as caught:
             watch.look()
         assert "state_path" in caught.value.remedy
 

@@ -1,4 +1,4 @@
-"""What came into a folder, or changed there, since the last look."""
+"""The engine of ``files.arrived``: it finds files that are new or changed since the last check."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ On = Literal["create", "update", "both"]
 Batch = Literal["file", "look"]
 Start = Literal["now", "beginning"]
 
-MOST_TOLD = 40
-"""Files in one look: what fits into a watcher's record."""
+MAX_EVENTS = 40
+"""The most files per check, so that they fit into the state record of the watcher."""
 
-_CHARACTERS = 12_000
-_TURN = 500
+_MAX_CHARACTERS = 12_000
+_YIELD_EVERY = 500
 
 Pending = dict[int, tuple[int, float]]
-"""For each file that is not known: its version, and since when (monotonic seconds) it was seen to be that."""
+"""The version of each file that is not yet reported, and when (monotonic seconds) it was first seen."""
 
 
 @dataclass(kw_only=True)
@@ -45,7 +45,7 @@ class _Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Arrivals:
-    """What is watched; the parameters of ``files.arrived`` say what each means. Durations are in seconds."""
+    """The options of ``files.arrived``; see its parameters. Durations are in seconds."""
 
     path: str
     pattern: str | None = None
@@ -58,7 +58,7 @@ class Arrivals:
     start: Start = "now"
 
     def check(self) -> None:
-        """Refuse what cannot be watched."""
+        """Raise ``ConfigError`` for invalid options."""
         for name, allowed in (("on", On), ("batch", Batch), ("start", Start)):
             if getattr(self, name) not in get_args(allowed):
                 raise ConfigError(
@@ -72,7 +72,9 @@ class Arrivals:
             )
         if self.marker_file is not None and (not self.marker_file or "/" in self.marker_file):
             raise ConfigError(
-                f"marker_file {self.marker_file!r} is no plain name", field="marker_file", remedy="write e.g. _SUCCESS"
+                f"marker_file {self.marker_file!r} is not a file name",
+                field="marker_file",
+                remedy="write e.g. _SUCCESS",
             )
         if self.pattern:
             matcher(self.pattern, "glob")
@@ -80,54 +82,54 @@ class Arrivals:
     async def look(
         self, store: Store, location: Location, known: Known | None, pending: Pending, now: float
     ) -> tuple[list[dict[str, Json]], Known, bool]:
-        """The events, what is known when they are told, and whether there is more to tell at once.
+        """Return the new events, the versions known after them, and whether more files are waiting.
 
-        :param known: is changed; None at the first look.
-        :param pending: is kept up to date.
-        :param now: monotonic seconds.
+        :param known: the known versions, which are updated; None for the first check.
+        :param pending: the files that are not yet stable; updated.
+        :param now: the current time in monotonic seconds.
         """
         baseline = known is None and self.start == "now"
         known = known or Known()
-        here: set[int] = set()
+        listed_paths: set[int] = set()
         candidates: list[_Candidate] = []
-        marked = self.marker_file is None or await self._marker(store, location)
+        marked = self.marker_file is None or await self._has_marker(store, location)
         more = False
         async for relative, entry in self._files(store, location):
             path, version = digests(relative, entry)
-            here.add(path)
-            if len(here) > MOST_FILES:
+            listed_paths.add(path)
+            if len(listed_paths) > MOST_FILES:
                 raise _too_many(location)
-            if len(here) % _TURN == 0:
+            if len(listed_paths) % _YIELD_EVERY == 0:
                 await apause(0)
             if baseline:
                 known.there[path] = version
-            elif change := self._judge(path, version, known, pending, now):
-                if change not in self._told:
+            elif change := self._change_of(path, version, known, pending, now):
+                if change not in self._reported_changes:
                     known.there[path] = version
                 elif marked:
                     candidates.append(_Candidate(path=path, version=version, change=change, entry=entry))
-            if len(candidates) > 8 * MOST_TOLD:
+            if len(candidates) > 8 * MAX_EVENTS:
                 more = True
-                candidates = sorted(candidates, key=lambda one: one.order)[:MOST_TOLD]
-        known.forget_but(here)
-        for path in pending.keys() - here:
+                candidates = sorted(candidates, key=lambda candidate: candidate.order)[:MAX_EVENTS]
+        known.keep_only(listed_paths)
+        for path in pending.keys() - listed_paths:
             del pending[path]
-        told = _first(sorted(candidates, key=lambda one: one.order), location)
-        for one in told:
-            known.there[one.path] = one.version
-            pending.pop(one.path, None)
-        return self._events(told, location), known, more or len(told) < len(candidates)
+        reported = _fitting(sorted(candidates, key=lambda candidate: candidate.order), location)
+        for candidate in reported:
+            known.there[candidate.path] = candidate.version
+            pending.pop(candidate.path, None)
+        return self._events(reported, location), known, more or len(reported) < len(candidates)
 
     @property
-    def _told(self) -> tuple[str, ...]:
+    def _reported_changes(self) -> tuple[str, ...]:
         return {"create": ("created",), "update": ("updated",), "both": ("created", "updated")}[self.on]
 
-    def _judge(self, path: int, version: int, known: Known, pending: Pending, now: float) -> str:
-        """What has become of a file since it was told of; empty for nothing, or nothing that is certain yet."""
+    def _change_of(self, path: int, version: int, known: Known, pending: Pending, now: float) -> str:
+        """Return ``created`` or ``updated``; empty if the file is unchanged or not yet stable."""
         if known.there.get(path) == version:
             pending.pop(path, None)
             return ""
-        if path not in known.there and known.gone.get(path) == version:  # a listing had missed it
+        if path not in known.there and known.gone.get(path) == version:  # an earlier listing missed it
             known.there[path] = version
             return ""
         if self.stable_for:
@@ -139,9 +141,9 @@ class Arrivals:
         return "updated" if path in known.there else "created"
 
     async def _files(self, store: Store, location: Location) -> AsyncIterator[tuple[str, Entry]]:
-        """What matches; a listing that fails raises, and is never a short one.
+        """Yield the matching files; a failed listing raises and never just ends early.
 
-        A folder that is not there is an error where folders are things of their own: a disk may not be mounted.
+        A missing folder is an error in stores with real folders: a disk may not be mounted.
         """
         folder, pattern, deep = selection(location.path, self.pattern, recursive=self.recursive)
         matches = matcher(pattern, "glob", field="path") if pattern else lambda relative: True
@@ -160,7 +162,7 @@ class Arrivals:
                 begun = True
                 yield relative, entry
         except NotFound as error:
-            if begun or (deep and await _is_there(store, folder)):
+            if begun or (deep and await _is_folder(store, folder)):
                 raise Unavailable(
                     f"{store.where}{folder} changed while it was listed", remedy="nothing to do: it is listed again"
                 ) from error
@@ -169,48 +171,51 @@ class Arrivals:
 
     @staticmethod
     async def _single(store: Store, path: str) -> list[Entry] | None:
-        """The file ``path``, or nothing where its folder has no such file; None if it is a folder."""
+        """Return the file ``path`` as a list, empty if it does not exist; None if ``path`` is a folder."""
         try:
             entry = await store.stat(path)
         except NotFound:
             if store.capabilities.folders:
                 folder = path.rpartition("/")[0] or ("/" if path[:1] == "/" else ".")
-                await store.stat(folder)  # which raises if that is what is missing
+                await store.stat(folder)  # raises if the folder is missing
             return []
         if entry.is_dir:
             return None
         return [] if entry.is_link else [entry]
 
-    async def _marker(self, store: Store, location: Location) -> bool:
+    async def _has_marker(self, store: Store, location: Location) -> bool:
         folder, _, _ = selection(location.path, self.pattern, recursive=self.recursive)
         try:
             return not (await store.stat(store.join(folder, str(self.marker_file)))).is_dir
         except NotFound:
             return False
 
-    def _events(self, told: list[_Candidate], location: Location) -> list[dict[str, Json]]:
+    def _events(self, reported: list[_Candidate], location: Location) -> list[dict[str, Json]]:
         files: list[tuple[str, dict[str, Any]]] = [
-            (f"{one.path:012x}-{one.version:08x}", {**asdict(listed(location, one.entry)), "change": one.change})
-            for one in told
+            (
+                f"{file.path:012x}-{file.version:08x}",
+                {**asdict(listed(location, file.entry)), "change": file.change},
+            )
+            for file in reported
         ]
         if self.batch == "file":
             return [{"id": key, "files": [file]} for key, file in files]
         return [{"id": fingerprint([key for key, _ in files])[:21], "files": [f for _, f in files]}] if files else []
 
 
-def _first(candidates: list[_Candidate], location: Location) -> list[_Candidate]:
-    """As many as fit into a record."""
+def _fitting(candidates: list[_Candidate], location: Location) -> list[_Candidate]:
+    """Return the candidates that fit into one state record."""
     used = 0
     first: list[_Candidate] = []
-    for one in candidates[:MOST_TOLD]:
-        used += len(json.dumps(asdict(listed(location, one.entry)))) + 60
-        if first and used > _CHARACTERS:
+    for candidate in candidates[:MAX_EVENTS]:
+        used += len(json.dumps(asdict(listed(location, candidate.entry)))) + 60
+        if first and used > _MAX_CHARACTERS:
             break
-        first.append(one)
+        first.append(candidate)
     return first
 
 
-async def _is_there(store: Store, folder: str) -> bool:
+async def _is_folder(store: Store, folder: str) -> bool:
     try:
         return (await store.stat(folder)).is_dir
     except NotFound:
@@ -221,5 +226,5 @@ def _too_many(location: Location) -> ConfigError:
     return ConfigError(
         f"more than {MOST_FILES} files match {location.path}",
         field="pattern",
-        remedy="narrow the pattern, watch a folder per day, or let the DAG move what it has worked on elsewhere",
+        remedy="narrow the pattern, watch one folder per day, or let the DAG move processed files elsewhere",
     )

@@ -1,8 +1,8 @@
-"""Which versions of which files a watcher has told of: ten bytes each, pruned of what is gone.
+"""The file versions that a watcher has reported: ten bytes per file; files that disappeared are removed.
 
-A few thousand fit into the watcher's own record. More are kept on the triggerer's disk, in two files of which the
-record names the one that counts, with its checksum: the other one is written next. A triggerer that takes over writes
-two other files, so that the earlier one, should it wake, does not spoil the file that counts.
+A few thousand versions fit into the state record of the watcher. Longer lists are kept on the triggerer's disk in two
+files, written alternately: the record names the valid one and its checksum. A triggerer that takes over writes two
+other files, so that its predecessor, should it wake up, cannot damage the valid file.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from flowrunner_provider.files.store import Entry
 __all__ = ["INLINE", "MOST_FILES", "Known", "Shelf", "digests"]
 
 INLINE = 2_500
-"""Files up to which all is in the record, which is to stay below 48 KB."""
+"""The most files kept in the state record, which must stay below 48 KB."""
 
 MOST_FILES = 100_000
-"""Files below one watcher: they cost about 50 MB of the triggerer's memory during a look."""
+"""The most files per watcher; they take about 50 MB of the triggerer's memory during a check."""
 
 _PATH, _VERSION = 6, 4
 
 
 class Shelf(Protocol):
-    """Where long lists are kept: the methods of a state store; they block."""
+    """The storage for long lists: the methods of a state store, which block."""
 
     def get(self, key: str) -> Any: ...
 
@@ -38,18 +38,18 @@ class Shelf(Protocol):
 
 
 class Watcher(Protocol):
-    """The watcher whose files these are."""
+    """The watcher that the versions belong to."""
 
     @property
     def epoch(self) -> int:
-        """How many times it has been taken over."""
+        """How many times another triggerer took the watcher over."""
 
     async def assure(self) -> None:
-        """Raise if somebody else has taken over."""
+        """Raise if another triggerer has taken over."""
 
 
 def digests(relative: str, entry: Entry) -> tuple[int, int]:
-    """What stands for a file, and for the version of it that is there."""
+    """Return the digests of a file's path and of its version."""
     name = hashlib.sha256(relative.encode("utf-8", "surrogatepass")).digest()
     when = entry.modified.timestamp() if entry.modified else None
     version = hashlib.sha256(json.dumps([entry.size, when, entry.version]).encode()).digest()
@@ -57,19 +57,19 @@ def digests(relative: str, entry: Entry) -> tuple[int, int]:
 
 
 class Known:
-    """The versions that are known.
+    """The known versions by path digest.
 
-    :param there: of the files that the last look has listed.
-    :param gone: of those that it was the first look to miss: one that comes back as it was is not told again.
+    :param there: the files of the last listing.
+    :param gone: the files that the last listing was the first to miss; one that returns unchanged is not reported.
     """
 
     def __init__(self, there: dict[int, int] | None = None, gone: dict[int, int] | None = None) -> None:
         self.there, self.gone = there or {}, gone or {}
 
-    def forget_but(self, listed: set[int]) -> None:
-        """A complete listing has shown these files: others are gone, and forgotten the second time.
+    def keep_only(self, listed: set[int]) -> None:
+        """Update the versions after a complete listing: files that are missing twice in a row are forgotten.
 
-        :param listed: as :func:`digests` calls them.
+        :param listed: the path digests of the listed files.
         """
         missing = {path: version for path, version in self.there.items() if path not in listed}
         for path in missing:
@@ -77,13 +77,13 @@ class Known:
         self.gone = missing
 
     async def to_json(self, shelf: Shelf, cursor: Json, watcher: Watcher) -> Json:
-        """The cursor that says this.
+        """Return the cursor for these versions.
 
-        :param shelf: gets what is too long.
-        :param cursor: the present one.
-        :param watcher: who writes.
+        :param shelf: stores long lists.
+        :param cursor: the current cursor.
+        :param watcher: the watcher that writes.
         """
-        there, gone = await asyncio.to_thread(lambda: (_packed(self.there), _packed(self.gone)))
+        there, gone = await asyncio.to_thread(lambda: (_pack(self.there), _pack(self.gone)))
         if len(self.there) + len(self.gone) <= INLINE:
             return {"there": there, "gone": gone}
         check = hashlib.sha256(f"{there} {gone}".encode()).hexdigest()[:32]
@@ -98,30 +98,30 @@ class Known:
 
     @classmethod
     async def from_json(cls, shelf: Shelf, cursor: Any, where: Callable[[], Path]) -> Known:
-        """What a cursor says.
+        """Read the versions of a cursor.
 
-        :param where: the folder that the shelf is in, for the message.
+        :param where: returns the folder of the shelf, for the message.
         """
         if "shelf" not in cursor:
-            return cls(_unpacked(cursor["there"]), _unpacked(cursor["gone"]))
+            return cls(_unpack(cursor["there"]), _unpack(cursor["gone"]))
         record = await asyncio.to_thread(shelf.get, cursor["shelf"])
         lists = (record["there"], record["gone"]) if isinstance(record, dict) else ("", "")
         if hashlib.sha256(f"{lists[0]} {lists[1]}".encode()).hexdigest()[:32] != cursor["check"]:
             raise ConfigError(
-                f"the list of the files that were told is not in {where()} any more",
+                f"the list of reported files is missing in {where()}",
                 field="state_path",
-                remedy="point [flowrunner] state_path to a disk that all triggerers share and that lasts; "
-                "to start afresh, delete the watcher's entries on the asset's page",
+                remedy="set [flowrunner] state_path to a persistent disk that all triggerers share; "
+                "to start over, delete the watcher's entries on the page of the asset",
             )
-        return await asyncio.to_thread(lambda: cls(*map(_unpacked, lists)))
+        return await asyncio.to_thread(lambda: cls(*map(_unpack, lists)))
 
 
-def _packed(versions: dict[int, int]) -> str:
+def _pack(versions: dict[int, int]) -> str:
     rows = (path.to_bytes(_PATH) + version.to_bytes(_VERSION) for path, version in sorted(versions.items()))
     return base64.b64encode(b"".join(rows)).decode("ascii")
 
 
-def _unpacked(text: str) -> dict[int, int]:
+def _unpack(text: str) -> dict[int, int]:
     data, row = base64.b64decode(text), _PATH + _VERSION
     starts = range(0, len(data), row)
     return {int.from_bytes(data[n : n + _PATH]): int.from_bytes(data[n + _PATH : n + row]) for n in starts}
