@@ -1,16 +1,16 @@
-"""FlowRunner: Airflow connectors that can be retried without fear.
+"""FlowRunner: Airflow connectors that are safe to retry.
 
-A map of the package, from the ground up (imports only ever point downwards):
+A map of the package, lowest layer first. Imports only point to lower layers.
 
-``core``        the promises, standard library only: errors, retry, deadline, checkpoint, effects, ...
-``transport``   the wires: HTTP, SSH
-``runtime``     the Airflow side of ``core``: base hook, operator, sensor, trigger, notifier, watcher, retry policy
-``files`` ``data``   the stores and the formats, on which the other connectors stand
-``http`` ``database`` ``email`` ``auth``   the connectors, independent of each other
-``webhooks`` ``sms`` ``chat`` ``reports``   what stands on them: the first three on ``http``, the last on the other two
-``flows``       the catalogue of actions, and later the YAML flows built on it
-``demo``        ``flowrunner demo``: a pipeline that survives being killed
-``registry``    the list of connectors; everything generated starts there
+``core``        errors, retries, deadlines, checkpoints, effects, ...; standard library only
+``transport``   HTTP and SSH clients
+``runtime``     ``core`` in Airflow: base classes of hooks, operators, sensors, triggers, notifiers; retry policy
+``files`` ``data``   stores and data formats, used by the other connectors
+``http`` ``database`` ``email`` ``auth``   connectors that are independent of each other
+``webhooks`` ``sms`` ``chat`` ``reports``   connectors that build on ``http``, or on ``database`` and ``email``
+``flows``       the catalogue of actions
+``demo``        ``flowrunner demo``: a pipeline that is killed and recovers
+``registry``    the list of connectors, from which provider info and catalogue are generated
 """
 
 __version__ = "0.1.0"

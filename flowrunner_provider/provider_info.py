@@ -1,4 +1,4 @@
-"""What Airflow's provider manager asks for, built from the registry."""
+"""Provider info for Airflow's provider manager, built from the registry."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from flowrunner_provider.registry import CONNECTORS
 __all__ = ["get_provider_info"]
 
 _CONNECTIONS = Path(__file__).parent / "flows" / "connections.json"
-"""Read as a file: importing the package that it lies in would cost every process of Airflow."""
+"""Read as a file, because importing its package would slow down every Airflow process."""
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "state_path": {
-        "description": "Folder for shared rate limits and, before Airflow 3.3, for checkpoints. "
-        "By default flowrunner/ in AIRFLOW_HOME.",
+        "description": "Folder of shared rate limits and, before Airflow 3.3, of checkpoints. "
+        "Default: flowrunner/ in AIRFLOW_HOME.",
         "version_added": "0.1.0",
         "type": "string",
         "example": "/var/lib/airflow/flowrunner",
         "default": "",
     },
     "rate_limit_url": {
-        "description": "Redis URL that shares the connections' rate limits between hosts; without one "
-        "they are shared by the processes of a host.",
+        "description": "Redis URL for sharing the rate limits of connections between hosts. Without it, "
+        "the processes of each host share them.",
         "version_added": "0.1.0",
         "type": "string",
         "sensitive": True,
@@ -57,7 +57,7 @@ def _triggers() -> list[dict[str, Any]]:
 
 
 def get_provider_info() -> dict[str, Any]:
-    """The entry point ``apache_airflow_provider``; reads the registry, imports no connector."""
+    """Return the provider info (entry point ``apache_airflow_provider``) without importing any connector."""
     integrations = [
         {
             "integration-name": f"FlowRunner {connector.title}",
@@ -69,7 +69,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-provider-flowrunner",
         "name": "FlowRunner",
-        "description": "Connectors that can be retried without fear.",
+        "description": "Connectors that are safe to retry.",
         "versions": [__version__],
         "integrations": integrations,
         "operators": _modules(sensors=False),

@@ -1,7 +1,7 @@
-"""THE list of connectors. Strings only: reading it imports nothing.
+"""The list of connectors, as strings: importing it imports nothing else.
 
-A new connector is a line here, a folder, and an extra in ``pyproject.toml``. Provider info, the
-catalogue, the README matrix and the JSON Schema are generated from this list.
+A new connector needs an entry here, a folder, and an extra in ``pyproject.toml``. The provider info, the
+catalogue and the README matrix are generated from this list.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ __all__ = ["ALIASES", "CONNECTORS", "REEXPORTS", "STORES", "Alias", "Connector",
 class Connector:
     """One connector.
 
-    :param name: its folder.
-    :param title: its name for people.
-    :param extras: what to install for it, as in ``pyproject.toml``.
-    :param connections: the Airflow connection types that it uses.
-    :param operators: modules with its operators and sensors.
-    :param hooks: its hook classes, by connection type.
-    :param notifiers: its notifier classes.
-    :param watchers: its asset watchers' trigger classes.
-    :param owns: those of its connection types that no official provider has; their form is ours.
+    :param name: name of its folder.
+    :param title: display name.
+    :param extras: extras of ``pyproject.toml`` that it needs.
+    :param connections: Airflow connection types that it uses.
+    :param operators: modules of its operators and sensors.
+    :param hooks: connection types and their hook classes.
+    :param notifiers: notifier classes.
+    :param watchers: trigger classes for asset watchers.
+    :param owns: connection types that no official provider defines, so that this package defines their forms.
     """
 
     name: str
@@ -39,13 +39,13 @@ class Connector:
 
 @dataclass(frozen=True, kw_only=True)
 class Reexport:
-    """An official class that is good already: an action by import string, disabled where it is missing.
+    """A class of an official provider, listed as an action.
 
-    :param action: its id in the catalogue.
+    :param action: id in the catalogue.
     :param path: import string.
-    :param package: the distribution that brings it.
-    :param kept: True where the package is too heavy to be installed for a build: what its class takes is
-        kept in ``flows/reexports.json``, with the version that it was read from.
+    :param package: distribution that contains it.
+    :param kept: True if the package is too large to install for a build; the parameters of the class are
+        then read from ``flows/reexports.json``.
     """
 
     action: str
@@ -56,11 +56,11 @@ class Reexport:
 
 @dataclass(frozen=True, kw_only=True)
 class Alias:
-    """Another id of an action.
+    """An additional id of an action.
 
-    :param alias: the id that people look for.
-    :param action: the action that it is.
-    :param given: parameters that it sets, with their values.
+    :param alias: the additional id.
+    :param action: the action it stands for.
+    :param given: parameters that it sets, with values.
     """
 
     alias: str
@@ -191,7 +191,7 @@ STORES: dict[str, str] = {
     "gs": f"{_ROOT}.files.hooks.gcs.FlowRunnerGcsHook",
     "fsspec": f"{_ROOT}.files.hooks.fsspec.FlowRunnerFsspecHook",
 }
-"""Scheme of an address -> the hook of its connection. The local disk has none."""
+"""Hook class by scheme of a file address; local paths have none."""
 
 ALIASES: tuple[Alias, ...] = (
     Alias(alias="files.move", action="files.copy", given=(("move", True),)),

@@ -29,6 +29,26 @@ def test_show_tells_how_to_use_an_action(capsys: pytest.CaptureFixture[str]) -> 
         assert part in out
 
 
+def test_show_says_how_to_install_it_and_where_its_example_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["actions", "show", "http.request"]) == 0
+    out = capsys.readouterr().out
+    assert "install: pip install 'airflow-provider-flowrunner[http]'" in out
+    example = next(line.split(": ")[1] for line in out.splitlines() if line.startswith("  example: "))
+    assert Path(example).is_file()
+
+
+def test_the_text_fits_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["actions", "show", "files.copy"]) == 0
+    out = capsys.readouterr().out.partition("parameters")
+    assert max(map(len, out[0].partition("\n\n")[0].splitlines())) <= 80
+
+
+def test_an_abbreviation_does_not_end_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["actions"]) == 0
+    assert not any(line.endswith(("e.g.", "i.e.")) for line in capsys.readouterr().out.splitlines())
+
+
 def test_show_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["actions", "show", "sql.load", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["params"]["required"]

@@ -36,15 +36,15 @@ Performer = Callable[..., AbstractContextManager[Performance]]
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of ``flowrunner demo``."""
-    parser.add_argument("--ui", action="store_true", help="keep Airflow up at the end, until Ctrl-C")
-    parser.add_argument("--keep", action="store_true", help="keep the scratch folder, with all logs")
-    parser.add_argument("--scratch", type=Path, metavar="DIR", help="an empty folder to use; implies --keep")
+    parser.add_argument("--ui", action="store_true", help="keep Airflow running at the end, until Ctrl-C")
+    parser.add_argument("--keep", action="store_true", help="keep the scratch folder with all logs")
+    parser.add_argument("--scratch", type=Path, metavar="DIR", help="use this empty folder; implies --keep")
     parser.add_argument(
         "--timeout",
         type=_positive,
         default=300.0,
         metavar="SECONDS",
-        help="give up after so long (default: 300)",
+        help="fail after this time (default: 300)",
     )
     parser.add_argument("--dag", type=Path, help=SUPPRESS)
 
