@@ -10,6 +10,7 @@ from typing import Any
 from flowrunner_provider.core.errors import PartialFailure, Rejected
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.part_file import PartFile
+from flowrunner_provider.data.values import json_text
 from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.model import Row
 from flowrunner_provider.database.identifiers import TableName
@@ -52,7 +53,8 @@ class Rejects:
             )
         values = dict(zip(self._columns, row, strict=True))
         record = {"row": number, "code": error.code, "reason": reason, "values": values}
-        self._file.write(json.dumps(record, ensure_ascii=True, default=str).encode() + b"\n")
+        valid = json.loads(json_text(record))  # no NaN; escaped below, because a rejected text may be invalid Unicode
+        self._file.write(json.dumps(valid, ensure_ascii=True).encode() + b"\n")
 
     def publish(self) -> None:
         """Move the file to its final name."""
