@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -161,3 +163,27 @@ def test_a_view_is_no_target(far: PostgresFarSide) -> None:
     far.run(f"CREATE VIEW {far.name('orders')} AS SELECT 1 AS id")
     with pytest.raises(FlowRunnerError, match="is not a table"):
         load_rows(far, far.jsonl([{"id": 1}]))
+
+
+def test_a_transaction_outlives_the_idle_limit_of_the_server(far: PostgresFarSide) -> None:
+    """A sync or comparison leaves one side idle while a long query runs on the other."""
+    setting = f"ALTER ROLE {far.database.user} IN DATABASE {far.database.name}"
+    far.run(f"{setting} SET idle_in_transaction_session_timeout = '300ms'")
+    try:
+        with hook_for(CONN_ID).open(Deadline(30)) as session:
+            session.begin("repeatable read", read_only=True)
+            time.sleep(1)
+            assert session.run("SELECT 1") == [(1,)]
+            session.rollback()
+    finally:
+        far.run(f"{setting} RESET idle_in_transaction_session_timeout")
+
+
+def test_a_timeout_of_months(far: PostgresFarSide, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of the server end at 24 days."""
+    patient = connected(replace(far, extra={"flowrunner": {"lock_timeout": "90d"}}), monkeypatch)
+    with hook_for(CONN_ID).open(Deadline(90 * 86400)) as session:
+        session.begin()
+        assert session.run("SHOW statement_timeout") == [("2147483647ms",)]
+        session.rollback()
+    assert patient.tables() == set()

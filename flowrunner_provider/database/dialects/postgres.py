@@ -70,10 +70,10 @@ SELECT n.nspname::text, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n
 WHERE c.oid = to_regclass($1)
 """
 
+_LONGEST_TIMEOUT = 2**31 - 1
 _LIMITS = """
 SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true),
-  CASE current_setting('idle_in_transaction_session_timeout')
-    WHEN '0' THEN set_config('idle_in_transaction_session_timeout', $3, true) END
+  set_config('idle_in_transaction_session_timeout', $3, true)
 """
 
 
@@ -144,15 +144,14 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, PostgresSync):
         if self._config.statement_timeout is not None:
             longest = min(longest, self._config.statement_timeout.total_seconds())
         # for this transaction only: behind a pooler the next one may belong to another client
-        milliseconds = [str(max(1, int(seconds * 1000))) for seconds in (longest, self._lock_wait)]
-        self.run(_LIMITS, [*milliseconds, self.outlived])
+        self.run(_LIMITS, [_milliseconds(longest), _milliseconds(self._lock_wait), self.outlived])
         if read_only:
             settle(self)
 
     @property
     def outlived(self) -> str:
         """Milliseconds of silence after which the server may end a transaction: no attempt uses it any more."""
-        return str(int(self._silence * 1000))
+        return _milliseconds(self._silence)
 
     def execute(self, statement: str, params: Params = None) -> int:
         with self.typed(), self._driver.Cursor(self._connection) as cursor:
@@ -349,6 +348,11 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, PostgresSync):
         )[0]
         tables = f"{'may' if may else 'may not'} create tables in schema {schema}" if schema else "has no schema"
         return f"PostgreSQL {version}, database {database}: user {login} {tables}"
+
+
+def _milliseconds(seconds: float) -> str:
+    """Return a timeout for the server, which takes at most 24 days."""
+    return str(min(max(1, int(seconds * 1000)), _LONGEST_TIMEOUT))
 
 
 def _parameters(config: PostgresConfig, deadline: Deadline) -> dict[str, Any]:
