@@ -100,7 +100,12 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
         super().resume(deadline)
         for statement in SETTINGS:
             self.run(statement)
-        self.run(f"SET LOCK_TIMEOUT {max(1, int(self._lock_wait * 1000))}")
+        self.run(f"SET LOCK_TIMEOUT {self._lock_milliseconds}")
+
+    @property
+    def _lock_milliseconds(self) -> int:
+        """How long to wait for a lock; the server takes at most 24 days."""
+        return min(max(1, int(self._lock_wait * 1000)), 2**31 - 1)
 
     @property
     def where(self) -> str:
@@ -187,10 +192,9 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
         self._begun = True
 
     def hold(self, key: str) -> None:
-        wait = max(1, int(self._lock_wait * 1000))
         parameters = {
             "@Resource": f"flowrunner:{key}"[:255], "@LockMode": "Exclusive", "@LockOwner": "Session",
-            "@LockTimeout": wait,
+            "@LockTimeout": self._lock_milliseconds,
         }  # fmt: skip
         with self.typed():
             cursor = self._connection.cursor()
