@@ -1,7 +1,7 @@
-"""The CRC-32 of a whole from those of its parts, whose bytes are then read only once and in any order.
+"""CRC-32 of concatenated parts, computed from the CRC-32 of each part in any order.
 
-A CRC is the remainder of a division of polynomials over GF(2). Appending n bytes multiplies what came before by
-x^(8n); the remainder of that power is found by squaring, so the cost grows with the logarithm of n. As zlib does it.
+A CRC is the remainder of a polynomial division over GF(2). Appending n bytes multiplies the previous polynomial by
+x^(8n). The remainder of that power is computed by squaring, so the cost grows with log(n), as in zlib.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _X_TO_THE_8 = 1 << 23
 
 
 def _times(left: int, right: int) -> int:
-    """The product of two polynomials, modulo ours."""
+    """Return the product of two polynomials, modulo the CRC polynomial."""
     product, bit = 0, _ONE
     while left:
         if left & bit:
@@ -29,7 +29,7 @@ def _times(left: int, right: int) -> int:
 
 @lru_cache(maxsize=64)
 def _shift(length: int) -> int:
-    """x^(8 * length), modulo ours."""
+    """Return x^(8 * length), modulo the CRC polynomial."""
     factor, square = _ONE, _X_TO_THE_8
     while length:
         if length & 1:
@@ -40,9 +40,9 @@ def _shift(length: int) -> int:
 
 
 def crc32_joined(first: int, second: int, length: int) -> int:
-    """The CRC-32 of two strings of bytes, one behind the other.
+    """Return the CRC-32 of two concatenated byte strings.
 
-    :param first: the CRC-32 of the first.
-    :param second: of the second, which is ``length`` bytes long.
+    :param first: CRC-32 of the first string.
+    :param second: CRC-32 of the second string, which is ``length`` bytes long.
     """
     return _times(_shift(length), first) ^ second

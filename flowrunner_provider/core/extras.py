@@ -1,4 +1,4 @@
-"""Optional packages: imported where they are used, and missed with the command that mends it."""
+"""Imports of optional packages; a missing one raises an error with the ``pip install`` command."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["load"]
 def load(module: str, *, extra: str, needed_for: str) -> Any:
     """Import ``module``.
 
-    :param extra: the extra of this distribution that brings it.
+    :param extra: the extra of this distribution that contains it.
     :param needed_for: what the user was about to do, for the message.
-    :raises MissingExtra: naming the ``pip install`` to run. An import that fails inside an installed
-        package is a fault of that package, and is raised as it is.
+    :raises MissingExtra: with the ``pip install`` command. A failing import inside an installed package is raised
+        unchanged.
     """
     try:
         return importlib.import_module(module)

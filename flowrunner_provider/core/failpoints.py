@@ -1,17 +1,17 @@
-"""Named places at which a test, or the demo, may kill the process or fail the call.
+"""Named places at which tests and the demo can kill the process or inject an error.
 
-Production code marks each place with ``failpoint("files.copy.before_rename")``; without the
-environment variable that costs one attribute look-up. The variable holds a JSON list of rules::
+Production code marks each place with ``failpoint("files.copy.before_rename")``, which costs one attribute look-up if
+the environment variable is not set. The variable contains a JSON list of rules::
 
     FLOWRUNNER_FAILPOINTS='[{"point": "files.copy.*", "action": "kill", "hit": 2, "once": "/tmp/mark"}]'
 
 ``point``   shell-style pattern of names.
-``action``  ``kill``: SIGKILL to this process · ``term``: SIGTERM · ``stop``: SIGSTOP, as a worker that hangs ·
+``action``  ``kill``: SIGKILL to this process · ``term``: SIGTERM · ``stop``: SIGSTOP, like a hanging worker ·
             ``exit``: ``os._exit(70)`` · ``trace``: append the name to the file ``to`` · ``error``: raise
             ``ConnectionLost``.
 ``hit``     act at the n-th match only (from 1); absent: at every match.
-``once``    a file; the rule acts only if it can create that file, so that it acts once over
-            any number of processes. The name of the point and the time are written into it.
+``once``    a file; the rule acts only if it can create that file, i.e. once over any number of processes. The
+            name of the point and the process id are written to it.
 """
 
 from __future__ import annotations
@@ -90,11 +90,11 @@ _visit = _visitor(os.environ.get(ENVIRONMENT))
 
 
 def failpoint(name: str) -> None:
-    """Mark a place: nothing happens unless a rule of the environment matches ``name``."""
+    """Mark a place; does nothing unless a rule of the environment matches ``name``."""
     _visit(name)
 
 
 def reload() -> None:
-    """Read the environment again (a forked test process sets its rules after the import)."""
+    """Read the environment again, after a forked test process has set its rules."""
     global _visit
     _visit = _visitor(os.environ.get(ENVIRONMENT))

@@ -1,7 +1,8 @@
-"""Messages handed to somebody who cannot take them back: each once over all attempts, as far as the far side helps.
+"""Hand-over of messages that cannot be taken back: each is sent once over all attempts, as far as the far side supports
+it.
 
-What an interrupted attempt leaves in doubt is settled by what the far side can do: a token that it still recognises
-is sent again, a list that it gives is searched, and where it has neither, ``on_unknown`` decides.
+An interrupted attempt is resolved by the far side's abilities: a token that it still recognises is sent again, a list
+of messages is searched, and without either, ``on_unknown`` decides.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ from flowrunner_provider.core.run import Run
 __all__ = ["FarSide", "Find", "Send", "deliver", "hand_over"]
 
 Send = Callable[[str, datetime], Awaitable[Json]]
-"""Hands the message over, given its token and when it was first announced; OutcomeUnknown when it may be there."""
+"""Sends the message, given its token and first announcement; raises OutcomeUnknown if it may have arrived."""
 
 Find = Callable[[str, datetime], Awaitable[Json]]
-"""Looks for a message that was announced then; None when it is known not to be there."""
+"""Finds a message that was announced at that time; returns None if it is known not to exist."""
 
-_LOOK = "check the far side, then clear the task with on_unknown='resend' or 'skip'"
+_CHECK_FAR_SIDE = "check the far side, then clear the task with on_unknown='resend' or 'skip'"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FarSide:
-    """What the receiver's API can do about a repetition. Declared, never tried out.
+    """How the receiver's API handles repetitions. Declared, never probed.
 
-    :param title: its name for people.
+    :param title: display name.
     :param remembers: seconds for which a repeated token is recognised; infinite for ever, 0 never.
-    :param reconciles: its list of messages tells whether one was taken.
-    :param settle: seconds after a message was announced from which its absence from that list is believed.
+    :param reconciles: whether its list of messages shows if one was accepted.
+    :param settle: seconds after the announcement until a missing entry in that list is conclusive.
     """
 
     title: str
@@ -57,7 +58,7 @@ class FarSide:
         return self.reconciles or self.remembers > 0
 
     def forgotten(self, at: datetime, now: datetime) -> bool:
-        """The token of a message that was announced at ``at`` is not recognised any more."""
+        """Return whether the token of a message announced at ``at`` is no longer recognised."""
         return self.remembers > 0 and (now - at).total_seconds() > self.remembers
 
 
@@ -73,12 +74,12 @@ async def hand_over(
     send: Send,
     find: Find | None = None,
 ) -> Any:
-    """Send once over all attempts and return what ``send`` or ``find`` gave; None after ``on_unknown="skip"``.
+    """Send once over all attempts; return the result of ``send`` or ``find``, or None after ``on_unknown="skip"``.
 
-    :param action: names the failpoints: ``<action>.before_send`` and ``<action>.after_send``.
-    :param name: of the effect, unique within the task.
-    :param exchange: the longest that one try can take, seconds.
-    :raises OutcomeUnknown: when nobody can tell.
+    :param action: prefix of the failpoints: ``<action>.before_send`` and ``<action>.after_send``.
+    :param name: name of the effect, unique within the task.
+    :param exchange: longest duration of one try in seconds.
+    :raises OutcomeUnknown: if the outcome cannot be determined.
     """
     tries = run.retry.attempts
     effect = Effect(
@@ -97,8 +98,8 @@ async def hand_over(
         except OutcomeUnknown as error:
             error.effect_key = intent.key
             error.reconcilable = (error.reconcilable and far.helps) or on_unknown != "stop"
-            error.remedy = _LOOK
-            if far.reconciles:  # whoever looks next should not look too soon
+            error.remedy = _CHECK_FAR_SIDE
+            if far.reconciles:  # the next look-up must not come too soon
                 await apause(min(far.settle, run.retry.longest(run.deadline)))
             raise
 
@@ -121,21 +122,21 @@ async def hand_over(
 
 
 async def _settled(run: Run, far: FarSide, at: datetime) -> None:
-    """Wait until a request of then has either come into the list, or never will."""
+    """Wait until the list shows every request of that time."""
     seconds = far.settle - (run.clock.now() - at).total_seconds()
     if seconds > run.retry.longest(run.deadline):
         raise Unavailable(
             f"a message was interrupted a moment ago; the list of {far.title} may not show it yet",
             retry_after=seconds,
-            remedy="nothing to do: it waits",
+            remedy="nothing to do: the retry waits for it",
         )
     await apause(seconds)
 
 
 async def deliver(run: Run, far: FarSide, send: Send, *, action: str, key: str, at: datetime) -> Json:
-    """Send one message, again in place while it is known not to have been taken, or its token is recognised.
+    """Send one message; retry in place if it was not accepted, or its token is recognised.
 
-    :param key: the token, where the far side knows one.
+    :param key: the token, if the far side supports tokens.
     :param at: when it was first announced.
     """
     lost: OutcomeUnknown | None = None
@@ -149,9 +150,9 @@ async def deliver(run: Run, far: FarSide, send: Send, *, action: str, key: str, 
             if not (far.remembers and error.reconcilable):
                 raise
             lost = error
-            raise ConnectionLost(error.message, remedy="nothing to do: it is repeated under its token") from error
+            raise ConnectionLost(error.message, remedy="nothing to do: it is repeated with its token") from error
         except (IntegrityError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise OutcomeUnknown(f"the answer of {far.title} cannot be read", remedy=_LOOK) from error
+            raise OutcomeUnknown(f"the answer of {far.title} cannot be read", remedy=_CHECK_FAR_SIDE) from error
         failpoint(f"{action}.after_send")
         return sent
 

@@ -1,4 +1,4 @@
-"""Blocking calls from an event loop: on the spot while they are quick, in a thread while they are not."""
+"""Blocking calls from an event loop: made directly while they are fast, in a thread while they are slow."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ __all__ = ["Nearby"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_TURN = 0.001
-_QUICK = 0.003
-_SPELLS = 0, 0, 16, 64, 256, 1_024
+_MAX_RUN_SECONDS = 0.001
+_FAST_SECONDS = 0.003
+_THREADED_CALLS = 0, 0, 16, 64, 256, 1_024
 
 
 class Nearby:
-    """Small calls to something that is usually near, such as a disk.
+    """Small blocking calls that are usually fast, such as access to a local disk.
 
-    A turn in a thread costs more than what a disk's cache takes to answer. So a call is made on the spot; one that
-    took long (a full disk queue, a network file system), and then another, sends the next ones into threads, for a
-    spell that grows until one on the spot is quick again: at worst the loop stands still for one call in a thousand.
+    A thread switch costs more than an answer from the disk cache, so calls are made directly. After slow calls (full
+    disk queue, network file system), the following calls run in threads, for a growing number of calls until a direct
+    one is fast again. At worst, one call in a thousand blocks the loop.
     """
 
     def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
-        self._away = self._slow = 0
-        self._turn_ends = 0.0
+        self._calls_in_thread = self._slow_calls = 0
+        self._yield_at = 0.0
 
     async def call(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-        """``work(...)``; others in the loop get their turn, too."""
-        if self._away:
-            self._away -= 1
+        """Call ``work(...)``; other tasks of the loop get their turn."""
+        if self._calls_in_thread:
+            self._calls_in_thread -= 1
             return await asyncio.to_thread(work, *arguments, **named)
         began = self._clock.monotonic()
-        if began >= self._turn_ends:
+        if began >= self._yield_at:
             await apause(0)
             began = self._clock.monotonic()
-            self._turn_ends = began + _TURN
+            self._yield_at = began + _MAX_RUN_SECONDS
         try:
             return work(*arguments, **named)
         finally:
-            if self._clock.monotonic() - began < _QUICK:
-                self._slow = 0
+            if self._clock.monotonic() - began < _FAST_SECONDS:
+                self._slow_calls = 0
             else:
-                self._slow = min(self._slow + 1, len(_SPELLS) - 1)
-                self._away = _SPELLS[self._slow]
+                self._slow_calls = min(self._slow_calls + 1, len(_THREADED_CALLS) - 1)
+                self._calls_in_thread = _THREADED_CALLS[self._slow_calls]

@@ -1,4 +1,4 @@
-"""A file of this machine that several threads read or write at once, each at its own place."""
+"""A local file that several threads read or write at different offsets."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class OpenFile:
-    """An open file; closed when nobody has it any more.
+    """An open file, closed when it is no longer referenced.
 
-    A thread that nobody waits for goes on for a moment: were the file closed meanwhile, it would meet the next one
-    that gets the same number.
+    An abandoned thread may run for a moment longer. If the file were closed explicitly, that thread could access the
+    next file with the same descriptor.
 
     :param path: for messages.
-    :param descriptor: taken over.
+    :param descriptor: owned by this object.
     """
 
     __slots__ = ("_descriptor", "path")
@@ -33,7 +33,7 @@ class OpenFile:
 
     @classmethod
     def to_read(cls, path: str) -> OpenFile:
-        """A regular file and no link; anything else is a ``PermanentError``."""
+        """Open a regular file for reading; anything else, including a link, raises ``PermanentError``."""
         with disk_errors(path):
             file = cls(path, os.open(path, _READ))
             if not stat.S_ISREG(os.fstat(file._descriptor).st_mode):
@@ -41,28 +41,28 @@ class OpenFile:
         return file
 
     def read(self, size: int, offset: int) -> bytes:
-        """At most ``size`` bytes; none at the end."""
+        """Return at most ``size`` bytes; none at the end."""
         with disk_errors(self.path):
             return os.pread(self._descriptor, size, offset)
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
-        """Fill ``buffer``; how many bytes came, fewer only where the file ends."""
+        """Fill ``buffer``; return the number of bytes, fewer only at the end of the file."""
         got = 0
         with disk_errors(self.path):
-            while got < len(buffer) and (more := os.preadv(self._descriptor, [buffer[got:]], offset + got)):
-                got += more
+            while got < len(buffer) and (count := os.preadv(self._descriptor, [buffer[got:]], offset + got)):
+                got += count
         return got
 
     def write(self, data: memoryview, offset: int) -> None:
-        """Write all of ``data``; what lies before the offset may still be missing."""
+        """Write all of ``data`` at ``offset``; earlier bytes may still be missing."""
         done = 0
         with disk_errors(self.path):
             while done < len(data):
                 done += os.pwrite(self._descriptor, data[done:], offset + done)
 
     def send_to(self, socket: int, offset: int, size: int) -> int:
-        """Have a socket that does not wait take at most ``size`` bytes; how many it took, none at the end.
+        """Send at most ``size`` bytes to a non-blocking socket; return the number sent, 0 at the end.
 
-        Errors are the socket's; ``ENOSYS`` and the like where the system cannot send from here.
+        Errors are those of the socket, and ``ENOSYS`` or similar if the system does not support it.
         """
         return os.sendfile(socket, self._descriptor, offset, size)

@@ -1,12 +1,11 @@
-"""A file on this disk that appears under its final name only when it is whole.
+"""Local files that get their final name only when they are complete.
 
-The bytes go to a hidden sibling (``.orders.csv.<token>.part``). :meth:`PartFile.commit` makes them
-durable and renames them in one step, so no reader ever sees a part, and a killed writer leaves
-either the old file or the new one. The sibling outlives the process: the next attempt opens it with
-the same token and goes on from an offset that it trusts.
+The bytes go to a hidden sibling (``.orders.csv.<token>.part``). :meth:`PartFile.commit` makes them durable and renames
+them atomically, so readers never see a partial file, and a killed writer leaves either the old file or the new one. The
+sibling outlives the process: the next attempt opens it with the same token and continues at an offset that it trusts.
 
-Two attempts at once share the name and never the file: a part is locked while it is open, whoever finds it so begins
-another one in its place, and a writer whose part has lost its name names nothing.
+Two concurrent attempts share the name but never the file. A part is locked while it is open; an attempt that finds it
+locked starts another one in its place, and a writer whose part has been replaced commits nothing.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from flowrunner_provider.core.names import part_name
 
 __all__ = ["PartFile", "disk_errors"]
 
-_ASKING = threading.Lock()
-_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-_NEW = _FLAGS | os.O_CREAT | os.O_EXCL
+_UMASK_LOCK = threading.Lock()
+_OPEN_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE_FLAGS = _OPEN_FLAGS | os.O_CREAT | os.O_EXCL
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class disk_errors:  # noqa: N801 - used as a word of the language, like contextlib.suppress
-    """Turn an :class:`OSError` of the block into the error that says what to do.
+    """Context manager that turns an :class:`OSError` into a typed error with a remedy.
 
     :param what: the path, for the message.
     """
@@ -47,28 +46,28 @@ class disk_errors:  # noqa: N801 - used as a word of the language, like contextl
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
-            raise _named(error, self._what) from error
+            raise _typed(error, self._what) from error
 
 
-def _named(error: OSError, what: str) -> PermanentError:
+def _typed(error: OSError, what: str) -> PermanentError:
     if isinstance(error, FileNotFoundError):
         return NotFound(f"{what} is not there", remedy="check the path")
     if isinstance(error, PermissionError):
-        return AccessDenied(f"{what} may not be used by this worker", remedy="check owner and mode")
+        return AccessDenied(f"{what} is not accessible to this worker", remedy="check owner and mode")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         if _no_more_files(what):
             return PermanentError(
-                f"the disk of {what} takes no further file: it has no inode left ({_free(what)} bytes are free)",
-                remedy="delete files that nobody needs, then retry",
+                f"the disk of {what} has no inode left ({_free(what)} bytes are free)",
+                remedy="delete unneeded files, then retry",
             )
         return PermanentError(
             f"the disk of {what} is full ({_free(what)} bytes are free)", remedy="free some space, then retry"
         )
-    return PermanentError(f"{what}: {error.strerror or error}", remedy="look at the disk")
+    return PermanentError(f"{what}: {error.strerror or error}", remedy="check the disk")
 
 
 def _free(path: str) -> int | str:
-    """How much is free where ``path`` is, or a word when even that cannot be found out."""
+    """Return the free bytes of the path's disk, or "unknown"."""
     try:
         return shutil.disk_usage(Path(path).parent).free
     except OSError:
@@ -76,7 +75,7 @@ def _free(path: str) -> int | str:
 
 
 def _no_more_files(path: str) -> bool:
-    """Whether it is not bytes that are short; some file systems do not count inodes and say 0 of 0."""
+    """Return whether inodes, not bytes, are exhausted; some file systems report 0 of 0 inodes."""
     folder = Path(path).parent
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
@@ -91,7 +90,7 @@ class PartFile:
     """A file that is being written.
 
     :param path: the final name; its folder is created.
-    :param token: names the writer, the same in every attempt of a task.
+    :param token: identifies the writer, the same in every attempt of a task.
     """
 
     def __init__(self, path: Path | str, token: str) -> None:
@@ -100,7 +99,7 @@ class PartFile:
         self._part = f"{folder}{slash}{part_name(name, token)}"
         self._file: int | None = None
         self._inode = 0
-        self._alone = True  # nobody else goes on with the part
+        self._alone = True  # no other attempt uses the part
 
     @property
     def path(self) -> Path:
@@ -109,25 +108,25 @@ class PartFile:
 
     @property
     def part(self) -> Path:
-        """The name until then."""
+        """The temporary name."""
         return Path(self._part)
 
     @part.setter
     def part(self, path: Path) -> None:
-        """It was renamed."""
+        """Record that the temporary file was renamed."""
         self._part = str(path)
 
     def open(self, offset: int = 0) -> int:
-        """Open the part at ``offset`` and cut off what lies beyond it; return where it really stands.
+        """Open the part at ``offset`` and truncate what follows; return the actual offset.
 
-        That is less than ``offset`` when fewer bytes survived: then the caller starts again from there. At 0 the
-        part is a new file: an attempt that is taken for dead and still writes no longer writes into it. So it is when
-        that attempt still has the part open (a file system without locks cannot tell; there it is gone on with).
+        It is less than ``offset`` if fewer bytes survived; the caller must continue from there. At 0 the part is a new
+        file, so that a presumably dead attempt that still writes does not write into it. The same happens if that
+        attempt still has the part open (undetectable on a file system without locks, where the part is reused).
         """
         with disk_errors(self._path):
-            file = self._old() if offset else None
+            file = self._open_existing() if offset else None
             if file is None:
-                file, offset = self._new(), 0
+                file, offset = self._create_locked(), 0
             self._file = file
             status = os.fstat(file)
             self._inode = status.st_ino
@@ -137,37 +136,37 @@ class PartFile:
                 os.lseek(file, offset, os.SEEK_SET)
         return offset
 
-    def _new(self) -> int:
+    def _create_locked(self) -> int:
         self._alone = True
-        while _locked(file := self._created()) is False:  # another attempt goes on with it already
+        while _locked(file := self._create()) is False:  # another attempt already uses it
             os.close(file)
         return file
 
-    def _created(self) -> int:
+    def _create(self) -> int:
         try:
-            return os.open(self._part, _NEW, 0o600)
+            return os.open(self._part, _CREATE_FLAGS, 0o600)
         except FileNotFoundError:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
             if not self.part.is_symlink():  # a planted link is refused below, not removed
                 self.part.unlink(missing_ok=True)
-        return os.open(self._part, _NEW, 0o600)
+        return os.open(self._part, _CREATE_FLAGS, 0o600)
 
-    def _old(self) -> int | None:
-        """What an earlier attempt has left; None if that is nothing, or is still its own."""
+    def _open_existing(self) -> int | None:
+        """Open the part of an earlier attempt; None if there is none, or it is still in use."""
         try:
-            file = os.open(self._part, _FLAGS)
+            file = os.open(self._part, _OPEN_FLAGS)
         except FileNotFoundError:
             return None
         locked = _locked(file)
-        if locked is False or not self._names(os.fstat(file).st_ino):  # it may have got its final name meanwhile
+        if locked is False or not self._is_named(os.fstat(file).st_ino):  # or it was committed meanwhile
             os.close(file)
             return None
         self._alone = locked is True
         return file
 
-    def _names(self, inode: int) -> bool:
-        """Whether the part's name is that of this very file."""
+    def _is_named(self, inode: int) -> bool:
+        """Return whether the temporary name still refers to this file."""
         try:
             return os.lstat(self._part).st_ino == inode
         except FileNotFoundError:
@@ -196,22 +195,22 @@ class PartFile:
             return os.dup(self._descriptor)
 
     def sync(self) -> None:
-        """Make what was written durable: before a checkpoint that refers to it."""
+        """Make the written bytes durable, before a checkpoint that refers to them."""
         with disk_errors(self._path):
             os.fsync(self._descriptor)
 
     def size(self) -> int:
-        """How many bytes the disk says the part has."""
+        """Return the size of the part on disk."""
         with disk_errors(self._path):
             return os.fstat(self._descriptor).st_size
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """At most ``length`` of the bytes so far, from ``offset``."""
+        """Return at most ``length`` bytes from ``offset``."""
         with disk_errors(self._path):
             return os.pread(self._descriptor, length, offset)
 
     def read(self) -> Iterator[bytes]:
-        """The bytes so far, in chunks: to take up a digest where an earlier attempt left it."""
+        """Yield the bytes so far in chunks, to restore a digest of an earlier attempt."""
         position = 0
         while chunk := self.read_at(position, 1 << 20):
             yield chunk
@@ -225,14 +224,14 @@ class PartFile:
         modified: float | None = None,
         durable: bool = True,
     ) -> None:
-        """Give the file its final name, in one step. A power failure leaves the old file or the whole new one.
+        """Give the file its final name atomically; a power failure leaves the old file or the complete new one.
 
-        :param replace: False to raise :class:`AlreadyExists` when the final name is taken.
-        :param mode: permission bits; by default what the process's umask grants.
-        :param modified: the modification time to give it, in seconds since 1970 (UTC).
-        :param durable: on return a power failure leaves the new one for certain.
-        :raises Fenced: when another attempt has begun the part afresh, or finished it. Only one that does so between
-            two system calls, the last look and the rename, is not seen.
+        :param replace: False raises :class:`AlreadyExists` if the final name is taken.
+        :param mode: permission bits; by default according to the umask.
+        :param modified: modification time in seconds since 1970 (UTC).
+        :param durable: on return, the new file survives a power failure.
+        :raises Fenced: if another attempt has restarted or committed the part. A takeover between the last check and
+            the rename, two system calls, goes unnoticed.
         """
         with disk_errors(self._path):
             if modified is not None:
@@ -240,16 +239,16 @@ class PartFile:
             os.fchmod(self._descriptor, mode if mode is not None else 0o666 & ~_umask())
             os.fsync(self._descriptor)
             failpoint("part_file.before_rename")
-            if not self._names(self._inode):
+            if not self._is_named(self._inode):
                 raise Fenced(
-                    f"the part of {self._path} is not this attempt's any more",
-                    remedy="nothing to do if a newer attempt of the task has taken over; else look who removes parts",
+                    f"the temporary file of {self._path} no longer belongs to this attempt",
+                    remedy="nothing to do if a newer attempt has taken over; otherwise find what removes .part files",
                 )
             if replace:
                 os.replace(self._part, self._path)  # noqa: PTH105 - as below: a Path costs more than the call
             else:
                 self._link()
-            self.close()  # not before: it is locked until it has its name
+            self.close()  # after the rename: the lock must last until then
             if durable:
                 _sync_folder(self.path.parent)
             failpoint("part_file.after_rename")
@@ -259,35 +258,35 @@ class PartFile:
             os.link(self.part, self.path)
         except FileExistsError as error:
             raise AlreadyExists(
-                f"{self.path} is there already", remedy="choose another name, or if_exists='overwrite'"
+                f"{self.path} already exists", remedy="use another name, or if_exists='overwrite'"
             ) from error
         self.part.unlink()
 
     def close(self) -> None:
-        """Let go of the file; the part stays for the next attempt."""
+        """Close the file; the part stays for the next attempt."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
     def discard(self) -> None:
-        """Close and delete the part; one that another attempt has begun in its place stays."""
-        if self._file is None or self._names(self._inode):
+        """Close and delete the part; the part of another attempt stays."""
+        if self._file is None or self._is_named(self._inode):
             self.part.unlink(missing_ok=True)
         self.close()
 
     def withdraw(self) -> None:
-        """Close the part, and delete it if nobody else can have it: for a writer that another one has succeeded.
+        """Close the part, and delete it unless another attempt may use it; for a writer that was superseded.
 
-        It looks as long as the part is open: the inode of a file that is gone may be given to another one.
+        The check happens while the part is open, because a deleted file's inode may be reused.
         """
         with disk_errors(self._path):
-            if self._file is not None and self._alone and self._names(self._inode):
+            if self._file is not None and self._alone and self._is_named(self._inode):
                 self.part.unlink(missing_ok=True)
         self.close()
 
 
 def _locked(file: int) -> bool | None:
-    """Lock an open file until it is closed: False if somebody else has; None where the file system has no locks."""
+    """Lock an open file until it is closed: False if it is locked elsewhere, None without lock support."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
@@ -300,7 +299,7 @@ def _locked(file: int) -> bool | None:
 
 
 def _umask() -> int:
-    with _ASKING:  # it can only be read by setting it, and what two threads set must not stay
+    with _UMASK_LOCK:  # reading requires setting it, which must not happen in two threads at once
         current = os.umask(0o077)
         os.umask(current)
     return current

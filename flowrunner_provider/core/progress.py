@@ -1,4 +1,4 @@
-"""Progress: counts that reconcile, told to whoever listens, at most every few seconds."""
+"""Progress of a task: counts, reported to sinks at most every few seconds."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["Progress", "ProgressEvent", "Sink"]
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressEvent:
-    """How far the work has come.
+    """Progress of one step.
 
-    :param step: what is being done, e.g. ``fetch``.
-    :param done: units done so far, over all attempts.
-    :param total: units in all; None while that is not known.
-    :param unit: what is counted: ``bytes``, ``rows``, ``pages``, ``files``.
+    :param step: name of the step, e.g. ``fetch``.
+    :param done: completed units, over all attempts.
+    :param total: total units; None if unknown.
+    :param unit: ``bytes``, ``rows``, ``pages``, ``files``.
     :param rate: units per second in this attempt.
     :param finished: True for the last event of a step.
     """
@@ -32,7 +32,7 @@ class ProgressEvent:
 
     @property
     def eta(self) -> float | None:
-        """Seconds left at the present rate; None when that cannot be told."""
+        """Remaining seconds at the current rate; None if unknown."""
         if self.total is None or self.rate <= 0:
             return None
         return max(0.0, (self.total - self.done) / self.rate)
@@ -51,13 +51,13 @@ Sink = Callable[[ProgressEvent], None]
 
 
 class Progress:
-    """Counts one step of the work and tells its sinks about it.
+    """Counts one step of the work and reports to its sinks.
 
-    :param step: what is being done.
+    :param step: name of the step.
     :param unit: what is counted.
-    :param total: how many there are, if known.
-    :param start: how many an earlier attempt had done.
-    :param every: least seconds between two events.
+    :param total: total units, if known.
+    :param start: units completed by earlier attempts.
+    :param every: minimum seconds between two events.
     """
 
     def __init__(
@@ -73,21 +73,21 @@ class Progress:
     ) -> None:
         self.step, self.unit, self.total, self.done = step, unit, total, start
         self._start, self._sinks, self._every, self._clock = start, sinks, every, clock
-        self._began = self._told = clock.monotonic()
+        self._began = self._reported_at = clock.monotonic()
 
     def advance(self, count: int = 1) -> None:
-        """``count`` more units are done."""
+        """Count ``count`` more units."""
         self.done += count
-        if self._sinks and self._clock.monotonic() - self._told >= self._every:
-            self._tell(finished=False)
+        if self._sinks and self._clock.monotonic() - self._reported_at >= self._every:
+            self._report(finished=False)
 
     def finish(self) -> None:
-        """The step is done: tell the sinks in any case."""
-        self._tell(finished=True)
+        """Finish the step; always reports."""
+        self._report(finished=True)
 
-    def _tell(self, *, finished: bool) -> None:
-        self._told = self._clock.monotonic()
-        seconds = self._told - self._began
+    def _report(self, *, finished: bool) -> None:
+        self._reported_at = self._clock.monotonic()
+        seconds = self._reported_at - self._began
         rate = (self.done - self._start) / seconds if seconds > 0 else 0.0
         event = ProgressEvent(
             step=self.step, done=self.done, total=self.total, unit=self.unit, rate=rate, finished=finished

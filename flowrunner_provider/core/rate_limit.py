@@ -1,12 +1,11 @@
-"""Rate limits: one pace per connection, shared by everybody who uses it.
+"""Rate limits: one pace per connection, shared by all of its users.
 
-The algorithm is GCRA (the virtual-scheduling form of the leaky bucket, ITU-T I.371): the whole
-state is one number, the *theoretical arrival time* of the next request. Reserving ``n`` requests
-moves it by ``n`` intervals and answers how long to wait, so there is no polling, no background
-thread, and a bulk sender can reserve a handful at a time instead of locking for each request.
+The algorithm is GCRA (the virtual-scheduling form of the leaky bucket, ITU-T I.371). Its only state is the *theoretical
+arrival time* of the next request. Reserving ``n`` requests advances it by ``n`` intervals and returns the time to wait.
+There is no polling and no background thread, and a bulk sender can reserve several requests per lock.
 
-Where the number lives decides who shares it: a variable (:class:`LocalPacer`), a locked file of the
-host (:class:`FilePacer`), or Redis (``runtime.rate_limits``).
+The storage decides who shares the limit: a variable (:class:`LocalPacer`), a locked file (:class:`FilePacer`), or Redis
+(``runtime.rate_limits``).
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ _TEXT = re.compile(r"\s*(\d+)\s*/\s*(?:(\d+)\s*)?(second|minute|hour|day)s?\s*",
 
 @dataclass(frozen=True, kw_only=True)
 class RateLimit:
-    """``count`` requests in any ``seconds``, of which ``burst`` may come at once.
+    """``count`` requests in any ``seconds``, of which ``burst`` may start at once.
 
-    :param count: how many.
-    :param seconds: in how long.
-    :param burst: how many may come without any gap; 1 spaces them evenly.
+    :param count: number of requests.
+    :param seconds: length of the period.
+    :param burst: requests that may start without a gap; 1 spaces them evenly.
     """
 
     count: int
@@ -45,7 +44,7 @@ class RateLimit:
 
     @classmethod
     def parse(cls, text: str, *, burst: int = 1) -> RateLimit:
-        """Read ``"100/minute"``, ``"5/second"``, ``"1000/2 hours"``.
+        """Parse ``"100/minute"``, ``"5/second"``, ``"1000/2 hours"``.
 
         :raises ConfigError: for anything else, and for zero.
         """
@@ -70,20 +69,20 @@ class RateLimit:
 
 
 class Pacer(Protocol):
-    """Tells a caller how long to wait; never waits itself."""
+    """Returns how long to wait; never waits itself."""
 
     def reserve(self, count: int = 1, longest: float = inf) -> float:
-        """Reserve ``count`` requests; return the seconds to wait before the first of them.
+        """Reserve ``count`` requests; return the seconds to wait before the first one.
 
-        Nothing is reserved when that wait would be longer than ``longest`` seconds.
+        Nothing is reserved if that wait would be longer than ``longest`` seconds.
         """
 
     def hold(self, seconds: float) -> None:
-        """The far side asks for silence: nobody starts a request for ``seconds``."""
+        """Start no request for ``seconds``, because the far side is throttling."""
 
 
 class Unlimited:
-    """No limit is set; :meth:`hold` is kept all the same."""
+    """No rate limit; :meth:`hold` still applies."""
 
     def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock, self._until = clock, 0.0
@@ -96,10 +95,10 @@ class Unlimited:
 
 
 def gcra(arrival: float, now: float, limit: RateLimit, count: int, longest: float = inf) -> tuple[float, float]:
-    """One step of GCRA.
+    """Perform one step of GCRA.
 
-    :param arrival: the stored theoretical arrival time; 0 at first.
-    :param now: the present, on the same clock.
+    :param arrival: the stored theoretical arrival time; 0 initially.
+    :param now: current time, on the same clock.
     :return: the new theoretical arrival time, and the seconds to wait.
     """
     due = max(arrival, now)
@@ -110,7 +109,7 @@ def gcra(arrival: float, now: float, limit: RateLimit, count: int, longest: floa
 
 
 class LocalPacer:
-    """A limit for one process."""
+    """A rate limit within one process."""
 
     def __init__(self, limit: RateLimit, clock: Clock = SYSTEM_CLOCK) -> None:
         self.limit, self._clock, self._arrival = limit, clock, 0.0
@@ -125,12 +124,13 @@ class LocalPacer:
 
 
 class FilePacer:
-    """A limit for all processes of a host: the one number in a locked file of eight bytes.
+    """A rate limit shared by all processes of a host: one number in a locked file of eight bytes.
 
-    The wall clock is used, as the monotonic one means nothing to other processes after a reboot; a
-    number further ahead than anybody can have reserved (the clock was set back) is dropped.
+    It uses the wall clock, because the monotonic clock means nothing to other processes after a reboot. A number
+    further ahead than anyone can have reserved (the clock was set back) is ignored.
 
     :param path: the file; its folder is created, readable by the user alone.
+    :raises PermanentError: if the file cannot be used.
     """
 
     _HORIZON = 7 * 86400.0
@@ -162,7 +162,7 @@ class FilePacer:
 
 
 class _Locked:
-    """The number in the file, read under the lock and written back when the lock is given up."""
+    """The number in the file: read under the lock, written back when the lock is released."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -179,14 +179,13 @@ class _Locked:
 
 
 class InBlocks:
-    """A quick limit in small blocks: one look at the shared number pays for up to 10 ms of requests.
+    """Reserves a fast limit in small blocks: one access to the shared number pays for up to 10 ms of requests.
 
-    The requests of a block are spaced as the limit says. What is left of one is given up when its 10 ms have
-    passed twice, so a pause is never followed by more than one block at once. A slow limit, and one with a long
-    burst, go through one by one.
+    The requests of a block are spaced evenly. A block expires after 20 ms, so a pause is never followed by more than
+    one block at once. Slow limits, and limits with a long burst, are reserved one by one.
 
-    :param pacer: what keeps the number.
-    :param limit: its limit.
+    :param pacer: the shared limit.
+    :param limit: its rate.
     """
 
     _SECONDS, _MOST = 0.01, 64

@@ -1,8 +1,8 @@
-"""One declaration, many uses: dataclasses and signatures read as JSON Schema, and back.
+"""One declaration, several uses: dataclasses and signatures as JSON Schema, and values validated against them.
 
-A connection's settings are one frozen, keyword-only dataclass whose fields are declared with
-:func:`option`. From it come the connection form, the validation, the documentation and the masking.
-An action's parameters are its keyword-only signature with type hints and ``:param:`` documentation.
+A connection's settings are one frozen, keyword-only dataclass whose fields are declared with :func:`option`. The
+connection form, validation, documentation and masking are derived from it. An action's parameters are derived from its
+keyword-only signature with type hints and ``:param:`` documentation.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ _PLAIN: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: 
 
 
 class PythonOnly:
-    """Marks a parameter as ``Annotated[..., PythonOnly]``: left out of the catalogue (a callable, say)."""
+    """Marks a parameter as ``Annotated[..., PythonOnly]``, e.g. a callable: it is left out of the catalogue."""
 
 
 def option(default: Any = dataclasses.MISSING, *, label: str, help: str = "", secret: bool = False) -> Any:  # noqa: A002
-    """A field of a settings dataclass.
+    """Declare a field of a settings dataclass.
 
-    :param default: its default; required without one. A list or dict is copied per instance.
-    :param label: its name in the connection form.
+    :param default: default value; without it, the field is required. A list or dict is copied per instance.
+    :param label: name in the connection form.
     :param help: one sentence for the form and the documentation.
-    :param secret: masked everywhere, and left out of the representation.
+    :param secret: mask the value everywhere, and omit it from the representation.
     """
     metadata = {"label": label, "help": help, "secret": secret}
     if isinstance(default, list | dict):
@@ -58,34 +58,37 @@ def option(default: Any = dataclasses.MISSING, *, label: str, help: str = "", se
 
 
 def secret_fields(cls: type) -> list[str]:
-    """Names of the fields of a settings dataclass that are secrets."""
+    """Return the names of a settings dataclass's secret fields."""
     return [field.name for field in dataclasses.fields(cls) if field.metadata.get("secret")]
 
 
 def parse_duration(value: str | float | timedelta, field: str = "duration") -> timedelta:
-    """Read ``"90s"``, ``"5m"``, ``"1h30m"``, ``"2d"``, a number of seconds, or a timedelta.
+    """Parse ``"90s"``, ``"5m"``, ``"1h30m"``, ``"2d"``, a number of seconds, or a timedelta.
 
-    :raises ConfigError: for anything else, naming ``field``; negative values included.
+    :raises ConfigError: naming ``field``, for anything else and for negative values.
     """
-    if isinstance(value, timedelta):
-        duration = value
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        duration = timedelta(seconds=value)
-    else:
-        match = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
-        if match is None:
-            raise ConfigError(
-                f"{field}: {value!r} is not a duration", field=field, remedy="write '90s', '5m', '1h30m' or '2d'"
-            )
-        days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
-        duration = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    match = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
+    try:
+        if isinstance(value, timedelta):
+            duration = value
+        elif match is not None:
+            days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
+            duration = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            duration = timedelta(seconds=value)
+        else:
+            raise ValueError
+    except (ValueError, OverflowError):  # no duration at all, NaN, or beyond what a timedelta holds
+        raise ConfigError(
+            f"{field}: {str(value)[:40]!r} is not a duration", field=field, remedy="write '90s', '5m', '1h30m' or '2d'"
+        ) from None
     if duration < timedelta(0):
         raise ConfigError(f"{field}: {value!r} is negative", field=field, remedy="give a positive duration")
     return duration
 
 
 def schema_of_type(hint: Any) -> dict[str, Json]:
-    """The JSON Schema of a type hint; an unknown type allows anything."""
+    """Return the JSON Schema of a type hint; an unknown type allows anything."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return schema_of_type(arguments[0])
@@ -132,7 +135,7 @@ def _schema_of_union(arguments: Sequence[Any]) -> dict[str, Json]:
 
 
 def schema_of_dataclass(cls: type) -> dict[str, Json]:
-    """The JSON Schema of a settings or result dataclass; secrets carry ``format: password``."""
+    """Return the JSON Schema of a settings or result dataclass; secrets have ``format: password``."""
     hints = get_type_hints(cls, include_extras=True)
     properties: dict[str, Json] = {}
     required: list[Json] = []
@@ -158,14 +161,13 @@ def schema_of_dataclass(cls: type) -> dict[str, Json]:
 
 
 _STANDARD = ("host", "schema", "login", "password", "port")
-"""The fields that every connection of Airflow has of its own."""
+"""Standard fields of every Airflow connection."""
 
 
 def connection_form(cls: type) -> dict[str, Json]:
-    """The form of a connection type whose settings are ``cls``, as Airflow's provider info describes it.
+    """Return the form of a connection type with the settings ``cls``, as expected in Airflow's provider info.
 
-    :return: ``ui-field-behaviour`` for the fields that every connection has, ``conn-fields`` for the others, which
-        lie in the extra.
+    :return: ``ui-field-behaviour`` for the standard fields, ``conn-fields`` for those stored in the extra.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}
     properties: Any = schema_of_dataclass(cls)["properties"]
@@ -196,10 +198,10 @@ def _form_schema(schema: Any) -> dict[str, Json]:
 
 
 def schema_of_signature(function: Callable[..., Any], skip: Iterable[str] = ()) -> dict[str, Json]:
-    """The JSON Schema of a function's keyword-only parameters.
+    """Return the JSON Schema of a function's keyword-only parameters.
 
     :param function: usually an operator's ``__init__``.
-    :param skip: parameters to leave out; those marked :class:`PythonOnly` always are.
+    :param skip: parameters to omit; those marked :class:`PythonOnly` are always omitted.
     """
     hints = get_type_hints(function, include_extras=True)
     properties: dict[str, Json] = {}
@@ -245,7 +247,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
     """Build a settings dataclass from JSON-like values, checking names and types.
 
     :param values: e.g. the ``flowrunner`` key of a connection's extra.
-    :param where: how the message calls the place, e.g. ``connection 'shop'``.
+    :param where: what the values belong to, for messages, e.g. ``connection 'shop'``.
     :raises ConfigError: naming the field, for unknown names, wrong types and missing values.
     """
     hints = get_type_hints(cls)
@@ -268,7 +270,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
 
 
 def _convert(value: Any, hint: Any, name: str, where: str) -> Any:
-    """``value`` as the type ``hint`` says, or a ConfigError; never a silent guess."""
+    """Return ``value`` as the type ``hint``, or raise ConfigError."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _convert(value, arguments[0], name, where)

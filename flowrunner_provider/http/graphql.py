@@ -220,7 +220,8 @@ def evaluate(answer: Response, http: HttpTransport, *, partial: bool = False) ->
         )
     hide = Redactor((*http.settings.secrets, *http.settings.credentials.secrets()))
     data = body.get("data")
-    errors = [_summary(error, hide) for error in body.get("errors") or []]
+    found = body.get("errors") or []
+    errors = [_summary(error, hide) for error in (found if isinstance(found, list) else [found])]
     has_data = any(value is not None for value in data.values()) if isinstance(data, dict) else data is not None
     nested_error = "data" in body and any(len(error["path"]) > 1 for error in errors)
     problem = _problem(errors, answer, http) if errors and not (partial and has_data) else None

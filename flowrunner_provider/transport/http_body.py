@@ -82,7 +82,7 @@ class Response:
         match = re.search(r"charset=\"?([\w.:-]+)", self.headers.get("Content-Type", ""), re.IGNORECASE)
         try:
             return self.content.decode(match[1] if match else "utf-8-sig", "replace")
-        except LookupError:
+        except (LookupError, UnicodeError):  # an unknown charset, or a codec such as "idna" that cannot replace
             return self.content.decode("utf-8", "replace")
 
     def json(self) -> Any:

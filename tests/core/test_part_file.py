@@ -111,7 +111,7 @@ def opened(path: Path, offset: int = 0, data: bytes = b"") -> PartFile:
 def test_a_writer_whose_part_was_begun_afresh_names_nothing(tmp_path: Path) -> None:
     zombie = opened(tmp_path / "a", data=b"whole")
     newer = opened(tmp_path / "a", data=b"ha")
-    with pytest.raises(Fenced, match="not this attempt's any more"):
+    with pytest.raises(Fenced, match="no longer belongs to this attempt"):
         zombie.commit()
     zombie.discard()
     assert os.listdir(tmp_path) == [newer.part.name]

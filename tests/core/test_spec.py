@@ -150,7 +150,10 @@ def test_durations(text: str | float, seconds: float) -> None:
     assert parse_duration(text).total_seconds() == seconds
 
 
-@pytest.mark.parametrize("value", ["", "5", "m5", "5x", "-5m", "5m 3s", None, [], -1, timedelta(-1), True])
+@pytest.mark.parametrize("value",
+    ["", "5", "m5", "5x", "-5m", "5m 3s", None, [], -1, timedelta(-1), True, "9999999999d", "9" * 400 + "s", 10**400,
+     float("nan"), float("inf")],
+)  # fmt: skip
 def test_what_is_no_duration_is_refused(value: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_duration(value, "timeout")

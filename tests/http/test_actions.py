@@ -69,6 +69,8 @@ def test_forms_and_text(run, http_server, data, body, kind):
     [
         (json_reply([1]), "auto", [1]),
         (Reply(200, "ä".encode("latin-1"), {"Content-Type": "text/plain; charset=latin-1"}), "auto", "ä"),
+        (Reply(200, "ä".encode(), {"Content-Type": "text/plain; charset=undefined"}), "auto", "ä"),
+        (Reply(200, "ä".encode(), {"Content-Type": "text/plain; charset=idna"}), "auto", "ä"),
         (Reply(200, b"\0\xff", {"Content-Type": "image/png"}), "auto", base64.b64encode(b"\0\xff").decode()),
         (Reply(200, b"{}"), "json", {}),
         (json_reply([1]), "text", "[1]"),

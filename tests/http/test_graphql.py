@@ -143,6 +143,8 @@ def test_errors_beside_data_may_be_wanted(ask, http_server):
         (Reply(200, b"<html>"), e.IntegrityError),
         (json_reply({"errors": ["odd", {"path": "x", "message": 3}]}), e.Rejected),
         (json_reply({"errors": [{"message": "syntax"}]}, 400), e.Rejected),
+        (json_reply({"errors": 5}), e.Rejected),
+        (json_reply({"errors": {"message": "syntax"}, "data": None}), e.Rejected),
     ],
 )
 def test_every_answer_without_data_is_a_typed_error(ask, http_server, reply, error):
