@@ -1,4 +1,4 @@
-"""A partner's archive is unpacked, and what became of it goes back as one archive with a password."""
+"""Extract a partner's archive, and send our reports back as one encrypted archive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every morning: do the connections work from a worker, and which credentials end soon?"""
+"""Check every morning that all connections work from a worker and that no credential expires soon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat: one Slack message that follows a load, a card in Teams, threads elsewhere, and failures shown in Teams."""
+"""Post a Slack message that follows a load, a Teams card and threaded messages, and report failures in Teams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files from Azure Blob Storage to Google Cloud Storage, and on to a place that only fsspec knows."""
+"""Copy files from Azure Blob Storage to Google Cloud Storage, and mirror them to a store that fsspec opens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ with DAG(
         task_id="mirror",
         source="gs://analytics_lake@raw-sales/{{ ds }}/",
         dest="fsspec+abfs://archive_account@archive/sales/{{ ds }}/",
-        compare="checksum",  # object stores do not keep the times of files
+        compare="checksum",  # object stores do not keep modification times
         delete_extra=True,
         max_deletes=100,
     )

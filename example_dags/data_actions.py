@@ -1,4 +1,4 @@
-"""JSON to a dataset, and from there a CSV file for people and a Parquet file for programs."""
+"""Convert JSON to a dataset, then write it as a CSV file for people and as a Parquet file for programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Send a report to people: a template, an attachment, and a retry that mails nobody twice."""
+"""Send a report with a template and an attachment; a retry mails nobody twice."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ with DAG(
         to=["Sales <sales@example.com>"],
         subject="Review of the orders of {{ ds }}",
         text="Let us look at the numbers together.\n",
-        attachments=["s3://lake@reports/{{ ds }}/*.pdf"],  # from any store; measured before they are read
+        attachments=["s3://lake@reports/{{ ds }}/*.pdf"],  # from any store; their sizes are checked first
         invitation={
             "start": "{{ data_interval_end.add(days=1).isoformat() }}",
             "end": "{{ data_interval_end.add(days=1, minutes=30).isoformat() }}",

@@ -1,4 +1,4 @@
-"""Write to every customer of a file: one personal mail each, and a report of what became of it."""
+"""Send one personal mail to every customer in a file, with a report of each delivery."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files from a partner's SFTP server, and the day's report back to them."""
+"""Fetch files from a partner's SFTP server, and deliver the day's report."""
 
 from __future__ import annotations
 

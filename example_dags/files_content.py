@@ -1,4 +1,4 @@
-"""A partner's files are checked and the control file is read; a log line and a done marker are written."""
+"""Wait for a partner's files, verify them, read the control file, and write a log line and a done marker."""
 
 from __future__ import annotations
 

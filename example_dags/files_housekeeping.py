@@ -1,4 +1,4 @@
-"""Order in a folder: made when it is missing, and kept to what is still needed."""
+"""Create a folder, delete old backups, and mirror the rest."""
 
 from __future__ import annotations
 

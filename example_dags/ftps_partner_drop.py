@@ -1,4 +1,4 @@
-"""The day's price list into a partner's FTPS drop box, and their acknowledgements back."""
+"""Deliver the day's price list to a partner over FTPS, and fetch their acknowledgements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP: an extract of all pages, a file that resumes where it broke off, and a POST that happens once."""
+"""Extract all pages of an API, download a file that resumes after a failure, and send a POST exactly once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP: one request for each of thousands of items, in one task."""
+"""Send one HTTP request for each of thousands of items, in one task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP and files: downloads to any store, forms with files, uploads that happen once."""
+"""Download to any store, submit forms with files, and upload each file once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP: wait for an export to appear, have an API run a job and take its result, ask and tell a GraphQL API."""
+"""Wait for an export, run an asynchronous job and fetch its result, and call a GraphQL API."""
 
 from __future__ import annotations
 

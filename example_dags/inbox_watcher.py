@@ -1,4 +1,4 @@
-"""A partner's inbox that starts a DAG as soon as a file is complete: each file once, and nothing polls in a worker."""
+"""Start a DAG as soon as a file in a partner's folder is complete: once per file, without a polling worker."""
 
 from __future__ import annotations
 

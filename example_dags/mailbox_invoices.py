@@ -1,4 +1,4 @@
-"""Invoices that come by mail: saved as files, each once, and filed away only when they are safe."""
+"""Save the attachments of invoice mails, each once, and archive a mail only after its files are saved."""
 
 from __future__ import annotations
 

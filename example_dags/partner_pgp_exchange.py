@@ -1,4 +1,4 @@
-"""A partner's encrypted and signed files are fetched and opened; our report goes back encrypted and signed."""
+"""Fetch, decrypt and verify a partner's files, and send our report back encrypted and signed."""
 
 from __future__ import annotations
 

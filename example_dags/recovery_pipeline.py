@@ -1,7 +1,7 @@
-"""From an API to a database, a mailbox and a partner's SFTP server: the pipeline of ``flowrunner demo``.
+"""The pipeline of ``flowrunner demo``: from an API to a database, a mailbox and a partner's SFTP server.
 
-Every task may be killed anywhere and is simply run again: the page that was fetched is not fetched
-twice, the rows are in the table once, the team gets one mail, and the partner never sees half a file.
+A task that is killed at any point is simply retried: no page is fetched twice, every row is in the table
+once, the team gets one mail, and the partner never sees a partial file.
 """
 
 from __future__ import annotations

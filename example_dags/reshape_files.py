@@ -1,4 +1,4 @@
-"""A large file of a partner is made UTF-8, split, worked on in parallel, and joined again."""
+"""Convert a large file to UTF-8, split it, process the parts in parallel, and join them again."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""A partner's files land in S3: moved from their SFTP server, verified, and the day's exports put beside them.
+"""Move a partner's files from SFTP to S3, verified, and add the day's exports.
 
-Who gets the link may read the export for an hour."""
+Anybody who has the link can download the export for an hour.
+"""
 
 from __future__ import annotations
 

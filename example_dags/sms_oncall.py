@@ -1,4 +1,4 @@
-"""Text messages: page whoever is on call when a load fails, and tell customers, waiting until they have it."""
+"""Page the person on call when a load fails, and text customers and wait for delivery."""
 
 from __future__ import annotations
 

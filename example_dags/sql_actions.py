@@ -1,7 +1,7 @@
-"""Files into database tables: loaded once, however often a task is killed and retried.
+"""Load files into database tables exactly once.
 
-``load_orders`` updates the orders that are known and inserts the others; ``load_returns`` replaces the
-day's rows and sets aside those that do not fit.
+``load_orders`` updates known orders and inserts new ones. ``load_returns`` replaces the rows of the table
+and sets aside rows that do not fit.
 """
 
 from __future__ import annotations

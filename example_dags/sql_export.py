@@ -1,6 +1,6 @@
-"""Rows out of a database: one snapshot into one file, or into many for parallel tasks.
+"""Export one snapshot of a query or table to one file, or to many files for parallel tasks.
 
-``export_orders`` writes the day's orders as Parquet; ``export_customers`` writes files of 100,000 rows each;
+``export_orders`` writes the day's orders as Parquet. ``export_customers`` writes files of 100,000 rows each.
 ``export_by_country`` writes ``country=DE/2026-01-01.parquet`` and so on.
 """
 

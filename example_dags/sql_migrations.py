@@ -1,4 +1,4 @@
-"""Tables that follow their scripts: compared first, then brought up to date, each script once.
+"""Migrate a schema: validate the scripts, then run the new ones, each once.
 
 The scripts beside this file are for PostgreSQL.
 """

@@ -1,4 +1,4 @@
-"""Rows are closed, and old ones deleted; never more of them than expected, and never twice."""
+"""Close orders and delete old rows: at most the expected number, and exactly once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The orders of the day by mail: a table people read, an Excel file for those who calculate."""
+"""Mail the orders of the day: as a table in the mail, and as an Excel file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ with DAG(
         to=["Sales <sales@example.com>"],
         subject="Orders of {{ ds }}",
         html="<p>Good morning, these are the orders of {{ ds }}.</p>",
-        threshold=50,  # more rows than that come as a CSV file
+        threshold=50,  # more rows are attached as a CSV file
         skip_if_empty=True,
     )
 

@@ -1,7 +1,7 @@
-"""Tables of a shop kept alike in the warehouse, and compared; new orders start a DAG of their own.
+"""Sync tables from a shop's database to the warehouse and compare them; new orders start this DAG.
 
-``copy_products`` replaces all rows. ``follow_orders`` takes what has changed since the last run, and marks what is
-gone. ``compare_orders`` fails if a row differs, and names the keys in a file.
+``copy_products`` replaces all rows. ``follow_orders`` copies the rows that changed since the last run and marks
+deleted ones. ``compare_orders`` fails if a row differs, and writes the keys to a file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A table is kept in order: its changes are merged, its structure is watched, its statistics are fresh."""
+"""Maintain tables: merge changes, check the structure, refresh statistics, swap partitions, call a procedure."""
 
 from __future__ import annotations
 

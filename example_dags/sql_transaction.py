@@ -1,4 +1,4 @@
-"""Statements that belong together: all of them, once, or none.
+"""Run several statements in one transaction, exactly once.
 
 ``settle`` books a payment and closes the order; the audit entry may fail without undoing the rest.
 """

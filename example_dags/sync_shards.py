@@ -1,4 +1,4 @@
-"""A large folder, brought to the lake by several workers at once; only when all are done is anything deleted."""
+"""Sync a large folder to the lake with several workers; files are deleted only after all workers have finished."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ with DAG(
     max_active_runs=1,
     tags=["flowrunner", "files"],
 ):
-    # plan beside shard[0..7], which copy while it still lists; then finish: on whatever workers the executor has.
-    # A shard that has to wait for the plan does so in the triggerer.
+    # plan runs in parallel with shard[0..7], which copy while it still lists; finish runs last. Any workers will do.
+    # A shard that waits for the plan waits in the triggerer.
     sync_task_group(
         source="sftp://partner@/measurements/",
         dest="s3://lake@raw/measurements/",
@@ -39,7 +39,7 @@ with DAG(
     catchup=False,
     tags=["flowrunner", "files"],
 ):
-    # The same tasks one by one, with the shards in different queues; here they begin when the plan is complete.
+    # The same tasks, declared one by one: the shards run in different queues and start when the plan is complete.
     plan = FileSyncPlanOperator(task_id="plan", shards=2, **IMAGES)
     near = FileSyncShardOperator(task_id="near", shard=0, queue="near", **IMAGES)
     far = FileSyncShardOperator(task_id="far", shard=1, queue="far", **IMAGES)

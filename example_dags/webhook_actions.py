@@ -1,4 +1,4 @@
-"""Webhooks: a signed event for a partner, and a notification about every failure."""
+"""Send a signed event to a partner, and report every failure through a webhook."""
 
 from __future__ import annotations
 
