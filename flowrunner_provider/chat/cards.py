@@ -125,13 +125,14 @@ def with_mentions(card: Mapping[str, Any], people: Sequence[Mapping[str, str]]) 
     if not people:
         return dict(card)
     entities, missing = [], []
+    texts = json.dumps(card["body"], ensure_ascii=False)
     for person in people:
         name, identity = (str(person.get(key) or "").strip() for key in ("name", "id"))
         if not name or not identity or "<" in name:
             raise ConfigError("a mention needs a name and an id", field="mentions", remedy="give both")
         mark = f"<at>{name}</at>"
         entities.append({"type": "mention", "text": mark, "mentioned": {"id": identity, "name": name}})
-        if mark not in json.dumps(card["body"], ensure_ascii=False):
+        if json.dumps(mark, ensure_ascii=False)[1:-1] not in texts:
             missing.append(mark)
     body = [*card["body"]]
     if missing:

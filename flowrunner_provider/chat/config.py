@@ -130,5 +130,14 @@ def slack_values(extra: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("base_url", "proxy", "timeout"):
         value = extra.get(name) or extra.get(f"extra__slack__{name}")
         if value:
-            found[name] = float(value) if name == "timeout" else str(value)
+            found[name] = _seconds(value) if name == "timeout" else str(value)
     return found
+
+
+def _seconds(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            "timeout must be a number of seconds", field="timeout", remedy="correct timeout in the connection's extra"
+        ) from None

@@ -1,6 +1,6 @@
-"""Email: messages sent once, and mailboxes read once.
+"""Email: messages that are sent exactly once, and mailboxes that are read exactly once.
 
-Out: ``message`` builds the bytes, ``send`` keeps the ledger, ``smtp`` is the first transport; none of the
-three knows how the others work. In: ``imap`` is the wire, ``mailbox_plan`` remembers which messages a task is
-about, ``mailbox_read`` brings them to safety, and ``mailbox_acts`` touches them afterwards.
+Outgoing: ``message`` builds the bytes, ``send`` keeps the ledger, ``smtp`` and ``ses`` are the transports, ``batch``
+sends one mail per row. Incoming: ``mailbox.imap`` is the wire protocol, ``mailbox.plan`` remembers which messages a
+task works on, ``mailbox.read`` saves them, and ``mailbox.acts`` then marks, moves or deletes them.
 """

@@ -1,4 +1,4 @@
-"""Addresses and header values: what the user wrote, or a ConfigError that names it."""
+"""Validates addresses and header values; anything unsafe is a ConfigError that names the parameter."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _registry = HeaderRegistry()
 class Mailbox:
     """One address: ``name <local@domain>``.
 
-    :param name: the display name, in plain Unicode; may be empty.
-    :param local: the part before the @, quoted where it must be.
-    :param domain: the part after it, in ASCII (internationalised names as ``xn--``).
+    :param name: the display name in plain Unicode; may be empty.
+    :param local: the part before the @, quoted if it needs to be.
+    :param domain: the part after the @, in ASCII (internationalised names as ``xn--``).
     """
 
     name: str
@@ -42,16 +42,16 @@ class Mailbox:
 
     @property
     def address(self) -> str:
-        """What the mail server is given."""
+        """The address as the mail server gets it."""
         return f"{self.local}@{self.domain}"
 
     @property
     def needs_utf8(self) -> bool:
-        """The server must know SMTPUTF8 (RFC 6531) to take it."""
+        """Whether the server must support SMTPUTF8 (RFC 6531)."""
         return not self.local.isascii()
 
     def header(self) -> str:
-        """For a header of the message, folded; names that are not plain words are quoted or encoded."""
+        """Return the folded form for a message header; a name is quoted or encoded where necessary."""
         if not self.name:
             return self.address
         if self.name.isascii() and len(self.name) <= _LONGEST_QUOTED:
@@ -61,11 +61,11 @@ class Mailbox:
 
 
 def header_text(value: str, field: str) -> str:
-    """``value`` unchanged if it is safe as a header's text.
+    """Return ``value`` unchanged if it is safe as a header's text.
 
-    :param field: the parameter, for the message.
-    :raises ConfigError: for control characters, every kind of line break, bytes that were not text, and
-        encoded words (``=?utf-8?q?...?=``), which readers would decode into something else.
+    :param field: the name of the parameter, for the error message.
+    :raises ConfigError: for control characters, line breaks of any kind, lone surrogates, and encoded words
+        (``=?utf-8?q?...?=``), which mail clients would decode.
     """
     if not isinstance(value, str):
         raise ConfigError(f"{field} must be text, not {type(value).__name__}", field=field)
@@ -85,10 +85,10 @@ def header_text(value: str, field: str) -> str:
 
 
 def header_lines(name: str, value: str | Sequence[Mailbox]) -> bytes:
-    """A header of the message with its CRLF, from text or addresses that have been checked.
+    """Return a header of the message with its CRLF, from validated text or addresses.
 
-    The folding of ``email.message`` is not used: Python 3.11 and 3.12 lose the quotes of a name that they
-    fold (gh-121284), which makes other addresses of ``"Doe, John"``.
+    The folding of ``email.message`` is not used: Python 3.11 and 3.12 lose the quotes of a name that they fold
+    (gh-121284), which turns ``"Doe, John"`` into two addresses.
     """
     if not isinstance(value, str):
         return f"{name}: {f',{_FOLD}'.join(box.header() for box in value)}\r\n".encode()
@@ -98,10 +98,10 @@ def header_lines(name: str, value: str | Sequence[Mailbox]) -> bytes:
 
 
 def mailboxes(value: str | Sequence[str], field: str) -> tuple[Mailbox, ...]:
-    """The addresses of ``value``, in their order.
+    """Return the addresses of ``value`` in their order.
 
-    :param value: a list, or a text with commas as in a mail header; ``"Doe, John" <j@x.org>`` is one.
-    :raises ConfigError: naming what is no address.
+    :param value: a list, or comma-separated text as in a mail header; ``"Doe, John" <j@x.org>`` counts as one.
+    :raises ConfigError: naming the first invalid address.
     """
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple):
@@ -110,7 +110,7 @@ def mailboxes(value: str | Sequence[str], field: str) -> tuple[Mailbox, ...]:
 
 
 def mailbox(value: str, field: str) -> Mailbox:
-    """The one address of ``value``.
+    """Return the one address of ``value``.
 
     :raises ConfigError: if there is none or more than one.
     """
@@ -125,7 +125,7 @@ def mailbox(value: str, field: str) -> Mailbox:
 
 
 def plain_mailbox(address: str) -> Mailbox | None:
-    """The mailbox of an address that needs no second look; None for all others, right or wrong."""
+    """Return the mailbox of a plainly valid address, or None if the address needs a full check."""
     found = _PLAIN.fullmatch(address)
     if found and len(found[1]) <= 64 and len(address) <= 254:
         return Mailbox(name="", local=found[1], domain=found[2])

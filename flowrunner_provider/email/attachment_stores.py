@@ -1,4 +1,4 @@
-"""Attachments from any store: found and measured first, and only then read."""
+"""Attachments from any store: listed and measured first, then read."""
 
 from __future__ import annotations
 
@@ -33,13 +33,15 @@ MAX_FILES = 1000
 async def gather(
     patterns: Sequence[str], inline: Mapping[str, str], limit: int, run: Run
 ) -> tuple[list[Attachment], dict[str, Attachment]]:
-    """The files of ``patterns``, for each in the order of their names, and the pictures of ``inline`` by content id.
+    """Return the attachments that match ``patterns``, and the images of ``inline`` by content id.
 
-    :param patterns: paths on this machine, or addresses such as ``s3://lake@reports/2026/*.csv``.
-    :param limit: encoded bytes of the whole mail; nothing is read of files that cannot fit.
+    The files of each pattern are in the order of their names.
+
+    :param patterns: local paths, or addresses such as ``s3://lake@reports/2026/*.csv``.
+    :param limit: maximum encoded bytes of the mail; nothing is read if the files exceed it.
     :raises NotFound: for a pattern that matches no file.
-    :raises ConfigError: when they are too large, for a folder, and for what is no address.
-    :raises PathEscape: for a file name that is not safe as one.
+    :raises ConfigError: when they are too large, for a folder, and for an invalid address.
+    :raises PathEscape: for an unsafe file name.
     """
     check_lists(patterns, inline)
     async with AsyncExitStack() as stack:
@@ -48,13 +50,13 @@ async def gather(
             stores = await _opened(patterns, inline, stack, run)
         several = [await _files(path, "attachments", stores, run) for path in patterns]
         files = list(dict.fromkeys(file for some in several for file in some))
-        pictures = {cid: await _picture(path, stores, run) for cid, path in inline.items()}
-        size = sum(file.size or 0 for file in (*files, *pictures.values()))
+        images = {cid: await _image(path, stores, run) for cid, path in inline.items()}
+        size = sum(file.size or 0 for file in (*files, *images.values()))
         if size * 4 // 3 > limit:
             raise too_large(size * 4 // 3, limit)
         return (
             [await _attachment(file, limit, run) for file in files],
-            {cid: await _attachment(file, limit, run) for cid, file in pictures.items()},
+            {cid: await _attachment(file, limit, run) for cid, file in images.items()},
         )
 
 
@@ -74,7 +76,7 @@ async def _opened(
 
 @dataclass(frozen=True)
 class _StoredFile:
-    """A file that a listing has shown."""
+    """A file of a store's listing."""
 
     store: Store
     path: str
@@ -89,10 +91,10 @@ class _StoredFile:
         return self.item.size
 
     async def read(self, limit: int) -> bytes:
-        """All of it.
+        """Return the content.
 
         :raises ConfigError: when it is longer than ``limit``.
-        :raises Unavailable: when it is not as long as it was said to be.
+        :raises Unavailable: when its length differs from that of the listing.
         """
         data = bytearray()
         async for chunk in self.store.read(self.path):
@@ -102,7 +104,7 @@ class _StoredFile:
         if self.size is not None and len(data) != self.size:
             raise Unavailable(
                 f"attachment {self.store.where}{self.path} changed while it was read",
-                remedy="nothing to do: it is tried again",
+                remedy="nothing to do: the retry reads it again",
             )
         return bytes(data)
 
@@ -123,19 +125,19 @@ async def _files(path: str, field: str, stores: Mapping[str, Store], run: Run) -
     location = parse(path, field=field)
     source = Source(stores[location.root], location.path)
 
-    async def look() -> list[Item]:
-        await source.settle()
+    async def list_items() -> list[Item]:
+        await source.resolve()
         if not source.pattern and not source.is_file:
-            raise ConfigError(f"{field}: {path!r} is a folder", field=field, remedy="write a pattern: /*.csv")
+            raise ConfigError(f"{field}: {path!r} is a folder", field=field, remedy="add a glob, e.g. /*.csv")
         return await find([source], run, recursive=False, max_files=MAX_FILES, missing_ok=False)
 
-    items = await run.retry.acall(look, run.deadline)
+    items = await run.retry.acall(list_items, run.deadline)
     if not items:
-        raise NotFound(f"{field}: no file matches {path!r}", remedy="look at the path, or at the task that writes it")
+        raise NotFound(f"{field}: no file matches {path!r}", remedy="check the path and the task that writes the file")
     return [_StoredFile(source.store, source.path_of(item.relative), item) for item in items]
 
 
-async def _picture(path: str, stores: Mapping[str, Store], run: Run) -> _File:
+async def _image(path: str, stores: Mapping[str, Store], run: Run) -> _File:
     found = await _files(path, "inline_images", stores, run)
     if len(found) > 1:
         raise ConfigError(

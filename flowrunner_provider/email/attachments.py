@@ -1,4 +1,4 @@
-"""Attachments: what is known of a file by its name, and files of this disk, found by pattern."""
+"""Attachments: content types by file name, and files on the worker's disk, found by glob."""
 
 from __future__ import annotations
 

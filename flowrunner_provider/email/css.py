@@ -1,4 +1,4 @@
-"""Styles moved into the elements that they are for: many mail readers drop ``<style>``."""
+"""Moves CSS into ``style`` attributes, because many mail clients ignore ``<style>``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ _STYLE = re.compile(r"<style[\s>]", re.IGNORECASE)
 
 
 def inline_styles(html: str) -> str:
-    """``html`` with the rules of its ``<style>`` elements as ``style`` attributes; without any it stays as it is.
+    """Return ``html`` with the rules of its ``<style>`` elements moved into ``style`` attributes.
 
-    Rules that only a style sheet can have, such as ``@media``, stay in one. Nothing is fetched: a style sheet that is
-    linked is left to the reader.
+    Rules that need a style sheet, such as ``@media``, stay in one. Linked style sheets are not downloaded.
 
-    :raises ConfigError: naming ``html``, when it cannot be read.
+    :raises ConfigError: naming ``html``, when the style sheet is invalid.
     """
     if "<style" not in html.lower() or not _STYLE.search(html):  # the first look is much the quicker
         return html

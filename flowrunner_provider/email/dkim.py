@@ -1,4 +1,4 @@
-"""DKIM signatures (RFC 6376), made by dkimpy: the same message and date give the same bytes."""
+"""DKIM signatures (RFC 6376) through dkimpy; the same message and date give the same bytes."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-
 
 @dataclass(frozen=True, kw_only=True)
 class DkimSigner:
-    """Signs messages in the name of a domain.
+    """Signs messages for a domain.
 
-    :param domain: whose DNS has the public key, at ``<selector>._domainkey.<domain>``.
-    :param private_key: RSA, as PEM.
-    :param rewrites: headers that the transport replaces: they are not signed.
-    :raises ConfigError: naming the option of the connection to mend.
+    :param domain: the domain whose DNS has the public key at ``<selector>._domainkey.<domain>``.
+    :param private_key: an RSA key in PEM.
+    :param rewrites: headers that the transport replaces, which are therefore not signed.
+    :raises ConfigError: naming the option of the connection to correct.
     """
 
     domain: str
@@ -50,9 +50,9 @@ class DkimSigner:
         self(b"From: a@example.com\r\n\r\n.\r\n", datetime(2000, 1, 1, tzinfo=UTC))
 
     def __call__(self, message: bytes, date: datetime) -> bytes:
-        """The message behind its signature.
+        """Return the message with its signature prepended.
 
-        :param date: that of the message; the time of the signature.
+        :param date: the message's date, which is also the time of the signature.
         """
         dkim = load("dkim", extra="dkim", needed_for="signing mail with DKIM")
         names = [name.lower() for name in BytesHeaderParser().parsebytes(message).keys()]  # noqa: SIM118 - with repeats
@@ -76,7 +76,8 @@ class DkimSigner:
         return (text if "\n" in text else text.replace("\\n", "\n")).strip().encode()
 
     def _dated(self, signature: Any, date: datetime) -> Any:
-        """dkimpy takes the time from the clock, and an attempt that sends again must send the same bytes."""
+        """Make dkimpy use the message's date instead of the clock: a message that is sent again must have the same
+        bytes."""
         moment = str(int(date.timestamp())).encode()
 
         class Dated(signature):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""The connections that send mail: ``smtp``, as the official provider defines it, and the way to all others."""
+"""Hooks of connections that send mail: ``smtp`` with the official provider's fields, and the lookup of all others."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _OTHERS = {"aws": ("flowrunner_provider.email.hooks.ses", "FlowRunnerSesHook")}
 
 
 def outgoing(conn_id: str) -> OutgoingHook[Any]:
-    """The hook of a connection that sends mail, by its type.
+    """Return the hook for a connection's type.
 
-    :raises ConfigError: if it sends none.
+    :raises ConfigError: for a type that cannot send mail.
     """
     kind = connection(conn_id).conn_type or "smtp"
     if kind == "smtp":
@@ -48,14 +48,14 @@ def outgoing(conn_id: str) -> OutgoingHook[Any]:
 
 
 class OutgoingHook(FlowRunnerHook[C]):
-    """What the hooks of all connections that send mail have in common.
+    """Base class of the hooks that send mail.
 
     :param conn_id: the connection.
     """
 
     @property
     def transport(self) -> Transport:
-        """Sends through this connection."""
+        """The transport of this connection."""
         raise ConfigError(f"{type(self).__name__} sends nothing", field="conn_type")
 
     @property
@@ -64,12 +64,12 @@ class OutgoingHook(FlowRunnerHook[C]):
         return self.pace(None)
 
     def pace(self, rate_limit: str | None) -> Pacer:
-        """The connection's rate limit, or the one that goes before it."""
+        """Return the rate limit: the given one, else that of the connection."""
         return pacer_for(self.conn_id, rate_limit or self.config.rate_limit or None, self.config.burst)
 
     @property
     def seal(self) -> DkimSigner | None:
-        """Signs mails with the connection's DKIM key, if it has one."""
+        """The signer with the connection's DKIM key; None without one."""
         config = self.config
         if not config.dkim_private_key:
             return None
@@ -82,7 +82,7 @@ class OutgoingHook(FlowRunnerHook[C]):
 
 
 class FlowRunnerSmtpHook(OutgoingHook[SmtpConfig]):
-    """A mail server from an ``smtp`` connection.
+    """A mail server of an ``smtp`` connection.
 
     :param conn_id: the connection.
     """
@@ -99,13 +99,13 @@ class FlowRunnerSmtpHook(OutgoingHook[SmtpConfig]):
 
     @property
     def transport(self) -> SmtpTransport:
-        """Sends through this connection."""
+        """The SMTP transport of this connection."""
         config = self.config
         mask(_encoded(config))
         return SmtpTransport(config)
 
     def check(self) -> str:
-        """Connect, make it safe, log in, say NOOP; nothing is sent."""
+        """Connect, negotiate TLS, log in and send NOOP; no mail is sent."""
         config, transport = self.config, self.transport
         deadline = Deadline(4 * config.timeout)
         return run_to_end(_checked(transport, deadline), deadline)
@@ -126,7 +126,7 @@ async def _checked(transport: SmtpTransport, deadline: Deadline) -> str:
 
 
 def _encoded(config: SmtpConfig) -> list[str]:
-    """The secrets as they travel, in case a server repeats what it was told."""
+    """Return the secrets as they appear on the wire, in case a server echoes them."""
     plain = f"\0{config.login}\0{config.password}" if config.password else ""
     bearer = f"user={config.user}\x01auth=Bearer {config.access_token}\x01\x01" if config.access_token else ""
     return [base64.b64encode(text.encode()).decode() for text in (plain, bearer) if text]

@@ -1,7 +1,7 @@
-"""Messages: what the user wants to say, turned into the bytes of RFC 5322 by the standard library.
+"""Composes and validates mails, and builds their bytes (RFC 5322) with the standard library.
 
-The same mail, Message-ID and date give the same bytes: boundaries derive from the content and the
-Message-ID, so a mail that is sent again is the same mail. Bcc is an envelope matter and never a header.
+The same mail, Message-ID and date give the same bytes, because MIME boundaries are derived from the content and the
+Message-ID. Bcc belongs to the envelope and never becomes a header.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ _CID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 
 @dataclass(frozen=True, kw_only=True)
 class Mail:
-    """One message, checked: every instance of :func:`compose` can be built.
+    """A validated message: every instance that :func:`compose` returns can be built.
 
-    :param html: None for a mail of plain text only.
+    :param html: None for a plain-text mail.
     :param text: the plain text, which every mail has.
-    :param inline: content id and picture, for ``<img src="cid:...">``.
+    :param inline: pairs of content id and image, for ``<img src="cid:...">``.
     """
 
     sender: Mailbox
@@ -70,18 +70,18 @@ class Mail:
 
     @cached_property
     def recipients(self) -> tuple[str, ...]:
-        """The addresses of To, Cc and Bcc, each once."""
+        """The distinct addresses of To, Cc and Bcc."""
         return tuple(dict.fromkeys(box.address for box in (*self.to, *self.cc, *self.bcc)))
 
     @property
     def needs_utf8(self) -> bool:
-        """An address has letters before its @ that are not ASCII: only an SMTPUTF8 server takes it."""
+        """Whether an address has non-ASCII characters before its @, so that the server must support SMTPUTF8."""
         boxes = (self.sender, *self.to, *self.cc, *self.bcc, *self.reply_to)
         return any(box.needs_utf8 for box in boxes)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of everything that is sent, attachments by the SHA-256 of their bytes; not of the date."""
+        """Digest of everything that is sent except the date; attachments count by the SHA-256 of their bytes."""
         return fingerprint(
             [(box.name, box.address) for box in (self.sender, *self.reply_to)],
             *([(box.name, box.address) for box in boxes] for boxes in (self.to, self.cc, self.bcc)),
@@ -107,9 +107,9 @@ def compose(
     headers: Mapping[str, str] | None = None,
     meeting: Mapping[str, Any] | None = None,
 ) -> Mail:
-    """Check everything that the user wrote.
+    """Validate the parameters and return the mail.
 
-    :raises ConfigError: naming the parameter to mend.
+    :raises ConfigError: naming the parameter to correct.
     """
     if text is None and html is None:
         raise ConfigError("the mail has no content", field="html", remedy="give html, text or template")
@@ -154,7 +154,7 @@ def _body(value: str, field: str) -> str:
 
 
 def header_name(name: str) -> str:
-    """``name`` if it may be a header of a mail and is not one that the message itself sets.
+    """Return ``name`` if users may set this header.
 
     :raises ConfigError: naming ``headers``.
     """
@@ -181,7 +181,7 @@ def _cid(cid: str) -> str:
 
 
 def build(mail: Mail, message_id: str, date: datetime) -> bytes:
-    """The bytes of ``mail``: lines that end in CRLF, and ASCII but for addresses that need SMTPUTF8.
+    """Return the bytes of ``mail`` with CRLF line ends; they are ASCII unless an address needs SMTPUTF8.
 
     :param message_id: with its angle brackets.
     :param date: the Date header, aware.

@@ -1,4 +1,4 @@
-"""The plain text of an HTML mail, for readers that do not show HTML."""
+"""Derives the plain text of an HTML mail, for mail clients that do not show HTML."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _BLANK = re.compile(r"[ \t\r\n\f]+")
 
 
 def html_to_text(html: str) -> str:
-    """The words of ``html``: blocks on lines of their own, links with their address, ``pre`` kept as it is.
+    """Return the text of ``html``: one line per block, links followed by their URL, ``pre`` unchanged.
 
-    :param html: a document or a fragment; broken markup is read as browsers do.
+    :param html: a document or a fragment; broken markup is parsed as in browsers.
     """
     reader = _Reader()
     reader.feed(html)

@@ -1,4 +1,4 @@
-"""What the actions that send mail return: small, and cheap to import."""
+"""Results of the actions that send mail: small, and cheap to import."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ __all__ = ["BatchResult", "SendResult", "ValidateResult"]
 
 @dataclass(frozen=True, kw_only=True)
 class SendResult:
-    """What became of a mail.
+    """The outcome of a mail.
 
     :param message_id: with its angle brackets, the same in every attempt.
-    :param accepted: recipients for whom the server took the mail.
-    :param refused: recipients that were refused; empty whenever the task succeeds.
-    :param unknown: recipients of whom nobody knows, after ``on_unknown="skip"``.
-    :param invitation_uid: names the meeting; None for a mail that invites to none.
+    :param accepted: number of recipients for whom the server accepted the mail.
+    :param refused: the refused recipients; empty whenever the task succeeds.
+    :param unknown: number of recipients whose outcome is unknown, after ``on_unknown="skip"``.
+    :param subject: the subject of the mail.
+    :param invitation_uid: identifies the meeting; None for a mail without an invitation.
     """
 
     message_id: str
@@ -30,15 +31,15 @@ class SendResult:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchResult:
-    """A batch of which every row is settled; one with refusals is an error. The counts add up to ``rows``.
+    """The outcome of a complete batch; the counts add up to ``rows``.
 
-    :param rows: how many there were.
-    :param sent: whose mail the server took, over all attempts.
-    :param refused: 0: refusals make the task fail.
-    :param unknown: of whom nobody knows, after ``on_unknown="skip"``.
-    :param skipped: 0: rows that were not tried make the task fail.
-    :param report: the file with a line per row; None without one.
-    :param dead_letter: the file with the rows without a mail; None without one.
+    :param rows: number of rows.
+    :param sent: rows whose mail the server accepted, over all attempts.
+    :param refused: always 0, because refusals make the task fail.
+    :param unknown: rows whose outcome is unknown, after ``on_unknown="skip"``.
+    :param skipped: always 0, because rows that were not tried make the task fail.
+    :param report: the file with one line per row; None without one.
+    :param dead_letter: the file with the rows without a confirmed mail; None without one.
     """
 
     rows: int
@@ -52,10 +53,11 @@ class BatchResult:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidateResult:
-    """Where the rows are; ``rows`` = rows of ``valid`` + rows of ``invalid``.
+    """The two files; ``rows`` = rows of ``valid`` + rows of ``invalid``.
 
-    :param valid: the rows whose address is good.
-    :param invalid: the others, with the reason.
+    :param rows: number of rows.
+    :param valid: the rows with a valid address.
+    :param invalid: the other rows, with the reason.
     """
 
     rows: int

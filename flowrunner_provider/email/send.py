@@ -1,12 +1,11 @@
-"""Sending once: the ledger between a message and a transport.
+"""Sends one mail exactly once: the ledger between a message and a transport.
 
-A mail has one key for all its attempts, and its Message-ID derives from it. It goes out in *rounds*:
-the first to all recipients, each later one to those that the server refused for now. A round is an
-effect of its own (``email.send``, ``email.send.2``, ...), and its record says for every recipient what
-became of it, so nobody who has the mail is ever sent it again.
+A mail has one key for all attempts, from which its Message-ID is derived. It is sent in *rounds*: the first one to all
+recipients, each later one to those with a temporary refusal. Each round is an effect (``email.send``,
+``email.send.2``, ...) whose record has the outcome of every recipient, so nobody who has the mail gets it again.
 
-Everything up to the message itself (connection, login, envelope) comes before the intent is written: a
-worker that dies there is known not to have sent anything.
+Everything before the message itself (connection, login, envelope) happens before the intent is written: if the worker
+dies there, nothing was sent.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ from flowrunner_provider.email.transport import Envelope, Refusal, Transport
 __all__ = ["Seal", "deliver"]
 
 NAME = "email.send"
-_SOME_DAY = datetime(2020, 1, 1, tzinfo=UTC)  # as long, in every spelling, as the day on which it is sent
-_MAX_TEXTS = 20_000  # bytes of reasons in one record; above it the codes alone are kept
+_PLACEHOLDER_DATE = datetime(2020, 1, 1, tzinfo=UTC)  # every Date header has this length
+_MAX_REASONS = 20_000  # bytes of refusals in one record; above it only the codes are kept
 
 
 Seal = Callable[[bytes, datetime], bytes]
-"""Puts a signature before a message with this date."""
+"""Prepends a signature to a message with this date."""
 
 
 async def deliver(
@@ -50,38 +49,36 @@ async def deliver(
     on_unknown: OnUnknown = "stop",
     seal: Seal | None = None,
 ) -> SendResult:
-    """``mail`` was taken by the server once for each recipient.
+    """Send ``mail`` once to each recipient, over all attempts of the task.
 
-    A killed or failed attempt is continued: recipients that have it are left alone.
-
-    :param domain: of the Message-ID.
-    :param limit: largest encoded size.
-    :param on_unknown: what to do when an earlier attempt may have sent it: ``stop``, ``resend`` the very
-        same bytes, or ``skip``.
-    :param seal: signs it.
-    :raises PartialFailure: when some were refused; a retry sends to those refused for now.
-    :raises Rejected: when all were refused for good.
-    :raises Throttled: when all were refused for now.
-    :raises OutcomeUnknown: when nobody can tell whether it was taken.
+    :param domain: the domain of the Message-ID.
+    :param limit: maximum encoded size.
+    :param on_unknown: what to do when an earlier attempt may have sent it: ``stop``, ``resend`` the same bytes, or
+        ``skip``.
+    :param seal: signs the message.
+    :raises PartialFailure: when some recipients were refused; a retry sends to those with a temporary refusal.
+    :raises Rejected: when all recipients were refused permanently.
+    :raises Throttled: when all recipients were refused temporarily.
+    :raises OutcomeUnknown: when nobody knows whether the mail was accepted.
     :raises ConfigError: when it is too large.
     """
     message_id = f"<{run.effects.key(NAME)}@{domain}>"
     failpoint("email.send.before_build")
-    size = len(_sealed(mail, message_id, _SOME_DAY, seal))
+    size = len(_build(mail, message_id, _PLACEHOLDER_DATE, seal))
     if size > limit:
         raise too_large(size, limit)
     failpoint("email.send.after_build")
-    return await _Delivery(run, mail, transport, message_id, size, on_unknown, seal).to_end()
+    return await _Delivery(run, mail, transport, message_id, size, on_unknown, seal).run_rounds()
 
 
-def _sealed(mail: Mail, message_id: str, date: datetime, seal: Seal | None) -> bytes:
+def _build(mail: Mail, message_id: str, date: datetime, seal: Seal | None) -> bytes:
     message = build(mail, message_id, date)
     return seal(message, date) if seal else message
 
 
 @dataclass
 class _Delivery:
-    """One attempt; the fields from ``at`` on grow from round to round."""
+    """One attempt; the fields from ``at`` on accumulate from round to round."""
 
     run: Run
     mail: Mail
@@ -93,18 +90,18 @@ class _Delivery:
     at: str = ""
     accepted: int = 0
     unknown: int = 0
-    acted: bool = False
+    sent_in_this_attempt: bool = False
 
     def __post_init__(self) -> None:
-        self.for_good: dict[str, Refusal] = {}
+        self.permanent: dict[str, Refusal] = {}
 
-    async def to_end(self) -> SendResult:
+    async def run_rounds(self) -> SendResult:
         left = self.mail.recipients
         for number in itertools.count(1):
             record = await self._round(NAME if number == 1 else f"{NAME}.{number}", left)
             if record is None:
                 self.unknown += len(left)
-                self.run.log.warning("Skipped: nobody knows whether %s was sent", self.message_id)
+                self.run.log.warning("Skipped %s: nobody knows whether it was sent", self.message_id)
                 left = ()
                 break
             self.at = self.at or record["at"]
@@ -114,15 +111,15 @@ class _Delivery:
             }
             took = len(left) - len(refused)
             self.accepted += took
-            self.for_good |= {who: why for who, why in refused.items() if why.for_good}
-            for_now = {who: why for who, why in refused.items() if not why.for_good}
-            left = tuple(for_now)
+            self.permanent |= {who: why for who, why in refused.items() if why.for_good}
+            temporary = {who: why for who, why in refused.items() if not why.for_good}
+            left = tuple(temporary)
             if not left:
                 break
-            if self.acted and not (took and all(why.too_many for why in for_now.values())):
-                raise self._partial(for_now)
-        if self.for_good:
-            raise self._partial({})
+            if self.sent_in_this_attempt and not (took and all(why.too_many for why in temporary.values())):
+                raise self._partial_failure(temporary)
+        if self.permanent:
+            raise self._partial_failure({})
         return SendResult(
             message_id=self.message_id,
             accepted=self.accepted,
@@ -133,7 +130,7 @@ class _Delivery:
         )
 
     async def _round(self, name: str, recipients: tuple[str, ...]) -> Any:
-        """The record of one round, from the ledger or by acting; None when it was skipped."""
+        """Return the record of a round, from the ledger or by sending; None if the round was skipped."""
         effect = Effect(
             name=name,
             fingerprint=fingerprint(self.mail.fingerprint, recipients),
@@ -143,26 +140,26 @@ class _Delivery:
         async with AsyncExitStack() as stack:
             envelope: Envelope | None = None
 
-            async def opened() -> Envelope:
-                found = await self._envelope(recipients)
-                stack.push_async_callback(found.close)
-                return found
+            async def open_envelope() -> Envelope:
+                opened = await self._envelope(recipients)
+                stack.push_async_callback(opened.close)
+                return opened
 
             async def act(intent: Intent) -> Json:
-                ready = envelope or await opened()
-                self.acted = True
+                ready = envelope or await open_envelope()
+                self.sent_in_this_attempt = True
                 at = self.at or intent.at
                 if len(ready.refused) < len(recipients):
                     await self._send(ready, intent, at)
                 return {"at": at, "refused": _compact(recipients, ready.refused)}
 
-            if not self._begun(name):
-                envelope = await opened()
-                self._all_refused(envelope.refused, recipients)
+            if not self._announced(name):
+                envelope = await open_envelope()
+                self._raise_if_all_refused(envelope.refused, recipients)
             return await self.run.effects.perform(effect, act)
 
-    def _begun(self, name: str) -> bool:
-        """The ledger has an intent or a result already: it decides whether anything is sent."""
+    def _announced(self, name: str) -> bool:
+        """Return whether the ledger has an intent or a result, which then decides whether anything is sent."""
         record = self.run.effects.record(name)
         return record is not None and record["state"] != "withdrawn"
 
@@ -178,7 +175,7 @@ class _Delivery:
         return envelope
 
     async def _send(self, envelope: Envelope, intent: Intent, at: str) -> None:
-        message = _sealed(self.mail, self.message_id, datetime.fromisoformat(at), self.seal)
+        message = _build(self.mail, self.message_id, datetime.fromisoformat(at), self.seal)
         failpoint("email.send.before_data")
         self.run.effects.renew()
         try:
@@ -188,12 +185,12 @@ class _Delivery:
                 f"{error.message}; Message-ID {self.message_id}",
                 effect_key=intent.key,
                 reconcilable=self.on_unknown != "stop",
-                remedy="look for the Message-ID at the server; then clear the task with on_unknown='resend' or 'skip'",
+                remedy="search the mail server for it; then clear the task with on_unknown='resend' or 'skip'",
             ) from error
         failpoint("email.send.after_data")
 
-    def _all_refused(self, refused: dict[str, Refusal], recipients: tuple[str, ...]) -> None:
-        """Nobody was taken in this round: raise where there is nothing that a later attempt must know."""
+    def _raise_if_all_refused(self, refused: dict[str, Refusal], recipients: tuple[str, ...]) -> None:
+        """Raise if every recipient of this round was refused and the ledger has nothing to remember about it."""
         if len(refused) < len(recipients):
             return
         first = next(iter(refused.values()))
@@ -201,41 +198,41 @@ class _Delivery:
         if all(why.for_good for why in refused.values()) and not self.accepted:
             everybody = "every recipient" if len(refused) > 1 else "the recipient"
             raise Rejected(
-                f"the server refused {everybody} for good: {said}",
+                f"the server refused {everybody} permanently: {said}",
                 status=first.status,
                 code=first.code,
                 remedy="correct the addresses; nothing was sent",
             )
         if not any(why.for_good for why in refused.values()):
-            if self.accepted or self.for_good:
-                raise self._partial(refused)
-            raise Throttled(f"the server takes no recipient at present: {said}", retry_after=_LATER)
+            if self.accepted or self.permanent:
+                raise self._partial_failure(refused)
+            raise Throttled(f"the server refused all recipients temporarily: {said}", retry_after=_GREYLISTING)
 
-    def _partial(self, for_now: dict[str, Refusal]) -> PartialFailure:
-        failed = {who: str(why) for who, why in (self.for_good | for_now).items()}
+    def _partial_failure(self, temporary: dict[str, Refusal]) -> PartialFailure:
+        failed = {who: str(why) for who, why in (self.permanent | temporary).items()}
         everybody = len(self.mail.recipients)
-        rest = "a retry sends to those refused for now" if for_now else "those were refused for good"
+        rest = "a retry sends to those refused temporarily" if temporary else "the others were refused permanently"
         return PartialFailure(
             f"{len(failed)} of {everybody} recipients were refused: "
             + "; ".join(f"{who}: {why}" for who, why in itertools.islice(failed.items(), 5)),
             done=self.accepted,
             failed=failed,
-            retryable=bool(for_now),
-            remedy=f"{self.accepted} have the mail and are not sent it again; {rest}",
+            retryable=bool(temporary),
+            remedy=f"{self.accepted} recipients have the mail and will not get it again; {rest}",
         )
 
 
-_LATER = 300.0
-"""Seconds; a server that delays unknown senders (greylisting) takes them after five minutes."""
+_GREYLISTING = 300.0
+"""Seconds; servers that greylist unknown senders usually accept them after five minutes."""
 
 
 def _compact(recipients: Sequence[str], refused: dict[str, Refusal]) -> Json:
-    """The refusals by their recipients' indexes, small enough for the ledger."""
+    """Return the refusals by recipient index, small enough for the ledger."""
     rows: list[Json] = [
         [index, refused[who].status, refused[who].code, refused[who].text]
         for index, who in enumerate(recipients)
         if who in refused
     ]
-    if len(json.dumps(rows)) > _MAX_TEXTS:
+    if len(json.dumps(rows)) > _MAX_REASONS:
         return [[*row[:3], ""] for row in rows if isinstance(row, list)]
     return rows

@@ -1,8 +1,8 @@
-"""Commands and replies of SMTP (RFC 5321) on a connection that somebody else has opened and logged in.
+"""Commands and replies of SMTP (RFC 5321) on a connection that is already open and logged in.
 
-Several commands may go out in one write, where the server announces PIPELINING (RFC 2920): their replies come back
-in the same order. A reply that nobody has asked for, one that makes no sense, and one that did not come in time leave
-the order in doubt: the line is *spoilt*, and whatever is asked afterwards fails.
+If the server supports PIPELINING (RFC 2920), several commands go out in one write and their replies come back in the
+same order. An unexpected, malformed or late reply makes that order unreliable: the line is then *spoilt*, and every
+further command fails.
 """
 
 from __future__ import annotations

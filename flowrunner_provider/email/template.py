@@ -1,7 +1,5 @@
-"""Templates: Jinja files with layouts, rendered exactly as they are written.
-
-Only the files are templates. The values of the context are data: ``{{ }}`` in them stays as it is.
-"""
+"""Renders Jinja template files with layouts. Only the files are templates: ``{{ }}`` in context values stays as it
+is."""
 
 from __future__ import annotations
 
@@ -19,18 +17,18 @@ _JINJA = frozenset({".j2", ".jinja", ".jinja2"})
 
 
 def is_html(name: str | None) -> bool:
-    """Whether the file's name says HTML, e.g. ``report.html`` or ``report.html.j2``."""
+    """Return whether the file name means HTML, e.g. ``report.html`` or ``report.html.j2``."""
     suffixes = [suffix.lower() for suffix in PurePath(name or "").suffixes]
     return next((suffix in _HTML for suffix in reversed(suffixes) if suffix not in _JINJA), False)
 
 
 def render(template: str, context: Mapping[str, Any], folder: str | Path) -> str:
-    """The text of a template file; white space is kept, HTML files escape the values.
+    """Render a template file; white space is kept, and HTML templates escape values.
 
-    :param template: below ``folder``, or absolute.
-    :param context: the names that the template may use.
-    :param folder: where ``template``, and what it extends or includes, is looked up.
-    :raises ConfigError: naming file and line, for an undefined name, a wrong expression or no such file.
+    :param template: a path below ``folder``, or an absolute path.
+    :param context: the names available to the template.
+    :param folder: the folder of ``template`` and of the templates that it extends or includes.
+    :raises ConfigError: naming file and line, for an undefined name, an invalid expression or a missing file.
     """
     jinja2 = load("jinja2", extra="email", needed_for="an email template")
     path = PurePath(template)
@@ -60,7 +58,7 @@ def _wrong(message: str) -> ConfigError:
 
 
 def _place(error: BaseException, root: str) -> str:
-    """File and line of the innermost template: Jinja puts them into the traceback."""
+    """Return file and line of the innermost template, which Jinja puts into the traceback."""
     place, step = root, error.__traceback__
     while step is not None:
         if step.tb_frame.f_code.co_filename.startswith(root):

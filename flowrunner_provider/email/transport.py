@@ -1,8 +1,8 @@
-"""Ways to send mail: what each of them offers, and what it says when it fails.
+"""The interface of mail transports.
 
-Whatever fails before :meth:`Session.data` is known not to have been sent. ``data`` itself raises
-:class:`~flowrunner_provider.core.errors.OutcomeUnknown` where nobody can tell; every other error of it says that the
-message was not taken.
+Any failure before :meth:`Session.data` means that nothing was sent. ``data`` raises
+:class:`~flowrunner_provider.core.errors.OutcomeUnknown` if nobody knows whether the message was accepted; any other
+error means that it was not.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ __all__ = ["Addressed", "Capabilities", "Envelope", "Refusal", "Session", "Trans
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """What a way to send mail can and cannot do.
+    """What a transport supports.
 
-    :param each_recipient: one recipient can be refused and the others taken; otherwise it is all or nothing.
-    :param max_recipients: of one message; a mail to more is refused. None: the server says so itself, and those
-        beyond come in a further message.
-    :param rewrites: headers, in lower case, that it replaces by its own: they are not signed, and where
-        ``message-id`` is one of them, a mail that is sent again is not recognised as the same.
+    :param each_recipient: single recipients can be refused; otherwise a mail is accepted for all or for none.
+    :param max_recipients: maximum recipients per message. None: the server announces its limit itself, and the
+        remaining recipients get the message in a further round.
+    :param rewrites: headers, in lower case, that the transport replaces, so they are not signed. If ``message-id`` is
+        one of them, a repeated mail is not recognised as the same.
     """
 
     each_recipient: bool
@@ -37,9 +37,9 @@ class Capabilities:
 class Refusal:
     """Why a recipient was refused.
 
-    :param status: the SMTP reply code; 5xx is for good, everything else for now.
+    :param status: the SMTP reply code: 5xx is permanent, anything else temporary.
     :param code: the enhanced status code of RFC 3463, or empty.
-    :param text: what the server said.
+    :param text: the text of the reply.
     """
 
     status: int
@@ -52,7 +52,7 @@ class Refusal:
 
     @property
     def too_many(self) -> bool:
-        """The server takes the others in a message of their own (RFC 5321, 4.5.3.1.10)."""
+        """Whether the server accepts this recipient in a further message (RFC 5321, 4.5.3.1.10)."""
         return self.status == 452 and self.code in ("", "4.5.3")
 
     def __str__(self) -> str:
@@ -60,58 +60,58 @@ class Refusal:
 
 
 class Addressed(Protocol):
-    """What a mail server is told of a mail before its bytes."""
+    """The part of a mail that the server needs before its bytes."""
 
     @property
     def sender(self) -> Mailbox: ...
 
     @property
     def needs_utf8(self) -> bool:
-        """Only a server that knows SMTPUTF8 takes it."""
+        """Whether the server must support SMTPUTF8."""
 
 
 class Envelope(Protocol):
-    """A mail server that has been told sender and recipients and waits for the message."""
+    """A mail server that knows sender and recipients and waits for the message."""
 
     @property
     def refused(self) -> dict[str, Refusal]:
-        """The recipients that it does not take; when that is all of them, there is nothing to send."""
+        """The refused recipients; if all are refused, there is nothing to send."""
 
     async def data(self, message: bytes) -> None:
-        """Hand the message over; returns when the server has taken it.
+        """Send the message; return when the server has accepted it.
 
-        :raises OutcomeUnknown: when nobody can tell; any other error says that it was not taken.
+        :raises OutcomeUnknown: when nobody knows; any other error means that it was not accepted.
         """
 
     async def close(self) -> None:
-        """Say goodbye; never raises."""
+        """Close the connection; never raises."""
 
 
 class Session(Envelope, Protocol):
-    """A connection that takes one mail after the other."""
+    """A connection that accepts one mail after another."""
 
     async def announce(self, mail: Addressed, recipients: Sequence[str], size: int, *, at_once: bool = False) -> None:
-        """Tell sender and recipients. Nothing is sent yet, so any error says that nothing was.
+        """Send the envelope: sender and recipients. After any error, nothing was sent.
 
-        :param at_once: ``data`` follows without delay if anybody is taken: the server may be got ready for it.
+        :param at_once: ``data`` follows immediately if any recipient is accepted, so the server may be prepared for it.
         """
 
     async def reset(self) -> None:
-        """Forget sender and recipients of a message that was not handed over."""
+        """Withdraw the envelope of a message that was not sent."""
 
 
 class Transport(Protocol):
-    """A way to send mail."""
+    """Connects to a mail service."""
 
     @property
     def capabilities(self) -> Capabilities: ...
 
     @property
     def seconds(self) -> float:
-        """The longest that one mail may take."""
+        """The longest time that one mail can take."""
 
     async def login(self, deadline: Deadline) -> Session:
-        """Connect, and say who one is."""
+        """Connect and log in."""
 
     async def envelope(self, mail: Addressed, recipients: Sequence[str], size: int, deadline: Deadline) -> Envelope:
-        """Connect, log in, announce. Nothing is sent yet, so any error says that nothing was."""
+        """Connect, log in and send the envelope. After any error, nothing was sent."""

@@ -1,4 +1,4 @@
-"""Addresses that can be written to, told from those that cannot."""
+"""Separates valid from invalid email addresses."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _DNS_SECONDS = 10
 
 
 class Validator:
-    """Says of one address whether it is good.
+    """Checks one address at a time.
 
-    :param allow: domains to take, ``*.example.com`` for what is below one; empty for all.
-    :param deny: domains to refuse.
-    :param dns: ask the DNS whether the domain takes mail.
+    :param allow: accepted domains, ``*.example.com`` for all subdomains; empty for all.
+    :param deny: refused domains.
+    :param dns: check in the DNS whether the domain accepts mail.
     """
 
     def __init__(self, allow: Sequence[str], deny: Sequence[str], *, dns: bool) -> None:
@@ -38,7 +38,7 @@ class Validator:
         self._dns: Callable[[str], str] | None = _deliverable() if dns else None
 
     def __call__(self, value: Any) -> tuple[str, str]:
-        """The address as it is to be written, and the reason why it is no good; one of them is empty."""
+        """Return the normalised address and the reason why it is invalid; one of them is empty."""
         text = "" if value is None else str(value).strip()
         if not text:
             return "", "there is no address"
@@ -81,7 +81,7 @@ def _deliverable() -> Callable[[str], str]:
 
 
 def validate(source: RowSource, column: str, check: Validator, valid: Path, invalid: Path, run: Run) -> ValidateResult:
-    """Every row is in one of the two files."""
+    """Write every row to exactly one of the two files."""
     if REASON in source.columns:
         raise ConfigError(f"there is a column {REASON!r} already", field="source", remedy="rename it")
     token, columns = part_token(run.scope), source.columns

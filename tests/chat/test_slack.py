@@ -40,6 +40,16 @@ def test_it_is_posted_and_a_retry_changes_nothing(slack, run):
     assert len(slack.posted) == 1
 
 
+def test_a_timeout_that_is_no_number_names_its_field(slack, run, monkeypatch):
+    connection = json.loads(os.environ["AIRFLOW_CONN_SLACK_API_DEFAULT"])
+    connection["extra"]["timeout"] = "soon"
+    monkeypatch.setenv("AIRFLOW_CONN_SLACK_API_DEFAULT", json.dumps(connection))
+    with pytest.raises(e.ConfigError) as caught:
+        run(upsert())
+    assert caught.value.field == "timeout"
+    assert slack.server.requests == []
+
+
 def test_tasks_share_a_message_by_its_key(slack, run):
     first = run(upsert(message_key="load", blocks=[{"type": "divider"}]), run_id="a")
     for number in range(10):

@@ -58,6 +58,12 @@ def test_a_card_of_ones_own_with_mentions(teams, run, tmp_path):
     }
 
 
+def test_a_mention_of_a_name_with_quotes_is_not_repeated(teams, run):
+    name = 'Ann "the \\ Bee" Lee'
+    run(post(text=f"ask <at>{name}</at>", mentions=[{"name": name, "id": "ann@example.com"}]))
+    assert [block["text"] for block in teams.posted[0].body["body"]] == [f"ask <at>{name}</at>"]
+
+
 @pytest.mark.parametrize(
     ("how", "field"),
     [

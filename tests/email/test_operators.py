@@ -192,7 +192,7 @@ def test_other_content_after_an_intent_is_refused(scene: Scene, smtp_sink: SmtpS
     with pytest.raises(OutcomeUnknown):
         send(scene, attachments=[str(file)])
     file.write_text("two")
-    with pytest.raises(PermanentError, match="other content"):
+    with pytest.raises(PermanentError, match="different content"):
         send(scene, attachments=[str(file)], on_unknown="resend")
     assert len(smtp_sink.mails()) == 1
 

@@ -246,7 +246,7 @@ def test_other_content_under_the_same_task_is_refused(vendor, run):
     with pytest.raises(e.Throttled):
         run(send())
     pacer_for.cache_clear()
-    with pytest.raises(e.PermanentError, match="other content"):
+    with pytest.raises(e.PermanentError, match="different content"):
         run(send(body="Another text"))
     assert len(stage.taken) == 1
 

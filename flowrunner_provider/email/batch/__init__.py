@@ -1,1 +1,1 @@
-"""One personal mail for each row: ``email.send_batch``."""
+"""One personalised mail per row: the engine of ``email.send_batch``."""

@@ -1,6 +1,6 @@
-"""Templates that are rendered for each row: compiled once, in Jinja's sandbox.
+"""Templates that are compiled once and rendered for each row, in Jinja's sandbox.
 
-Only what the DAG's author wrote is a template. The values of a row are data: ``{{ }}`` in them stays as it is.
+Only the DAG author's text is a template: ``{{ }}`` in a row's values stays as it is.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ __all__ = ["RowTemplate", "Templates"]
 
 
 def _or_empty(value: Any) -> Any:
-    """No value is no text, and not the word None."""
+    """Return empty text for None, which Jinja would render as ``None``."""
     return "" if value is None else value
 
 
 class Templates:
-    """Makes templates that share files and common values.
+    """Creates templates that share files and context.
 
-    :param folder: where files and their layouts are looked up.
-    :param context: the names that all rows have in common.
+    :param folder: the folder of template files and their layouts.
+    :param context: names available to the templates of all rows.
     """
 
     def __init__(self, folder: str | Path, context: Mapping[str, Any]) -> None:
@@ -51,11 +51,11 @@ class Templates:
 
     @property
     def sources(self) -> list[str]:
-        """The text of every template so far, and of what these extend and include."""
+        """The source of every template so far, and of the templates that these extend and include."""
         return self._sources
 
     def text(self, source: str, field: str, *, html: bool = False) -> RowTemplate:
-        """A template that was written as an argument."""
+        """Return a template that was passed as an argument."""
         if not isinstance(source, str):
             raise ConfigError(f"{field} must be text, not {type(source).__name__}", field=field)
         self._note(source, html, field, set())
@@ -64,7 +64,7 @@ class Templates:
         return RowTemplate(self, self._environments[html].from_string(source), field)
 
     def file(self, name: str) -> RowTemplate:
-        """A template in a file below the folder; HTML files escape the values."""
+        """Return a template of a file below the folder; HTML templates escape values."""
         html = is_html(name)
         environment = self._environments[html]
         self._note(self._source(environment, name), html, "template", set())
@@ -79,7 +79,7 @@ class Templates:
             raise _wrong(f"template {name!r} cannot be read as UTF-8 text", "template") from error
 
     def _note(self, source: str, html: bool, field: str, seen: set[str]) -> None:
-        """Remember ``source`` and all that it refers to by name: a retry must find the same."""
+        """Remember ``source`` and every template that it refers to by name: a retry must find the same ones."""
         environment = self._environments[html]
         self._sources.append(source)
         try:
@@ -118,9 +118,9 @@ class RowTemplate:
         self._templates, self._compiled, self._field, self._plain = templates, compiled, field, plain
 
     def __call__(self, row: Row) -> str:
-        """The text for ``row``.
+        """Return the text for ``row``.
 
-        :raises ConfigError: naming the parameter, for an undefined name or a wrong expression.
+        :raises ConfigError: naming the parameter, for an undefined name or an invalid expression.
         """
         if self._compiled is None:
             return self._plain

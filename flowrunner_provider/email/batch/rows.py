@@ -1,4 +1,4 @@
-"""The rows of a batch, one after the other, and the same in every attempt."""
+"""The rows of a batch, in the same order in every attempt."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Row = Mapping[str, Any]
 
 
 class RowSource:
-    """A list of mappings, or the rows of a dataset in constant memory; counted beforehand.
+    """A list of mappings, or the rows of a dataset, read in constant memory; counted in advance.
 
     :param rows: a list of mappings, a dataset, its dict form, or the path of a file of rows.
-    :param field: the parameter, for the message.
-    :param needs: columns that must be there.
+    :param field: the name of the parameter, for error messages.
+    :param needs: required columns.
     :raises ConfigError: for anything else.
-    :raises NotFound: when there is no row.
+    :raises NotFound: when there are no rows.
     """
 
     def __init__(self, rows: Any, field: str, needs: tuple[str, ...]) -> None:

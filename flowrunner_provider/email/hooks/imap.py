@@ -1,4 +1,4 @@
-"""The ``imap`` connection, as the official provider defines it, with our options."""
+"""The hook of ``imap`` connections: the official provider's fields, plus our options."""
 
 from __future__ import annotations
 

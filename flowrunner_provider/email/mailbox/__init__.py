@@ -1,1 +1,1 @@
-"""Mail that came: mailboxes over IMAP, read, watched and put in order."""
+"""Incoming mail: reads, watches and organises IMAP mailboxes."""

@@ -1,8 +1,9 @@
-"""What is done to messages: marked, moved, copied, deleted; each once, however often it is tried.
+"""Marks, moves, copies and deletes messages, each once over all attempts.
 
-Flags may be set again, and a message that was moved is no longer there to be moved. Only a copy could be made twice:
-before copying, what the target's next UID will be is written down, and a retry looks above it for what came already.
-Looking helps only when nobody is copying any more, so a copy is an effect: the retry waits for a living attempt's.
+Setting a flag again is harmless, and a moved message is no longer there to be moved. Only a copy could be made twice.
+So the target's next UID is recorded before a copy, and a retry searches the target above it for copies that already
+arrived. That search is reliable only if nobody is copying any more; therefore a copy is an effect, and a retry waits
+for a living attempt.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ _SEEN = frozenset({"\\Seen", "\\Flagged", "\\Answered", "\\Deleted", "\\Draft"})
 
 @dataclass(frozen=True, kw_only=True)
 class Act:
-    """What is done.
+    """The operation on the messages.
 
-    :param target: the folder, for copies and moves.
-    :param create: make that folder if it is missing.
+    :param target: the target folder of copies and moves.
+    :param create: create the target folder if it does not exist.
     """
 
     kind: Kind
@@ -57,7 +58,7 @@ class Act:
 
 
 async def prepare(box: Mailbox, act: Act) -> None:
-    """See that the act is possible, before anything is done."""
+    """Check that the operation is possible, and create the target folder, before any message is changed."""
     if act.target and act.target == box.folder:
         raise ConfigError(
             f"messages of {box.folder!r} cannot go to {act.target!r}", field="target_folder", remedy="name another one"
@@ -88,11 +89,11 @@ async def prepare(box: Mailbox, act: Act) -> None:
 
 
 class Worker:
-    """Does the act to all messages of a plan, window by window.
+    """Applies the operation to the messages of a plan, window by window.
 
-    :param pairs: UID and identity of each message; UID 0 is left out.
-    :param state: what :attr:`remember` was given last.
-    :param remember: keeps a small JSON value for the next attempt, at once.
+    :param pairs: UID and identity of each message; pairs with UID 0 are skipped.
+    :param state: what ``remember`` was given last.
+    :param remember: saves a small JSON value for the next attempt immediately.
     """
 
     def __init__(
@@ -101,13 +102,13 @@ class Worker:
         self._box, self._act, self._run, self._pairs, self._remember = box, act, run, pairs, remember
 
     async def expunges(self) -> bool:
-        """Whether what the act removes is gone; some servers can only flag it."""
+        """Return whether the operation can remove messages; some servers can only flag them as deleted."""
         if self._act.kind not in ("delete", "move") or (self._act.kind == "move" and await self._can("MOVE")):
             return True
         return await self._can("UIDPLUS")
 
     async def work(self, state: Any) -> None:
-        """Begin at the window that ``state`` names."""
+        """Continue with the window that ``state`` names."""
         position = int(state["at"]) if state else 0
         progress = self._run.progress(self._act.kind, unit="messages", total=len(self._pairs), start=position)
         while position < len(self._pairs):
@@ -185,7 +186,7 @@ class Worker:
         await self._copy_missing(window, doubted)
 
     async def _copied(self, window: list[tuple[int, str]]) -> bool:
-        """Copy all of them, if the connection holds; a broken one leaves it open what came."""
+        """Copy the messages; return False if the connection broke, so that the outcome is unknown."""
         self._run.effects.renew()
         tries = 0
 
@@ -200,7 +201,7 @@ class Worker:
         return await self._box.do(once)
 
     async def _copy_missing(self, window: list[tuple[int, str]], doubted: dict[str, Any]) -> None:
-        """Copy what an interrupted COPY has not brought to the target."""
+        """Copy the messages that an interrupted COPY has not brought to the target."""
         identities = [identity for _, identity in window]
 
         async def there(session: ImapSession, selected: Selected) -> list[int]:

@@ -1,8 +1,7 @@
-"""What came into a folder since the last look.
+"""Finds the messages that arrived in a folder since the last poll.
 
-The cursor is the largest UID that was looked at, under its UIDVALIDITY. Beside it stand the identities of the
-messages that were told last and the time of the newest one that was seen: with these a folder is taken up again
-whose UIDs have lost their meaning.
+The cursor is the largest UID that was examined, with its UIDVALIDITY. It also keeps the identities of recently reported
+messages and the time of the newest message, so that polling can continue after the server has renumbered the folder.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ _SLACK = timedelta(hours=1)
 async def arrivals(
     connect: Connect, deadline: Deadline, watch: MailWatch, cursor: Any, *, existing: bool, log: Any
 ) -> tuple[list[dict[str, Json]], Json]:
-    """The events, and the cursor of the next look.
+    """Return the events since ``cursor``, and the cursor of the next poll.
 
-    :param cursor: of the last look; None at first.
-    :param existing: whether the first look tells of what is there.
+    :param cursor: of the last poll; None at first.
+    :param existing: whether the first poll reports the messages that are already there.
     """
     session = await connect(deadline)
     try:
@@ -47,7 +46,7 @@ async def arrivals(
 
 
 async def _now(session: ImapSession, selected: Selected) -> dict[str, Json]:
-    """The cursor that everything that is there is behind."""
+    """Return a cursor behind all messages that are there."""
     last = (await session.search(MailSearch().criteria()))[-1:]
     newest = [m.received for m in (await describe(session, last)).values() if m and m.received] if last else []
     return {

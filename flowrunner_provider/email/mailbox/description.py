@@ -1,4 +1,4 @@
-"""A message as its server describes it: headers, parts and sizes, before anything of it is downloaded."""
+"""Describes messages by their headers, parts and sizes, without downloading their content."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _TYPES = mimetypes.MimeTypes()  # not the files of this machine: every worker mu
 class Part:
     """One part of a message.
 
-    :param number: as IMAP counts, e.g. ``1.2``.
-    :param name: as the sender wrote it, or one after its type; never safe as a file name.
+    :param number: the IMAP section number, e.g. ``1.2``.
+    :param name: the sender's name for it, or one derived from its type; never safe as a file name.
     :param size: encoded bytes.
-    :param attached: it is an attachment, and no picture of the text.
+    :param attached: whether it is an attachment and not an image of the text.
     """
 
     number: str
@@ -58,8 +58,8 @@ class Part:
 class Message:
     """One message.
 
-    :param identity: a short digest that is the same in every folder, under every UID.
-    :param received: when the server took it.
+    :param identity: a short digest that is the same in every folder and under every UID.
+    :param received: when the server received it.
     """
 
     uid: int
@@ -76,12 +76,12 @@ class Message:
         return tuple(part for part in self.parts if part.attached)
 
     def body(self, kind: str) -> Part | None:
-        """The first text of this kind, ``plain`` or ``html``, that is no attachment."""
+        """Return the first text part of this kind, ``plain`` or ``html``, that is not an attachment."""
         wanted = f"text/{kind}"
         return next((part for part in self.parts if part.content_type == wanted and not part.attached), None)
 
     def row(self, extra_headers: Sequence[str] = ()) -> dict[str, Any]:
-        """What a result says of it."""
+        """Return the message as a row of a result."""
         headers = self.headers
         row: dict[str, Any] = {
             "uid": self.uid,
@@ -102,14 +102,14 @@ class Message:
 
 
 def matches(name: str, pattern: str | None) -> bool:
-    """Whether a name matches a glob, without regard to case; everything matches none."""
+    """Return whether a name matches a glob, case-insensitively; without a pattern every name does."""
     return pattern is None or fnmatchcase(name.casefold(), pattern.casefold())
 
 
 async def describe(session: ImapSession, uids: Sequence[int], headers: Sequence[str] = ()) -> dict[int, Message | None]:
-    """The messages that are still there, by UID; None for one that the server describes in no way that IMAP knows.
+    """Return the messages that still exist, by UID; None for one that the server cannot describe.
 
-    :param headers: further headers to read.
+    :param headers: additional headers to read.
     """
     names = " ".join(dict.fromkeys(name.upper() for name in (*_HEADERS, *headers)))
     items = [
@@ -129,7 +129,7 @@ async def describe(session: ImapSession, uids: Sequence[int], headers: Sequence[
 
 
 def identity_of(message_id: str, received: datetime | None, size: int) -> str:
-    """Eight characters that stand for a message: its Message-ID, or its time and size where it has none."""
+    """Return eight characters that identify a message: by its Message-ID, or by time and size if it has none."""
     known = message_id or f"{received.astimezone(UTC).isoformat() if received else ''} {size}"
     return fingerprint("mail", known)[:8]
 

@@ -1,7 +1,7 @@
-"""Attachments into any store: decoded on the way, whole and verified under a name that no other one can have.
+"""Saves attachments to any store: decoded while streaming, verified, and under collision-free names.
 
-The sender chooses the name that is shown, and never the file's: what is safe of it is kept, and a key of the very
-message and part is added. So no two attachments share a file, and every attempt finds the same one.
+The sender's file name never becomes the file's name as it is: its safe characters are kept, and a key of message and
+part is appended. So no two attachments share a file, and every attempt uses the same name.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Gone(LookupError):
-    """The message is not there any more."""
+    """The message no longer exists."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shelf:
-    """Where attachments go.
+    """The destination of attachments.
 
-    :param root: what comes before a path to make it an address.
-    :param account: whose mailbox it is: part of what makes names differ.
+    :param root: the prefix that turns a path into an address.
+    :param account: whose mailbox it is; part of the key in file names.
     """
 
     store: Store
@@ -80,10 +80,10 @@ class Shelf:
     async def save(
         self, box: Mailbox, run: Run, message: Message, origin: tuple[str, int, int], *, resumed: bool
     ) -> list[dict[str, Any]]:
-        """Save the chosen attachments of a message, and say where.
+        """Save the selected attachments of a message and return their descriptions.
 
         :param resumed: an earlier attempt may have saved them.
-        :raises Gone: when the message vanishes; what was saved of it is removed.
+        :raises Gone: when the message disappears; files that were saved from it are removed.
         """
         rows: list[dict[str, Any]] = []
         made: list[str] = []
@@ -147,10 +147,10 @@ class Shelf:
 
 
 async def decoded_part(box: Mailbox, uid: int, part: Part) -> AsyncIterator[bytes]:
-    """The bytes of a part, its transfer encoding undone; asked for piece by piece.
+    """Yield the decoded bytes of a part, downloaded in chunks.
 
-    :raises Gone: when the message is not there.
-    :raises IntegrityError: when the server gives less than it announced.
+    :raises Gone: when the message no longer exists.
+    :raises IntegrityError: when the server sends less than it announced.
     """
     decoder, position = decoder_for(part.encoding), 0
     while True:

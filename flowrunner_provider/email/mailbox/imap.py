@@ -1,7 +1,7 @@
-"""One IMAP connection (RFC 3501), on imapclient: a thread of its own behind an asynchronous face.
+"""An asynchronous IMAP connection (RFC 3501) on top of imapclient, which runs in its own thread.
 
-Messages are named by UID and read with BODY.PEEK, always: looking at a message does not mark it. Every step has a
-deadline; one that passes, or a task that is cancelled, cuts the connection, so that no thread is left waiting.
+Messages are addressed by UID and always read with BODY.PEEK, which does not mark them as read. Every step has a
+deadline. A missed deadline or a cancelled task cuts the connection, so that no thread is left waiting.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Which messages a task is about: decided once, remembered by UID and identity, and found again after any accident.
+"""Decides once which messages a task works on, and finds them again in every attempt.
 
-A task that marks or moves messages changes what its own search would find. So the first attempt writes down what
-it found, and every later one does that. When the server gives its messages new UIDs meanwhile (another
-UIDVALIDITY), they are found again by their Message-ID, or by time and size where they have none.
+A task that marks or moves messages changes the result of its own search. So the first attempt records the UID and the
+identity of each message, and later attempts use that record. If the server renumbers the folder (another
+UIDVALIDITY), messages are found again by Message-ID, or by time and size if they have none.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _ID = 8
 class Plan:
     """The messages, in the order of their UIDs when they were found.
 
-    :param origin: the UIDVALIDITY and the UIDs under which they were found: names are made of these.
-    :param uids: their UIDs now; 0 for one that is gone.
-    :param more: others matched, too.
-    :param too_large: how many matched and were left alone for their size.
+    :param origin: the UIDVALIDITY and the UIDs under which they were found; file names are derived from these.
+    :param uids: their current UIDs; 0 for a message that is gone.
+    :param more: whether others matched too.
+    :param too_large: number of matching messages that were skipped for their size.
     """
 
     origin: tuple[int, list[int]]
@@ -73,10 +73,10 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Sieve:
-    """What may be in the plan.
+    """Which messages a plan may contain.
 
-    :param uids: instead of a search, these messages.
-    :param max_size: bytes of a message; larger ones are an error, or left alone with ``skip_large``.
+    :param uids: UIDs to use instead of a search.
+    :param max_size: maximum bytes of a message; a larger one is an error, or skipped with ``skip_large``.
     """
 
     search: MailSearch
@@ -88,10 +88,10 @@ class Sieve:
 
 
 async def planned(box: Mailbox, run: Run, checkpoint: Checkpoint, sieve: Sieve, *, uidvalidity: int = 0) -> Plan:
-    """The plan of an earlier attempt, with the UIDs of now; or a new one, written down.
+    """Return the plan of an earlier attempt with current UIDs, or a new plan after saving it.
 
-    :param uidvalidity: under which the UIDs of the sieve were told; 0 if nobody knows.
-    :raises NotFound: if they have lost their meaning.
+    :param uidvalidity: the UIDVALIDITY of the sieve's UIDs; 0 if it is unknown.
+    :raises NotFound: if the folder has another UIDVALIDITY.
     """
     if checkpoint.state is None:
         if uidvalidity not in (0, box.uidvalidity):
@@ -153,11 +153,11 @@ def _too_large(message: Message, sieve: Sieve) -> None:
 
 
 async def found_again(session: ImapSession, identities: Sequence[str], *, above: int = 0) -> list[int]:
-    """The UIDs of messages in the open folder by what they are; 0 for one that is not there.
+    """Return the UIDs of messages in the open folder by their identities; 0 for one that is not there.
 
-    Of two that are alike the older one in the list gets the smaller UID.
+    Of two messages with one identity, the first in the list gets the smaller UID.
 
-    :param above: only among messages with a larger UID.
+    :param above: search only messages with a larger UID.
     """
     wanted, there = set(identities), defaultdict[str, list[int]](list)
     candidates = [uid for uid in await session.search(MailSearch().criteria(above=above)) if uid > above]

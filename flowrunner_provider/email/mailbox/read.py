@@ -1,4 +1,4 @@
-"""Reading a mailbox: everything is whole and verified where it belongs before any message is touched."""
+"""Reads a mailbox: everything is saved and verified before any message is changed."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ WINDOW = 50
 
 @dataclass(frozen=True, kw_only=True)
 class ReadJob:
-    """What to read and what to do then; the parameters of ``email.read`` say what each means.
+    """The validated parameters of ``email.read``.
 
-    :param identity: what must be the same for a retry to go on (JSON).
-    :param uidvalidity: under which the UIDs of the sieve were told; 0 if nobody knows.
+    :param identity: what a retry must have in common with the first attempt (JSON).
+    :param uidvalidity: the UIDVALIDITY of the sieve's UIDs; 0 if it is unknown.
     :param save_to: a .jsonl file for the rows.
     """
 
@@ -54,7 +54,7 @@ class ReadJob:
 
 
 async def read(connect: Connect, run: Run, job: ReadJob) -> MailReadResult:
-    """Read the messages, then do to them what is to be done."""
+    """Read and save the messages, then apply the operation."""
     async with Mailbox(connect, job.folder, run, readonly=job.act.kind == "none") as box:
         await prepare(box, job.act)
         failpoint("email.read.before_plan")
@@ -178,7 +178,7 @@ class _Read:
             row["text"], row["text_cut"] = text
 
     async def _text(self, uid: int, part: Part) -> tuple[str, bool]:
-        """The text of a part, and whether it was cut; more than ``max_body`` characters are not downloaded."""
+        """Return the text of a part and whether it was cut; at most ``max_body`` characters are downloaded."""
         most = 4 * self._job.max_body
         piece = await self._box.do(lambda session: session.peek(uid, part.number, 0, most))
         if piece is None:
@@ -189,7 +189,7 @@ class _Read:
         return text[: self._job.max_body], cut
 
     def _refuse_too_many(self) -> None:
-        """Before anything is downloaded: will the rows fit into the result?"""
+        """Raise before anything is downloaded if the rows will not fit into the result."""
         if self._job.save_to is not None or self._resumed:
             return
         size = 0
@@ -254,7 +254,7 @@ class _Read:
     _saved_at = float("-inf")
 
     def _due(self) -> bool:
-        """At most every few seconds, as each write is a call."""
+        """Return whether the checkpoint is older than a few seconds; each save is a network call."""
         return self._run.clock.monotonic() - self._saved_at >= SAVE_EVERY
 
 

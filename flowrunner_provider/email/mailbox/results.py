@@ -1,4 +1,4 @@
-"""What the actions on mailboxes return; light enough for a DAG to import."""
+"""Results and choices of the mailbox actions; light enough for a DAG to import."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ Organize = Literal["move", "copy", "flag", "unflag", "mark_seen", "mark_unseen",
 class MailReadResult:
     """What was read, over all attempts.
 
-    :param messages: how many messages are in ``rows`` or ``dataset``.
-    :param attachments: how many of their attachments were saved.
-    :param bytes: of these attachments.
-    :param gone: messages that somebody else removed meanwhile.
-    :param unreadable: messages that the server cannot describe; they were left alone.
-    :param too_large: messages that were left alone for their size.
-    :param more: others matched beyond ``limit``.
-    :param expunged: False when the server can only flag messages as deleted, and not remove single ones.
-    :param rows: the messages, oldest first; empty when they are in ``dataset``.
+    :param messages: number of messages in ``rows`` or ``dataset``.
+    :param attachments: number of saved attachments.
+    :param bytes: total size of the saved attachments.
+    :param gone: messages that someone else deleted in the meantime.
+    :param unreadable: messages that the server cannot describe; they were not changed.
+    :param too_large: messages that were skipped for their size.
+    :param more: whether others matched beyond ``limit``.
+    :param expunged: False if the server can only flag messages as deleted and not remove single ones.
+    :param rows: the messages, oldest first; empty if they are in ``dataset``.
     :param dataset: the file with the messages, with ``save_to``.
     """
 
@@ -58,11 +58,11 @@ class MailReadResult:
 class MailOrganizeResult:
     """What was done, over all attempts.
 
-    :param messages: how many messages it was done to.
-    :param missing: how many of the given UIDs are no messages.
-    :param target_folder: where they are, for copies and moves.
-    :param more: others matched beyond ``limit``.
-    :param expunged: False when the server can only flag messages as deleted, and not remove single ones.
+    :param messages: number of messages that the operation was applied to.
+    :param missing: number of given UIDs without a message.
+    :param target_folder: the target folder of copies and moves.
+    :param more: whether others matched beyond ``limit``.
+    :param expunged: False if the server can only flag messages as deleted and not remove single ones.
     """
 
     messages: int
@@ -74,12 +74,11 @@ class MailOrganizeResult:
 
 @dataclass(frozen=True, kw_only=True)
 class MailWaitResult:
-    """What was waited for.
+    """The messages that the sensor waited for.
 
-    :param count: how many messages match.
-    :param uidvalidity: the UIDs are good together with it.
-    :param messages: those messages, oldest first, or the first 50 of them: who, what, when, and the names of the
-        attachments.
+    :param count: number of matching messages.
+    :param uidvalidity: the UIDVALIDITY of the UIDs.
+    :param messages: sender, subject, time and attachment names of the first 50 messages, oldest first.
     """
 
     count: int
@@ -89,11 +88,12 @@ class MailWaitResult:
 
 @dataclass(frozen=True, kw_only=True)
 class MailEvent:
-    """A message that came.
+    """A message that arrived.
 
-    :param id: the same whenever the same message is told again.
-    :param folder: where it is.
-    :param message: who, what, when, and the names of the attachments.
+    :param id: the same whenever the same message is reported again.
+    :param folder: its folder.
+    :param uidvalidity: the UIDVALIDITY of its UID.
+    :param message: its sender, subject, time and attachment names.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Which messages: typed parameters, turned into IMAP search keys (RFC 3501, 6.4.4) that nothing can break out of."""
+"""Typed search parameters, converted to IMAP search keys (RFC 3501, 6.4.4) that values cannot break out of."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _FLAGS = {"unseen": ("UNSEEN", "SEEN"), "flagged": ("FLAGGED", "UNFLAGGED"), "an
 
 @dataclass(frozen=True, kw_only=True)
 class Criteria:
-    """What the server is asked.
+    """The search keys for the server.
 
-    :param ascii: one line of search keys, every value quoted.
-    :param wide: keys whose value has letters beyond ASCII; they travel as literals in UTF-8.
+    :param ascii: one line of search keys with quoted values.
+    :param wide: keys whose value has non-ASCII characters; they are sent as UTF-8 literals.
     """
 
     ascii: bytes
@@ -36,27 +36,27 @@ class Criteria:
 
 @dataclass(frozen=True, kw_only=True)
 class MailSearch:
-    """What a message must be like; all that is given must hold. Messages that are flagged as deleted never match.
+    """Conditions on messages, all of which must hold. Messages flagged as deleted never match.
 
-    The server looks for texts anywhere in the field, without regard to case.
+    The server searches texts anywhere in the field, case-insensitively.
 
-    :param from_: in the sender's name or address; ``from`` in a mapping.
-    :param to: in the To header.
-    :param cc: in the Cc header.
-    :param subject: in the subject.
-    :param body: in the body.
-    :param text: in the headers or the body.
-    :param since: received at that time or later; a date (as the server counts days), or a datetime with a time zone.
-    :param before: received before that time.
-    :param unseen: True for messages that are not marked as read, False for the others.
-    :param flagged: True for flagged ones, False for the others.
-    :param answered: True for answered ones, False for the others.
+    :param from_: text in the sender's name or address; the key is ``from`` in a mapping.
+    :param to: text in the To header.
+    :param cc: text in the Cc header.
+    :param subject: text in the subject.
+    :param body: text in the body.
+    :param text: text in the headers or the body.
+    :param since: received at this time or later; a date, in the server's time zone, or a datetime with a time zone.
+    :param before: received before this time.
+    :param unseen: True for unread messages, False for read ones.
+    :param flagged: True for flagged messages, False for others.
+    :param answered: True for answered messages, False for others.
     :param keyword: has this flag.
-    :param unkeyword: has not this flag.
-    :param has_attachment: True for messages with an attachment, False for those without one.
-    :param larger: more bytes than that.
-    :param smaller: fewer bytes than that.
-    :param header: header name to a text in it; an empty text for any.
+    :param unkeyword: does not have this flag.
+    :param has_attachment: True for messages with an attachment, False for others.
+    :param larger: larger than this many bytes.
+    :param smaller: smaller than this many bytes.
+    :param header: header name -> text in it; an empty text for any value.
     """
 
     from_: str | None = None
@@ -79,9 +79,9 @@ class MailSearch:
 
     @classmethod
     def of(cls, value: MailSearch | Mapping[str, Any] | None) -> MailSearch:
-        """Read a parameter.
+        """Return the search that a parameter describes.
 
-        :raises ConfigError: naming what is wrong; an empty text would match every message, and is refused.
+        :raises ConfigError: naming the invalid key; an empty text is refused because it would match every message.
         """
         if isinstance(value, MailSearch):
             search = value
@@ -100,7 +100,7 @@ class MailSearch:
 
     @property
     def needs_structure(self) -> bool:
-        """The server's answer is not the last word."""
+        """Whether :meth:`accepts` must check each message that the server found."""
         return self.has_attachment is not None or any(isinstance(m, datetime) for m in self.limits)
 
     @property
@@ -109,7 +109,7 @@ class MailSearch:
         return _moment(self.since, "since"), _moment(self.before, "before")
 
     def accepts(self, received: datetime | None, has_attachment: bool) -> bool:
-        """What the server cannot tell: exact times, and attachments."""
+        """Return whether a message that the server found meets the conditions on exact times and attachments."""
         if self.has_attachment is not None and has_attachment is not self.has_attachment:
             return False
         since, before = self.limits

@@ -21,10 +21,10 @@ _EXCHANGES = 4
 
 
 class Mailbox:
-    """One folder of one mailbox.
+    """One folder of one mailbox, with a connection that is reopened when it breaks.
 
     :param connect: opens a connection.
-    :param readonly: nothing is marked.
+    :param readonly: select the folder read-only, so that nothing can be marked.
     """
 
     def __init__(self, connect: Connect, folder: str, run: Run, *, readonly: bool) -> None:
@@ -46,7 +46,7 @@ class Mailbox:
             await session.close()
 
     async def do(self, step: Callable[[ImapSession], Awaitable[T]]) -> T:
-        """Run a step that may be repeated; after a broken connection on a new one."""
+        """Run a repeatable step; after a broken connection, run it again on a new one."""
 
         async def attempt() -> T:
             try:
@@ -60,7 +60,7 @@ class Mailbox:
         return await self._run.retry.acall(attempt, self._run.deadline)
 
     async def elsewhere(self, folder: str, step: Callable[[ImapSession, Selected], Awaitable[T]]) -> T:
-        """Run a step in another folder, read-only, and come back."""
+        """Run a step in another folder, read-only, then return to this one."""
 
         async def attempt(session: ImapSession) -> T:
             selected = await session.select(folder, readonly=True)
@@ -73,7 +73,7 @@ class Mailbox:
 
     @property
     def seconds(self) -> float:
-        """The longest that a step can take, with a connection, a login and a selection before each of its tries."""
+        """The longest time that a step can take, including reconnects before each try."""
         retry = self._run.retry
         timeout = self._session.config.timeout if self._session is not None else 0.0
         return retry.attempts * (_EXCHANGES * timeout + retry.in_place)
@@ -84,7 +84,7 @@ class Mailbox:
         return not known or flag in known or ("\\*" in known and not flag.startswith("\\"))
 
     async def _nothing(self, session: ImapSession) -> None:
-        """Being open is all."""
+        """Do nothing; used to open the connection."""
 
     async def _ready(self) -> ImapSession:
         if self._session is None:

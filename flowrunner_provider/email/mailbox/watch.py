@@ -1,4 +1,4 @@
-"""One look at a mailbox that leaves it as it is: which messages are there."""
+"""Polls a mailbox, without changing it, for the messages of a sensor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SHORT = 200
 
 @dataclass(frozen=True, kw_only=True)
 class MailWatch:
-    """What is looked for; the parameters of ``email.wait`` say what each means.
+    """The messages to wait for; see the parameters of ``email.wait``.
 
     :param search: a :class:`MailSearch` in its JSON form.
     """
@@ -42,7 +42,7 @@ class MailWatch:
         return asdict(self)
 
     def check(self) -> None:
-        """Refuse what cannot be looked for."""
+        """Raise :class:`ConfigError`, naming the parameter, unless the watch is valid."""
         MailSearch.of(self.search)
         least = self.min_messages
         if isinstance(least, bool) or not isinstance(least, int) or not 1 <= least <= MOST:
@@ -59,7 +59,7 @@ class MailWatch:
         return self.attachment_pattern is None and not MailSearch.of(self.search).needs_structure
 
     def wanted(self, message: Message | None) -> bool:
-        """Whether a message that the server found is one that is looked for."""
+        """Return whether a message that the server found is one to wait for."""
         if message is None:
             return False
         if not MailSearch.of(self.search).accepts(message.received, bool(message.attachments)):
@@ -68,7 +68,7 @@ class MailWatch:
         return pattern is None or any(matches(part.name, pattern) for part in message.attachments)
 
     async def look(self, connect: Connect, deadline: Deadline) -> MailWaitResult | None:
-        """The messages, or None while there are too few; on a connection of its own."""
+        """Return the messages, or None while there are too few; opens its own connection."""
         session = await connect(deadline)
         try:
             selected = await session.select(self.folder, readonly=True)
@@ -99,13 +99,13 @@ class MailWatch:
 
 
 def check_folder(folder: str, *, field: str = "folder") -> None:
-    """Refuse what is no name of a folder."""
+    """Raise :class:`ConfigError` unless ``folder`` is a valid folder name."""
     if not isinstance(folder, str) or not folder or any(ord(char) < 32 or ord(char) == 127 for char in folder):
         raise ConfigError(f"{folder!r} is no folder", field=field, remedy="write 'INBOX', or 'INBOX/Invoices'")
 
 
 def news(message: Message) -> dict[str, Any]:
-    """A message in few words, for an event or a sensor's result."""
+    """Return the summary of a message for an event or a sensor's result."""
     row = message.row()
     sender = row["from"][0]["address"] if row["from"] else ""
     return {
