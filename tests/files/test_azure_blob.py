@@ -253,6 +253,8 @@ BAD = [
     ("wasb://blobs@c/x", {"conn_type": "sftp", "host": "h"}, "wasb"),
     ("wasb://blobs@c/x", {"conn_type": "wasb", "extra": {"flowrunner": {"part_size": 0}}}, "part_size"),
     ("wasb://blobs@c/x", {"conn_type": "wasb", "extra": {"flowrunner": {"part": 1}}}, "part"),
+    ("wasb://blobs@c/x", {"conn_type": "wasb", "extra": {"client_secret_auth_config": "{"}}, "client_secret_auth"),
+    ("wasb://blobs@c/x", {"conn_type": "wasb", "extra": {"client_secret_auth_config": "[]"}}, "client_secret_auth"),
 ]
 
 

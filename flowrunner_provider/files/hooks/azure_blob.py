@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.files.config import AzureBlobConfig
 from flowrunner_provider.files.hooks.bucket import BucketHook
 from flowrunner_provider.runtime.hook import options_of
@@ -46,9 +47,15 @@ class FlowRunnerAzureBlobHook(BucketHook[AzureBlobConfig]):
         given = cls.official(found)
         values = {**super().values(found), **{name: given[name] for name in _TEXT_EXTRAS if given.get(name)}}
         if secret_config := given.get("client_secret_auth_config"):
-            values["client_secret_auth_config"] = (
-                json.loads(secret_config) if isinstance(secret_config, str) else secret_config
-            )
+            try:
+                secret_config = json.loads(secret_config) if isinstance(secret_config, str) else secret_config
+            except ValueError:
+                raise ConfigError(
+                    f"connection {found.conn_id!r}: client_secret_auth_config is not valid JSON",
+                    field="client_secret_auth_config",
+                    remedy="write a JSON object",
+                ) from None
+            values["client_secret_auth_config"] = secret_config
         return {**values, **options_of(found)}
 
     def bucket(self, name: str, where: str) -> AzureBlobStore:

@@ -138,7 +138,7 @@ class LocalStore:
             try:
                 await self._nearby.call(os.link, path, target, follow_symlinks=False)
             except FileExistsError as error:
-                raise AlreadyExists(f"{target} is there already", remedy="choose another name") from error
+                raise AlreadyExists(f"{target} already exists", remedy="choose another name") from error
             await self._nearby.call(os.unlink, path)
 
 
