@@ -1,7 +1,6 @@
-"""The messages of SFTP, version 3 (draft-ietf-secsh-filexfer-02): packing, splitting, unpacking; no network.
+"""The messages of SFTP version 3 (draft-ietf-secsh-filexfer-02): pack, split and parse them, without a network.
 
-A server is not trusted to keep to the protocol: whatever does not add up is a :class:`Violation`, before memory is
-taken for it.
+The server is not trusted: every inconsistent length or count raises :class:`Violation` before memory is allocated.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ from struct import Struct
 from typing import NamedTuple
 
 __all__ = [
-    "BAD_MESSAGE", "EOF", "MOST", "OK", "VERSION", "Attributes", "Kind", "Message", "Splitter", "StatusError",
-    "Violation", "attributes_in", "extensions_in", "handle_in", "names_in", "numbers_in", "pack", "pack_attributes",
-    "pack_name", "pack_place", "pack_string", "status_in", "string_in",
+    "BAD_MESSAGE", "EOF", "MAX_MESSAGE", "OK", "VERSION", "Attributes", "Kind", "Message", "Splitter", "StatusError",
+    "Violation", "pack", "pack_attributes", "pack_name", "pack_range", "pack_string", "parse_attributes",
+    "parse_extensions", "parse_handle", "parse_names", "parse_numbers", "parse_status", "parse_string",
 ]  # fmt: skip
 
 VERSION = 3
-MOST = 4 * 1024 * 1024
-"""The longest message that is taken, in bytes; those of the servers at large have up to 256 KiB."""
+MAX_MESSAGE = 4 * 1024 * 1024
+"""Bytes of the longest accepted message. Servers in use send up to 256 KiB."""
 
 
 class Kind:
@@ -34,18 +33,18 @@ class Kind:
 OK, EOF, BAD_MESSAGE = 0, 1, 5
 
 Message = tuple[int, int, bytes]
-"""Type, number of the request (of VERSION: the version), and what follows it; of DATA only the data."""
+"""Message type, request number (for VERSION: the version) and body; for DATA the body is only the data."""
 
 
 class Violation(Exception):
-    """The server does not keep to the protocol."""
+    """The server violated the protocol."""
 
 
 class StatusError(Exception):
     """The server refused a request.
 
     :param code: SSH_FX_*, section 7.
-    :param reason: the server's words.
+    :param reason: the message of the server.
     """
 
     def __init__(self, code: int, reason: str) -> None:
@@ -54,7 +53,7 @@ class StatusError(Exception):
 
 
 class Attributes(NamedTuple):
-    """What is known of a file; None for what the server does not say (section 5)."""
+    """The attributes of a file (section 5); None for those that the server does not send."""
 
     size: int | None = None
     owner: tuple[int, int] | None = None
@@ -64,7 +63,7 @@ class Attributes(NamedTuple):
 
 _SIZE, _OWNER, _PERMISSIONS, _TIMES, _EXTENDED = 0x1, 0x2, 0x4, 0x8, 0x80000000
 _U32, _U64, _PAIR, _HEAD = Struct(">I"), Struct(">Q"), Struct(">II"), Struct(">IBI")
-_PLACE = Struct(">QI")
+_RANGE = Struct(">QI")
 _FIELDS = (
     (_SIZE, "size", _U64),
     (_OWNER, "owner", _PAIR),
@@ -72,23 +71,23 @@ _FIELDS = (
     (_TIMES, "times", _PAIR),
 )
 _USUAL = Struct(">IQIIIII")
-"""The attributes that a POSIX server sends."""
+"""The attributes of a POSIX server, parsed in one step."""
 
 
 def pack(kind: int, number: int, body: bytes, more: int = 0) -> bytes:
-    """A message, of which ``more`` bytes are still to follow."""
+    """Pack a message; the caller sends ``more`` further bytes of its body."""
     return _HEAD.pack(len(body) + more + 5, kind, number) + body
 
 
 def pack_string(value: bytes) -> bytes:
-    """A string as SSH has it: its length and its bytes."""
+    """Pack a string: its length and its bytes."""
     return _U32.pack(len(value)) + value
 
 
 def pack_name(name: str) -> bytes:
-    """A path; what was not UTF-8 in a listing goes back as it came.
+    """Pack a path; surrogate escapes of a listing become the original bytes.
 
-    :raises StatusError: if no bytes stand for it.
+    :raises StatusError: if the path cannot be encoded.
     """
     try:
         value = name.encode("utf-8", "surrogateescape")
@@ -97,13 +96,13 @@ def pack_name(name: str) -> bytes:
     return _U32.pack(len(value)) + value
 
 
-def pack_place(handle: bytes, offset: int, length: int) -> bytes:
-    """Where in an open file to read or to write."""
-    return pack_string(handle) + _PLACE.pack(offset, length)
+def pack_range(handle: bytes, offset: int, length: int) -> bytes:
+    """Pack a range of an open file."""
+    return pack_string(handle) + _RANGE.pack(offset, length)
 
 
 def pack_attributes(attributes: Attributes) -> bytes:
-    """Those that are known."""
+    """Pack the attributes that are not None."""
     flags, packed = 0, b""
     if attributes.size is not None:
         flags |= _SIZE
@@ -121,7 +120,7 @@ def pack_attributes(attributes: Attributes) -> bytes:
 
 
 class Splitter:
-    """Cuts what arrives into messages; a long one is put together once, when its last byte is there."""
+    """Splits received bytes into messages; a long message is joined once, when it is complete."""
 
     def __init__(self) -> None:
         self._head = b""
@@ -129,9 +128,9 @@ class Splitter:
         self._parts: list[bytes] = []
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """The messages that are whole now.
+        """Yield the messages that ``data`` completes.
 
-        :raises Violation: for one that is too short or too long for its type.
+        :raises Violation: if the length of a message is invalid for its type.
         """
         at, end = 0, len(data)
         if self._parts:
@@ -148,7 +147,7 @@ class Splitter:
             at, end = 0, len(data)
         while end - at >= 9:
             length, kind, number = _HEAD.unpack_from(data, at)
-            if not 5 <= length <= MOST:
+            if not 5 <= length <= MAX_MESSAGE:
                 raise Violation(f"a message of {length} bytes")
             start, stop = at + 9, at + 4 + length
             if kind == Kind.DATA:
@@ -167,8 +166,8 @@ class Splitter:
         self._head = data[at:]
 
 
-def attributes_in(body: bytes, at: int = 0) -> tuple[Attributes, int]:
-    """The attributes at ``at``, and where they end."""
+def parse_attributes(body: bytes, at: int = 0) -> tuple[Attributes, int]:
+    """Parse the attributes at ``at``; return them and the position of their end."""
     try:
         (flags,) = _U32.unpack_from(body, at)
         if flags == _SIZE | _OWNER | _PERMISSIONS | _TIMES:
@@ -182,85 +181,85 @@ def attributes_in(body: bytes, at: int = 0) -> tuple[Attributes, int]:
                 given[name] = values if len(values) > 1 else values[0]
                 at += shape.size
         if flags & _EXTENDED:
-            count, at = count_in(body, at)
+            count, at = parse_count(body, at)
             for _ in range(2 * count):
-                _, at = string_in(body, at)
+                _, at = parse_string(body, at)
     except struct.error:
-        raise Violation("attributes that are cut off") from None
+        raise Violation("truncated attributes") from None
     return Attributes(**given), at  # type: ignore[arg-type]
 
 
-def count_in(body: bytes, at: int) -> tuple[int, int]:
-    """A number of things of at least four bytes each, and where they begin."""
+def parse_count(body: bytes, at: int) -> tuple[int, int]:
+    """Parse a count of items of at least four bytes each; return it and the position of the first item."""
     try:
         (count,) = _U32.unpack_from(body, at)
     except struct.error:
-        raise Violation("a count that is cut off") from None
+        raise Violation("a truncated count") from None
     if count > (len(body) - at) // 4:
-        raise Violation(f"{count} things in {len(body)} bytes")
+        raise Violation(f"{count} items in {len(body)} bytes")
     return count, at + 4
 
 
-def string_in(body: bytes, at: int) -> tuple[bytes, int]:
-    """A string and where it ends."""
+def parse_string(body: bytes, at: int) -> tuple[bytes, int]:
+    """Parse the string at ``at``; return it and the position of its end."""
     try:
         (size,) = _U32.unpack_from(body, at)
     except struct.error:
-        raise Violation("a string that is cut off") from None
+        raise Violation("a truncated string") from None
     at += 4
     if size > len(body) - at:
         raise Violation(f"a string of {size} bytes in a message of {len(body)}")
     return body[at : at + size], at + size
 
 
-def names_in(body: bytes) -> list[tuple[str, Attributes]]:
-    """The names in a NAME message; the long form, made for people, is left out."""
-    count, at = count_in(body, 0)
+def parse_names(body: bytes) -> list[tuple[str, Attributes]]:
+    """Parse the names in a NAME message, without their long form (the line of ``ls -l``)."""
+    count, at = parse_count(body, 0)
     names = []
     for _ in range(count):
-        name, at = string_in(body, at)
-        _, at = string_in(body, at)
-        attributes, at = attributes_in(body, at)
+        name, at = parse_string(body, at)
+        _, at = parse_string(body, at)
+        attributes, at = parse_attributes(body, at)
         if not name:
             raise Violation("a file without a name")
         names.append((name.decode("utf-8", "surrogateescape"), attributes))
     if at != len(body):
-        raise Violation("more than names in an answer")
+        raise Violation("trailing bytes after the names")
     return names
 
 
-def handle_in(body: bytes) -> bytes:
-    """What the server calls an open file or folder."""
-    handle, at = string_in(body, 0)
+def parse_handle(body: bytes) -> bytes:
+    """Parse the handle of an open file or folder."""
+    handle, at = parse_string(body, 0)
     if at != len(body) or len(handle) > 256:  # section 6.3
         raise Violation(f"a handle of {len(handle)} bytes in a message of {len(body)}")
     return handle
 
 
-def status_in(body: bytes) -> StatusError | None:
-    """Why a request was refused; None if it was not. Some servers leave out the words, or their language."""
+def parse_status(body: bytes) -> StatusError | None:
+    """Parse a status; return None for OK. Some servers omit the message or its language."""
     try:
         (code,) = _U32.unpack_from(body, 0)
     except struct.error:
-        raise Violation("a status that is cut off") from None
+        raise Violation("a truncated status") from None
     if code == OK:
         return None
-    reason = string_in(body, 4)[0] if len(body) > 4 else b""
+    reason = parse_string(body, 4)[0] if len(body) > 4 else b""
     return StatusError(code, reason.decode("utf-8", "replace"))
 
 
-def numbers_in(body: bytes, count: int) -> tuple[int, ...]:
-    """The 64-bit numbers of which the answers to OpenSSH's extensions consist."""
+def parse_numbers(body: bytes, count: int) -> tuple[int, ...]:
+    """Parse the 64-bit numbers in the answer to an extension of OpenSSH."""
     try:
         return Struct(f">{count}Q").unpack_from(body, 0)
     except struct.error:
         raise Violation(f"an answer of {len(body)} bytes instead of {8 * count}") from None
 
 
-def extensions_in(body: bytes) -> dict[bytes, bytes]:
-    """What follows the version: the names of extensions and their data."""
+def parse_extensions(body: bytes) -> dict[bytes, bytes]:
+    """Parse the extensions after the version: their data by name."""
     found, at = {}, 0
     while at < len(body):
-        name, at = string_in(body, at)
-        found[name], at = string_in(body, at)
+        name, at = parse_string(body, at)
+        found[name], at = parse_string(body, at)
     return found

@@ -1,7 +1,7 @@
-"""SSH connections for SFTP: the server's key is verified, every wait has an end, and errors say what to do.
+"""SSH connections for SFTP: the host key is verified, every wait has a timeout, every error has a remedy.
 
-Measured on asyncssh: ``aes128-gcm`` is the fastest cipher, compression only costs, and the channel window of
-2 MiB that it opens by default throttles long-distance downloads, so :func:`start_sftp` asks for more.
+Measured with asyncssh: ``aes128-gcm`` is the fastest cipher, compression only costs time, and the default channel
+window of 2 MiB throttles downloads over long distances, so :func:`start_sftp` opens a larger one.
 """
 
 from __future__ import annotations
@@ -45,22 +45,26 @@ CIPHERS = (
     "aes192-ctr",
     "aes256-ctr",
 )
-"""The order in which ciphers are offered; all of them are in every OpenSSH of the last ten years."""
+"""The ciphers by preference; every OpenSSH of the last ten years supports all of them."""
 
 CHANNEL_WINDOW = 16 * 1024 * 1024
-"""What may be under way to us at once, in bytes: enough for 1 Gbit/s at 100 ms."""
+"""Bytes in flight to this side: enough for 1 Gbit/s at a round trip of 100 ms."""
 
 _log = logging.getLogger("flowrunner.ssh")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SshTarget:
-    """Where to connect and how to prove who is who.
+    """A server, its trusted key and the credentials for it.
 
-    :param host_key: the server's public key as ``type base64`` (or bare base64 of an RSA key).
-    :param known_hosts: a file in OpenSSH's format; None for ``~/.ssh/known_hosts`` if that exists.
-    :param verify_host_key: False to accept any server; only ever by the user's explicit wish.
-    :param timeout: the longest silence during a transfer, seconds.
+    :param host_key: the public key of the server as ``type base64`` (or the bare base64 of an RSA key).
+    :param known_hosts: a file in the format of OpenSSH; None for ``~/.ssh/known_hosts`` if that exists.
+    :param verify_host_key: False accepts any server; only set it if the user asks for it.
+    :param look_for_keys: offer the keys in ``~/.ssh`` and of the agent if the connection has no key.
+    :param connect_timeout: seconds for the TCP connection.
+    :param login_timeout: seconds for the login.
+    :param timeout: seconds that the server may take for an answer during a transfer.
+    :param keepalive: seconds between keepalive messages; three unanswered ones end the connection.
     """
 
     host: str
@@ -82,16 +86,16 @@ class SshTarget:
 
     @property
     def where(self) -> str:
-        """Host and port, for messages."""
+        """``host:port``, for messages."""
         return f"{self.host}:{self.port}"
 
     @property
     def user(self) -> str:
-        """The login; without one, the user that the worker runs as."""
+        """The login; by default the user that the worker runs as."""
         return self.login or getpass.getuser()
 
     def known(self) -> bytes | str | None:
-        """What asyncssh takes for ``known_hosts``: a line, a file, nothing trusted, or (None) no check."""
+        """Return the argument ``known_hosts``: a line, a path, ``b""`` to trust no key, or None to skip the check."""
         if not self.verify_host_key:
             return None
         if self.host_key:
@@ -104,9 +108,9 @@ class SshTarget:
             return str(path)
         if self.known_hosts:
             raise ConfigError(
-                f"the known_hosts file {path} is not there",
+                f"the known_hosts file {path} does not exist",
                 field="known_hosts",
-                remedy="correct the path, or put the server's key into the extra `host_key`",
+                remedy="correct the path, or set the extra `host_key` to the public key of the server",
             )
         return b""
 
@@ -117,12 +121,12 @@ def _ssh() -> Any:
 
 @asynccontextmanager
 async def connect(target: SshTarget) -> AsyncIterator[asyncssh.SSHClientConnection]:
-    """An SSH connection whose server has proved to be the known one; closed at the end.
+    """Open a connection to a server with a trusted host key; close it on exit.
 
-    :raises HostKeyMismatch: the server shows another key than the known one.
-    :raises ConfigError: no key of the server is known; the message has the one to add.
-    :raises AccessDenied: it refused the login.
-    :raises ConnectionLost: it cannot be reached.
+    :raises HostKeyMismatch: the server presented another key than the trusted one.
+    :raises ConfigError: no key of the server is trusted yet; the message contains the one to add.
+    :raises AccessDenied: the server refused the login.
+    :raises ConnectionLost: the server cannot be reached.
     """
     connection = await _connect(target)
     try:
@@ -139,20 +143,20 @@ async def connect(target: SshTarget) -> AsyncIterator[asyncssh.SSHClientConnecti
 async def _connect(target: SshTarget) -> asyncssh.SSHClientConnection:
     ssh = _ssh()
     if not logging.getLogger("asyncssh").level:
-        ssh.set_log_level(logging.WARNING)  # it tells each packet's story at INFO
+        ssh.set_log_level(logging.WARNING)  # it logs every session at INFO
     known = target.known()
     if known is None:
-        _log.warning("The host key of %s is not verified (no_host_key_check): anybody could answer", target.where)
-    seen: list[Any] = []
+        _log.warning("The host key of %s is not verified (no_host_key_check): any server is accepted", target.where)
+    presented: list[Any] = []
 
     class Client(ssh.SSHClient):  # type: ignore[misc, name-defined]
         def validate_host_public_key(self, host: str, addr: str, port: int, key: Any) -> bool:
-            seen.append(key)
+            presented.append(key)
             return False
 
     try:
         async with asyncio.timeout(target.connect_timeout + target.login_timeout):
-            opened: asyncssh.SSHClientConnection = await ssh.connect(
+            connection: asyncssh.SSHClientConnection = await ssh.connect(
                 target.host,
                 target.port,
                 known_hosts=known,
@@ -167,95 +171,99 @@ async def _connect(target: SshTarget) -> asyncssh.SSHClientConnection:
                 keepalive_count_max=3,
                 **_credentials(target),
             )
-            tune(opened)
-            return opened
+            tune(connection)
+            return connection
     except (ssh.HostKeyNotVerifiable, ssh.KeyExchangeFailed, ssh.ConnectionLost, ConnectionResetError) as error:
-        raise await _refusal(target, known, seen, error) from error
+        raise await _connection_error(target, known, presented, error) from error
     except (ssh.Error, OSError, ValueError) as error:
-        raise _connect_error(error, target) from error
+        raise _login_error(error, target) from error
 
 
 def _credentials(target: SshTarget) -> dict[str, Any]:
-    """The credentials, as asyncssh takes them; asked for once, so that a wrong one fails at once."""
+    """Return the credentials as arguments of asyncssh, which tries each of them once."""
     ssh = _ssh()
-    password = (target.password or "").rstrip("\r\n")  # which a secret that was read from a file ends with
-    given: dict[str, Any] = {"password": password or None, "kbdint_auth": bool(password)}
+    password = (target.password or "").rstrip("\r\n")  # secrets that are read from a file end with a line break
+    arguments: dict[str, Any] = {"password": password or None, "kbdint_auth": bool(password)}
     try:
         if target.private_key:
-            given["client_keys"] = [ssh.import_private_key(target.private_key, target.passphrase)]
+            arguments["client_keys"] = [ssh.import_private_key(target.private_key, target.passphrase)]
         elif target.key_file:
             path = Path(target.key_file).expanduser()
-            given["client_keys"] = [ssh.read_private_key(str(path), target.passphrase)]
+            arguments["client_keys"] = [ssh.read_private_key(str(path), target.passphrase)]
         elif not target.look_for_keys:
-            given["client_keys"] = None
+            arguments["client_keys"] = None
     except (ssh.KeyImportError, ssh.KeyEncryptionError) as error:
         raise MissingCredential(
             f"the private key for {target.where} cannot be read: {error}",
             field="private_key" if target.private_key else "key_file",
-            remedy="give the whole key in OpenSSH or PEM form, and its passphrase as `private_key_passphrase`",
+            remedy="provide the complete key in OpenSSH or PEM format, and its passphrase as `private_key_passphrase`",
         ) from error
     except OSError as error:
         raise MissingCredential(
             f"the key file {target.key_file} cannot be read: {error.strerror}",
             field="key_file",
-            remedy="correct the path, or its mode, on the worker",
+            remedy="correct the path, or the permissions of the file, on the worker",
         ) from error
-    if "client_keys" in given:
-        given["agent_path"] = None
-    return given
+    if "client_keys" in arguments:
+        arguments["agent_path"] = None
+    return arguments
 
 
-async def _refusal(target: SshTarget, known: bytes | str | None, seen: list[Any], error: Exception) -> FlowRunnerError:
-    """Why no connection came about: the server's key, or something else.
+async def _connection_error(
+    target: SshTarget, known: bytes | str | None, presented: list[Any], error: Exception
+) -> FlowRunnerError:
+    """Return the error for a failed connection, in particular for an untrusted host key.
 
-    A server that has no key of the known type hangs up before it shows one: then it is asked for what it has.
+    A server without a key of the trusted type disconnects before it presents one. Its key is then fetched separately.
     """
     ssh = _ssh()
     trusted = [] if known is None else [*ssh.match_known_hosts(known, target.host, "", target.port)[0]]
-    if not seen and trusted:
+    if not presented and trusted:
         try:
             async with asyncio.timeout(target.connect_timeout):
                 key = await ssh.get_server_host_key(target.host, target.port, config=None)
         except (ssh.Error, OSError):
             key = None
         if key is not None and key not in trusted:
-            seen.append(key)
-    if seen:
-        return _wrong_key(target, seen[-1], bool(trusted))
+            presented.append(key)
+    if presented:
+        return _host_key_error(target, presented[-1], bool(trusted))
     if isinstance(error, ssh.KeyExchangeFailed):
         return Rejected(
-            f"{target.where} and this client have no algorithm in common: {error}",
-            remedy="set the extra `ciphers` to one that the server has",
+            f"{target.where} supports none of the offered algorithms: {error}",
+            remedy="set the extra `ciphers` to one that the server supports",
         )
     if isinstance(error, ssh.HostKeyNotVerifiable):
-        return HostKeyMismatch(f"the key of {target.where} is not trusted: {error}", remedy="ask its owner")
-    return _connect_error(error, target)
+        return HostKeyMismatch(
+            f"the key of {target.where} is not trusted: {error}", remedy="ask the owner of the server for its key"
+        )
+    return _login_error(error, target)
 
 
-def _wrong_key(target: SshTarget, key: Any, known: bool) -> FlowRunnerError:
-    """What to say about a key that is not the known one, or where none is known."""
+def _host_key_error(target: SshTarget, key: Any, known: bool) -> FlowRunnerError:
+    """Return the error for a key that differs from the trusted one, or if none is trusted yet."""
     fingerprint = key.get_fingerprint()
     line = " ".join(key.export_public_key().decode().split()[:2])
     if known:
         return HostKeyMismatch(
-            f"{target.where} shows the key {fingerprint}, which is not the known one",
-            remedy="ask the owner of the server, by another way, whether the key was changed; somebody else may "
-            f"be answering. If it is right, set the extra `host_key` to '{line}'",
+            f"{target.where} presented the key {fingerprint} instead of the trusted one",
+            remedy="ask the owner of the server, over another channel, whether the key was changed; another server "
+            f"may be answering. If it was changed, set the extra `host_key` to '{line}'",
         )
     return ConfigError(
-        f"no key of {target.where} is known; it shows {fingerprint}",
+        f"no key of {target.where} is trusted yet; it presented {fingerprint}",
         field="host_key",
-        remedy="compare the fingerprint with what the owner of the server says, then set the extra `host_key` "
+        remedy="compare the fingerprint with that from the owner of the server, then set the extra `host_key` "
         f"to '{line}'",
     )
 
 
-def _connect_error(error: Exception, target: SshTarget) -> FlowRunnerError:
+def _login_error(error: Exception, target: SshTarget) -> FlowRunnerError:
     ssh = _ssh()
     if isinstance(error, ssh.PermissionDenied):
         return AccessDenied(
-            f"{target.where} refused the login of {target.user!r} (tried: {_tried(target)})",
-            remedy="correct login, password or key in the connection; the server's log says more",
+            f"{target.where} refused the login of {target.user!r} (tried: {_tried_credentials(target)})",
+            remedy="correct login, password or key in the connection; see also the log of the server",
         )
     if isinstance(error, TimeoutError):
         return TimedOut(
@@ -264,7 +272,7 @@ def _connect_error(error: Exception, target: SshTarget) -> FlowRunnerError:
         )
     if isinstance(error, ValueError):
         return ConfigError(
-            f"the settings for {target.where} do not fit: {error}", field="extra", remedy="correct the connection"
+            f"invalid settings for {target.where}: {error}", field="extra", remedy="correct the connection"
         )
     if isinstance(error, OSError):
         return ConnectionLost(
@@ -272,13 +280,13 @@ def _connect_error(error: Exception, target: SshTarget) -> FlowRunnerError:
         )
     if isinstance(error, ssh.ConnectionLost):
         return ConnectionLost(
-            f"{target.where} hung up during the login: {error}",
-            remedy="it may have too many connections (MaxStartups), or not speak SSH",
+            f"{target.where} disconnected during the login: {error}",
+            remedy="it may have too many connections (MaxStartups), or not be an SSH server",
         )
-    return Unavailable(f"{target.where}: {error}", remedy="look at the server's log")
+    return Unavailable(f"{target.where}: {error}", remedy="see the log of the server")
 
 
-def _tried(target: SshTarget) -> str:
+def _tried_credentials(target: SshTarget) -> str:
     tried = []
     if target.private_key or target.key_file:
         tried.append("the key of the connection")
@@ -290,11 +298,11 @@ def _tried(target: SshTarget) -> str:
 
 
 async def start_sftp(connection: asyncssh.SSHClientConnection, timeout: float) -> SftpSession:
-    """An SFTP session with a wide channel window.
+    """Start an SFTP session with a large channel window.
 
-    :param timeout: seconds for the server to start it, and afterwards for each answer.
+    :param timeout: seconds for the start of the session, then for each answer.
     """
-    with ssh_errors("the start of SFTP"):
+    with ssh_errors("starting SFTP"):
         async with asyncio.timeout(timeout):
             factory = cast("type[asyncssh.SSHClientSession[bytes]]", partial(SftpSession, timeout))
             channel, opened = await connection.create_session(

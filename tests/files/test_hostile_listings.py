@@ -27,7 +27,7 @@ from flowrunner_provider.http.formats import parse_xml
 from flowrunner_provider.http.paging import next_link
 from flowrunner_provider.transport.http_digest import read_challenges
 from flowrunner_provider.transport.http_errors import excerpt
-from flowrunner_provider.transport.sftp_wire import Attributes, Violation, names_in, pack_attributes, pack_string
+from flowrunner_provider.transport.sftp_wire import Attributes, Violation, pack_attributes, pack_string, parse_names
 from tests.support.growth import grows_like_a_line
 
 UNIX = "-rw-r--r-- 1 u g "
@@ -128,7 +128,7 @@ def one_name(size: int) -> bytes:
 
 @pytest.mark.parametrize("make", [many_names, one_name, lambda size: struct.pack(">I", 2**31) + bytes(size)])
 def test_names_of_sftp(make: Make) -> None:
-    grows_like_a_line(names_in, make, refuses=Violation)
+    grows_like_a_line(parse_names, make, refuses=Violation)
 
 
 @pytest.mark.parametrize("make", [filled("", "a"), filled("", "../"), filled("", "%25"), filled("", "．．／"),

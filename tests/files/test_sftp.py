@@ -42,7 +42,7 @@ def count_handles(store):
 
         return called
 
-    for name, step in (("open", 1), ("opendir", 1), ("close", -1), ("drop", -1)):
+    for name, step in (("open", 1), ("opendir", 1), ("close", -1), ("close_unawaited", -1)):
         setattr(session, name, spy(getattr(session, name), step))
     return lambda: count
 
@@ -219,7 +219,7 @@ def test_a_login_that_prints_something_before_sftp(monkeypatch):
     monkeypatch.setattr(module, "CONFIG", module.CONFIG.replace("ForceCommand internal-sftp", talks))
 
     async def test(server) -> None:
-        with pytest.raises(Unavailable, match="does not keep to the SFTP protocol"):
+        with pytest.raises(Unavailable, match="violated the SFTP protocol"):
             async with SftpStore(target_of(server)):
                 pass
 

@@ -34,11 +34,11 @@ def flights(monkeypatch) -> list[list[str]]:
     asked: list[list[str]] = []
     sent: dict[int, int] = {}
     arrived = 0
-    request, answer = SftpSession._request, SftpSession._answer
+    request, answer = SftpSession._enqueue, SftpSession._answer
 
     def count_request(self: SftpSession, kind: int, *more: Any, **named: Any) -> None:
         request(self, kind, *more, **named)
-        sent[self._number] = arrived
+        sent[self._last_number] = arrived
         while len(asked) <= arrived:
             asked.append([])
         asked[arrived].append(NAMES[kind])
@@ -49,7 +49,7 @@ def flights(monkeypatch) -> list[list[str]]:
             arrived = max(arrived, sent[number] + 1)
         answer(self, kind, number, body)
 
-    monkeypatch.setattr(SftpSession, "_request", count_request)
+    monkeypatch.setattr(SftpSession, "_enqueue", count_request)
     monkeypatch.setattr(SftpSession, "_answer", count_answer)
     return asked
 
@@ -113,7 +113,7 @@ def test_no_more_files_are_open_than_the_server_bears(tmp_path, sshd, chaos, mon
 
 def watch_open_files(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     now = most = 0
-    opened, closed, dropped = SftpSession.open, SftpSession.close, SftpSession.drop
+    opened, closed, dropped = SftpSession.open, SftpSession.close, SftpSession.close_unawaited
 
     def count_open(self: SftpSession, *what: Any) -> Any:
         nonlocal now, most
@@ -130,7 +130,7 @@ def watch_open_files(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
     monkeypatch.setattr(SftpSession, "open", count_open)
     monkeypatch.setattr(SftpSession, "close", count_end(closed))
-    monkeypatch.setattr(SftpSession, "drop", count_end(dropped))
+    monkeypatch.setattr(SftpSession, "close_unawaited", count_end(dropped))
     return lambda: most
 
 
@@ -183,7 +183,7 @@ def test_a_write_that_failed_is_followed_by_no_rename(sshd, flights, size):
             await upload.discard()
             again = await store.begin(f"{far.root}/g", "t")  # the place among the open files was given back
             await again.discard()
-            assert store.writing._value == store.session.most_files
+            assert store.write_slots._value == store.session.max_files
 
     asyncio.run(test())
     assert far.names() == ["f"]
@@ -202,7 +202,7 @@ def test_a_server_that_closes_before_it_has_written_is_asked_one_by_one(sshd, fl
                 await upload.write(data)
             await asyncio.gather(*(upload.commit() for upload in uploads))  # found out by both at a time
             await write(store, f"{far.root}/h", data)
-            assert not store.in_order
+            assert not store.pipelines_finish
 
     asyncio.run(test())
     assert far.names() == ["f", "g", "h"]
@@ -250,6 +250,6 @@ def test_an_upload_that_cannot_be_opened_keeps_no_place(sshd):
             store.session.fsetstat = lambda *_: refused  # type: ignore[method-assign]
             with pytest.raises(Rejected):
                 await store.begin(f"{far.root}/h", "t", resume_at=10)
-            assert store.writing._value == store.session.most_files
+            assert store.write_slots._value == store.session.max_files
 
     asyncio.run(test())

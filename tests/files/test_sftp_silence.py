@@ -23,7 +23,7 @@ def leave_unanswered(monkeypatch: pytest.MonkeyPatch, kind: int, nth: int) -> li
     """The answer to the ``nth`` request of this kind never comes, once; returns the sessions that there were."""
     sessions: list[SftpSession] = []
     lost: set[int] = set()
-    request, answer = SftpSession._request, SftpSession._answer
+    request, answer = SftpSession._enqueue, SftpSession._answer
     left = nth
 
     def count(self: SftpSession, asked: int, *more: Any, **named: Any) -> None:
@@ -34,13 +34,13 @@ def leave_unanswered(monkeypatch: pytest.MonkeyPatch, kind: int, nth: int) -> li
         if asked == kind:
             left -= 1
             if left == 0:
-                lost.add(self._number)
+                lost.add(self._last_number)
 
     def drop(self: SftpSession, type_: int, number: int, body: bytes) -> None:
         if sessions[1:] or number not in lost:
             answer(self, type_, number, body)
 
-    monkeypatch.setattr(SftpSession, "_request", count)
+    monkeypatch.setattr(SftpSession, "_enqueue", count)
     monkeypatch.setattr(SftpSession, "_answer", drop)
     return sessions
 
@@ -68,7 +68,7 @@ def test_the_others_are_copied_by_the_retry(tmp_path, sshd, monkeypatch, operato
     one.put(*(f"d/{number}" for number in range(COUNT)))
     one.disk.put("d/large", large := os.urandom(2_000_000))
     sessions = leave_unanswered(monkeypatch, getattr(Kind, what), 20)
-    with pytest.raises(TimedOut, match="silent for too long") as caught:
+    with pytest.raises(TimedOut, match="did not answer in time") as caught:
         run(there, operator, one, two)
     assert "partner@" in str(caught.value)
     result = run(there, operator, one, two)

@@ -14,7 +14,7 @@ KIB = 1024
 
 
 @pytest.mark.parametrize(
-    ("round_trip", "most_read", "expected"),
+    ("round_trip", "max_read", "expected"),
     [
         (0.0, 255 * KIB, 16),
         (0.0002, 255 * KIB, 16),
@@ -26,9 +26,9 @@ KIB = 1024
         (0.02, 32 * KIB, 256),
     ],
 )
-def test_the_window_grows_with_the_distance(round_trip, most_read, expected):
+def test_the_window_grows_with_the_distance(round_trip, max_read, expected):
     store = SftpStore(SimpleNamespace(where="here"))
-    store._session = SimpleNamespace(round_trip=round_trip, most_read=most_read)
+    store._session = SimpleNamespace(round_trip=round_trip, max_read=max_read)
     assert store.window == expected
 
 

@@ -16,7 +16,7 @@ from flowrunner_provider.core.errors import (
     TimedOut,
     Unavailable,
 )
-from flowrunner_provider.transport.sftp_session import READ, SftpSession, let_go
+from flowrunner_provider.transport.sftp_session import READ, SftpSession, abandon
 from flowrunner_provider.transport.sftp_wire import (
     Attributes,
     Kind,
@@ -148,7 +148,7 @@ def test_a_lie_ends_the_session_for_all_who_wait(lie):
         for future in (other, session.lstat("b")):
             with pytest.raises(Violation):
                 await future
-        session.drop(b"h")
+        session.close_unawaited(b"h")
 
     assert play(act).aborted
 
@@ -180,8 +180,8 @@ def test_limits_of_the_server(told, most):
         await asyncio.sleep(0)
         script.says(Kind.EXTENDED_REPLY, await script.number(), struct.pack(">4Q", 0, *told, 20))
         await start
-        assert session.most_read == most
-        assert session.most_folders == 10
+        assert session.max_read == most
+        assert session.max_folders == 10
 
     asyncio.run(body())
 
@@ -269,7 +269,7 @@ def test_what_is_let_go_is_not_reported(caplog):
         failed, pending = session.lstat("a"), session.lstat("b")
         await script.number()
         script.refuses(script.asked[-2][1], 4)
-        let_go([failed, pending])
+        abandon([failed, pending])
         assert pending.cancelled()
         script.refuses(script.asked[-1][1], 4)
 

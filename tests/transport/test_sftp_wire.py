@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import struct
 from contextlib import suppress
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flowrunner_provider.transport.sftp_wire import (
-    MOST,
+    MAX_MESSAGE,
     Attributes,
     Kind,
     Splitter,
     StatusError,
     Violation,
-    attributes_in,
-    extensions_in,
-    handle_in,
-    names_in,
-    numbers_in,
     pack,
     pack_attributes,
     pack_name,
     pack_string,
-    status_in,
-    string_in,
+    parse_attributes,
+    parse_extensions,
+    parse_handle,
+    parse_names,
+    parse_numbers,
+    parse_status,
+    parse_string,
 )
 
 U32 = st.integers(0, 2**32 - 1)
@@ -66,12 +67,12 @@ def test_a_message_that_has_begun_holds_back_only_itself():
 @given(ATTRIBUTES, st.binary(max_size=5), st.binary(max_size=5))
 def test_attributes_come_back(attributes, before, after):
     packed = pack_attributes(attributes)
-    assert attributes_in(before + packed + after, len(before)) == (attributes, len(before) + len(packed))
+    assert parse_attributes(before + packed + after, len(before)) == (attributes, len(before) + len(packed))
 
 
 def test_extended_attributes_are_passed_over():
     packed = struct.pack(">II", 0x80000001, 0) + struct.pack(">II", 7, 1) + pack_string(b"name") + pack_string(b"value")
-    assert attributes_in(packed) == (Attributes(size=7), len(packed))
+    assert parse_attributes(packed) == (Attributes(size=7), len(packed))
 
 
 @given(st.lists(st.tuples(NAMES, ATTRIBUTES), max_size=5))
@@ -79,14 +80,15 @@ def test_names_come_back(names):
     body = struct.pack(">I", len(names))
     for name, attributes in names:
         body += pack_name(name) + pack_string(b"-rw-r--r-- ...") + pack_attributes(attributes)
-    assert names_in(body) == names
+    assert parse_names(body) == names
 
 
 @given(st.binary(max_size=80))
 def test_any_bytes_are_understood_or_refused(body):
-    for understand in (attributes_in, names_in, handle_in, status_in, extensions_in, lambda b: numbers_in(b, 4)):
+    numbers = partial(parse_numbers, count=4)
+    for parse in (parse_attributes, parse_names, parse_handle, parse_status, parse_extensions, numbers):
         with suppress(Violation):
-            understand(body)
+            parse(body)
     with suppress(Violation):
         list(Splitter().feed(body))
 
@@ -95,14 +97,14 @@ def test_any_bytes_are_understood_or_refused(body):
 def test_what_is_cut_off_is_refused(attributes, data):
     packed = pack_attributes(attributes)
     with pytest.raises(Violation):
-        attributes_in(packed[: data.draw(st.integers(0, len(packed) - 1))])
+        parse_attributes(packed[: data.draw(st.integers(0, len(packed) - 1))])
 
 
 @pytest.mark.parametrize(
     "stream",
     [
         struct.pack(">IBI", 4, Kind.STATUS, 1),
-        struct.pack(">IBI", MOST + 1, Kind.STATUS, 1),
+        struct.pack(">IBI", MAX_MESSAGE + 1, Kind.STATUS, 1),
         b"Welcome to the machine!\r\n",
         struct.pack(">IBII", 100, Kind.DATA, 1, 92),
         struct.pack(">IBII", 100, Kind.DATA, 1, 2**32 - 1),
@@ -125,23 +127,23 @@ def test_a_length_that_cannot_be(stream):
 )
 def test_names_that_do_not_add_up(body):
     with pytest.raises(Violation):
-        names_in(body)
+        parse_names(body)
 
 
 def test_handles_have_an_end():
-    assert handle_in(pack_string(b"h" * 256)) == b"h" * 256
+    assert parse_handle(pack_string(b"h" * 256)) == b"h" * 256
     for body in (pack_string(b"h" * 257), pack_string(b"h") + b"more", b"\0"):
         with pytest.raises(Violation):
-            handle_in(body)
+            parse_handle(body)
     with pytest.raises(Violation):
-        string_in(b"\0\0\0\x05abc", 0)
+        parse_string(b"\0\0\0\x05abc", 0)
 
 
 def test_a_status_may_lack_words_and_language():
-    assert status_in(struct.pack(">I", 0)) is None
+    assert parse_status(struct.pack(">I", 0)) is None
     for body in (struct.pack(">I", 4), struct.pack(">I", 4) + pack_string(b"")):
-        assert (status_in(body) or StatusError(0, "")).code == 4
-    error = status_in(struct.pack(">I", 3) + pack_string(b"not \xff here") + pack_string(b"en"))
+        assert (parse_status(body) or StatusError(0, "")).code == 4
+    error = parse_status(struct.pack(">I", 3) + pack_string(b"not \xff here") + pack_string(b"en"))
     assert error is not None
     assert (error.code, error.reason) == (3, "not � here")
 

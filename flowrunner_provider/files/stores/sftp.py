@@ -1,13 +1,15 @@
-"""A server's files and folders over SFTP (protocol version 3, with OpenSSH's extensions where the server has them).
+"""Files and folders on an SFTP server (protocol version 3, with the extensions of OpenSSH if the server has them).
 
-A file is written to ``.{name}.{token}.part`` beside its final name and renamed.
+A file is written to the temporary file ``.{name}.{token}.part`` beside its final name, then renamed.
 
-SFTP knows neither locks nor files by anything but their names. An attempt that is taken for dead asks whether it has
-been succeeded before it begins a part, before it sends a block after a standstill of a second, and before the rename.
-If it stands still just then, between that answer and the request that follows, the request is carried out when it goes
-on: a rename gives the final name to what the newer attempt has written by then, which goes on writing there and then
-misses its part; a block, the time or the size of a part that was gone on with reach the same file, with the same bytes.
-A part that is begun then stays if the newer attempt has done that file and has not finished.
+SFTP has no locks and addresses files only by name, so an old attempt cannot be fenced completely. It checks for a
+newer attempt before it creates a temporary file, before it sends a block after a pause of a second, and before the
+rename. If it is suspended between such a check and the next request, that request is still executed afterwards:
+
+* A rename publishes what the newer attempt has written so far. The newer attempt writes on to the same file, then
+  fails because its temporary file is gone, and is retried.
+* A block, a time or a truncation reaches the file that the newer attempt has resumed, with the same bytes.
+* A temporary file that is created then is left behind if the newer attempt has finished that file already.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ __all__ = ["SftpStore"]
 
 
 class SftpStore(SftpFiles):
-    """An SSH server as a store: its files, its folders, and new files in them."""
+    """An SFTP server as a store."""
 
     async def list(self, path: str, recursive: bool = False) -> AsyncIterator[Entry]:
         async with aclosing(Listing(self, path, recursive).entries()) as entries:
@@ -43,10 +45,10 @@ class SftpStore(SftpFiles):
         return upload
 
     async def forget(self, path: str, token: str) -> None:
-        await self.remove_if_there(part_of(path, token))
+        await self.remove_if_exists(part_of(path, token))
 
     async def mkdir(self, path: str, parents: bool = False) -> None:
-        what = f"making the folder {self.label(path)}"
+        what = f"creating the folder {self.label(path)}"
         try:
             with ssh_errors(what):
                 await self.session.mkdir(path)
@@ -64,7 +66,9 @@ class SftpStore(SftpFiles):
                 with ssh_errors(what):
                     entry = entry_of(path, await self.session.stat(path))
             if not entry.is_dir:
-                raise AlreadyExists(f"{self.label(path)} is there and not a folder", remedy="choose another") from None
+                raise AlreadyExists(
+                    f"{self.label(path)} exists and is not a folder", remedy="choose another path"
+                ) from None
 
     async def rmdir(self, path: str) -> bool:
         try:
@@ -72,7 +76,7 @@ class SftpStore(SftpFiles):
                 await self.session.rmdir(path)
         except (Rejected, PermanentError) as error:
             try:
-                await self.not_a_folder(path)  # which OpenSSH calls "no such file", too
+                await self.raise_unless_folder(path)  # OpenSSH reports a file as "no such file", too
             except NotFound:
                 return True
             async with aclosing(Listing(self, path, recursive=False).entries()) as entries:

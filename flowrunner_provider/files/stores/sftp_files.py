@@ -1,11 +1,10 @@
-"""What can be asked of a file on an SFTP server: what it is, its bytes, that it goes, and that it changes its name.
+"""Single files on an SFTP server: stat, read, delete and rename.
 
-Listings and uploads build on this, and the store on all three.
+Listings and uploads build on this module, and the store on all three.
 
-Reads keep a window of requests under way, so that the distance to the server costs little. A file is renamed with
-``posix-rename@openssh.com``, which replaces in one step. A server without that extension declares
-``atomic_replace=False``: there the old file is removed first, so readers may for a moment find none, yet never a part
-of one.
+Reads keep a window of requests in flight, which hides the latency of the network. A file is renamed with
+``posix-rename@openssh.com``, which replaces atomically. A server without that extension gets ``atomic_replace=False``:
+the old file is removed first, so readers may briefly find no file, but never a partial one.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import stat
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace as changed
+from dataclasses import replace as with_changes
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -24,18 +23,18 @@ from flowrunner_provider.core.errors import AlreadyExists, NotFound, PermanentEr
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.files.store import Capabilities, Entry
 from flowrunner_provider.files.stores.folders import FolderPaths
-from flowrunner_provider.transport.sftp_session import READ, SftpSession, let_go
+from flowrunner_provider.transport.sftp_session import READ, SftpSession, abandon
 from flowrunner_provider.transport.sftp_wire import Attributes
 from flowrunner_provider.transport.ssh import CHANNEL_WINDOW, SshTarget, connect, start_sftp
 from flowrunner_provider.transport.ssh_errors import ssh_errors
 
 __all__ = ["SftpFiles", "entry_of"]
 
-_NEAR = 4 * 1024 * 1024
-"""Bytes under way to a server next door."""
+_SHORT_TRIP_BYTES = 4 * 1024 * 1024
+"""Bytes in flight on a short round trip."""
 
-_QUICKEST = 4 * 1000**3
-"""Bytes per second that a round trip is reckoned with."""
+_TOP_SPEED = 4 * 1000**3
+"""Bytes per second that the window can sustain over the measured round trip."""
 
 _CAPABILITIES = Capabilities(
     atomic_replace=True,
@@ -50,10 +49,10 @@ _CAPABILITIES = Capabilities(
 
 
 class SftpFiles(FolderPaths):
-    """Files on an SSH server, by absolute path, or relative to the login's home folder.
+    """Files on an SFTP server, by absolute path or relative to the home folder of the login.
 
     :param target: the server and the credentials.
-    :param where: how messages call it.
+    :param where: the name of the server in messages.
     """
 
     def __init__(self, target: SshTarget, *, where: str = "") -> None:
@@ -62,8 +61,8 @@ class SftpFiles(FolderPaths):
         self.capabilities = _CAPABILITIES
         self._stack: AsyncExitStack | None = None
         self._session: SftpSession | None = None
-        self.streams, self.in_order = 0, True
-        self.writing, self._reading = asyncio.Semaphore(), asyncio.Semaphore()
+        self.open_streams, self.pipelines_finish = 0, True
+        self.write_slots, self._read_slots = asyncio.Semaphore(), asyncio.Semaphore()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -71,12 +70,12 @@ class SftpFiles(FolderPaths):
             self._session = await start_sftp(connection, self._target.timeout)
             stack.callback(self._session.end)
             self._stack = stack.pop_all()
-        most = self._session.most_files
-        self.writing, self._reading = asyncio.Semaphore(most), asyncio.Semaphore(most)
-        self.capabilities = changed(
+        most = self._session.max_files
+        self.write_slots, self._read_slots = asyncio.Semaphore(most), asyncio.Semaphore(most)
+        self.capabilities = with_changes(
             _CAPABILITIES,
             atomic_replace=self._session.supports(b"posix-rename@openssh.com", b"1"),
-            reads_whole=self._session.most_read - 1,
+            reads_whole=self._session.max_read - 1,
         )
         return self
 
@@ -88,7 +87,7 @@ class SftpFiles(FolderPaths):
 
     @property
     def session(self) -> SftpSession:
-        """Only while the store is open."""
+        """The session; only while the store is open."""
         if self._session is None:
             raise ValueError("the store is not open")
         return self._session
@@ -97,8 +96,8 @@ class SftpFiles(FolderPaths):
         with ssh_errors(self.label(path)):
             return entry_of(path, await self.session.lstat(path))
 
-    async def not_a_folder(self, path: str) -> None:
-        """OpenSSH calls a folder that is a file "no such file"; say what it is."""
+    async def raise_unless_folder(self, path: str) -> None:
+        """Raise ``PermanentError`` if the path is a file, which OpenSSH reports as "no such file"."""
         if not (await self.stat(path)).is_dir:
             raise PermanentError(f"{self.label(path)} is not a folder", remedy="check the path")
 
@@ -110,35 +109,35 @@ class SftpFiles(FolderPaths):
             async for chunk in self.blocks(handle, what, offset, length):
                 yield chunk
         finally:
-            self.session.drop(handle)
+            self.session.close_unawaited(handle)
 
     async def read_whole(self, path: str, size: int, version: str) -> bytes | None:
-        """One request, unless the server answers with less; one byte more than there should be shows that it grew."""
+        """Read a small file in one request, for one byte more than expected so that growth is noticed."""
         session = self.session
-        async with self._reading:
+        async with self._read_slots:
             with ssh_errors(f"reading {self.label(path)}"):
                 handle = await session.open(path, READ)
                 try:
                     data = await session.read(handle, 0, size + 1)
                     if 0 < len(data) < size:
-                        data = await self._rest(handle, data, 0, size + 1)
+                        data = await self._complete(handle, data, 0, size + 1)
                 finally:
-                    session.drop(handle)
+                    session.close_unawaited(handle)
         return data if len(data) == size else None
 
     async def blocks(self, handle: bytes, what: str, offset: int, length: int | None) -> AsyncIterator[bytes]:
-        """The blocks of an open file in order, a window of them under way.
+        """Yield the blocks of an open file in order, with a window of requests in flight.
 
-        Without ``length`` the window grows with what has come, so that a small file costs few requests.
+        Without ``length`` the window starts small and doubles per block, so that a small file costs few requests.
         """
-        session, size = self.session, self.session.most_read
+        session, size = self.session, self.session.max_read
         end = None if length is None else offset + length
         pending: deque[tuple[int, int, asyncio.Future[bytes]]] = deque()
         window = self.window if end is not None else 2
-        self.streams += 1
+        self.open_streams += 1
         try:
             while True:
-                while len(pending) < min(window, self.share) and (end is None or offset < end):
+                while len(pending) < min(window, self.window_share) and (end is None or offset < end):
                     wanted = size if end is None else min(size, end - offset)
                     pending.append((offset, wanted, session.read(handle, offset, wanted)))
                     offset += wanted
@@ -148,33 +147,37 @@ class SftpFiles(FolderPaths):
                 with ssh_errors(what):
                     block = await answer
                     if 0 < len(block) < wanted:
-                        block = await self._rest(handle, block, start, wanted)
+                        block = await self._complete(handle, block, start, wanted)
                 if block:
                     yield block
                 if len(block) < wanted:
                     return
                 window = min(self.window, window * 2)
         finally:
-            self.streams -= 1
-            let_go(answer for _, _, answer in pending)
+            self.open_streams -= 1
+            abandon(answer for _, _, answer in pending)
 
     @property
     def window(self) -> int:
-        """Requests that one file may have under way: as many as fill the way to the server, or else the channel.
+        """Requests in flight for one file: enough to fill the round trip, or the channel if that is unknown.
 
-        More would only wait in the server, which spends its time on moving them about when the reader is the slower.
+        More requests would only queue in the server, which slows it down when this side is the slower one.
         """
-        far = self.session.round_trip
-        filled = CHANNEL_WINDOW if far is None else max(_NEAR, min(CHANNEL_WINDOW, int(far * _QUICKEST)))
-        return max(16, min(256, filled // self.session.most_read))
+        round_trip = self.session.round_trip
+        in_flight = (
+            CHANNEL_WINDOW
+            if round_trip is None
+            else max(_SHORT_TRIP_BYTES, min(CHANNEL_WINDOW, int(round_trip * _TOP_SPEED)))
+        )
+        return max(16, min(256, in_flight // self.session.max_read))
 
     @property
-    def share(self) -> int:
-        """Those of one file among several, so that memory does not grow with the files."""
-        return max(2, self.window // max(1, self.streams))
+    def window_share(self) -> int:
+        """The part of the window for one of several open files, so that memory does not grow with their number."""
+        return max(2, self.window // max(1, self.open_streams))
 
-    async def _rest(self, handle: bytes, block: bytes, offset: int, wanted: int) -> bytes:
-        """``wanted`` bytes, or fewer if the file ends; a server may answer with less than was asked for."""
+    async def _complete(self, handle: bytes, block: bytes, offset: int, wanted: int) -> bytes:
+        """Complete a short read: return ``wanted`` bytes, or fewer at the end of the file."""
         while len(block) < wanted:
             more = await self.session.read(handle, offset + len(block), wanted - len(block))
             if not more:
@@ -182,8 +185,8 @@ class SftpFiles(FolderPaths):
             block += more
         return block
 
-    async def remove_if_there(self, path: str) -> None:
-        """Remove a file; none is fine."""
+    async def remove_if_exists(self, path: str) -> None:
+        """Delete a file if it exists."""
         with suppress(NotFound), ssh_errors(f"deleting {self.label(path)}"):
             await self.session.remove(path)
 
@@ -205,27 +208,27 @@ class SftpFiles(FolderPaths):
                 await self.session.posix_rename(path, target)
             return
         if replace:
-            await self.remove_if_there(target)
+            await self.remove_if_exists(target)
             failpoint("sftp.between_remove_and_rename")
         else:
-            await self._refuse_existing(target)
+            await self._raise_if_exists(target)
         try:
             with ssh_errors(what):
                 await self.session.rename(path, target)
         except Rejected:
-            await self._refuse_existing(target)
+            await self._raise_if_exists(target)
             raise
 
-    async def _refuse_existing(self, path: str) -> None:
+    async def _raise_if_exists(self, path: str) -> None:
         with suppress(NotFound):
             await self.stat(path)
             raise AlreadyExists(
-                f"{self.label(path)} is there already", remedy="choose another name, or if_exists='overwrite'"
+                f"{self.label(path)} already exists", remedy="choose another name, or set if_exists='overwrite'"
             )
 
 
 def entry_of(path: str, attributes: Attributes) -> Entry:
-    """What is at ``path``, as the server describes it."""
+    """Return the entry for the attributes that the server sent."""
     mode = attributes.permissions or 0
     times = attributes.times
     return Entry(
