@@ -188,8 +188,8 @@ class _Copy:
             with suppress(NotFound):  # a marker of an earlier run says nothing about these files
                 await self._dest.store.delete(self._dest.path_of(self._options.done_marker))
         if self._ledger:
-            intended = (one.planned for one in (*self._session.open_batches, batch))
-            await self._ledger.announce(chain.from_iterable(intended))
+            batches = (*self._session.open_batches, batch)
+            await self._ledger.announce(chain.from_iterable(each.planned for each in batches))
         return await self._session.begin(batch)
 
     async def _retry_batch(self, items: list[Item]) -> Batch:
@@ -218,11 +218,8 @@ class _Copy:
             announced.extend(await ledger.read(known))
             ledger.prune(plan.files)
             for item, choice in announced:
-                if (
-                    item.key not in opened
-                    and choice != SKIPPED
-                    and await self._targets.holds_source_bytes(item, choice)
-                ):
+                is_open = item.key in opened or choice == SKIPPED
+                if not is_open and await self._targets.holds_source_bytes(item, choice):
                     ledger.settle(item)
 
         await plan.leave_out(fill)

@@ -38,7 +38,7 @@ def _component(part: str) -> str:
     """Return the regex of one path component.
 
     A star in front of the last one takes the first place that fits and never backtracks (an atomic group). Nothing is
-    lost by that, and a name from the far side cannot make the match slow.
+    lost by that, and a hostile file name cannot make the match slow.
     """
     pieces, position = [""], 0  # between the stars
     while position < len(part):

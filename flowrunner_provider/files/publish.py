@@ -198,7 +198,7 @@ class Publisher:
             size, digest = sink.digest.size, sink.digest.hexdigest()
             if (held := await upload.size()) != size:
                 raise IntegrityError(
-                    f"{target}: {size} bytes were sent and {held} are there", remedy="look at the far side's disk"
+                    f"{target}: {size} bytes were sent, but it has {held}", remedy="check the disk of the server"
                 )
             published = Published(path=target, size=size, sha256=digest, detail=detail)
             self._guard.check_now()

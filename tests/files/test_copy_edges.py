@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from flowrunner_provider.files import session
 from flowrunner_provider.files.operators import FileCopyOperator
 from tests.files.far import Disk
 from tests.files.stage import Stage, stage
+from tests.support.kill import sweep
 
 
 @pytest.fixture
@@ -52,6 +56,39 @@ def test_a_retry_moves_the_source_of_a_copy_and_does_not_copy_it_again(here, if_
     result = copy(here, fresh=False, **options)
     assert here.disk.names() == ["done/a", "out/a"]
     assert (result["files"], result["skipped"]) == (1, 0)
+
+
+def partly_failed(tmp_path: Path) -> Callable[[], Stage]:
+    """A copy whose source could not be moved; the cause is removed."""
+    numbers = iter(range(1_000))
+
+    def make() -> Stage:
+        place = stage("local", tmp_path / str(next(numbers)), None)
+        place.put("in/a", "in/b")
+        place.disk.put("done/a/in the way", b"")
+        with pytest.raises(PartialFailure):
+            run_again(place)
+        shutil.rmtree(place.disk.path / "done/a")
+        return place
+
+    return make
+
+
+def run_again(place: Stage) -> None:
+    options = {"after": f"move:{place.disk.root}/done", "on_item_error": "continue", "if_exists": "rename"}
+    result = copy(place, fresh=False, **options)
+    (place.state / "result").write_text(json.dumps(result))
+
+
+def moved_once(place: Stage) -> None:
+    assert place.disk.names() == ["done/a", "done/b", "out/a", "out/b"]
+    result = json.loads((place.state / "result").read_text())
+    assert (result["files"], result["skipped"]) == (2, 0)
+
+
+@pytest.mark.faults
+def test_the_retry_of_a_partial_failure_is_killed_anywhere(tmp_path):
+    assert sweep(partly_failed(tmp_path), run_again, moved_once).kills >= 4
 
 
 # -- sources that lie around the destination
