@@ -1,4 +1,4 @@
-"""Kills, zombies, lost connections: the rows are there exactly once, or not at all."""
+"""Kills, zombies, lost connections: the rows are stored exactly once, or not at all."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ EXPECTED = {
 
 @dataclass(frozen=True)
 class Scene:
-    """One load into one far side.
+    """One load into one database.
 
     :param case: a mode, ``create``, or ``reject``.
     """
@@ -118,7 +118,7 @@ def test_two_at_once(make: Callable[[], FarSide]) -> None:
 
 @pytest.fixture
 def proxied(make_server: Callable[[], FarSide], chaos: Callable[[str, int], ChaosProxy]) -> tuple[Scene, ChaosProxy]:
-    """A scene whose connection goes through a proxy; ``check`` looks at the server directly."""
+    """A scene whose connection goes through a proxy; ``check`` connects to the server directly."""
     scene = Scene(make_server(), "append").prepare()
     database = scene.far.database  # type: ignore[attr-defined]
     return scene, chaos(database.host, database.port)
@@ -158,7 +158,7 @@ def test_the_connection_is_cut_anywhere(proxied: tuple[Scene, ChaosProxy], rst: 
 
 @pytest.mark.backend
 def test_the_answer_to_commit_is_lost(proxied: tuple[Scene, ChaosProxy], monkeypatch: pytest.MonkeyPatch) -> None:
-    """COMMIT arrives, its answer does not: the ledger is asked at once, and the task succeeds."""
+    """COMMIT arrives, its reply does not: the attempt reads the ledger at once and succeeds."""
     from flowrunner_provider.database import load as module
 
     scene, proxy = proxied
@@ -172,7 +172,7 @@ def test_the_answer_to_commit_is_lost(proxied: tuple[Scene, ChaosProxy], monkeyp
 def test_the_server_is_gone_at_commit_and_stays_away(
     proxied: tuple[Scene, ChaosProxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody can tell: OutcomeUnknown, and the retry finds out."""
+    """The outcome is unknown: OutcomeUnknown, and the retry finds out."""
     from flowrunner_provider.database import load as module
 
     scene, proxy = proxied
@@ -194,7 +194,7 @@ def test_the_server_is_gone_at_commit_and_stays_away(
 
 
 @pytest.mark.backend
-def test_a_backend_is_terminated_in_the_copy(
+def test_a_backend_is_terminated_during_copy(
     make_server: Callable[[], FarSide], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flowrunner_provider.database import load as module
@@ -217,10 +217,10 @@ def test_a_backend_is_terminated_in_the_copy(
 def test_a_silent_server_ends_with_the_deadline(
     proxied: tuple[Scene, ChaosProxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flowrunner_provider.database.dialects import opening
+    from flowrunner_provider.database.dialects import remote
 
     scene, proxy = proxied
-    monkeypatch.setattr(opening, "GRACE", 0.1)
+    monkeypatch.setattr(remote, "GRACE", 0.1)
     away = through(scene, proxy)
     monkeypatch.setenv(ENVIRONMENT, away.far.connection)
 
@@ -238,7 +238,7 @@ def test_a_silent_server_ends_with_the_deadline(
 # -- other transactions --------------------------------------------------------------------------------------
 
 
-def test_a_lock_of_somebody_else(make: Callable[[], FarSide], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_of_another_session(make: Callable[[], FarSide], monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(make(), "truncate").prepare()
     play(replace(scene, case="upsert"))  # the ledger is there, the rows too
     options = '{"flowrunner": {"lock_timeout": 0.2}}'
@@ -296,7 +296,7 @@ def test_serialization_failure_and_deadlock(make_postgres: Callable[[], Postgres
 
 @pytest.mark.backend
 def test_a_real_deadlock(make_postgres: Callable[[], PostgresFarSide], monkeypatch: pytest.MonkeyPatch) -> None:
-    """We hold row 1 and want row 900; the other one holds row 900 and wants row 1. All is done again in place."""
+    """We hold row 1 and want row 900; the other session holds row 900 and wants row 1. The load is retried in place."""
     from flowrunner_provider.database import load as module
 
     scene = Scene(make_postgres(), "upsert").prepare()
@@ -338,7 +338,7 @@ def test_a_real_deadlock(make_postgres: Callable[[], PostgresFarSide], monkeypat
 
 
 @pytest.mark.backend
-def test_constraints_that_wait_for_the_commit(make_postgres: Callable[[], PostgresFarSide]) -> None:
+def test_deferred_constraints_are_checked_before_the_commit(make_postgres: Callable[[], PostgresFarSide]) -> None:
     far = make_postgres()
     far.run(f"CREATE TABLE {far.name('parents')} (id integer PRIMARY KEY)")
     far.run(
@@ -352,7 +352,7 @@ def test_constraints_that_wait_for_the_commit(make_postgres: Callable[[], Postgr
 
 
 @pytest.mark.backend
-def test_a_trigger_that_drops_rows_is_no_success(make_postgres: Callable[[], PostgresFarSide]) -> None:
+def test_a_trigger_that_drops_rows_fails_the_load(make_postgres: Callable[[], PostgresFarSide]) -> None:
     from flowrunner_provider.core.errors import IntegrityError
 
     scene = Scene(make_postgres(), "append").prepare()

@@ -1,4 +1,4 @@
-"""An attempt that was taken for dead and goes on, from every failpoint: one effect, and nothing that stays behind.
+"""Zombies: an attempt that was presumed dead resumes at every failpoint; one effect, and no leftovers.
 
 A zombie stops with its connection open, so the next attempt waits for what it holds (a row of the ledger, a named
 lock, SQLite's file), no longer than the connection's ``lock_timeout`` or ``busy_timeout``. A few places of each action
@@ -50,19 +50,19 @@ Make = Callable[[str], Any]
 
 @pytest.fixture
 def make(request: pytest.FixtureRequest) -> Make:
-    """Makes a far side of any dialect."""
+    """Return a factory of far sides of any dialect."""
     return lambda kind: request.getfixturevalue(f"make_{kind}")()
 
 
 def in_turn(names: Iterable[str], kinds: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Every name with every kind, or each with one of them."""
+    """Pair every name with every kind, or each with one of them."""
     if EVERY:
         return [(name, kind) for name in names for kind in kinds]
     return [(name, kinds[zlib.crc32(name.encode()) % len(kinds)]) for name in names]
 
 
 def swept(make: Callable[[], Any], play: Any, check: Any, *places: str, patience: float = PATIENCE) -> Report:
-    """Every place, or the action's own before the commit and those named."""
+    """Sweep every failpoint, or only those named and the action's last one before the commit."""
     few = (*places, "before_commit")
     chosen = (lambda point: True) if EVERY else (lambda point: point.startswith("sql.") and point.endswith(few))
     return zombies(make, play, check, patience=patience, at=chosen)
@@ -109,18 +109,18 @@ def test_syncs(make: Make, case: str, kind: str) -> None:
 
 
 @pytest.mark.backend
-def test_partitions_that_are_swapped(make: Make) -> None:
+def test_partition_swaps(make: Make) -> None:
     swept(lambda: maintenance.partitioned(make("postgres")), maintenance.swap, maintenance.swapped, "after_swap")
 
 
 @pytest.mark.parametrize("kind", KINDS if EVERY else ["postgres", "mysql"])
 def test_migrations(make: Make, kind: str) -> None:
-    """Where structures commit at once, too: who finds a script begun waits for its end before it calls it half done."""
+    """Also where DDL commits implicitly: an attempt waits for a running script before it calls it interrupted."""
     swept(lambda: migrations.Scene(make(kind)).prepare(), migrations.play, migrations.check, "after_script")
 
 
 @pytest.mark.backend
-def test_a_statement_that_runs_alone(make: Make) -> None:
+def test_a_script_without_transaction(make: Make) -> None:
     def check(scene: migrations.Scene) -> None:
         assert [row[3] for row in history(scene.far)] == ["done", "done"]
 
@@ -147,7 +147,7 @@ def undone(far: FarSide) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS if EVERY else ["mysql"])
-def test_migrations_that_are_undone(make: Make, kind: str) -> None:
+def test_undone_migrations(make: Make, kind: str) -> None:
     swept(lambda: migrated(make(kind)), undo, undone)
 
 
@@ -163,7 +163,7 @@ BOUNDS = {"sqlite": "busy_timeout", "postgres": "lock_timeout", "mysql": "lock_t
 
 
 def impatient(scene: loads.Scene) -> Any:
-    """With a bound of one second for locks."""
+    """Load with a lock timeout of one second."""
     connection = json.loads(scene.far.connection)
     options = connection.setdefault("extra", {}).setdefault("flowrunner", {})
     options[BOUNDS[scene.far.kind]] = 1
@@ -173,7 +173,7 @@ def impatient(scene: loads.Scene) -> Any:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_wait_for_a_zombie_has_an_end(make: Make, kind: str) -> None:
-    """The attempt after it says what is in the way, and to be retried; the zombie ends its work, or is fenced."""
+    """The next attempt reports the lock and asks for a retry; the zombie finishes or is fenced."""
     scene = loads.Scene(make(kind), "append").prepare()
     zombie = Attempt(loads.play, scene, rules=[kill_at("sql.load.after_ledger") | {"action": "stop"}])
     assert zombie.stopped()
@@ -187,10 +187,10 @@ def test_the_wait_for_a_zombie_has_an_end(make: Make, kind: str) -> None:
 
 
 def short(scene: loads.Scene) -> Any:
-    """An attempt with two seconds, whose server waits no longer."""
-    from flowrunner_provider.database.dialects import opening
+    """Load with a timeout of two seconds, which the server enforces."""
+    from flowrunner_provider.database.dialects import remote
 
-    opening.GRACE = 0.0
+    remote.GRACE = 0.0
     os.environ[loads.ENVIRONMENT] = scene.far.connection
     return load_rows(scene.far, str(scene.far.folder / "source.csv"), timeout=2.0, **scene.arguments())
 
@@ -198,7 +198,7 @@ def short(scene: loads.Scene) -> Any:
 @pytest.mark.backend
 @pytest.mark.parametrize("kind", ["postgres", "mysql"])
 def test_a_zombie_that_never_wakes_is_ended_by_the_server(make: Make, kind: str) -> None:
-    """When its time is over: it could not go on anyway."""
+    """The server ends it when its timeout has passed."""
     scene = loads.Scene(make(kind), "append").prepare()
     zombie = Attempt(short, scene, rules=[kill_at("sql.load.after_ledger") | {"action": "stop"}])
     assert zombie.stopped()
@@ -218,7 +218,7 @@ CHANGES = {"rows come": "INSERT INTO {} VALUES " + ", ".join(f"({n}, 'note {n}')
 
 @dataclass(frozen=True)
 class Changing(exports.Scene):
-    """The table is another one when the first attempt is taken for dead."""
+    """The table changes when the first attempt is presumed dead."""
 
     change: str = ""
 
@@ -232,7 +232,7 @@ def export_changed(scene: Changing) -> Any:
 
 
 def is_the_table(scene: Changing) -> None:
-    """The files have the rows of the table as it is now, and nothing is beside them."""
+    """The files hold the current rows of the table, and nothing else is left."""
     folder = scene.far.folder
     files = sorted(path for path in folder.rglob("*out*") if path.is_file())
     rows = [row for path in files for row in read(scene.far, str(path.relative_to(folder)))]
@@ -263,7 +263,7 @@ def test_exports_of_rows_that_change(make: Make, case: str, change: str) -> None
     places = ("after_move", "after_record", "before_publish")
 
     def at(point: str) -> bool:
-        """Not when its end is written down: then the next attempt has nothing to do, whatever has changed."""
+        """Skip the failpoints after the end is recorded: then the next attempt has nothing to do."""
         return point.endswith(places) or (EVERY and not point.startswith("run."))
 
     zombies(prepared, export_changed, is_the_table, patience=ENOUGH, at=at)
