@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from flowrunner_provider.core.errors import (
     NotFound,
     SecurityError,
 )
+from flowrunner_provider.files.crypt import engine
 from flowrunner_provider.files.crypt.home import gnupg_home
 from flowrunner_provider.files.operators import FileCryptoOperator
 from tests.files.stage import KILLS, Stage, stage
@@ -155,6 +157,17 @@ def test_a_file_that_holds_its_signature(here, gpg, keys):
     with pytest.raises(BadSignature):
         crypt(here, "verify", signature="", dest=here.uri("bad"))
     assert here.disk.names() == ["in", "out"]
+
+
+def test_the_signers_of_all_files_are_in_the_result(here, gpg, connect, monkeypatch):
+    """Also of files beyond those that the result lists one by one."""
+    connect(password="geheim-4711", pgp_secret_key=gpg.secret("us"), pgp_public_keys=gpg.public("partner", "stranger"))
+    for name, signer in (("a", "partner"), ("b", "stranger")):
+        sent = ("-r", "us@example.com", "-u", f"{signer}@example.com", "--sign", "--encrypt")
+        here.disk.put(f"from/{name}.pgp", gpg(*sent, data=DATA))
+    monkeypatch.setattr(engine, "Publisher", partial(engine.Publisher, keep=1))
+    result = crypt(here, "decrypt", "from/*.pgp", dest=here.uri("to/"))
+    assert (result["files"], len(result["entries"]), len(result["signers"])) == (2, 1, 2)
 
 
 def refusals(gpg: Gpg) -> dict[str, tuple[bytes, type[Exception]]]:

@@ -151,7 +151,9 @@ class _CryptJob:
 
     def _producer(self, item: Item, home: str = "") -> Callable[[Sink], Awaitable[Json]]:
         async def produce(sink: Sink) -> Json:
-            return list(await self._stream(item, sink.write, home=home))
+            signers = await self._stream(item, sink.write, home=home)
+            self._signers.update(signers)
+            return list(signers)
 
         return produce
 
