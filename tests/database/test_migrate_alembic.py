@@ -101,7 +101,7 @@ def test_bad_input(make: Callable[[], FarSide], monkeypatch: pytest.MonkeyPatch)
     for arguments, why in [
         ({"target": "nope"}, "Alembic"),
         ({"location": str(far.folder / "missing")}, "Alembic"),
-        ({"location": "sftp://partner@/in"}, "this machine"),
+        ({"location": "sftp://partner@/in"}, "local folder"),
         ({"vars": {"a": "b"}}, "builtin"),
     ]:
         with pytest.raises(ConfigError, match=why):

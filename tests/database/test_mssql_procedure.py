@@ -129,10 +129,10 @@ def test_an_error_is_told_and_in_a_transaction_undoes_all(far: FakeFarSide) -> N
 @pytest.mark.parametrize(
     ("routine", "error", "match", "left"),
     [
-        ("kept_and_failed", OutcomeUnknown, "ends the transaction", [1]),
+        ("kept_and_failed", OutcomeUnknown, "committed the transaction by itself", [1]),
         ("undone_and_failed", Rejected, "50001", []),
         ("begun", Rejected, "leaves a transaction open", []),
-        ("another", OutcomeUnknown, "ends the transaction", [1]),
+        ("another", OutcomeUnknown, "committed the transaction by itself", [1]),
         ("instead", IntegrityError, "rolls the transaction back", []),
     ],
 )

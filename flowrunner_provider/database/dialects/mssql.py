@@ -85,7 +85,7 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
 
     def _connect(self, config: MssqlConfig, deadline: Deadline) -> None:
         self._driver = driver()
-        self._begun = False
+        self._transaction_open = False
         silence = self._silence
         if config.statement_timeout is not None:
             silence = min(silence, config.statement_timeout.total_seconds())
@@ -159,13 +159,15 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
             session.submit_plain_query(text)
         else:
             types = driver("pytds.tds_types")
-            given = [
+            parameters = [
                 session.make_param(name, types.Binary(value) if isinstance(value, bytes) else value)
                 for name, value in values.items()
             ]
-            kinds = ",".join(f"{one.name} {one.type.get_declaration()}" for one in given)
+            declarations = ",".join(f"{parameter.name} {parameter.type.get_declaration()}" for parameter in parameters)
             called = driver("pytds.tds_base").SP_EXECUTESQL
-            session.submit_rpc(called, [session.make_param("", text), session.make_param("", kinds), *given], 0)
+            session.submit_rpc(
+                called, [session.make_param("", text), session.make_param("", declarations), *parameters], 0
+            )
         session.begin_response()
         session.find_result_or_done()
         return cursor
@@ -189,7 +191,7 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
             level = "SNAPSHOT" if state and state[0][0] == 1 else "SERIALIZABLE"
         self.run(f"SET TRANSACTION ISOLATION LEVEL {level}")
         self.run("BEGIN TRANSACTION")
-        self._begun = True
+        self._transaction_open = True
 
     def hold(self, key: str) -> None:
         parameters = {
@@ -224,7 +226,7 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
         return rows
 
     def _check_open(self) -> None:
-        if self._begun and not self._tds.tds72_transaction:
+        if self._transaction_open and not self._tds.tds72_transaction:
             raise IntegrityError(
                 "a statement has ended the transaction; nothing was stored",
                 remedy="check the procedures and triggers that it calls for COMMIT or ROLLBACK",
@@ -264,10 +266,10 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
             if self._open():
                 raise
             raise OutcomeUnknown(f"the connection to {self._where} broke at COMMIT") from None
-        self._begun = False
+        self._transaction_open = False
 
     def rollback(self) -> None:
-        self._begun = False
+        self._transaction_open = False
         if self._open() and self._tds.tds72_transaction:
             with suppress(TransientError):  # if the connection breaks now, the server rolls back
                 self.run("ROLLBACK TRANSACTION")
@@ -308,7 +310,7 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
         name, kind = found
         if kind != "U":
             raise ConfigError(f"{name} is not a table", field="table", remedy="load into the underlying table")
-        columns = {one.name: one.declaration for one in described_columns(self, name) if not one.computed}
+        columns = {column.name: column.declaration for column in described_columns(self, name) if not column.computed}
         indexes: dict[int, set[str]] = {}
         for number, column in self.run(UNIQUE_COLUMNS, [object_text(self, name)]):
             indexes.setdefault(number, set()).add(column)

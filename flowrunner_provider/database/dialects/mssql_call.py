@@ -94,15 +94,15 @@ class _Routine:
 
     def _named(self, name: str) -> _Parameter:
         """Return the parameter of a name; the database decides whether case matters."""
-        exact = [one for one in self.parameters if one.name == name]
-        alike = exact or [one for one in self.parameters if one.name.casefold() == name.casefold()]
-        if len(alike) != 1 or not _NAME.fullmatch(alike[0].name):
+        exact = [parameter for parameter in self.parameters if parameter.name == name]
+        similar = exact or [parameter for parameter in self.parameters if parameter.name.casefold() == name.casefold()]
+        if len(similar) != 1 or not _NAME.fullmatch(similar[0].name):
             raise ConfigError(
                 f"{self.name} has no parameter {name[:80]!r}",
                 field="arguments",
-                remedy=f"it has {', '.join(one.name for one in self.parameters) or 'none'}",
+                remedy=f"it has {', '.join(parameter.name for parameter in self.parameters) or 'none'}",
             )
-        return alike[0]
+        return similar[0]
 
 
 class MssqlCalls(MssqlBulkLoad):
@@ -162,7 +162,7 @@ class MssqlCalls(MssqlBulkLoad):
         self, routine: _Routine, placed: Sequence[tuple[Argument, _Parameter, bool]]
     ) -> tuple[str, list[Any]]:
         variables, first, then = [f"@{_STATUS} int"], [], []
-        given, told = [], [f"@{_STATUS} AS [{_STATUS}]"]
+        given, outputs = [], [f"@{_STATUS} AS [{_STATUS}]"]
         for number, (item, parameter, named) in enumerate(placed, 1):
             head = f"{parameter.name} = " if named else ""
             if item.direction == "in":
@@ -171,16 +171,14 @@ class MssqlCalls(MssqlBulkLoad):
                 continue
             variable = f"@flowrunner_{number}"
             given.append(f"{head}{variable} OUTPUT")
-            told.append(f"{variable} AS [flowrunner_{number}]")
+            outputs.append(f"{variable} AS [flowrunner_{number}]")
             variables.append(f"{variable} {parameter.declaration}")
             if item.direction == "inout":
                 variables[-1] += " = %s"
                 first.append(item.value)
         place = self.sql(routine.name).replace("%", "%%")
-        text = (
-            f"DECLARE {', '.join(variables)}; EXEC @{_STATUS} = {place} {', '.join(given)}; SELECT {', '.join(told)};"
-        )
-        return text, [*first, *then]
+        call = f"EXEC @{_STATUS} = {place} {', '.join(given)}"
+        return f"DECLARE {', '.join(variables)}; {call}; SELECT {', '.join(outputs)};", [*first, *then]
 
     @contextmanager
     def _raise_first_error(self) -> Iterator[None]:
@@ -192,7 +190,7 @@ class MssqlCalls(MssqlBulkLoad):
             while self._open() and session.state != self._driver.tds_base.TDS_IDLE:
                 with suppress(self._driver.DatabaseError):
                     session.next_set()
-            wrong = [one["msgno"] for one in session.messages if one["severity"] > _NO_ERROR]
+            wrong = [message["msgno"] for message in session.messages if message["severity"] > _NO_ERROR]
             first = next((number for number in wrong if number not in (_COUNT_DIFFERS, _TERMINATED)), None)
             if first is None and _COUNT_DIFFERS in wrong:
                 raise Rejected(

@@ -36,7 +36,7 @@ class MssqlBulkLoad(MssqlStructure):
 
     @contextmanager
     def copy(self, table: TableName, columns: Sequence[str]) -> Iterator[Copier]:
-        known = {one.name: one for one in described_columns(self, table)}
+        known = {column.name: column for column in described_columns(self, table)}
         missing = [name for name in columns if name not in known]
         if missing:
             raise ConfigError(f"{table} has no column {missing[0]!r}", field="column_map", remedy="correct its case")
@@ -65,7 +65,7 @@ class _Copier:
         self._session, self.rows = session, 0
         self._encoders = [encoder(column) for column in columns]
         kinds = zip(columns, self._encoders, strict=True)
-        defined = ", ".join(f"{session.sql(column.name)} {one.declaration}" for column, one in kinds)
+        defined = ", ".join(f"{session.sql(column.name)} {coder.declaration}" for column, coder in kinds)
         options = "CHECK_CONSTRAINTS, FIRE_TRIGGERS, KEEP_NULLS"
         self._statement = f"INSERT BULK {session.sql(table)} ({defined}) WITH ({options})"
         self._head = metadata(columns, self._encoders, session.collation)

@@ -224,7 +224,7 @@ def bound(text: str, params: Params) -> tuple[str, dict[str, Any]]:
         values[name] = _value(value)
         return name
 
-    def one(found: re.Match[str]) -> str:
+    def replace(found: re.Match[str]) -> str:
         if found[0] == "%%":
             return "%"
         if found["odd"] is not None or (found["name"] is None) != (named is None):
@@ -240,7 +240,7 @@ def bound(text: str, params: Params) -> tuple[str, dict[str, Any]]:
             known[name] = put(named[name])
         return known[name]
 
-    written = _PLACEHOLDER.sub(one, text)
+    written = _PLACEHOLDER.sub(replace, text)
     if waiting:
         raise misfit
     if len(values) > _MOST_PARAMETERS:

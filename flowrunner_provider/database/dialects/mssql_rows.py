@@ -71,10 +71,10 @@ def encoder(column: Described) -> Encoder:
 def metadata(columns: Sequence[Described], encoders: Sequence[Encoder], collation: bytes) -> bytes:
     """Return the COLMETADATA of the stream."""
     parts = [b"\x81", struct.pack("<H", len(columns))]
-    for column, one in zip(columns, encoders, strict=True):
+    for column, coder in zip(columns, encoders, strict=True):
         name = column.name.encode("utf-16-le")
         parts += [
-            struct.pack("<IH", 0, 0x0009), one.info, collation if one.text else b"", bytes([len(name) // 2]), name,
+            struct.pack("<IH", 0, 0x0009), coder.info, collation if coder.text else b"", bytes([len(name) // 2]), name,
         ]  # fmt: skip
     return b"".join(parts)
 
@@ -84,7 +84,7 @@ def encoded(rows: Sequence[Row], encoders: Sequence[Encoder]) -> bytes:
 
     :raises Rejected: if a value does not fit its column.
     """
-    columns = [one.column(values) for one, values in zip(encoders, zip(*rows, strict=True), strict=True)]
+    columns = [coder.column(values) for coder, values in zip(encoders, zip(*rows, strict=True), strict=True)]
     end = b"\xfd" + bytes(12)
     return b"".join([b"\xd1" + b"".join(row) for row in zip(*columns, strict=True)]) + end
 

@@ -87,10 +87,10 @@ class MssqlStructure(MssqlSync):
         catalogue, named = catalogue_of(name), [object_text(self, name)]
         more = {row[0]: row[1:] for row in self.run(_MORE.format(catalogue), named)}
         columns = {}
-        for one in described_columns(self, name):
-            nullable, default, computed = more[one.name]
-            filled = "identity" if one.identity else f"computed {computed}" if computed else default
-            columns[one.name] = ColumnShape(type=one.declaration, nullable=bool(nullable), default=filled)
+        for column in described_columns(self, name):
+            nullable, default, computed = more[column.name]
+            filled = "identity" if column.identity else f"computed {computed}" if computed else default
+            columns[column.name] = ColumnShape(type=column.declaration, nullable=bool(nullable), default=filled)
         keys, indexes = _indexes(self.run(_INDEXES.format(catalogue), named))
         foreign = [] if name is _SKETCH else _foreign_keys(self.run(_FOREIGN, named))
         return Shape(columns=columns, primary_key=keys, indexes=indexes, foreign_keys=foreign)

@@ -113,7 +113,7 @@ def described_columns(session: Session, name: TableName) -> list[Described]:
 @contextmanager
 def identity_insert(session: Session, table: TableName, columns: Sequence[str]) -> Iterator[None]:
     """Allow inserts into an identity column meanwhile, if it is one of ``columns``."""
-    own = any(one.identity and one.name in columns for one in described_columns(session, table))
+    own = any(column.identity and column.name in columns for column in described_columns(session, table))
     if own:
         session.run(f"SET IDENTITY_INSERT {session.sql(table)} ON")
     yield

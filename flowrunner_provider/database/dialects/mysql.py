@@ -94,7 +94,7 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, MysqlSync):
 
     def _connect(self, config: MysqlConfig, deadline: Deadline) -> None:
         self._driver = driver()
-        self._begun: Isolation | None = None
+        self._isolation: Isolation | None = None
         try:
             self._connection = connect(
                 config,
@@ -162,12 +162,12 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, MysqlSync):
         self.run(f"SET TRANSACTION ISOLATION LEVEL {LEVELS[isolation]}")
         snapshot = "WITH CONSISTENT SNAPSHOT, " if isolation == "repeatable read" and read_only else ""
         self.run(f"START TRANSACTION {snapshot}READ {'ONLY' if read_only else 'WRITE'}")
-        self._begun = isolation
+        self._isolation = isolation
 
     def _begin_again(self) -> None:
         """Begin a new transaction after an implicit commit."""
-        if self._begun is not None:
-            self.begin(self._begun)
+        if self._isolation is not None:
+            self.begin(self._isolation)
 
     def hold(self, key: str) -> None:
         wait = max(1, int(self._lock_wait))
@@ -188,7 +188,7 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, MysqlSync):
                 code=str(_TRUNCATED),
                 remedy="write the value as a string, or cast the column",
             )
-        if self._begun is not None and not self._connection.server_status & _IN_TRANSACTION:
+        if self._isolation is not None and not self._connection.server_status & _IN_TRANSACTION:
             raise IntegrityError("a statement has ended the transaction", remedy="remove COMMIT and ROLLBACK")
         return max(0, rows)
 
@@ -226,7 +226,7 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, MysqlSync):
         if not self._connection.server_status & _IN_TRANSACTION:
             raise IntegrityError("the transaction is no longer open", remedy="retry the task")
         self._run_irrevocably("COMMIT", "COMMIT")
-        self._begun = None
+        self._isolation = None
 
     def _run_irrevocably(self, statement: str, name: str) -> None:
         """Run the statement that takes effect irrevocably; if its answer is lost, the outcome is unknown."""
@@ -240,7 +240,7 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, MysqlSync):
             raise classified(number, "", self._where, broken=False, deadline=self._deadline) from None
 
     def rollback(self) -> None:
-        self._begun = None
+        self._isolation = None
         if self._connection.open:
             with suppress(TransientError):  # if the connection breaks now, the server rolls back
                 self.run("ROLLBACK")

@@ -29,9 +29,9 @@ class StatementRunner(ABC):
         """Return a quoted, comma-separated list of column names."""
         return ", ".join(prefix + self.sql(column) for column in columns)
 
-    def same(self, keys: Sequence[str], one: str = "t", other: str = "s") -> str:
+    def same(self, keys: Sequence[str], alias: str = "t", other_alias: str = "s") -> str:
         """Return the condition that rows of two tables have the same keys."""
-        return " AND ".join(f"{one}.{self.sql(key)} = {other}.{self.sql(key)}" for key in keys)
+        return " AND ".join(f"{alias}.{self.sql(key)} = {other_alias}.{self.sql(key)}" for key in keys)
 
     @abstractmethod
     def run(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:

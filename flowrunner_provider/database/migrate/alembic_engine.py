@@ -105,7 +105,7 @@ class _AlembicMigration:
             down = "base" if target in ("0", "base") else target
             return list(self._scripts._downgrade_revs(down, current)) if current else []
         if command == "baseline":
-            wanted = tuple(one.revision for one in self._scripts.get_revisions(target))
+            wanted = tuple(revision.revision for revision in self._scripts.get_revisions(target))
             return [] if wanted == current else list(self._scripts._stamp_revs(target, current))
         return list(self._scripts._upgrade_revs(target or "heads", current))
 
@@ -113,14 +113,16 @@ class _AlembicMigration:
         """Run the next revision and return its name; None if none is left."""
         ran: list[str] = []
 
-        def one(current: Any, context: Any) -> list[Any]:
+        def next_steps(current: Any, context: Any) -> list[Any]:
             del context
             steps = self._steps(tuple(current))[: None if self._plan.command == "baseline" else 1]
             ran.extend(_name(step) for step in steps)
             return steps
 
         with self._connect() as session, _connection(session) as connection, self._alembic_errors():
-            environment = self._alembic.runtime.environment.EnvironmentContext(self._config, self._scripts, fn=one)
+            environment = self._alembic.runtime.environment.EnvironmentContext(
+                self._config, self._scripts, fn=next_steps
+            )
             with environment, connection.begin(), failed_at("a revision"):
                 environment.configure(connection=connection, **self._options())
                 failpoint("sql.migrate.before_script")
@@ -131,7 +133,9 @@ class _AlembicMigration:
         return ran[-1] if ran else None
 
     def _result(self, current: tuple[str, ...], done: list[str]) -> MigrateResult:
-        applied = {one.revision for one in self._scripts.iterate_revisions(current, "base")} if current else set()
+        applied = (
+            {revision.revision for revision in self._scripts.iterate_revisions(current, "base")} if current else set()
+        )
         return MigrateResult(
             engine="alembic",
             command=self._plan.command,
@@ -141,12 +145,12 @@ class _AlembicMigration:
             done=done,
             scripts=[
                 MigrationState(
-                    script=one.revision,
+                    script=revision.revision,
                     kind="versioned",
-                    version=one.revision,
-                    state="applied" if one.revision in applied else "pending",
+                    version=revision.revision,
+                    state="applied" if revision.revision in applied else "pending",
                 )
-                for one in reversed(list(self._scripts.walk_revisions()))
+                for revision in reversed(list(self._scripts.walk_revisions()))
             ],
         )
 

@@ -99,14 +99,14 @@ class MigrationStatus:
 
         :raises IntegrityError: naming the scripts and the reasons.
         """
-        conflicts = [one for one in self.states() if one.state in _CONFLICTS]
+        conflicts = [state for state in self.states() if state.state in _CONFLICTS]
         if self._on_interrupted != "stop":
-            conflicts = [one for one in conflicts if one.state != "interrupted"]
+            conflicts = [state for state in conflicts if state.state != "interrupted"]
         if not conflicts:
             return
-        listed = "; ".join(f"{one.script} {_CONFLICTS[one.state]}" for one in conflicts[:5])
+        listed = "; ".join(f"{state.script} {_CONFLICTS[state.state]}" for state in conflicts[:5])
         more = f"; and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
-        half = any(one.state == "interrupted" for one in conflicts)
+        half = any(state.state == "interrupted" for state in conflicts)
         raise IntegrityError(
             f"scripts and history do not match: {listed}{more}; nothing was run",
             remedy="check what it has done, complete or undo it by hand, and pass on_interrupted='done' or 'again'"
@@ -131,7 +131,7 @@ class MigrationStatus:
 
     def to_apply(self, target: Version | None) -> list[Step]:
         """Return the steps to run, in order; repeatable scripts once all versions are applied."""
-        states = {one.script: one.state for one in self.states()}
+        states = {state.script: state.state for state in self.states()}
         steps = [
             self._step(script, "versioned")
             for script in self.versioned

@@ -116,7 +116,7 @@ class _Side:
         """Return the row count and the sum of each column."""
         text = Text(self.session, self.origin, binds=False)
         sums = [self.session.summed(self.kinds[column], f"q.{text.name(column)}") for column in columns]
-        parts = [f"{one} AS value_{number}" for number, one in enumerate([self.session.counts, *sums])]
+        parts = [f"{expression} AS value_{number}" for number, expression in enumerate([self.session.counts, *sums])]
         return text.first(f"SELECT {', '.join(parts)} FROM {text.source}") or ()
 
     def rows(self, columns: Sequence[str]) -> Generator[list[Row], None, None]:
@@ -196,13 +196,13 @@ def _compare(left: Sequence[Any], right: Sequence[Any]) -> int:
 
     :raises IntegrityError: if a key is NULL.
     """
-    for one, other in zip(left, right, strict=True):
-        if one is None or other is None:
+    for left_value, right_value in zip(left, right, strict=True):
+        if left_value is None or right_value is None:
             raise IntegrityError("a row has no value in a key column", remedy="exclude such rows with sql")
-        one, other = aligned(one, other)
+        left_value, right_value = aligned(left_value, right_value)
         try:
-            if one != other:
-                return -1 if one < other else 1
+            if left_value != right_value:
+                return -1 if left_value < right_value else 1
         except (TypeError, InvalidOperation):  # NaN has no order
             raise _bad(
                 "keys", "the keys of the two sides cannot be ordered against each other", "cast them in sql"
