@@ -295,7 +295,7 @@ def scenes(tmp_path: Path, server: Any, kind: str):
 
 
 def run_delete(there: Stage) -> Any:
-    engine.BATCH, engine.CONCURRENCY = 2, 1
+    engine.BATCH_SIZE, engine.CONCURRENCY = 2, 1
     operator = FileDeleteOperator(task_id="delete", path=there.uri("*.csv"), max_deletes=3)
     result = execute(operator, make_context(operator, state=there.state / "same"))
     (there.state / "result").write_text(json.dumps(result))
