@@ -32,11 +32,13 @@ _WEBHOOKS_ONLY = frozenset({"teams", "google_chat"})
 class ChatConfig(ServiceConfig):
     """A webhook or a bot."""
 
-    platform: Platform | None = option(None, label="Platform", help="Where the connection's type does not tell.")
+    platform: Platform | None = option(
+        None, label="Platform", help="Required if the connection's type names no platform."
+    )
     password: str = option("", label="Webhook address, or bot token", secret=True)
-    host: str = option("", label="Host", help="Of a bot, for Mattermost and self-hosted servers.")
+    host: str = option("", label="Host", help="For bots of Mattermost and of self-hosted servers.")
     port: int | None = option(None, label="Port")
-    channel: str = option("", label="Channel", help="Id of the channel or chat, where the message names none.")
+    channel: str = option("", label="Channel", help="Default id of the channel or chat.")
 
     @property
     def is_webhook(self) -> bool:

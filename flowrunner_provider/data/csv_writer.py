@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?(?:[eE][+-]?[0-9]+)?", re.ASCII
 
 
 def check_csv_options(options: CsvOptions) -> None:
-    """Raise :class:`ConfigError` naming the option that is wrong."""
+    """Raise :class:`ConfigError`, naming the option, unless the options are valid."""
     for name in ("delimiter", "decimal"):
         value = getattr(options, name)
         if not isinstance(value, str) or len(value) != 1 or value in '\r\n"':
@@ -45,7 +45,7 @@ def check_csv_options(options: CsvOptions) -> None:
 
 
 class CsvWriter(RowWriter):
-    """Text, one row per record."""
+    """Writes one CSV record per row."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class CsvWriter(RowWriter):
         )
 
     def _texts(self, name: str, values: Sequence[Any]) -> Sequence[Any]:
-        """The values of one column as csv shall write them."""
+        """Return the values of one column as the csv module has to write them."""
         options, types = self._options, set(map(type, values))
         null_text = options.null_text
         if null_text is not None and str in types and null_text in values:
@@ -131,7 +131,7 @@ class CsvWriter(RowWriter):
         return [self._text(value) for value in values]
 
     def _floats_as_they_are(self, values: Sequence[Any]) -> bool:
-        """csv writes finite floats by our rules."""
+        """Return whether the csv module writes these floats by our rules."""
         return self._options.decimal == "." and all(isfinite(value) for value in values if type(value) is float)
 
     def _text(self, value: Any) -> Any:

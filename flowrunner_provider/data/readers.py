@@ -1,4 +1,4 @@
-"""Files of rows as batches of tuples, in constant memory.
+"""Reads files of rows as batches of tuples, in constant memory.
 
 ::
 
@@ -6,15 +6,14 @@
         for batch in rows:            # list of tuples, in the order of rows.columns
             ...
 
-What comes out of each format:
+The values depend on the format:
 
-* JSON Lines: the values of JSON; a key that is absent is None. UTF-8 with or without BOM; blank lines
-  are skipped.
-* CSV: text. An empty field is ``""``; only the text given as ``null_text`` is None. Blank lines are skipped.
-* Parquet: the values of its types (dates as ``date``, timestamps as ``datetime``, decimals as ``Decimal``).
+* JSON Lines: JSON values; a missing key is None. UTF-8 with or without BOM; blank lines are skipped.
+* CSV: text. An empty field is ``""``; only ``null_text`` is None. Blank lines are skipped.
+* Parquet: values of the column types (dates as ``date``, timestamps as ``datetime``, decimals as ``Decimal``).
 
-Whatever does not fit is an :class:`~flowrunner_provider.core.errors.IntegrityError` that names the line;
-no row is skipped, padded or cut.
+Anything malformed is an :class:`~flowrunner_provider.core.errors.IntegrityError` that names the line. No row is
+skipped, padded or truncated.
 """
 
 from __future__ import annotations
@@ -54,25 +53,21 @@ def open_rows(
     header: bool = True,
     null_text: str | None = None,
 ) -> RowReader:
-    """A reader of the rows of ``source``, to be used as a context manager.
+    """Return a reader of the rows of ``source``; use it as a context manager.
 
     :param source: a dataset, its dict form, or a path.
-    :param batch_rows: rows in a batch; the last one may be shorter.
-    :param columns: the columns to expect; by default those that ``source`` declares. Without either
-        they come from the header of a CSV file, the schema of a Parquet file, or the first ``batch_rows``
-        rows of JSON Lines.
-    :param extra_keys: JSON Lines: what to do about a key that is no column.
-    :param max_line: the longest line of JSON, or field of CSV, to hold in memory, in bytes.
-    :param delimiter: CSV: one character.
-    :param quotechar: CSV: one character.
+    :param batch_rows: rows per batch; the last one may be shorter.
+    :param columns: the expected columns; by default those that ``source`` declares. Without either, they come from the
+        header of a CSV file, the schema of a Parquet file, or the first ``batch_rows`` rows of JSON Lines.
+    :param extra_keys: JSON Lines: what to do with a key that is not a column.
+    :param max_line: the longest JSON line or CSV field to hold in memory, in bytes.
+    :param delimiter: CSV: field separator, one character.
+    :param quotechar: CSV: quote, one character.
     :param encoding: CSV: the default reads UTF-8 with or without BOM.
-    :param header: CSV: the first line holds the names of the columns; without one they are ``column_1``
-        and so on.
-    :param null_text: CSV: the text that means NULL; by default none does, and an empty field is an empty
-        string.
-    :raises ConfigError: for what is no dataset, an unknown encoding, or a file without rows and without
-        columns.
-    :raises NotFound: when the file is not there (on entering the context, like the following).
+    :param header: CSV: whether the first line has the column names; otherwise they are ``column_1`` and so on.
+    :param null_text: CSV: the text that means NULL; by default there is none, and an empty field is an empty string.
+    :raises ConfigError: for an invalid dataset, an unknown encoding, or a file without rows and without columns.
+    :raises NotFound: when the file does not exist (on entering the context, like the following).
     :raises IntegrityError: when the file is not what ``source`` says, or is damaged.
     """
     dataset = Dataset.from_value(source)
@@ -103,9 +98,9 @@ def _check_csv(delimiter: str, quotechar: str, encoding: str) -> None:
 
 
 class RowReader:
-    """Iterates over batches of rows; counts them and compares the count with the dataset's at the end.
+    """Iterates over batches of rows and finally compares their number with that of the dataset.
 
-    ``columns`` is known inside the context. One reader reads once.
+    ``columns`` is set inside the context. A reader can be iterated once.
     """
 
     columns: list[str]
@@ -142,7 +137,7 @@ class RowReader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -173,7 +168,7 @@ class RowReader:
             raise IntegrityError(f"{self.path} has {what}", remedy="give each column a name of its own")
 
     def _agree(self, found: list[str], where: str) -> None:
-        """Take the columns of the file, which must be those that were expected, if any were."""
+        """Set the columns found in the file, which must be the expected ones, if there are any."""
         if self.columns and found != self.columns:
             raise IntegrityError(
                 f"{self.path}, {where}: the columns are {found}, expected were {self.columns}",
@@ -252,7 +247,7 @@ class _CsvReader(RowReader):
             self._records = chain([first], self._records)
 
     def _numbered(self, reader: Any) -> Iterator[tuple[int, list[str]]]:
-        """The rows that are not blank, each with the line on which it begins."""
+        """Yield the rows that are not blank, with the line on which each starts."""
         line = 1
         try:
             for fields in reader:
@@ -271,7 +266,7 @@ class _CsvReader(RowReader):
             ) from error
 
     def _undecodable(self, line: int) -> int:
-        """The text layer decodes ahead of the rows: look for the line itself."""
+        """Find the line that cannot be decoded; the text layer decodes ahead of the rows."""
         opened = gzip.open if is_gzip(self.path) else open
         with opened(self.path, "rb") as file:
             for number, raw in enumerate(cast("IO[bytes]", file), 1):

@@ -67,21 +67,21 @@ def _kind_of_type(cls: type) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """The kind of a value; empty when it is one that no format can hold."""
+    """Return the kind of a value; empty if no format can represent it."""
     kind = _kind_of_type(type(value))
     return "timestamptz" if kind == "timestamp" and value.tzinfo is not None else kind
 
 
 def kinds_of(values: Sequence[Any]) -> set[str]:
-    """The kinds that occur, found by class and not by value where that is enough."""
+    """Return the kinds that occur, determined by class where that is sufficient."""
     found = {_kind_of_type(cls) for cls in set(map(type, values))}
     return set(map(kind_of, values)) if "timestamp" in found else found
 
 
 class Kinds:
-    """The kinds of values that each column holds, each with the number of the row that showed it first.
+    """The kinds of values that each column holds, each with the first row that has it.
 
-    :param seen: what was seen so far: column -> kind -> row, from 1. It is JSON.
+    :param seen: column -> kind -> row number from 1, as JSON.
     """
 
     def __init__(self, seen: Mapping[str, Mapping[str, int]] | None = None) -> None:

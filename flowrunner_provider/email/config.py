@@ -1,4 +1,4 @@
-"""The settings of an ``smtp`` connection: the official fields, read strictly, and our options."""
+"""Settings of ``smtp`` connections: the official fields, validated strictly, and our options."""
 
 from __future__ import annotations
 
@@ -22,19 +22,25 @@ _DOMAIN = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*|\
 
 @dataclass(frozen=True, kw_only=True)
 class OutgoingConfig:
-    """What all connections that send mail have in common."""
+    """The settings that all connections for sending mail share."""
 
-    from_email: str = option("", label="From", help="The sender where a task names none.")
-    timeout: float = option(30.0, label="Timeout", help="Seconds for each step of the dialogue.")
-    subject_template: str = option("", label="Subject template", help="A file, for tasks without a subject.")
-    html_content_template: str = option("", label="HTML template", help="A file, for tasks without content.")
-    rate_limit: str = option("", label="Rate limit", help="Mails, e.g. '100/minute'.")
-    burst: int = option(1, label="Burst", help="How many of them may come at once.")
-    message_id_domain: str = option("", label="Message-ID domain", help="By default that of the sender.")
-    max_total_size: int = option(MAX_TOTAL_SIZE, label="Largest mail", help="Bytes, encoded.")
-    dkim_domain: str = option("", label="DKIM domain", help="In whose name mails are signed.")
-    dkim_selector: str = option("", label="DKIM selector", help="Names the key in the domain's DNS.")
-    dkim_private_key: str = option("", label="DKIM private key", help="RSA, as PEM.", secret=True)
+    from_email: str = option("", label="From", help="Default sender of mails.")
+    timeout: float = option(30.0, label="Timeout", help="Seconds for each step of the protocol.")
+    subject_template: str = option(
+        "", label="Subject template", help="Template file of the subject for tasks that set none."
+    )
+    html_content_template: str = option(
+        "", label="HTML template", help="Template file of the body for tasks that set none."
+    )
+    rate_limit: str = option("", label="Rate limit", help="Maximum rate of mails, e.g. '100/minute'.")
+    burst: int = option(1, label="Burst", help="Mails that may be sent at once within the rate limit.")
+    message_id_domain: str = option(
+        "", label="Message-ID domain", help="Domain of Message-IDs; by default the sender's."
+    )
+    max_total_size: int = option(MAX_TOTAL_SIZE, label="Largest mail", help="Maximum size of an encoded mail in bytes.")
+    dkim_domain: str = option("", label="DKIM domain", help="Domain to sign mails for.")
+    dkim_selector: str = option("", label="DKIM selector", help="Name of the key in the domain's DNS.")
+    dkim_private_key: str = option("", label="DKIM private key", help="RSA key in PEM.", secret=True)
 
     def __post_init__(self) -> None:
         for field in ("timeout", "max_total_size", "burst"):
@@ -58,22 +64,24 @@ def _check_positive(config: Any, field: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SmtpConfig(OutgoingConfig):
-    """A mail server and how to use it.
+    """The settings of a mail server.
 
     ``host``, ``port``, ``login``, ``password``, ``from_email``, ``timeout``, ``auth_type``, ``access_token`` and the
-    templates are those of the official connection; ``security`` stands for its ``disable_ssl`` and ``disable_tls``,
-    ``verify`` for its ``ssl_context``. The others are our options, below the key ``flowrunner`` of the extra.
+    templates are those of the official connection. ``security`` replaces its ``disable_ssl`` and ``disable_tls``,
+    ``verify`` its ``ssl_context``. The others are our options, under the key ``flowrunner`` of the extra.
     """
 
     host: str = option(label="Host")
     port: int = option(0, label="Port", help="0: 465 for TLS, 587 for STARTTLS, 25 for neither.")
     login: str = option("", label="Login")
     password: str = option("", label="Password", secret=True)
-    security: Security = option("tls", label="Security", help="TLS, TLS by STARTTLS, or none.")
+    security: Security = option("tls", label="Security", help="TLS, STARTTLS, or no encryption.")
     verify: bool = option(True, label="Verify the certificate")
     auth_type: Literal["basic", "oauth2"] = option("basic", label="Auth type")
     access_token: str = option("", label="Access token", help="For auth_type oauth2.", secret=True)
-    ca_file: str = option("", label="CA file", help="PEM file of the authorities to trust instead.")
+    ca_file: str = option(
+        "", label="CA file", help="PEM file of certificate authorities to trust instead of the system's."
+    )
     reply_timeout: float = option(
         600.0, label="Reply timeout", help="Seconds for the reply to the whole mail (RFC 5321, 4.5.3.2.6)."
     )
@@ -82,7 +90,7 @@ class SmtpConfig(OutgoingConfig):
         super().__post_init__()
         _check_positive(self, "reply_timeout")
         if not 0 <= self.port < 65536:
-            raise ConfigError(f"port {self.port} is none", field="port", remedy="correct the port")
+            raise ConfigError(f"port {self.port} is out of range", field="port", remedy="correct the port")
         if self.auth_type == "oauth2" and not self.access_token:
             raise MissingCredential(
                 "auth_type is oauth2, but the extra has no access_token",
@@ -93,12 +101,12 @@ class SmtpConfig(OutgoingConfig):
             raise MissingCredential("oauth2 needs a login or from_email", field="login", remedy="set the login")
         if self.auth_type == "basic" and self.login and not self.password:
             raise MissingCredential(
-                "the connection has a login and no password", field="password", remedy="add the password"
+                "the connection has a login but no password", field="password", remedy="add the password"
             )
 
     @property
     def user(self) -> str:
-        """Who logs in; empty for nobody."""
+        """The user to log in as; empty for no login."""
         return self.login or (self.from_email if self.auth_type == "oauth2" else "")
 
     @property
@@ -112,13 +120,13 @@ class SmtpConfig(OutgoingConfig):
 
 
 def official_values(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """What the official hook reads from the extra, as values of :class:`SmtpConfig`.
+    """Return the official hook's extra fields as values of :class:`SmtpConfig`.
 
-    TLS is on unless ``disable_ssl`` is true; then STARTTLS, unless ``disable_tls`` is true. A connection
-    given as a URI has texts here: ``disable_tls=false`` means what it says. ``retry_limit`` is not used:
-    to repeat a mail at once and blindly is how duplicates are made; Airflow retries the task instead.
+    TLS is on unless ``disable_ssl`` is true; then STARTTLS is used unless ``disable_tls`` is true. A connection that is
+    given as a URI has texts here, and ``disable_tls=false`` means false. ``retry_limit`` is ignored: repeating a mail
+    blindly makes duplicates. Airflow retries the task instead.
 
-    :raises ConfigError: naming the key that cannot be read.
+    :raises ConfigError: naming the invalid key.
     """
     values: dict[str, Any] = {"security": "tls"}
     if _flag(extra, "disable_ssl"):

@@ -1,7 +1,7 @@
-"""Amazon SES, ``SendEmail`` of its API v2 with the raw message: no client token, no look-up of what was sent.
+"""Amazon SES: ``SendEmail`` of its API v2 with the raw message; it has no client token and no lookup of sent mails.
 
-So of a mail whose answer was lost nobody can tell, and ``on_unknown`` decides. SES takes a message for all of its
-recipients or for none, and gives it a Message-ID and a Date of its own; ours stays readable as Original-Message-ID.
+So nobody knows the outcome of a request whose answer was lost, and ``on_unknown`` decides. SES accepts a message for
+all recipients or for none, and replaces its Message-ID and Date; ours is kept in Original-Message-ID.
 https://docs.aws.amazon.com/ses/latest/APIReference-V2/API_SendEmail.html
 https://docs.aws.amazon.com/ses/latest/dg/header-fields.html
 """
@@ -50,16 +50,16 @@ _A_DAY_OFF = 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class SesConfig(OutgoingConfig):
-    """What we add to an ``aws`` connection; who one is, the region and the endpoint are the official provider's."""
+    """Our options of an ``aws`` connection; credentials, region and endpoint are the official provider's."""
 
     configuration_set: str = option("", label="Configuration set", help="Of SES, e.g. for its event publishing.")
 
 
 @dataclass(frozen=True)
 class SesTransport:
-    """Mail through one account and region.
+    """Sends mail through one AWS account and region.
 
-    :param client: makes the boto3 client of ``sesv2``, which must not repeat anything by itself.
+    :param client: returns a boto3 client of ``sesv2`` that does not retry by itself.
     """
 
     config: SesConfig
@@ -73,7 +73,7 @@ class SesTransport:
         return 3 * self.config.timeout
 
     async def login(self, deadline: Deadline) -> SesSession:
-        """Get hold of the credentials; nothing is asked of SES itself."""
+        """Resolve the credentials; no request is sent to SES."""
         threads = ThreadPoolExecutor(1, "ses")
         try:
             client = await asyncio.get_running_loop().run_in_executor(threads, self._client)
@@ -83,7 +83,7 @@ class SesTransport:
         return SesSession(client, self.config, threads, deadline)
 
     async def envelope(self, mail: Addressed, recipients: Sequence[str], size: int, deadline: Deadline) -> SesSession:
-        """Get ready to send."""
+        """Prepare to send."""
         session = await self.login(deadline)
         try:
             await session.announce(mail, recipients, size)
@@ -117,7 +117,7 @@ class SesSession:
     _recipients: tuple[str, ...] = ()
 
     async def announce(self, mail: Addressed, recipients: Sequence[str], size: int, *, at_once: bool = False) -> None:
-        """Remember whom it is for; SES is asked nothing."""
+        """Check and remember the recipients; no request is sent to SES."""
         if size > MAX_BYTES:
             raise Rejected(
                 f"Amazon SES takes {MAX_BYTES:,} bytes, the mail has {size:,}",
@@ -141,7 +141,7 @@ class SesSession:
         self._sender, self._recipients = mail.sender.address, tuple(recipients)
 
     async def data(self, message: bytes) -> None:
-        """One ``SendEmail``, never repeated."""
+        """Call ``SendEmail`` once, without retries."""
         from botocore import exceptions
 
         if found := _MESSAGE_ID.search(message):
@@ -162,15 +162,15 @@ class SesSession:
             raise OutcomeUnknown("Amazon SES has the message, and its answer makes no sense")
 
     async def reset(self) -> None:
-        """There is nothing to forget."""
+        """Do nothing: the next announcement replaces the recipients."""
 
     async def close(self) -> None:
-        """Let go of the thread; a request that is under way ends by itself."""
+        """Release the thread; a running request ends by itself."""
         self.threads.shutdown(wait=False)
 
 
 def sending_error(error: Any) -> FlowRunnerError:
-    """What a failure of ``SendEmail`` says: not sent, or that nobody knows."""
+    """Return our error for a failure of ``SendEmail``: either it was not sent, or nobody knows."""
     from botocore import exceptions
 
     if isinstance(error, exceptions.ClientError):

@@ -1,8 +1,7 @@
-"""The SMTP transport (RFC 5321): aiosmtplib connects and logs in, and the mails go over :mod:`smtp_line`.
+"""The SMTP transport (RFC 5321): aiosmtplib connects and logs in, :mod:`smtp_line` sends the mails.
 
-What an error says depends on the phase. Until the final dot is written the server must not deliver, so
-whatever fails is known not to have been sent. Between the dot and its reply nobody can tell:
-:class:`OutcomeUnknown`. The reply decides again.
+The meaning of an error depends on the phase. Before the final dot, the server must not deliver, so nothing was sent.
+Between the dot and its reply, nobody knows: :class:`OutcomeUnknown`. The reply itself is definite.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ _BARE_DOT = re.compile(rb"^\.", re.MULTILINE)
 
 @dataclass(frozen=True)
 class SmtpTransport:
-    """Mail through one server.
+    """Sends mail through one server.
 
-    :param config: the connection.
+    :param config: the connection's settings.
     """
 
     config: SmtpConfig
@@ -50,10 +49,10 @@ class SmtpTransport:
         return 20 * self.config.timeout + self.config.reply_timeout
 
     async def envelope(self, mail: Addressed, recipients: Sequence[str], size: int, deadline: Deadline) -> SmtpEnvelope:
-        """Connect, log in, and tell the server sender and recipients.
+        """Connect, log in, and send the envelope.
 
-        :raises SecurityError: when TLS cannot be had as configured.
-        :raises FlowRunnerError: as :class:`SmtpErrors` says for the server's reply.
+        :raises SecurityError: when TLS is not available as configured.
+        :raises FlowRunnerError: as :class:`SmtpErrors` maps the server's reply.
         """
         session = await self.login(deadline)
         try:
@@ -64,7 +63,7 @@ class SmtpTransport:
         return session
 
     async def login(self, deadline: Deadline) -> SmtpEnvelope:
-        """Connect, make the connection safe, log in; each step within the connection's timeout."""
+        """Connect, negotiate TLS and log in; each step has the connection's timeout."""
         smtp = load("aiosmtplib", extra="email", needed_for="sending mail")
         config = self.config
         errors = SmtpErrors(config.server, bool(config.user))
@@ -92,7 +91,7 @@ class SmtpTransport:
         return SmtpEnvelope(line, config, deadline, dict(client.esmtp_extensions), errors)
 
     async def _secure(self, client: aiosmtplib.SMTP, errors: SmtpErrors, deadline: Deadline) -> None:
-        """STARTTLS if it is configured; a server that does not offer it is refused."""
+        """Use STARTTLS if it is configured; refuse a server that does not offer it."""
         if self.config.security != "starttls":
             return
         if not client.supports_extension("starttls"):
@@ -105,7 +104,7 @@ class SmtpTransport:
             await client.ehlo(timeout=max(0.001, deadline.limit(self.config.timeout)))
 
     async def _authenticate(self, client: aiosmtplib.SMTP, errors: SmtpErrors, deadline: Deadline) -> None:
-        """Log in once, with the first mechanism that both sides know."""
+        """Log in with the first mechanism that both sides support."""
         config = self.config
         if not config.user:
             return
@@ -132,7 +131,7 @@ class SmtpTransport:
 class SmtpEnvelope:
     """One connection, and one message on it.
 
-    :param extensions: what the server offers, in lower case, with its parameters.
+    :param extensions: the server's extensions in lower case, with their parameters.
     """
 
     line: SmtpLine
@@ -148,9 +147,9 @@ class SmtpEnvelope:
         return max(0.001, self.deadline.limit(self.config.timeout))
 
     async def announce(self, mail: Addressed, recipients: Sequence[str], size: int, *, at_once: bool = False) -> None:
-        """MAIL and one RCPT for each recipient; who is refused is kept in :attr:`refused`.
+        """Send MAIL and one RCPT per recipient; refusals are collected in :attr:`refused`.
 
-        :param at_once: DATA as well, unless nobody is taken.
+        :param at_once: also send DATA, unless every recipient is refused.
         """
         self.refused.clear()
         sender = f"MAIL FROM:<{mail.sender.address}>".encode()
@@ -180,7 +179,7 @@ class SmtpEnvelope:
             self._ready = None
 
     def _options(self, mail: Addressed, recipients: Sequence[str], size: int) -> list[bytes]:
-        """The parameters of MAIL."""
+        """Return the parameters of MAIL."""
         options = []
         limit = self.extensions.get("size", "")
         if limit.isdigit() and 0 < int(limit) < size:
@@ -205,7 +204,7 @@ class SmtpEnvelope:
         return options
 
     async def data(self, message: bytes) -> None:
-        """DATA if it was not said yet, the message, the final dot and its reply."""
+        """Send DATA if it was not sent yet, the message and the final dot; return after the reply."""
         ready, self._ready = self._ready, None
         if ready is None:
             (ready,) = await self._ask([b"DATA"])
@@ -236,7 +235,7 @@ class SmtpEnvelope:
         return reply
 
     async def _ask(self, commands: Sequence[bytes]) -> list[Reply]:
-        """The replies to the commands of one group, up to the one that ends it."""
+        """Return the replies to a group of commands, up to the reply that ends it."""
         replies: list[Reply] = []
         group = _GROUP if "pipelining" in self.extensions else 1
         for start in range(0, len(commands), group):
@@ -252,13 +251,13 @@ class SmtpEnvelope:
         return replies
 
     async def reset(self) -> None:
-        """Forget sender and recipients of a message that was not handed over."""
+        """Withdraw the envelope of a message that was not sent."""
         if self._ready:
             self.line.close()
         await self._one(b"RSET")
 
     async def noop(self) -> None:
-        """Ask whether the server is still there."""
+        """Check that the server still answers."""
         await self._one(b"NOOP")
 
     async def _one(self, command: bytes) -> None:
@@ -267,7 +266,7 @@ class SmtpEnvelope:
             raise self.errors.reply(reply.code, reply.text, f"refused {command.decode()}")
 
     async def close(self) -> None:
-        """QUIT, briefly; the server has decided already."""
+        """Send QUIT and close the connection without waiting long."""
         if self.line.alive and not self._ready:
             with suppress(OSError):
                 await self.line.ask(b"QUIT", timeout=min(2.0, self._timeout))
@@ -275,7 +274,7 @@ class SmtpEnvelope:
 
 
 def _stuffed(message: bytes) -> bytes:
-    """Lines that begin with a dot get another one (RFC 5321, 4.5.2)."""
+    """Double the dot of lines that start with one (RFC 5321, 4.5.2)."""
     end = message.rfind(b".") + 1  # encoded attachments hold none, and to look for one is quick
     if message.startswith(b".") or message.find(b"\n.", 0, end) >= 0:
         return _BARE_DOT.sub(b"..", message)
@@ -298,6 +297,6 @@ def _tls_context(config: SmtpConfig) -> ssl.SSLContext:
 
 
 def _own_name() -> str:
-    """For EHLO; no look-up, which could hang."""
+    """Return the name for EHLO, without a DNS lookup, which could hang."""
     name = socket.gethostname()
     return name if _HOST.fullmatch(name) else "localhost"

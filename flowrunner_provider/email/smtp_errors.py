@@ -1,4 +1,4 @@
-"""What goes wrong with a mail server, as the errors that say what the caller should do."""
+"""Maps failures of a mail server to our error classes."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _NO_LOGIN = frozenset({530, 534, 535, 538})
 
 @dataclass(frozen=True)
 class SmtpErrors:
-    """Errors of one server.
+    """The errors of one server.
 
-    :param server: its name, for the messages.
-    :param logs_in: the connection has a login.
+    :param server: its name, for messages.
+    :param logs_in: whether the connection has a login.
     """
 
     server: str
@@ -40,7 +40,7 @@ class SmtpErrors:
 
     @contextmanager
     def typed(self, what: str) -> Iterator[None]:
-        """Everything that aiosmtplib, TLS and sockets raise, as our errors; all of it before the final dot."""
+        """Raise our errors for those of aiosmtplib, TLS and sockets; use only before the final dot."""
         smtp = load("aiosmtplib", extra="email", needed_for="sending mail")
         server = self.server
         try:
@@ -56,7 +56,7 @@ class SmtpErrors:
             raise self.broken(what, error) from error
 
     def broken(self, what: str, error: BaseException) -> FlowRunnerError:
-        """What a failure of the connection means; nothing was sent."""
+        """Return the error for a broken connection; nothing was sent."""
         server, cause = self.server, _cause(error)
         if isinstance(cause, ssl.SSLCertVerificationError):
             return SecurityError(
@@ -76,7 +76,7 @@ class SmtpErrors:
         return self.lost(what, cause)
 
     def lost(self, what: str, cause: BaseException | None = None) -> ConnectionLost:
-        """The connection ended."""
+        """Return the error for a closed connection."""
         why = getattr(cause, "strerror", None) or (str(cause) if cause else "connection lost")
         return ConnectionLost(
             f"could not {what} mail server {self.server}: {said(why)}",
@@ -84,7 +84,7 @@ class SmtpErrors:
         )
 
     def reply(self, status: int, message: str, what: str) -> FlowRunnerError:
-        """What a reply means for the whole mail; nothing was sent."""
+        """Return the error for a reply that rejects the whole mail; nothing was sent."""
         code, server = enhanced(message), self.server
         text = f"mail server {server} {what}: {status} {said(message)}"
         if status in _NO_LOGIN and not self.logs_in:
@@ -99,18 +99,18 @@ class SmtpErrors:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The operating system's error below aiosmtplib's."""
+    """Return the operating system's error behind that of aiosmtplib."""
     while isinstance(error.__cause__, OSError):
         error = error.__cause__
     return error
 
 
 def enhanced(message: str) -> str:
-    """The enhanced status code (RFC 3463) that a reply begins with, or nothing."""
+    """Return the enhanced status code (RFC 3463) at the start of a reply, or empty text."""
     match = _ENHANCED.match(message)
     return match[1] if match else ""
 
 
 def said(message: str) -> str:
-    """The server's words on one short line."""
+    """Return the server's text on one short line."""
     return _UNSAFE.sub(" ", message)[:200].strip()

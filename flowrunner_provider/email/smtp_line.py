@@ -20,11 +20,11 @@ _CHUNK = 64 * 1024
 
 
 class Spoilt(ConnectionError):
-    """What the server says makes no sense."""
+    """The server sent something that is not a valid reply."""
 
 
 class Reply(NamedTuple):
-    """What the server says to one command; the text of several lines is one with line breaks."""
+    """A reply to one command; the lines of its text are separated by line breaks."""
 
     code: int
     text: str
@@ -35,10 +35,10 @@ class Reply(NamedTuple):
 
 
 class SmtpLine(asyncio.Protocol):
-    """Takes a connection over.
+    """Takes over an open connection.
 
-    :param transport: of the connection, on which the greeting was read and nothing is awaited.
-    :param tls: it is encrypted.
+    :param transport: its asyncio transport; the greeting was read and no reply is pending.
+    :param tls: whether the connection is encrypted.
     """
 
     def __init__(self, transport: Any, *, tls: bool) -> None:
@@ -56,20 +56,20 @@ class SmtpLine(asyncio.Protocol):
         transport.set_protocol(self)
 
     def info(self, name: str) -> Any:
-        """What the transport knows of the connection, e.g. ``cipher``."""
+        """Return extra information of the transport, e.g. ``cipher``."""
         return self._transport.get_extra_info(name)
 
     @property
     def alive(self) -> bool:
-        """A command may be tried."""
+        """Whether a command may be sent."""
         return self._failure is None and not self._transport.is_closing()
 
     async def ask(self, *commands: bytes, timeout: float) -> list[Reply]:
-        """The replies to ``commands``, which go out in one write.
+        """Send commands in one write and return their replies.
 
-        They are fewer when the server hung up after them; none is an error.
+        There are fewer replies than commands if the server closed the connection after some; none at all is an error.
 
-        :raises TimeoutError: when the next of them did not come within ``timeout`` seconds.
+        :raises TimeoutError: when no further reply arrived within ``timeout`` seconds.
         :raises OSError: when the connection is lost.
         """
         for command in commands:
@@ -80,12 +80,12 @@ class SmtpLine(asyncio.Protocol):
         return await self._answers(timeout)
 
     async def write(self, message: bytes, timeout: float) -> None:
-        """Write a message with its final dot; :meth:`reply` has the answer.
+        """Write a message with its final dot; then call :meth:`reply`.
 
-        When this returns the operating system has all of it, or the server has refused it before it came to its end.
-        When it fails the dot has not gone out, and never will.
+        On return, the operating system has the complete message, or the server has refused it before its end. After an
+        error, the dot was not sent and never will be.
 
-        :param timeout: seconds, for each 64 KiB.
+        :param timeout: seconds for each 64 KiB.
         """
         self._expect(1)
         self._sending = True
@@ -109,11 +109,11 @@ class SmtpLine(asyncio.Protocol):
             self._sending = False
 
     async def reply(self, timeout: float) -> Reply:
-        """The reply to what was written."""
+        """Return the reply to the message that was written."""
         return (await self._answers(timeout))[0]
 
     def close(self) -> None:
-        """Hang up without a word."""
+        """Close the connection without QUIT."""
         spoilt = self._failure is not None or self._paused
         self._fail(ConnectionResetError("closed"))
         (self._transport.abort if spoilt else self._transport.close)()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["SqlToEmailOperator"]
 
 MOST_INLINE = 10_000
-"""Rows; a mail that is longer is shown by no reader."""
+"""The most rows of an HTML table; mail clients cannot show more."""
 
 
 class SqlToEmailOperator(FlowRunnerOperator):
@@ -109,7 +109,7 @@ class SqlToEmailOperator(FlowRunnerOperator):
         self._check()
         mail_hook = outgoing(self.smtp_conn_id)
         report, outbox = self._report(mail_hook.config), self._outbox(mail_hook)
-        report.compose("", [])  # what is wrong with it is said before the database is asked
+        report.compose("", [])  # raise errors of the mail before the query runs
         hook = hook_for(self.conn_id)
         query = Query(conn_id=self.conn_id, sql=self.sql, parameters=self.parameters)
         snapshot = Snapshot(run, state_path() / "reports" / run.effects.key(NAME), query)
@@ -140,9 +140,9 @@ class SqlToEmailOperator(FlowRunnerOperator):
         sender = self.from_email or config.from_email
         if not sender:
             raise ConfigError(
-                f"neither the task nor connection {self.smtp_conn_id!r} says who sends",
+                f"neither the task nor connection {self.smtp_conn_id!r} has a sender",
                 field="from_email",
-                remedy="give from_email here or in the connection's extra",
+                remedy="set from_email here or in the connection's extra",
             )
 
         def composed(html: str, attachments: list[Attachment]) -> Mail:

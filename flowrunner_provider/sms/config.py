@@ -29,12 +29,12 @@ _REGION = re.compile(r"[a-z0-9-]{4,32}")
 class GatewayConfig(ServiceConfig):
     """The settings that all vendors share."""
 
-    vendor: Vendor | None = option(None, label="Vendor", help="Where the connection's type does not tell.")
-    host: str = option("", label="Host", help="Only for a proxy, or another region than the vendor's usual one.")
+    vendor: Vendor | None = option(None, label="Vendor", help="Required if the connection's type names no vendor.")
+    host: str = option("", label="Host", help="Only for a proxy or another region of the vendor.")
     port: int | None = option(None, label="Port")
     sender: str = option("", label="Sender", help="Number, short code, name, or Twilio messaging service (MG...).")
     settle: float = option(
-        45.0, label="Settle", help="Seconds after a lost answer from which the vendor's list is believed."
+        45.0, label="Settle", help="Seconds after a lost answer until the vendor's list of messages is reliable."
     )
 
     def http(self, mask: Mask) -> HttpSettings:
@@ -54,7 +54,7 @@ class TwilioConfig(GatewayConfig):
 
     login: str = option("", label="Account SID, or API key SID", help="AC... or SK...")
     password: str = option("", label="Auth token, or API key secret", secret=True)
-    account: str = option("", label="Account SID", help="Where the login is the SID of an API key.")
+    account: str = option("", label="Account SID", help="Required if the login is the SID of an API key.")
 
     @property
     def account_sid(self) -> str:
@@ -112,7 +112,7 @@ class SnsConfig(GatewayConfig):
     login: str = option("", label="Access key id")
     password: str = option("", label="Secret access key", secret=True)
     region: str = option("", label="Region", help="Such as eu-central-1; by default the connection's region_name.")
-    session_token: str = option("", label="Session token", help="Of temporary keys.", secret=True)
+    session_token: str = option("", label="Session token", help="For temporary keys.", secret=True)
     profile: str = option("", label="Profile", help="Of the worker's AWS configuration; it may assume a role.")
     sms_type: Literal["Transactional", "Promotional"] = option("Transactional", label="Type of message")
 

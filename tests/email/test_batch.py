@@ -281,6 +281,8 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"on_unknown": "guess"}, ConfigError, "on_unknown"),
     ({"on_item_error": "shrug"}, ConfigError, "on_item_error"),
     ({"report": "relative.jsonl"}, ConfigError, "absolute"),
+    ({"report": "/dev/null/x.jsonl"}, ConfigError, "report"),
+    ({"dead_letter": "/tmp"}, ConfigError, "dead_letter"),
     ({"report": "/tmp/x.jsonl", "dead_letter": "/tmp/x.jsonl"}, ConfigError, "of its own"),
     ({"headers": {"Bcc": "x@y.org"}}, ConfigError, "parameter of its own"),
     ({"from_email": "me"}, ConfigError, "not an address"),

@@ -35,23 +35,27 @@ class ImapConfig:
     port: int = option(0, label="Port", help="0: 993 for TLS, 143 otherwise.")
     login: str = option("", label="Login")
     password: str = option("", label="Password", secret=True)
-    timeout: float = option(30.0, label="Timeout", help="Seconds for each step of the dialogue.")
-    security: Literal["tls", "starttls", "plain"] = option("tls", label="Security", help="TLS, STARTTLS, or none.")
+    timeout: float = option(30.0, label="Timeout", help="Seconds for each step of the protocol.")
+    security: Literal["tls", "starttls", "plain"] = option(
+        "tls", label="Security", help="TLS, STARTTLS, or no encryption."
+    )
     verify: bool = option(True, label="Verify the certificate")
-    ca_file: str = option("", label="CA file", help="PEM file of the authorities to trust instead.")
+    ca_file: str = option(
+        "", label="CA file", help="PEM file of certificate authorities to trust instead of the system's."
+    )
     auth_type: Literal["basic", "oauth2"] = option("basic", label="Auth type")
     access_token: str = option("", label="Access token", help="For auth_type oauth2 without `auth`.", secret=True)
-    auth: _AUTH | None = option(None, label="Auth", help="A grant whose tokens are fetched and renewed: see `oauth`.")
-    oauth: dict[str, Any] = option({}, label="OAuth 2.0", help="Of the oauth2 grants: token_url or issuer, scope, ...")
+    auth: _AUTH | None = option(None, label="Auth", help="OAuth grant that fetches and renews tokens; needs `oauth`.")
+    oauth: dict[str, Any] = option({}, label="OAuth 2.0", help="Settings of the grant: token_url or issuer, scope, ...")
     rotated_tokens: Literal["file", "memory"] = option(
-        "file", label="Rotated refresh tokens", help="file: kept encrypted below state_path; memory: forgotten."
+        "file", label="Rotated refresh tokens", help="file: stored encrypted under state_path; memory: not stored."
     )
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout < float("inf"):
             raise ConfigError("timeout must be positive", field="timeout", remedy="correct timeout")
         if not 0 <= self.port < 65536:
-            raise ConfigError(f"port {self.port} is none", field="port", remedy="correct the port")
+            raise ConfigError(f"port {self.port} is out of range", field="port", remedy="correct the port")
         if any(ord(char) < 32 or ord(char) == 127 for char in self.login + self.password + self.host):
             raise ConfigError("host, login or password holds a control character", field="login", remedy="correct it")
         if self.grant in _GRANTS:

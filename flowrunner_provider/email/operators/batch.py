@@ -147,7 +147,9 @@ class EmailBatchOperator(FlowRunnerOperator):
         concurrency, window = _positive(self.concurrency, "concurrency"), _positive(self.window, "window")
         report, dead_letter = _path(self.report, "report"), _path(self.dead_letter, "dead_letter")
         if report is not None and report == dead_letter:
-            raise ConfigError("dead_letter is report", field="dead_letter", remedy="give it a file of its own")
+            raise ConfigError(
+                "report and dead_letter are the same file", field="dead_letter", remedy="give it a file of its own"
+            )
         hook = outgoing(self.smtp_conn_id)
         config = hook.config
         limit = _positive(config.max_total_size if self.max_total_size is None else self.max_total_size,
@@ -180,9 +182,9 @@ class EmailBatchOperator(FlowRunnerOperator):
         if sender := self.from_email or config.from_email:
             return sender
         raise ConfigError(
-            f"neither the task nor connection {self.smtp_conn_id!r} says who sends",
+            f"neither the task nor connection {self.smtp_conn_id!r} has a sender",
             field="from_email",
-            remedy="give from_email here or in the connection's extra",
+            remedy="set from_email here or in the connection's extra",
         )
 
     async def _content(self, sender: str, limit: int, run: Run) -> Content:
@@ -227,15 +229,15 @@ class EmailBatchOperator(FlowRunnerOperator):
         html = None if self.html is None else templates.text(self.html, "html", html=True)
         text = None if self.text is None else templates.text(self.text, "text")
         if self.template:
-            taken = "html" if is_html(self.template) else "text"
-            if getattr(self, taken) is not None:
+            kind = "html" if is_html(self.template) else "text"
+            if getattr(self, kind) is not None:
                 raise ConfigError(
-                    f"template {self.template!r} and {taken} are both the {taken} of the mail",
+                    f"template {self.template!r} and {kind} are both the {kind} of the mail",
                     field="template",
                     remedy="give one of them",
                 )
             file = templates.file(PurePath(self.template).name if self._absolute() else self.template)
-            html, text = (file, text) if taken == "html" else (html, file)
+            html, text = (file, text) if kind == "html" else (html, file)
         if html is None and text is None:
             raise ConfigError("the mails have no content", field="html", remedy="give html, text or template")
         return html, text
@@ -254,7 +256,7 @@ class EmailBatchOperator(FlowRunnerOperator):
 
 def _positive(value: int, field: str, *, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{field} must be a whole number from {least}", field=field, remedy=f"correct {field}")
+        raise ConfigError(f"{field} must be a whole number of at least {least}", field=field, remedy=f"correct {field}")
     return value
 
 
@@ -263,6 +265,9 @@ def _path(value: str | None, field: str) -> Path | None:
         return None
     if not value or "\0" in value or "://" in value or not Path(value).is_absolute():
         raise ConfigError(
-            f"{field} must be an absolute path on the worker's disk", field=field, remedy="write /data/mails.jsonl, say"
+            f"{field} must be an absolute path on the worker's disk", field=field, remedy="write e.g. /data/mails.jsonl"
         )
-    return Path(value)
+    path = Path(value)
+    if path.is_dir() or any(parent.exists() and not parent.is_dir() for parent in path.parents):
+        raise ConfigError(f"{field} cannot be written: {value!r}", field=field, remedy="name a file in a folder")
+    return path

@@ -77,7 +77,7 @@ class MailOrganizeOperator(FlowRunnerOperator):
             raise ConfigError(f"operation is {self.operation!r}", field="operation", remedy=f"write one of {words}")
         if self.search is None and self.uids is None:
             raise ConfigError(
-                "neither search nor uids say which messages", field="search", remedy="give one; {} is every message"
+                "neither search nor uids is given", field="search", remedy="give one of them; {} matches every message"
             )
         sieve = sieve_of(self.folder, self.search, self.uids, self.limit)
         act = self._act()

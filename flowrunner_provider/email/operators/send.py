@@ -166,9 +166,9 @@ class EmailSendOperator(FlowRunnerOperator):
         sender = self.from_email or config.from_email
         if not sender:
             raise ConfigError(
-                f"neither the task nor connection {self.smtp_conn_id!r} says who sends",
+                f"neither the task nor connection {self.smtp_conn_id!r} has a sender",
                 field="from_email",
-                remedy="give from_email here or in the connection's extra",
+                remedy="set from_email here or in the connection's extra",
             )
         html, text = self._content(config)
         if html is not None and self.inline_css:
@@ -205,15 +205,15 @@ class EmailSendOperator(FlowRunnerOperator):
             if self.html is None and self.text is None and config.html_content_template:
                 return self._rendered(config.html_content_template), None
             return self.html, self.text
-        taken = "html" if is_html(template) else "text"
-        if getattr(self, taken) is not None:
+        kind = "html" if is_html(template) else "text"
+        if getattr(self, kind) is not None:
             raise ConfigError(
-                f"template {template!r} and {taken} are both the {taken} of the mail",
+                f"template {template!r} and {kind} are both the {kind} of the mail",
                 field="template",
                 remedy="give one of them",
             )
         content = self._rendered(template)
-        return (content, self.text) if taken == "html" else (self.html, content)
+        return (content, self.text) if kind == "html" else (self.html, content)
 
     def _rendered(self, template: str) -> str:
         from flowrunner_provider.email.template import render
