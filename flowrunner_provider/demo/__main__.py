@@ -1,4 +1,4 @@
-"""``python -m flowrunner_provider.demo``: the same as ``flowrunner demo``."""
+"""Run ``flowrunner demo`` as ``python -m flowrunner_provider.demo``."""
 
 from __future__ import annotations
 

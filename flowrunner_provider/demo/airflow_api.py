@@ -1,4 +1,4 @@
-"""A small client for the part of Airflow's REST API (``/api/v2``) that the demo looks at."""
+"""Client for the part of Airflow's REST API (``/api/v2``) that the demo uses."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["AirflowApi", "RunView", "TaskView", "request_json"]
 
 @dataclass(frozen=True, kw_only=True)
 class TaskView:
-    """One task instance as it stands.
+    """The state of a task instance.
 
-    :param tries: attempts begun so far.
+    :param tries: number of attempts started so far.
     """
 
     name: str
@@ -30,7 +30,7 @@ class TaskView:
 
 @dataclass(frozen=True, kw_only=True)
 class RunView:
-    """One DAG run as it stands; ``tasks`` in the order in which they began."""
+    """The state of a DAG run; ``tasks`` are in the order in which they started."""
 
     state: str
     tasks: tuple[TaskView, ...]
@@ -43,12 +43,12 @@ class RunView:
 def request_json(
     port: int, method: str, path: str, *, body: object = None, token: str = "", timeout: float = 10.0
 ) -> Any:
-    """One JSON exchange with a server on this machine; no proxy is ever asked.
+    """Send a request to a server on this machine, without a proxy, and return its JSON reply.
 
-    :raises NotFound: 404.
-    :raises AccessDenied: 401 and 403.
-    :raises ConnectionLost: nobody listens, or the reply broke off.
-    :raises Unavailable: any other status from 400.
+    :raises NotFound: for status 404.
+    :raises AccessDenied: for status 401 and 403.
+    :raises ConnectionLost: if the server does not answer, or not completely.
+    :raises Unavailable: for any other status from 400.
     """
     headers = {"Content-Type": "application/json"}
     if token:
@@ -73,7 +73,7 @@ def _time(text: str | None) -> datetime | None:
 
 
 class AirflowApi:
-    """Airflow's API server on this machine, as the user ``login``."""
+    """Client of Airflow's API server on this machine."""
 
     def __init__(self, port: int, login: str, password: str) -> None:
         self.port = port
@@ -87,7 +87,7 @@ class AirflowApi:
         return request_json(self.port, method, f"/api/v2{path}", body=body, token=self._token)
 
     def healthy(self, *components: str) -> bool:
-        """Whether the server answers and all ``components`` have a recent heartbeat."""
+        """Return whether the server answers and all ``components`` have a recent heartbeat."""
         try:
             health = request_json(self.port, "GET", "/api/v2/monitor/health")
         except (ConnectionLost, Unavailable):
@@ -95,7 +95,7 @@ class AirflowApi:
         return all((health.get(name) or {}).get("status") == "healthy" for name in components)
 
     def has_dag(self, dag_id: str) -> bool:
-        """Whether the DAG has been parsed and can run."""
+        """Return whether the DAG has been parsed and is not paused."""
         try:
             dag = self._call("GET", f"/dags/{quote(dag_id)}")
         except NotFound:
@@ -103,32 +103,32 @@ class AirflowApi:
         return not dag["is_paused"]
 
     def import_errors(self) -> list[str]:
-        """Stack traces of the DAG files that do not import."""
-        return [str(one["stack_trace"]) for one in self._call("GET", "/importErrors")["import_errors"]]
+        """Return the stack traces of DAG files that do not import."""
+        return [str(error["stack_trace"]) for error in self._call("GET", "/importErrors")["import_errors"]]
 
     def trigger(self, dag_id: str, run_id: str) -> None:
         """Start a run."""
         self._call("POST", f"/dags/{quote(dag_id)}/dagRuns", {"dag_run_id": run_id, "logical_date": None})
 
     def run(self, dag_id: str, run_id: str) -> RunView:
-        """The run and its tasks as they stand."""
+        """Return the state of a run and its tasks."""
         path = f"/dags/{quote(dag_id)}/dagRuns/{quote(run_id)}"
         state = str(self._call("GET", path)["state"])
         tasks = [
             TaskView(
-                name=one["task_id"],
-                state=one["state"] or "waiting",
-                tries=one["try_number"],
-                start=_time(one["start_date"]),
-                end=_time(one["end_date"]),
+                name=task["task_id"],
+                state=task["state"] or "waiting",
+                tries=task["try_number"],
+                start=_time(task["start_date"]),
+                end=_time(task["end_date"]),
             )
-            for one in self._call("GET", f"{path}/taskInstances")["task_instances"]
+            for task in self._call("GET", f"{path}/taskInstances")["task_instances"]
         ]
         tasks.sort(key=lambda task: task.start.timestamp() if task.start else float("inf"))
         return RunView(state=state, tasks=tuple(tasks))
 
     def first_start(self, dag_id: str, run_id: str, task_id: str) -> datetime | None:
-        """When the first attempt of a task began."""
+        """Return when the first attempt of a task started."""
         path = f"/dags/{quote(dag_id)}/dagRuns/{quote(run_id)}/taskInstances/{quote(task_id)}/tries"
-        starts = [_time(one["start_date"]) for one in self._call("GET", path)["task_instances"]]
+        starts = [_time(attempt["start_date"]) for attempt in self._call("GET", path)["task_instances"]]
         return min((start for start in starts if start), default=None)

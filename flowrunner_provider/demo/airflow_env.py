@@ -1,4 +1,4 @@
-"""The environment of the embedded Airflow: a pure function of the scratch folder, ports and secrets."""
+"""The environment variables of the demo's Airflow."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _fernet_key() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Secrets:
-    """Made anew for each run."""
+    """Random secrets of one run."""
 
     ui_password: str = field(default_factory=_random)
     api_token: str = field(default_factory=_random)
@@ -42,7 +42,7 @@ class Secrets:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that was free a moment ago."""
+    """Return a free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind((backends.HOST, 0))
         port: int = probe.getsockname()[1]
@@ -50,7 +50,7 @@ def free_port() -> int:
 
 
 def connections(scratch: Scratch, ports: backends.Ports, own: Secrets) -> dict[str, dict[str, object]]:
-    """The four Airflow connections of the pipeline, with the extras of the official providers."""
+    """Return the four Airflow connections of the pipeline."""
     return {
         "demo_api": {
             "conn_type": "http",
@@ -116,12 +116,12 @@ def environment(
     port: int,
     base: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """The variables for every Airflow process; nothing of an Airflow that the user has leaks in.
+    """Return the variables of every Airflow process, without settings of the user's own Airflow.
 
-    The kills are not among them: only the scheduler, whose children run the tasks, gets those.
+    The kills are not included: only the scheduler, whose children run the tasks, gets them.
 
-    :param port: where the API server shall listen.
-    :param base: the variables to start from; the own environment by default.
+    :param port: port of the API server.
+    :param base: variables to start from; by default those of this process.
     """
     inherited = os.environ if base is None else base
     env = {name: value for name, value in inherited.items() if not name.startswith(_DROPPED)}
@@ -137,5 +137,5 @@ def environment(
 
 
 def with_kills(env: Mapping[str, str], rules: str) -> dict[str, str]:
-    """``env`` for the one process whose tasks shall be killed."""
+    """Return ``env`` for the process whose tasks are to be killed."""
     return {**env, failpoints.ENVIRONMENT: rules}

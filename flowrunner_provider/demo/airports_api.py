@@ -1,9 +1,8 @@
-"""A paginated REST API over a real public data set that misbehaves by schedule.
+"""A paginated REST API over a public data set, with scheduled faults.
 
-``GET /v1/airports?cursor=&limit=`` with a bearer token gives ``{"data", "next_cursor", "total"}``:
-the airports of the PyPI package ``airportsdata`` (MIT, ~7,800 records) in the order of their IATA
-codes. ``GET /_stats`` gives the counters of :class:`Stats`. Faults depend on the number of the
-request alone, so each run meets the same ones.
+``GET /v1/airports?cursor=&limit=`` with a bearer token returns ``{"data", "next_cursor", "total"}``: the airports of
+the PyPI package ``airportsdata`` (MIT, about 7,800 records), ordered by IATA code. ``GET /_stats`` returns the counters
+of :class:`Stats`. Faults depend only on the number of the request, so every run has the same ones.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ if TYPE_CHECKING:
 __all__ = ["PAGE_LIMIT", "AirportsApi", "Faults", "Stats", "load_airports"]
 
 PAGE_LIMIT = 200
-_PATIENCE = 0.01  # seconds; a client's timer may be this much early without being impolite
+_TIMER_TOLERANCE = 0.01  # seconds that a client's timer may be early
 
 
 @dataclass(frozen=True, kw_only=True)
 class Faults:
-    """Every n-th request meets the fault; 0 means never. The first that fits wins, in this order.
+    """Every n-th request gets the fault; 0 means never. The first that applies wins, in this order.
 
-    :param retry_after: seconds of the 429's ``Retry-After``; any request before that is counted as early.
+    :param retry_after: ``Retry-After`` of a 429, in seconds; any earlier request is counted as early.
     """
 
     throttle: int = 11
@@ -43,13 +42,13 @@ class Faults:
 
 @dataclass
 class Stats:
-    """What the API saw and did.
+    """Counters of the API.
 
-    :param pages: complete answers.
-    :param throttled: 429 answers by schedule.
+    :param pages: complete responses.
+    :param throttled: scheduled 429 responses.
     :param reset: connections reset before the reply.
-    :param cut: replies shorter than their Content-Length.
-    :param early: requests that came before the last ``Retry-After`` had passed.
+    :param cut: responses shorter than their Content-Length.
+    :param early: requests before the last ``Retry-After`` had passed.
     """
 
     requests: int = 0
@@ -62,7 +61,7 @@ class Stats:
 
 
 def load_airports() -> list[dict[str, Any]]:
-    """All airports with an IATA code, sorted by it."""
+    """Return all airports with an IATA code, sorted by it."""
     import airportsdata
 
     known: Mapping[str, Mapping[str, Any]] = airportsdata.load("IATA")
@@ -70,7 +69,7 @@ def load_airports() -> list[dict[str, Any]]:
 
 
 class AirportsApi:
-    """The request handlers, and the state that the fault schedule needs."""
+    """Request handlers and the state of the fault schedule."""
 
     def __init__(
         self,
@@ -90,7 +89,7 @@ class AirportsApi:
         self._not_before = 0.0
 
     def application(self) -> web.Application:
-        """The aiohttp application to serve."""
+        """Return the aiohttp application."""
         from aiohttp import web
 
         app = web.Application()
@@ -114,7 +113,7 @@ class AirportsApi:
             return web.json_response({"error": "unauthorized"}, status=401, headers={"WWW-Authenticate": "Bearer"})
         self.stats.requests += 1
         number, faults = self.stats.requests, self.faults
-        if self.clock.monotonic() < self._not_before - _PATIENCE:
+        if self.clock.monotonic() < self._not_before - _TIMER_TOLERANCE:
             self.stats.early += 1
             return self._throttle()
         if faults.throttle and number % faults.throttle == 0:
@@ -135,7 +134,7 @@ class AirportsApi:
         return web.Response(body=body, content_type="application/json")
 
     def page(self, query: Mapping[str, str]) -> dict[str, Any]:
-        """One page; ``cursor`` is opaque to clients and names the last code of the page before."""
+        """Return one page; the opaque ``cursor`` encodes the last code of the previous page."""
         limit = int(query.get("limit") or PAGE_LIMIT)
         if limit < 1:
             raise ValueError("limit must be positive")
@@ -158,14 +157,14 @@ class AirportsApi:
 
     @staticmethod
     def _reset(request: web.Request) -> web.Response:
-        """Make the kernel send RST instead of FIN: linger switched on with a time of zero."""
+        """Close with RST instead of FIN, by setting SO_LINGER to zero seconds."""
         from aiohttp import web
 
         if request.transport is not None:
             wire = request.transport.get_extra_info("socket")
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             request.transport.abort()
-        return web.Response()  # goes nowhere
+        return web.Response()  # never sent
 
     @staticmethod
     async def _cut(request: web.Request, body: bytes) -> web.StreamResponse:

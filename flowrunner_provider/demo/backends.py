@@ -1,7 +1,7 @@
-"""The far side of the demo in one process: REST API, SFTP server and SMTP sink, all on 127.0.0.1.
+"""The servers of the demo in one process: REST API, SFTP server and SMTP sink, all on 127.0.0.1.
 
-``python -m flowrunner_provider.demo.backends CONFIG`` reads :class:`Settings` as JSON, serves on free
-ports and writes :class:`Ports` to ``settings.ready`` once all three accept connections.
+``python -m flowrunner_provider.demo.backends CONFIG`` reads :class:`Settings` as JSON, serves on free ports, and
+writes :class:`Ports` to ``settings.ready`` when all three accept connections.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the back ends need to know; the secrets are made anew for each run.
+    """Settings of the back ends.
 
-    :param mail: folder for the messages.
-    :param sftp: the folder that SFTP users see as ``/``.
-    :param ready: file to write :class:`Ports` to.
+    :param mail: folder of received messages.
+    :param sftp: folder that SFTP users see as ``/``.
+    :param ready: file in which to write :class:`Ports`.
     """
 
     token: str
@@ -46,10 +46,10 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """Where the back ends listen.
+    """Ports of the back ends.
 
-    :param host_key: the SFTP server's public key, ``ssh-ed25519 AAAA...``.
-    :param total: how many records the API serves.
+    :param host_key: public key of the SFTP server, ``ssh-ed25519 AAAA...``.
+    :param total: number of records that the API serves.
     """
 
     api: int
@@ -64,14 +64,14 @@ class Ports:
 
 
 class MailSink:
-    """An aiosmtpd handler that keeps every message as ``0001.eml`` with its envelope beside it."""
+    """An aiosmtpd handler that writes every message to ``0001.eml`` and its envelope to ``0001.json``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.count = 0
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802 - aiosmtpd
-        """Store, then accept: a 250 is only said of a message that is on disk."""
+        """Write the message to disk, then accept it with 250."""
         self.count += 1
         envelope_file = self.folder / f"{self.count:04d}.json"
         envelope_file.write_text(json.dumps({"from": envelope.mail_from, "to": envelope.rcpt_tos}))
@@ -123,7 +123,7 @@ async def _serve_sftp(settings: Settings) -> tuple[int, str]:
 
 
 async def serve(settings: Settings) -> Ports:
-    """Start all three; they accept connections when this returns, and live as long as the loop."""
+    """Start all three servers; they run as long as the event loop."""
     api, total = await _serve_api(settings)
     sftp, host_key = await _serve_sftp(settings)
     smtp = await _serve_smtp(settings)

@@ -1,7 +1,7 @@
-"""The plan of kills: data, turned into failpoint rules before the run and into a story after it.
+"""The planned kills, as failpoint rules for the run and as a list of events afterwards.
 
-Each rule owns a marker file that is created the moment before the task process sends itself
-SIGKILL. So every kill happens exactly once over all attempts, and the markers are the evidence.
+Each rule has a marker file, created immediately before the task process sends itself SIGKILL. The marker makes every
+kill happen exactly once over all attempts, and is the evidence for it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ __all__ = ["PLAN", "Fired", "Kill", "fired", "rules"]
 
 @dataclass(frozen=True, kw_only=True)
 class Kill:
-    """One SIGKILL to come.
+    """One planned SIGKILL.
 
-    :param step: the task that dies, as the table names it.
+    :param step: the task to kill, as named in the table.
     :param point: shell-style pattern of the failpoint's name.
-    :param hit: die at the n-th visit (from 1) of one process.
-    :param description: where that leaves the far side, in words.
+    :param hit: kill at the n-th visit by one process, from 1.
+    :param description: the state of the server at that moment.
     """
 
     step: str
@@ -44,8 +44,8 @@ PLAN: tuple[Kill, ...] = (
 class Fired:
     """A kill that happened.
 
-    :param point: the failpoint that the process died at.
-    :param at: when, by the marker's modification time.
+    :param point: the failpoint where the process was killed.
+    :param at: modification time of the marker.
     """
 
     kill: Kill
@@ -58,7 +58,7 @@ def _marker(folder: Path, number: int, kill: Kill) -> Path:
 
 
 def rules(plan: Sequence[Kill], folder: Path) -> str:
-    """The value of ``FLOWRUNNER_FAILPOINTS`` for ``plan``.
+    """Return the value of ``FLOWRUNNER_FAILPOINTS`` for ``plan``.
 
     :param folder: an existing folder for the markers.
     """
@@ -76,7 +76,7 @@ def rules(plan: Sequence[Kill], folder: Path) -> str:
 
 
 def fired(plan: Sequence[Kill], folder: Path) -> list[Fired]:
-    """The kills of ``plan`` that have happened so far, oldest first."""
+    """Return the kills of ``plan`` that have happened so far, oldest first."""
     found = []
     for number, kill in enumerate(plan, 1):
         marker = _marker(folder, number, kill)
@@ -87,4 +87,4 @@ def fired(plan: Sequence[Kill], folder: Path) -> list[Fired]:
         except ValueError:  # created and not yet written
             point = kill.point
         found.append(Fired(kill, point, datetime.fromtimestamp(marker.stat().st_mtime, UTC)))
-    return sorted(found, key=lambda one: one.at)
+    return sorted(found, key=lambda event: event.at)

@@ -1,7 +1,7 @@
-"""What must be true on the far side when the pipeline is done; each check is a pure function.
+"""The checks after a run. Each is a pure function.
 
-The checks read the far side itself (the database file, the mail folder, the SFTP server's disk, the
-API's own counters), never what Airflow says of it.
+They read the servers' own data (the database file, the mail folder, the SFTP server's disk, the API's counters),
+not what Airflow reports.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ __all__ = [
 ]
 
 RECIPIENT = "team@example.com"
-# Tables that may stand beside `airports` for good: the records that make a load exactly-once.
+# Tables allowed besides `airports`: the ledger that makes a load exactly-once.
 _LEDGER = re.compile(r"_?flowrunner_(effects|ledger|loads)|sqlite_.*")
 _PARTIAL = re.compile(r"\.(part|partial|tmp|temp|lock)\b|^\.|~$")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One finding; ``detail`` says what was seen, good or bad."""
+    """The outcome of one check."""
 
     name: str
     ok: bool
@@ -50,7 +50,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Everything that the verdict rests on.
+    """The data that the checks read.
 
     :param expected: the IATA codes of the data set.
     :param stats: the API's counters, :class:`flowrunner_provider.demo.airports_api.Stats`.
@@ -74,28 +74,28 @@ def _connect(database: Path) -> sqlite3.Connection:
 
 
 def check_run(state: str) -> Check:
-    """Airflow itself calls the run a success."""
+    """Check that Airflow reports success."""
     return Check("Pipeline finished", state == "success", f"DAG run is {state}")
 
 
 def check_rows(database: Path, expected: Collection[str]) -> Check:
-    """Table ``airports`` holds each record of the data set exactly once."""
+    """Check that the table ``airports`` holds every record exactly once."""
     name = "Rows exactly once"
     try:
         with closing(_connect(database)) as connection:
             codes = [row[0] for row in connection.execute("SELECT iata FROM airports")]
     except sqlite3.Error as error:
         return Check(name, False, f"cannot read table airports: {error}")
-    missing, strange = len(set(expected) - set(codes)), len(set(codes) - set(expected))
+    missing, unknown = len(set(expected) - set(codes)), len(set(codes) - set(expected))
     detail = (
         f"{len(codes):,} of {len(expected):,} rows, {len(codes) - len(set(codes))} duplicates, "
-        f"{missing} missing, {strange} unknown"
+        f"{missing} missing, {unknown} unknown"
     )
-    return Check(name, len(codes) == len(expected) and not missing and not strange, detail)
+    return Check(name, len(codes) == len(expected) and not missing and not unknown, detail)
 
 
 def check_mail(folder: Path, staged: Path) -> Check:
-    """The sink took exactly one mail, to the team, with the staged file attached byte for byte."""
+    """Check that the team got exactly one mail, with an identical attachment."""
     name = "Exactly one mail"
     messages = sorted(folder.glob("*.eml"))
     if len(messages) != 1:
@@ -114,7 +114,7 @@ def check_mail(folder: Path, staged: Path) -> Check:
 
 
 def check_archive(archived: Path, staged: Path) -> Check:
-    """The file on the SFTP server's disk equals the local one."""
+    """Check that the file on the SFTP server's disk equals the local one."""
     name = "Archive identical"
     for path in (archived, staged):
         if not path.exists():
@@ -124,7 +124,7 @@ def check_archive(archived: Path, staged: Path) -> Check:
 
 
 def check_leftovers(scratch: Scratch) -> Check:
-    """Nothing half-done lies about: no partial or extra files, no staging tables."""
+    """Check that there are no partial or extra files and no staging tables."""
     found = [
         str(path.relative_to(scratch.root))
         for folder in (scratch.staging, scratch.sftp, scratch.mail)
@@ -139,12 +139,12 @@ def check_leftovers(scratch: Scratch) -> Check:
     if scratch.database.exists():
         with closing(_connect(scratch.database)) as connection:
             tables = [str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")]
-        found += [f"table {one}" for one in tables if one != "airports" and not _LEDGER.fullmatch(one)]
+        found += [f"table {table}" for table in tables if table != "airports" and not _LEDGER.fullmatch(table)]
     return Check("No leftovers", not found, ", ".join(found) or "no partial files, no staging tables")
 
 
 def check_api(stats: Mapping[str, int]) -> Check:
-    """The API did throttle and reset, and was never asked before its Retry-After had passed."""
+    """Check that the API throttled and reset, and that every Retry-After was respected."""
     ok = stats["early"] == 0 and stats["throttled"] >= 1 and stats["reset"] >= 1
     detail = (
         f"{stats['early']} of {stats['requests']} requests before Retry-After had passed "
@@ -154,17 +154,17 @@ def check_api(stats: Mapping[str, int]) -> Check:
 
 
 def check_kills(plan: Sequence[Kill], fired: Sequence[Fired]) -> Check:
-    """The attack took place: every planned kill, at least three of them, at three steps or more."""
-    steps = {one.kill.step for one in fired}
-    asleep = [kill.point for kill in plan if kill not in {one.kill for one in fired}]
+    """Check that every planned kill happened: at least three, in at least three steps."""
+    steps = {event.kill.step for event in fired}
+    missed = [kill.point for kill in plan if kill not in {event.kill for event in fired}]
     detail = f"{len(fired)} of {len(plan)} SIGKILLs at {len(steps)} steps"
-    if asleep:
-        detail += f"; never reached: {', '.join(asleep)}"
-    return Check("Attack took place", not asleep and len(fired) >= 3 and len(steps) >= 3, detail)
+    if missed:
+        detail += f"; never reached: {', '.join(missed)}"
+    return Check("Attack took place", not missed and len(fired) >= 3 and len(steps) >= 3, detail)
 
 
 def evaluate(evidence: Evidence) -> list[Check]:
-    """All checks, in the order of the table."""
+    """Run all checks, in the order of the table."""
     scratch = evidence.scratch
     return [
         check_run(evidence.state),

@@ -1,7 +1,7 @@
-"""``flowrunner demo``: the command line, and the exit code.
+"""Command line of ``flowrunner demo``.
 
-0: every far-side check passed · 1: a check failed, or the run did not come to an end · 2: something
-is missing or wrong in the call · 130: interrupted.
+Exit status: 0 if every check passed, 1 if a check failed or the run did not finish, 2 for wrong usage or a
+missing package, 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, MissingExtra
 from flowrunner_provider.core.retry import pause
 from flowrunner_provider.demo.checks import evaluate
-from flowrunner_provider.demo.play import Performance, find_dag, perform
+from flowrunner_provider.demo.pipeline import FinishedRun, find_dag, run_pipeline
 from flowrunner_provider.demo.report import Progress, console, show
 from flowrunner_provider.demo.scratch import Scratch
 
@@ -31,7 +31,7 @@ __all__ = ["add_arguments", "run"]
 _PACKAGES = ("rich", "psutil", "airportsdata", "aiohttp", "asyncssh", "aiosmtpd")
 _INTERRUPTED = 130
 
-Performer = Callable[..., AbstractContextManager[Performance]]
+PipelineRunner = Callable[..., AbstractContextManager[FinishedRun]]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -56,19 +56,19 @@ def _positive(text: str) -> float:
     return seconds
 
 
-def run(args: Namespace, performer: Performer = perform) -> int:
-    """Run the demo; when it returns no process of it is left.
+def run(args: Namespace, runner: PipelineRunner = run_pipeline) -> int:
+    """Run the demo and stop all its processes.
 
-    If this process is killed instead, its guard process stops the others within seconds.
+    If this process is killed, its guard process stops the others within seconds.
 
-    :param args: what :func:`add_arguments` declared.
-    :param performer: what produces the evidence; tests put their own here.
-    :returns: the exit code, see the module.
+    :param args: the options declared by :func:`add_arguments`.
+    :param runner: runs the pipeline; replaced by tests.
+    :returns: the exit status.
     """
     try:
         _require_packages()
         with _interruptible():
-            return _run(args, performer)
+            return _run(args, runner)
     except ConfigError as error:
         sys.stderr.write(f"flowrunner demo: {error}\n")
         return 2
@@ -81,51 +81,51 @@ def run(args: Namespace, performer: Performer = perform) -> int:
 
 
 def _require_packages() -> None:
-    """Look for the packages without the seconds that importing them takes."""
+    """Raise unless all packages are installed. It does not import them, because that takes seconds."""
     for package in _PACKAGES:
         if find_spec(package) is None:
             raise MissingExtra("demo", "flowrunner demo")
 
 
-def _run(args: Namespace, performer: Performer) -> int:
+def _run(args: Namespace, runner: PipelineRunner) -> int:
     find_dag(args.dag)
     keep = args.keep or args.scratch is not None
-    scratch = _scratch(args.scratch)
+    scratch = _create_scratch(args.scratch)
     out = console()
-    with Progress(out) as progress, performer(args, scratch, progress, keep=keep) as performance:
-        checks = evaluate(performance.evidence)
+    with Progress(out) as progress, runner(args, scratch, progress, keep=keep) as finished:
+        checks = evaluate(finished.evidence)
         progress.close()
-        show(out, performance.story, checks)
+        show(out, finished.summary, checks)
         passed = all(check.ok for check in checks)
         if keep or not passed:
-            performance.keep_files()
+            finished.keep_files()
             out.print(f"Files and logs: {scratch.root}", soft_wrap=True)
         if args.ui:
-            _stay(out, performance)
+            _wait_for_interrupt(out, finished)
         out.print("Stopping …")
     return 0 if passed else 1
 
 
-def _stay(out: Console, performance: Performance) -> None:
-    """Wait for Ctrl-C."""
-    out.print(f"Airflow stays up at {performance.address()}\nCtrl-C stops it.", soft_wrap=True)
+def _wait_for_interrupt(out: Console, finished: FinishedRun) -> None:
+    """Keep Airflow running until Ctrl-C."""
+    out.print(f"Airflow is running at {finished.address()}\nCtrl-C stops it.", soft_wrap=True)
     try:
         while True:
-            performance.check_alive()
+            finished.check_alive()
             pause(0.5)
     except KeyboardInterrupt:
         return
 
 
-def _scratch(given: Path | None) -> Scratch:
-    """The scratch folder with its sub-folders; a temporary one is deleted by the guard at the end."""
+def _create_scratch(given: Path | None) -> Scratch:
+    """Create the scratch folder and its subfolders; the guard deletes a temporary one at the end."""
     if given is None:
         root = Path(tempfile.mkdtemp(prefix="flowrunner-demo-"))
     else:
         given.mkdir(parents=True, exist_ok=True, mode=0o700)
         root = given
         if any(root.iterdir()):
-            raise ConfigError(f"{root} is not empty", field="scratch", remedy="name an empty or a new folder")
+            raise ConfigError(f"{root} is not empty", field="scratch", remedy="use an empty or a new folder")
     scratch = Scratch(root.resolve())
     scratch.create()
     return scratch
@@ -133,11 +133,11 @@ def _scratch(given: Path | None) -> Scratch:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the demo the way Ctrl-C does."""
+    """Treat SIGTERM and SIGHUP like Ctrl-C."""
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {one: signal.signal(one, signal.default_int_handler) for one in signals}
+    previous = {number: signal.signal(number, signal.default_int_handler) for number in signals}
     try:
         yield
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,13 +1,12 @@
-"""The process that owns all others of the demo, so that none of them can outlive the command.
+"""The parent of all processes of the demo, which ensures that none outlives the command.
 
-``python -m flowrunner_provider.demo.guard`` starts what it is told over its standard input and
-stops everything when that input ends: on purpose, by an error, or because the command was killed
-with SIGKILL. It lives in a session of its own (Ctrl-C does not reach it) and, on Linux, as the
-*subreaper*: children whose parent died become its own and are found as well.
+``python -m flowrunner_provider.demo.guard`` starts processes on request and stops them all when its standard input
+ends, also if the command was killed with SIGKILL. It runs in its own session, so that Ctrl-C does not reach it. On
+Linux it is a *subreaper*: it adopts and stops processes whose parent died.
 
-Input, one JSON object per line: ``{"name", "argv", "env", "log"}`` starts a process, ``{"keep": true}``
-takes ``--remove`` back.
-Output, likewise: ``{"event": "started", "name", "pid"}`` and ``{"event": "exited", "name", "code"}``.
+Input: one JSON object per line. ``{"name", "argv", "env", "log"}`` starts a process, ``{"keep": true}`` cancels
+``--remove``.
+Output, in the same form: ``{"event": "started", "name", "pid"}`` and ``{"event": "exited", "name", "code"}``.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36  # <sys/prctl.h>
-_POLITE, _FIRM = 2.0, 10.0  # seconds after SIGTERM, and after SIGKILL
+_TERM_SECONDS, _KILL_SECONDS = 2.0, 10.0
 
 
 def _prctl(option: int, value: int) -> None:
@@ -41,7 +40,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _die_with_guard() -> None:
-    """In a fresh child: even if the guard itself is killed, its direct children go with it."""
+    """Make the kernel kill this child process if the guard is killed."""
     _prctl(_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -51,10 +50,10 @@ class _Guard:
         self.stopping = False
         self.keep = False
 
-    def tell(self, **event: Any) -> None:
+    def report(self, **event: Any) -> None:
         try:
             os.write(1, json.dumps(event).encode() + b"\n")
-        except BrokenPipeError:  # the command is gone; its input ends too
+        except BrokenPipeError:  # the command has ended, and so will its input
             self.stopping = True
 
     def start(self, order: dict[str, Any]) -> None:
@@ -69,10 +68,10 @@ class _Guard:
                 preexec_fn=_die_with_guard,  # safe: the guard has one thread
             )
         self.children[child.pid] = (order["name"], child)
-        self.tell(event="started", name=order["name"], pid=child.pid)
+        self.report(event="started", name=order["name"], pid=child.pid)
 
     def reap(self) -> None:
-        """Collect every child that ended, the adopted ones too."""
+        """Wait for every child that has ended, including adopted ones."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -83,10 +82,10 @@ class _Guard:
             if pid in self.children:
                 name, child = self.children.pop(pid)
                 child.returncode = os.waitstatus_to_exitcode(status)
-                self.tell(event="exited", name=name, code=child.returncode)
+                self.report(event="exited", name=name, code=child.returncode)
 
     def serve(self) -> None:
-        """Take orders until the input ends."""
+        """Execute requests until the input ends."""
         pending = b""
         while not self.stopping:
             readable, _, _ = select.select([0], [], [], 0.2)
@@ -103,18 +102,18 @@ class _Guard:
             self.reap()
 
     def stop(self) -> None:
-        """SIGTERM to all descendants, SIGKILL to those that stay; returns when none is left."""
-        for signum, seconds in ((signal.SIGTERM, _POLITE), (signal.SIGKILL, _FIRM)):
+        """Stop all descendants, with SIGTERM and then with SIGKILL."""
+        for signum, seconds in ((signal.SIGTERM, _TERM_SECONDS), (signal.SIGKILL, _KILL_SECONDS)):
             deadline = Deadline(seconds)
-            asked: set[int] = set()
+            signalled: set[int] = set()
             while not deadline.expired:
                 self.reap()
-                left = _descendants()
-                if not left:
+                remaining = _descendants()
+                if not remaining:
                     return
-                for process in left:
-                    if process.pid not in asked or signum == signal.SIGKILL:
-                        asked.add(process.pid)
+                for process in remaining:
+                    if process.pid not in signalled or signum == signal.SIGKILL:
+                        signalled.add(process.pid)
                         _signal(process, signum)
                 select.select([], [], [], 0.05)
 
@@ -124,7 +123,7 @@ def _descendants() -> list[psutil.Process]:
 
     try:
         return psutil.Process().children(recursive=True)
-    except psutil.NoSuchProcess:  # one went away while it was looked at
+    except psutil.NoSuchProcess:  # a process ended during the call
         return _descendants()
 
 
@@ -138,16 +137,16 @@ def _signal(process: psutil.Process, signum: int) -> None:
 
 
 def main() -> None:
-    """Serve until standard input ends or SIGTERM comes, then leave nothing behind."""
+    """Serve until standard input ends or SIGTERM arrives, then stop all processes."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--remove", type=Path, help="folder to delete at the end")
     args = parser.parse_args()
     guard = _Guard()
 
-    def leave(_signum: int, _frame: object) -> None:
+    def request_stop(_signum: int, _frame: object) -> None:
         guard.stopping = True
 
-    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGTERM, request_stop)
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     _prctl(_SET_CHILD_SUBREAPER, 1)

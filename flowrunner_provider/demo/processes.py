@@ -1,4 +1,4 @@
-"""The command's side of the guard: start named processes, hear of their end, stop all of them."""
+"""Client of the guard: start named processes, monitor them, and stop them all."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Processes"]
 
 
 class Processes:
-    """A context in which processes run; leaving it, by whatever way, leaves none of them.
+    """A context manager that stops all its processes on exit.
 
-    If this process is killed, the guard sees its input end and stops them just the same.
+    If this process is killed, the guard stops them.
 
     :param logs: folder for one log per process.
-    :param remove: folder that the guard deletes when all processes are gone.
+    :param remove: folder that the guard deletes after all processes have ended.
     """
 
     def __init__(self, logs: Path, *, remove: Path | None = None) -> None:
@@ -61,7 +61,7 @@ class Processes:
         self._order({"name": name, "argv": list(argv), "env": dict(env), "log": str(self.log(name))})
 
     def keep_files(self) -> None:
-        """Take ``remove`` back, so that someone can look at what went wrong."""
+        """Keep the folder ``remove``, for debugging."""
         self._order({"keep": True})
 
     def _order(self, order: Mapping[str, object]) -> None:
@@ -71,13 +71,13 @@ class Processes:
             self.guard.stdin.write(json.dumps(order).encode() + b"\n")
             self.guard.stdin.flush()
         except BrokenPipeError:
-            raise Unavailable("the demo's guard process is gone", remedy=f"see {self.log('guard')}") from None
+            raise Unavailable("the demo's guard process has ended", remedy=f"see {self.log('guard')}") from None
 
     def log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 
     def listen(self, seconds: float = 0.0) -> None:
-        """Take in what the guard reported, waiting up to ``seconds`` for a report."""
+        """Read the reports of the guard; wait up to ``seconds`` for the first."""
         stream = self.guard.stdout
         while stream is not None and select.select([stream], [], [], seconds)[0]:
             block = os.read(stream.fileno(), 65536)
@@ -102,7 +102,7 @@ class Processes:
                 )
 
     def finish(self, name: str, deadline: Deadline) -> None:
-        """Wait until ``name`` has ended well."""
+        """Wait until ``name`` has ended with success."""
         while name not in self.exits:
             deadline.check(f"waiting for {name}")
             self.listen(deadline.limit(0.2))
@@ -110,7 +110,7 @@ class Processes:
             self.expect_alive(name)
 
     def tail(self, name: str, lines: int = 5) -> str:
-        """The last lines of a process's log, as one line."""
+        """Return the last lines of a process's log, as one line."""
         path = self.log(name)
         if not path.exists():
             return "no output"
@@ -118,7 +118,7 @@ class Processes:
         return " | ".join(line.strip() for line in text.splitlines()[-lines:] if line.strip()) or "no output"
 
     def close(self) -> None:
-        """Stop all processes; true when it returns even if it was interrupted while it waited."""
+        """Stop all processes, also if interrupted while waiting."""
         if self._guard is None:
             return
         guard, self._guard = self._guard, None

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-__all__ = ["Progress", "StepTiming", "Story", "console", "show"]
+__all__ = ["Progress", "RunSummary", "StepTiming", "console", "show"]
 
-_QUIET = 2.0  # seconds between two bursts of plain lines
+_FLUSH_SECONDS = 2.0
 _MARK = {
     "success": "[green]✓[/]",
     "failed": "[red]✗[/]",
@@ -29,7 +29,7 @@ _MARK = {
 
 
 def console() -> Console:
-    """Standard output; as wide as the terminal, or wide enough for the tables where there is none."""
+    """Return a console for standard output, 110 columns wide if it is not a terminal."""
     from rich.console import Console
 
     plain = Console(highlight=False)
@@ -38,7 +38,7 @@ def console() -> Console:
 
 @dataclass(frozen=True, kw_only=True)
 class StepTiming:
-    """One step of the pipeline: attempts, and seconds from its first start to its end."""
+    """Attempts and duration of one pipeline step, from its first start to its end."""
 
     step: str
     state: str
@@ -47,11 +47,11 @@ class StepTiming:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Story:
-    """What happened, for the tables.
+class RunSummary:
+    """What happened in a run, for the final tables.
 
     :param phases: name -> seconds.
-    :param began: when the DAG run was triggered; kills are told relative to it.
+    :param began: when the DAG run was triggered; kill times are relative to it.
     """
 
     began: datetime
@@ -62,13 +62,13 @@ class Story:
 
 
 @dataclass
-class _Seen:
+class _Shown:
     tasks: dict[str, tuple[str, int]] = field(default_factory=dict)
     fired: int = 0
 
 
 class Progress:
-    """A live table on a terminal; elsewhere plain lines, at most a burst every two seconds."""
+    """Progress display: a live table on a terminal, otherwise plain lines every two seconds at most."""
 
     def __init__(self, out: Console, clock: Clock = SYSTEM_CLOCK) -> None:
         self.out = out
@@ -78,7 +78,7 @@ class Progress:
         self._phase = ""
         self._lines: list[str] = []
         self._flushed = float("-inf")
-        self._seen = _Seen()
+        self._seen = _Shown()
         self._live: Live | None = None
 
     def __enter__(self) -> Progress:
@@ -100,46 +100,46 @@ class Progress:
 
     @property
     def summary(self) -> str:
-        """How the tasks stood when they were last looked at."""
+        """The last known task states."""
         return ", ".join(f"{name} {state}" for name, (state, _) in self._seen.tasks.items()) or "no task yet"
 
     def note(self, text: str) -> None:
-        """Say something now, whatever the rhythm of the lines."""
+        """Print ``text`` at once."""
         self.close()
         self.out.print(text, markup=False, soft_wrap=True)
 
     def phase(self, name: str) -> None:
-        """End the phase before, and begin ``name``."""
+        """End the current phase and begin ``name``."""
         now = self.clock.monotonic()
         if self._phase:
             self.phases[self._phase] = now - self._phase_begin
         self._phase, self._phase_begin = name, now
         if name:
-            self._say(f"{name} …")
+            self._add_line(f"{name} …")
 
     def update(self, run: RunView, fired: Sequence[Fired], stats: Mapping[str, int]) -> None:
-        """Show how things stand."""
-        for one in fired[self._seen.fired :]:
-            self._say(f"[red]SIGKILL[/] {one.kill.step}: {one.kill.description}")
+        """Show the current state."""
+        for event in fired[self._seen.fired :]:
+            self._add_line(f"[red]SIGKILL[/] {event.kill.step}: {event.kill.description}")
         self._seen.fired = len(fired)
         for task in run.tasks:
             now = (task.state, task.tries)
             if task.start and self._seen.tasks.get(task.name) != now:
-                self._say(f"{task.name}: {task.state}, attempt {task.tries}")
+                self._add_line(f"{task.name}: {task.state}, attempt {task.tries}")
             self._seen.tasks[task.name] = now
         if self._live is not None:
             self._live.update(self._table(run, fired, stats))
         self._flush()
 
     def close(self) -> None:
-        """End the last phase and leave the screen to the tables."""
+        """End the last phase and stop the display."""
         self.phase("")
         self._flush(force=True)
         if self._live is not None:
             self._live.stop()
             self._live = None
 
-    def _say(self, line: str) -> None:
+    def _add_line(self, line: str) -> None:
         if self._live is None:
             self._lines.append(f"[dim]{self.elapsed:5.1f} s[/]  {line}")
             self._flush()
@@ -150,7 +150,7 @@ class Progress:
 
     def _flush(self, *, force: bool = False) -> None:
         now = self.clock.monotonic()
-        if self._lines and (force or now - self._flushed >= _QUIET):
+        if self._lines and (force or now - self._flushed >= _FLUSH_SECONDS):
             self.out.print("\n".join(self._lines))
             self._lines.clear()
             self._flushed = now
@@ -163,7 +163,7 @@ class Progress:
         for column in ("", "step", "state", "attempt", "killed"):
             table.add_column(column)
         for task in run.tasks:
-            kills = sum(one.kill.step == task.name for one in fired)
+            kills = sum(event.kill.step == task.name for event in fired)
             table.add_row(
                 _MARK.get(task.state, "·"),
                 task.name,
@@ -182,18 +182,18 @@ def _api_faults(stats: Mapping[str, int]) -> str:
     )
 
 
-def _attack(story: Story) -> RenderableType:
+def _attack_table(summary: RunSummary) -> RenderableType:
     from rich.table import Table
 
     table = Table(title="What was done to the pipeline", title_justify="left", show_header=False)
-    table.add_row("REST API", _api_faults(story.stats), "throughout")
-    for one in story.fired:
-        seconds = (one.at - story.began).total_seconds()
-        table.add_row(one.kill.step, f"SIGKILL: {one.kill.description}", f"+{seconds:.1f} s")
+    table.add_row("REST API", _api_faults(summary.stats), "throughout")
+    for event in summary.fired:
+        seconds = (event.at - summary.began).total_seconds()
+        table.add_row(event.kill.step, f"SIGKILL: {event.kill.description}", f"+{seconds:.1f} s")
     return table
 
 
-def _survival(checks: Sequence[Check]) -> RenderableType:
+def _checks_table(checks: Sequence[Check]) -> RenderableType:
     from rich.markup import escape
     from rich.table import Table
 
@@ -203,23 +203,23 @@ def _survival(checks: Sequence[Check]) -> RenderableType:
     return table
 
 
-def _timing(story: Story) -> RenderableType:
+def _timing_table(summary: RunSummary) -> RenderableType:
     from rich.table import Table
 
     table = Table(title="Timing", title_justify="left")
     for column in ("step", "result", "attempts", "seconds"):
         table.add_column(column, justify="right" if column in {"attempts", "seconds"} else "left")
-    for step in story.steps:
+    for step in summary.steps:
         table.add_row(step.step, step.state, str(step.attempts), f"{step.seconds:.1f}")
     return table
 
 
-def show(out: Console, story: Story, checks: Sequence[Check]) -> None:
-    """The final tables."""
-    for part in (_attack(story), _survival(checks), _timing(story)):
+def show(out: Console, summary: RunSummary, checks: Sequence[Check]) -> None:
+    """Print the final tables."""
+    for part in (_attack_table(summary), _checks_table(checks), _timing_table(summary)):
         out.print(part)
-    total = sum(story.phases.values())
-    out.print(" · ".join(f"{name} {seconds:.1f} s" for name, seconds in story.phases.items() if name))
+    total = sum(summary.phases.values())
+    out.print(" · ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.phases.items() if name))
     failed = sum(not check.ok for check in checks)
     if failed:
         out.print(f"[bold red]{failed} of {len(checks)} checks FAILED[/] after {total:.0f} s")

@@ -1,6 +1,6 @@
-"""The scratch folder of one run: every file the demo reads or writes lives below it.
+"""The scratch folder of one run, which holds every file that the demo reads or writes.
 
-The DAG finds the folder in the environment variable, and the Airflow Variable, ``FLOWRUNNER_DEMO_DIR``.
+The DAG finds it in the environment variable, and Airflow Variable, ``FLOWRUNNER_DEMO_DIR``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ENVIRONMENT = "FLOWRUNNER_DEMO_DIR"
 
 @dataclass(frozen=True)
 class Scratch:
-    """Names of the places below ``root``; both sides of every check are found here."""
+    """Paths below ``root``."""
 
     root: Path
 
@@ -25,12 +25,12 @@ class Scratch:
 
     @property
     def pages(self) -> Path:
-        """What ``fetch`` leaves behind."""
+        """The output of ``fetch``."""
         return self.staging / "airports.jsonl"
 
     @property
     def staged(self) -> Path:
-        """What ``stage`` leaves behind: the file that is loaded, mailed and archived."""
+        """The output of ``stage``: the file that is loaded, mailed and archived."""
         return self.staging / "airports.csv"
 
     @property
@@ -39,22 +39,22 @@ class Scratch:
 
     @property
     def mail(self) -> Path:
-        """One ``.eml`` per message that the SMTP sink took."""
+        """One ``.eml`` per message that the SMTP sink accepted."""
         return self.root / "mail"
 
     @property
     def sftp(self) -> Path:
-        """The root folder that SFTP users see."""
+        """The root folder of SFTP users."""
         return self.root / "sftp"
 
     @property
     def archived(self) -> Path:
-        """``sftp:/archive/airports.csv`` as it lies on the far side."""
+        """``/archive/airports.csv`` of the SFTP server."""
         return self.sftp / "archive" / "airports.csv"
 
     @property
     def kills(self) -> Path:
-        """One marker per kill that happened."""
+        """One marker file per kill."""
         return self.root / "kills"
 
     @property
@@ -67,11 +67,11 @@ class Scratch:
 
     @property
     def logs(self) -> Path:
-        """Output of every process that the demo starts."""
+        """Output of all processes."""
         return self.root / "logs"
 
     def create(self) -> None:
-        """Make the folders; those that exist stay."""
+        """Create missing folders."""
         for folder in (
             self.staging,
             self.mail,

@@ -1,5 +1,5 @@
-"""The catalogue of actions, on which YAML flows stand.
+"""The catalogue of actions.
 
-``catalogue``  what an action is, derived from the operators' own signatures, hints and docs
-``generate``   writes everything that is derived: ``catalogue.json`` and the README's matrix
+``catalogue``  reads signatures, type hints and docstrings of the operators into action specifications
+``generate``   writes the generated files: ``catalogue.json`` and others, and the README's matrix
 """

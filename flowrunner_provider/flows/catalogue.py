@@ -1,7 +1,7 @@
-"""The catalogue: every action with its parameters, its result and its promise, derived from the code.
+"""The catalogue: every action with its promise, parameters and result, derived from the code.
 
-:func:`derive` imports all operators and reads them; it runs when the package is built. Everybody else
-reads the outcome, ``catalogue.json``, with :func:`load`, which imports nothing.
+:func:`derive` imports all operators; it runs when the package is built. Everything else reads the generated
+``catalogue.json`` with :func:`load`, which imports no operator.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ class ActionSpec:
 
     :param id: e.g. ``files.copy``.
     :param path: import string of the class.
-    :param kind: operator, sensor, trigger or notifier.
-    :param category: the connector that it belongs to.
-    :param promise: what is true when it returns, and what happens when it is killed and run again.
+    :param kind: ``operator``, ``sensor``, ``trigger`` or ``notifier``.
+    :param category: its connector.
+    :param promise: what is true on success, and what happens when it is killed or retried.
     :param params: JSON Schema of its parameters.
     :param output: JSON Schema of its result.
-    :param template_fields: parameters in which Jinja is rendered.
-    :param connections: the Airflow connection types it uses.
-    :param requires: distributions that must be installed, as requirements.
-    :param official: True for a re-exported class of an official provider.
-    :param example: an example DAG that uses it, or empty.
+    :param template_fields: parameters rendered with Jinja.
+    :param connections: Airflow connection types that it uses.
+    :param requires: requirements to install.
+    :param official: True for a class of an official provider.
+    :param example: file name of an example DAG that uses it, or empty.
     """
 
     id: str
@@ -63,15 +63,15 @@ class ActionSpec:
 
 
 def load() -> list[ActionSpec]:
-    """All actions, from ``catalogue.json``, ordered by id."""
+    """Return all actions from ``catalogue.json``, ordered by id."""
     text = files("flowrunner_provider.flows").joinpath(_FILE).read_text(encoding="utf-8")
     return [ActionSpec(**entry) for entry in json.loads(text)["actions"]]
 
 
 def find(action: str) -> ActionSpec:
-    """The action ``action``; of an alias the action that it is, with what it sets as defaults.
+    """Return an action by id or alias; the parameters that an alias sets become defaults.
 
-    :raises ConfigError: with the nearest ids when there is none.
+    :raises ConfigError: with the closest ids, if it does not exist.
     """
     import difflib
 
@@ -92,7 +92,7 @@ def _spec_of_alias(entry: Alias, spec: ActionSpec) -> ActionSpec:
 
 
 def missing_packages(spec: ActionSpec) -> list[str]:
-    """What of ``spec.requires`` is not installed here."""
+    """Return those of ``spec.requires`` whose distributions are not installed."""
     missing = []
     for requirement in spec.requires:
         name = re.split(r"[\s<>=!\[;]", requirement, maxsplit=1)[0]
@@ -104,12 +104,14 @@ def missing_packages(spec: ActionSpec) -> list[str]:
 
 
 def derive(examples: Path | None = None, known: dict[str, Any] | None = None) -> list[ActionSpec]:
-    """Read every operator of the registry and every re-export; all packages but the kept ones must be installed.
+    """Read every operator of the registry and every re-export.
 
-    :param examples: the folder of example DAGs.
-    :param known: what is known of the kept re-exports; None: what ``reexports.json`` says.
+    All packages must be installed except those of kept re-exports.
+
+    :param examples: folder of the example DAGs.
+    :param known: facts about the kept re-exports; by default those in ``reexports.json``.
     """
-    sources = _sources(examples)
+    sources = _read_examples(examples)
     specs = [
         _spec_of(cls, name, connector, sources)
         for connector in CONNECTORS
@@ -129,7 +131,7 @@ def derive(examples: Path | None = None, known: dict[str, Any] | None = None) ->
     return sorted(specs, key=lambda spec: spec.id)
 
 
-def _sources(examples: Path | None) -> dict[str, str]:
+def _read_examples(examples: Path | None) -> dict[str, str]:
     if examples is None:
         return {}
     return {path.name: path.read_text(encoding="utf-8") for path in sorted(examples.glob("*.py"))}
@@ -164,7 +166,7 @@ def _spec_of(cls: Any, module: str, connector: Connector, sources: dict[str, str
 
 
 def _params_of(cls: type) -> dict[str, Any]:
-    """The parameters of a class and of the bases that are ours, documented; the class's own come first."""
+    """Return the documented parameters of a class and its bases in this package, its own first."""
     properties: dict[str, Any] = {}
     required: list[str] = []
     docs: dict[str, str] = {}
@@ -185,7 +187,7 @@ def _params_of(cls: type) -> dict[str, Any]:
 
 
 def _output_of(cls: type) -> dict[str, Any]:
-    """The schema of what ``perform`` (or the coroutine that it returns) gives; else of what the class ``returns``."""
+    """Return the schema of the result: that of the attribute ``returns``, or of what ``perform`` returns or awaits."""
     if (returns := getattr(cls, "returns", None)) is not None:
         return schema_of_type(returns)
     method = getattr(cls, "perform", None)
@@ -196,16 +198,16 @@ def _output_of(cls: type) -> dict[str, Any]:
 
 
 def kept() -> dict[str, Any]:
-    """``reexports.json``: action -> what its class takes, and the package's version that says so."""
+    """Return ``reexports.json``: the facts about each kept re-export, and the package version they are from."""
     text = files("flowrunner_provider.flows").joinpath(_KEPT).read_text(encoding="utf-8")
     known: dict[str, Any] = json.loads(text)
     return known
 
 
 def read_again(known: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """``known``, read anew from the packages that are installed here; and the actions of all the others.
+    """Update ``known`` from the installed packages; also return the actions whose packages are not installed.
 
-    :param known: what :func:`kept` returned.
+    :param known: the result of :func:`kept`.
     """
     fresh, absent = {}, []
     for entry in sorted(REEXPORTS, key=lambda entry: entry.action):
@@ -267,16 +269,16 @@ def _class_at(path: str) -> Any:
 
 
 def _kind_of(cls: Any) -> str:
-    marks = {"notify": "notifier", "poke": "sensor", "execute": "operator", "serialize": "trigger"}
-    return next(kind for mark, kind in marks.items() if hasattr(cls, mark))
+    kinds = {"notify": "notifier", "poke": "sensor", "execute": "operator", "serialize": "trigger"}
+    return next(kind for method, kind in kinds.items() if hasattr(cls, method))
 
 
 def _promise(prose: str) -> str:
-    """The first two sentences: what is true when it returns, and what happens when it is killed."""
+    """Return the first two sentences: the promise on success, and on a kill or retry."""
     return " ".join(re.split(r"(?<=[.!?])\s+(?=[A-Z`])", " ".join(prose.split()))[:2])
 
 
 def to_json(specs: list[ActionSpec]) -> str:
-    """The text of ``catalogue.json``."""
+    """Return the text of ``catalogue.json``."""
     entries = [asdict(spec) for spec in specs]
     return json.dumps({"version": 1, "actions": entries}, indent=1, ensure_ascii=False) + "\n"

@@ -1,10 +1,10 @@
-"""Writes what is derived from the code, or says what is stale.
+"""Write the files that are generated from the code, or report stale ones.
 
-Run it as ``python -m flowrunner_provider.flows.generate``, with ``--check`` only to look.
+Usage: ``python -m flowrunner_provider.flows.generate [--check]``
 
-``flowrunner_provider/flows/reexports.json``   from those of the heavy official packages that are installed here
+``flowrunner_provider/flows/reexports.json``   from the large official packages that are installed
 ``flowrunner_provider/flows/catalogue.json``   from the operators
-``flowrunner_provider/flows/connections.json`` from the hooks of the connection types that are ours
+``flowrunner_provider/flows/connections.json`` from the hooks of our own connection types
 ``README.md``, between its markers              from the catalogue
 """
 
@@ -29,7 +29,7 @@ _MARKED = re.compile(r"(<!-- matrix:begin -->\n).*(<!-- matrix:end -->)", re.DOT
 
 
 def matrix(specs: list[ActionSpec]) -> str:
-    """The README's table: a row per connector, its actions, connections and what to install."""
+    """Return the README's table: one row per connector."""
     titles = {connector.name: connector.title for connector in CONNECTORS}
     extras = {connector.name: ",".join(connector.extras) for connector in CONNECTORS}
     lines = [
@@ -50,7 +50,7 @@ def matrix(specs: list[ActionSpec]) -> str:
 
 
 def connection_types() -> list[dict[str, Any]]:
-    """The connection types that no official provider has, with their forms, for the provider info."""
+    """Return the connection types that no official provider defines, with their forms."""
     found = []
     for connector in CONNECTORS:
         for name, path in connector.hooks:
@@ -62,7 +62,7 @@ def connection_types() -> list[dict[str, Any]]:
     return sorted(found, key=lambda entry: entry["connection-type"])
 
 
-def _wanted() -> dict[Path, str]:
+def _generated_texts() -> dict[Path, str]:
     known, _ = read_again(kept())
     specs = derive(_ROOT / "example_dags", known)
     readme = _ROOT / "README.md"
@@ -76,12 +76,16 @@ def _wanted() -> dict[Path, str]:
 
 
 def outdated() -> list[Path]:
-    """Generated files that differ from what the code says."""
-    return [path for path, text in _wanted().items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    """Return the generated files that are stale."""
+    return [
+        path
+        for path, text in _generated_texts().items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
 
 
 def main() -> int:
-    """Write the generated files; with ``--check`` only say which are stale, exit status 1 if any."""
+    """Write the generated files; with ``--check`` only report stale ones, with exit status 1 if there are any."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--check", action="store_true")
     if parser.parse_args().check:
@@ -89,10 +93,10 @@ def main() -> int:
         for path in stale:
             sys.stderr.write(f"{path.relative_to(_ROOT)} is stale; run python -m {__spec__.name}\n")
         return 1 if stale else 0
-    for path, text in _wanted().items():
+    for path, text in _generated_texts().items():
         path.write_text(text, encoding="utf-8")
     if absent := read_again(kept())[1]:
-        sys.stderr.write(f"not installed, kept as they were: {', '.join(absent)}\n")
+        sys.stderr.write(f"not installed, left unchanged: {', '.join(absent)}\n")
     return 0
 
 

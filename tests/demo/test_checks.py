@@ -17,7 +17,7 @@ import pytest
 from flowrunner_provider.demo import command
 from flowrunner_provider.demo.chaos import PLAN, Fired
 from flowrunner_provider.demo.checks import Evidence, evaluate
-from flowrunner_provider.demo.report import StepTiming, Story
+from flowrunner_provider.demo.report import RunSummary, StepTiming
 from flowrunner_provider.demo.scratch import Scratch
 
 CODES = ["AAA", "BBB", "CCC"]
@@ -87,12 +87,12 @@ class Canned:
     """A finished performance without Airflow."""
 
     evidence: Evidence
-    story: Story = field(init=False)
+    summary: RunSummary = field(init=False)
     kept: bool = False
 
     def __post_init__(self) -> None:
         steps = [StepTiming(step="load", state="success", attempts=3, seconds=3.2)]
-        self.story = Story(
+        self.summary = RunSummary(
             began=NOW, fired=self.evidence.fired, stats=self.evidence.stats, steps=steps, phases={"x": 1.0}
         )
 

@@ -1,7 +1,7 @@
-"""The stage the pipeline plays on: back ends and Airflow, started side by side and watched.
+"""Start and monitor the processes that the pipeline needs: its back ends and Airflow.
 
-Airflow's parts are started one by one rather than by ``airflow standalone``: that is twice as fast,
-lets the log servers (which bind all interfaces) be switched off, and leaves no orphans.
+Airflow's components are started one by one instead of with ``airflow standalone``. This is twice as fast, leaves
+no orphans, and allows the log servers, which bind to all interfaces, to be switched off.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from flowrunner_provider.demo.backends import Ports, Settings
 from flowrunner_provider.demo.processes import Processes
 from flowrunner_provider.demo.scratch import Scratch
 
-__all__ = ["Stage"]
+__all__ = ["Services"]
 
 _COMPONENTS: dict[str, list[str]] = {
     "api-server": ["api-server"],
@@ -33,10 +33,10 @@ _COMPONENTS: dict[str, list[str]] = {
 _POLL = 0.2
 
 
-class Stage:
-    """Starts what the pipeline needs, in the processes of a :class:`Processes` context.
+class Services:
+    """The back ends and the Airflow components of one run, started in a :class:`Processes` context.
 
-    :param rules: the kills, as :func:`flowrunner_provider.demo.chaos.rules` writes them.
+    :param rules: failpoint rules from :func:`flowrunner_provider.demo.chaos.rules`.
     """
 
     def __init__(self, scratch: Scratch, processes: Processes, rules: str) -> None:
@@ -53,7 +53,7 @@ class Stage:
         return f"http://127.0.0.1:{self.port}"
 
     def start_backends(self, deadline: Deadline) -> Ports:
-        """API, SFTP and SMTP accept connections when this returns."""
+        """Start the API, SFTP and SMTP servers and wait until they accept connections."""
         config, ready = self.scratch.root / "backends.json", self.scratch.root / "ready.json"
         Settings(
             token=self.secrets.api_token,
@@ -70,7 +70,7 @@ class Stage:
         return self.ports
 
     def start_database(self, ports: Ports, deadline: Deadline) -> dict[str, str]:
-        """Airflow's metadata database exists when this returns; gives the environment to go on with."""
+        """Create Airflow's metadata database and return the environment of Airflow's processes."""
         passwords = self.scratch.airflow_home / "passwords.json"
         passwords.touch(mode=0o600)
         passwords.write_text(json.dumps({LOGIN: self.secrets.ui_password}), encoding="utf-8")
@@ -80,9 +80,9 @@ class Stage:
         return env
 
     def start_airflow(self, env: dict[str, str], dag: Path, dag_id: str, deadline: Deadline) -> None:
-        """Scheduler and API server are healthy and the DAG is known when this returns.
+        """Start Airflow and wait until it is healthy and has parsed the DAG.
 
-        :raises ConfigError: the DAG file does not import.
+        :raises ConfigError: if the DAG file does not import.
         """
         shutil.copyfile(dag, self.scratch.dags / dag.name)
         for name, arguments in _COMPONENTS.items():
@@ -106,11 +106,11 @@ class Stage:
             pause(_POLL)
 
     def check_alive(self) -> None:
-        """Raise if any part has ended that should still run."""
+        """Raise if a process has ended that should still run."""
         self.processes.expect_alive("backends", *_COMPONENTS)
 
     def api_stats(self) -> dict[str, int]:
-        """The REST API's counters."""
+        """Return the counters of the REST API."""
         if self.ports is None:
             raise RuntimeError("the back ends are not started yet")
         stats: dict[str, int] = request_json(self.ports.api, "GET", "/_stats")

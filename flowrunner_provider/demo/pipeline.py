@@ -1,4 +1,4 @@
-"""The performance: set the stage, run the pipeline under attack, bring home the evidence."""
+"""Start the services, run the pipeline while killing its tasks, and collect the evidence."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from flowrunner_provider.demo.airflow_env import LOGIN
 from flowrunner_provider.demo.airports_api import load_airports
 from flowrunner_provider.demo.checks import Evidence
 from flowrunner_provider.demo.processes import Processes
-from flowrunner_provider.demo.report import Progress, StepTiming, Story
+from flowrunner_provider.demo.report import Progress, RunSummary, StepTiming
 from flowrunner_provider.demo.scratch import Scratch
-from flowrunner_provider.demo.stage import Stage
+from flowrunner_provider.demo.services import Services
 
-__all__ = ["DAG_ID", "Performance", "find_dag", "perform"]
+__all__ = ["DAG_ID", "FinishedRun", "find_dag", "run_pipeline"]
 
 DAG_ID = "recovery_pipeline"
 _POLL = 0.5
 
 
-class Performance(Protocol):
-    """What a finished run leaves to judge and to show; its processes still live."""
+class FinishedRun(Protocol):
+    """A finished pipeline run, whose processes are still running."""
 
     evidence: Evidence
-    story: Story
+    summary: RunSummary
 
     def address(self) -> str:
-        """Where Airflow can be looked at, and how to log in."""
+        """Return the URL of Airflow's UI and the login."""
 
     def keep_files(self) -> None:
-        """Do not delete the scratch folder at the end."""
+        """Keep the scratch folder."""
 
     def check_alive(self) -> None:
-        """Raise if a part has ended."""
+        """Raise if a process has ended."""
 
 
 def find_dag(given: Path | None) -> Path:
-    """The DAG file: the one that was given, the installed example, or the one of the checkout.
+    """Return the path of the DAG file: ``given``, the installed example, or the one in the checkout.
 
-    :raises ConfigError: there is none.
+    :raises ConfigError: if it does not exist.
     """
     package = Path(flowrunner_provider.__file__).parent
     places = [given] if given else [folder / "example_dags" / f"{DAG_ID}.py" for folder in (package, package.parent)]
@@ -59,29 +59,29 @@ def find_dag(given: Path | None) -> Path:
 
 
 @dataclass
-class _Real:
+class _FinishedRun:
     evidence: Evidence
-    story: Story
-    stage: Stage
+    summary: RunSummary
+    services: Services
 
     def address(self) -> str:
-        return f"{self.stage.url}/dags/{DAG_ID}  login {LOGIN}  password {self.stage.secrets.ui_password}"
+        return f"{self.services.url}/dags/{DAG_ID}  login {LOGIN}  password {self.services.secrets.ui_password}"
 
     def keep_files(self) -> None:
-        self.stage.processes.keep_files()
+        self.services.processes.keep_files()
 
     def check_alive(self) -> None:
-        self.stage.check_alive()
+        self.services.check_alive()
 
 
-def _watch(stage: Stage, progress: Progress, run_id: str, deadline: Deadline) -> RunView:
+def _wait_until_done(services: Services, progress: Progress, run_id: str, deadline: Deadline) -> RunView:
     while True:
         deadline.check(f"the pipeline (progress so far: {progress.summary})")
-        stage.check_alive()
+        services.check_alive()
         try:
-            view = stage.airflow.run(DAG_ID, run_id)
-            progress.update(view, chaos.fired(chaos.PLAN, stage.scratch.kills), stage.api_stats())
-        except TransientError:  # a busy machine; the deadline bounds it
+            view = services.airflow.run(DAG_ID, run_id)
+            progress.update(view, chaos.fired(chaos.PLAN, services.scratch.kills), services.api_stats())
+        except TransientError:  # the machine is busy; the deadline limits this
             pause(_POLL)
             continue
         if view.over:
@@ -89,60 +89,60 @@ def _watch(stage: Stage, progress: Progress, run_id: str, deadline: Deadline) ->
         pause(_POLL)
 
 
-def _timings(stage: Stage, run_id: str, view: RunView) -> list[StepTiming]:
+def _timings(services: Services, run_id: str, view: RunView) -> list[StepTiming]:
     steps = []
     for task in view.tasks:
-        start = stage.airflow.first_start(DAG_ID, run_id, task.name) or task.start
+        start = services.airflow.first_start(DAG_ID, run_id, task.name) or task.start
         seconds = (task.end - start).total_seconds() if task.end and start else 0.0
         steps.append(StepTiming(step=task.name, state=task.state, attempts=task.tries, seconds=seconds))
     return steps
 
 
 @contextmanager
-def perform(args: Namespace, scratch: Scratch, progress: Progress, *, keep: bool) -> Iterator[Performance]:
-    """Run the pipeline; everything is still up in the body of the ``with`` and gone after it.
+def run_pipeline(args: Namespace, scratch: Scratch, progress: Progress, *, keep: bool) -> Iterator[FinishedRun]:
+    """Run the pipeline; its services run until the ``with`` block ends.
 
-    :param keep: whether the scratch folder stays in any case; it also does when the run breaks down.
+    :param keep: keep the scratch folder; it is also kept if the run fails.
     """
     dag = find_dag(args.dag)
     with Processes(scratch.logs, remove=None if keep else scratch.root) as processes:
-        stage = Stage(scratch, processes, chaos.rules(chaos.PLAN, scratch.kills))
+        services = Services(scratch, processes, chaos.rules(chaos.PLAN, scratch.kills))
         try:
-            performance = _perform(stage, dag, progress, Deadline(args.timeout))
+            finished = _run_pipeline(services, dag, progress, Deadline(args.timeout))
         except FlowRunnerError:
             processes.keep_files()
             progress.note(f"Files and logs: {scratch.root}")
             raise
-        yield performance
+        yield finished
 
 
-def _perform(stage: Stage, dag: Path, progress: Progress, deadline: Deadline) -> Performance:
+def _run_pipeline(services: Services, dag: Path, progress: Progress, deadline: Deadline) -> FinishedRun:
     progress.phase("Back ends")
-    ports = stage.start_backends(deadline)
+    ports = services.start_backends(deadline)
     progress.phase("Airflow database")
-    env = stage.start_database(ports, deadline)
+    env = services.start_database(ports, deadline)
     progress.phase("Airflow")
-    stage.start_airflow(env, dag, DAG_ID, deadline)
+    services.start_airflow(env, dag, DAG_ID, deadline)
     progress.phase("Pipeline under attack")
     began = SYSTEM_CLOCK.now()
     run_id = f"demo__{began:%Y%m%dT%H%M%S}"
-    stage.airflow.trigger(DAG_ID, run_id)
-    view = _watch(stage, progress, run_id, deadline)
+    services.airflow.trigger(DAG_ID, run_id)
+    view = _wait_until_done(services, progress, run_id, deadline)
     progress.phase("Checks")
-    fired = chaos.fired(chaos.PLAN, stage.scratch.kills)
-    story = Story(
+    fired = chaos.fired(chaos.PLAN, services.scratch.kills)
+    summary = RunSummary(
         began=began,
         fired=fired,
-        stats=stage.api_stats(),
-        steps=_timings(stage, run_id, view),
+        stats=services.api_stats(),
+        steps=_timings(services, run_id, view),
         phases=progress.phases,
     )
     evidence = Evidence(
-        scratch=stage.scratch,
+        scratch=services.scratch,
         state=view.state,
         expected=[str(airport["iata"]) for airport in load_airports()],
-        stats=story.stats,
+        stats=summary.stats,
         plan=chaos.PLAN,
         fired=fired,
     )
-    return _Real(evidence, story, stage)
+    return _FinishedRun(evidence, summary, services)
