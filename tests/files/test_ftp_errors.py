@@ -475,3 +475,15 @@ def test_a_process_with_more_than_a_thousand_open_files(proftpd, tls):
                 assert (await store.stat(f"{far.root}/f")).size == 1
 
         within(proftpd_target(proftpd, tls), test)
+
+
+@pytest.mark.parametrize("reply", ["213", "213 many", "213 -1"])
+def test_a_size_that_is_no_number_is_unknown(reply):
+    answers = {"FEAT": "500 no", "CWD": "550 no", "SIZE": reply, "MDTM": "500 no", "STAT": "500 no"}
+    with ScriptedFtp(answers) as server:
+
+        async def test(store):
+            with pytest.raises(AccessDenied):
+                await store.stat("/f")
+
+        within(scripted(server), test)

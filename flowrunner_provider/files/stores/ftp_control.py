@@ -253,7 +253,8 @@ class Control(ftplib.FTP):
             reply = self.sendcmd(f"SIZE {path}")
         except ftplib.error_perm:
             return None
-        return int(reply[4:].split()[0]) if reply[:3] == "213" else None
+        size = next(iter(reply[4:].split()), "")
+        return int(size) if reply[:3] == "213" and size.isascii() and size.isdecimal() else None
 
     def modified(self, entry: Entry) -> Entry:
         """Return the entry with its exact time, which LIST does not have."""
