@@ -285,7 +285,7 @@ def _convert(value: Any, hint: Any, name: str, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
         return from_mapping(hint, value, where=f"{where}, {name}")
     raise ConfigError(
-        f"{where}: option {name!r} must be {_describe(hint)}, not {type(value).__name__}",
+        f"{where}: option {name!r} must be {_describe(hint)}{_instead(value, (hint,))}",
         field=name,
         remedy=f"correct {name!r} in {where}",
     )
@@ -299,10 +299,16 @@ def _convert_union(value: Any, arguments: Sequence[Any], name: str, where: str) 
             continue
     wanted = " or ".join(_describe(argument) for argument in arguments)
     raise ConfigError(
-        f"{where}: option {name!r} must be {wanted}, not {type(value).__name__}",
+        f"{where}: option {name!r} must be {wanted}{_instead(value, arguments)}",
         field=name,
         remedy=f"correct {name!r} in {where}",
     )
+
+
+def _instead(value: Any, hints: Sequence[Any]) -> str:
+    """Return the type of a wrong value, unless it has the right type and is only none of the choices."""
+    choices = [choice for hint in hints if get_origin(hint) is Literal for choice in get_args(hint)]
+    return "" if type(value) in map(type, choices) else f", not {type(value).__name__}"
 
 
 def _is_instance(value: Any, hint: Any, origin: Any, arguments: tuple[Any, ...]) -> bool:

@@ -51,7 +51,7 @@ def check_arguments(task: Any) -> None:
                 continue
             kind, hint = _kind_of(value), ""
             if value is None:
-                hint = "; an XCom that no task has pushed is None, too"
+                hint = "; the XCom of a task without a result is None"
             has = _NAMES.get(kind, f"a {type(value).__name__}")
             raise ConfigError(
                 f"{name} is {has}" if not _accepts(_shallow(schema), value) else f"{name} is {has} with a wrong item",

@@ -45,7 +45,7 @@ Task.__module__ = "flowrunner_provider.test"
 @pytest.mark.parametrize(
     ("arguments", "message", "remedy"),
     [
-        ({"path": None}, "path is None", "pass text; an XCom that no task has pushed is None, too"),
+        ({"path": None}, "path is None", "pass text; the XCom of a task without a result is None"),
         ({"path": 42}, "path is a number", "pass text"),
         ({"path": Path("/a")}, "path is a PosixPath", "pass text"),
         ({"source": {"a": 1}}, "source is a dict", "pass text or a list of text"),
