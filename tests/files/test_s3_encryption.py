@@ -64,22 +64,22 @@ def test_only_without_kms_an_etag_is_a_checksum(kind, checksums):
     """It is looked at, too, after a CRC-32 that the server did not take notice of."""
     store = store_of("http://127.0.0.1:1", server_side_encryption=kind, request_checksum_calculation=checksums)
     proof, stored = store.proof(b"data"), Stored(etag=f'"{"0" * 32}"', crc32="")
-    store.check(b"data", proof, Stored(etag='"8d777f385d3dfec8815d20f7496026dc"', crc32=""))
-    store.check(b"data", proof, Stored(etag="opaque", crc32=""))
+    store.verify_stored(b"data", proof, Stored(etag='"8d777f385d3dfec8815d20f7496026dc"', crc32=""))
+    store.verify_stored(b"data", proof, Stored(etag="opaque", crc32=""))
     if kind.startswith("aws:kms"):
-        store.check(b"data", proof, stored)
+        store.verify_stored(b"data", proof, stored)
         return
-    with pytest.raises(IntegrityError, match="arrived otherwise") as caught:
-        store.check(b"data", proof, stored)
+    with pytest.raises(IntegrityError, match="other bytes than were sent") as caught:
+        store.verify_stored(b"data", proof, stored)
     assert "KMS" in caught.value.remedy
 
 
 def test_a_crc_that_is_repeated_must_be_ours():
     store = store_of("http://127.0.0.1:1", request_checksum_calculation="when_supported")
     proof = store.proof(b"data")
-    store.check(b"data", proof, Stored(etag=f'"{"0" * 32}"', crc32=proof.crc32))
-    with pytest.raises(IntegrityError, match="arrived otherwise"):
-        store.check(b"data", proof, Stored(etag="", crc32="AAAAAA=="))
+    store.verify_stored(b"data", proof, Stored(etag=f'"{"0" * 32}"', crc32=proof.crc32))
+    with pytest.raises(IntegrityError, match="other bytes than were sent"):
+        store.verify_stored(b"data", proof, Stored(etag="", crc32="AAAAAA=="))
 
 
 def test_a_key_without_its_encryption_is_refused():

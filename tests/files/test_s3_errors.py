@@ -73,7 +73,7 @@ def test_a_bucket_that_is_not_there_is_an_error_of_the_address(rgw):
     async def nothing(store):
         pass
 
-    with pytest.raises(ConfigError, match="no bucket 'nowhere'") as caught:
+    with pytest.raises(ConfigError, match="bucket 'nowhere' does not exist") as caught:
         with_store(store_of(rgw.endpoint, bucket="nowhere"), nothing)
     assert caught.value.field == "bucket"
 
@@ -178,13 +178,13 @@ def test_what_a_stranger_has_begun_is_left_alone(moto):
     neighbour = far.client.create_multipart_upload(Bucket=far.name, Key=f"{key}2")["UploadId"]
 
     async def act(store):
-        begun = store.uploads.begun
+        begun = store.uploads.unfinished
 
         async def told(*arguments):
             found = await begun(*arguments)
             return [one._replace(by="stranger" if one.upload == theirs else "us") for one in found]
 
-        store.uploads.begun = told
+        store.uploads.unfinished = told
         await write(store, f"{far.root}/f", os.urandom(PART + 1))
         await store.forget(f"{far.root}/f", "t")
 
@@ -322,7 +322,7 @@ def test_the_connection_test(rgw, monkeypatch):
     assert "tests" in text
     ok, text = hook_of(monkeypatch, connection_of(rgw, bucket="nowhere")).test_connection()
     assert not ok
-    assert "no bucket 'nowhere'" in text
+    assert "bucket 'nowhere' does not exist" in text
 
 
 @pytest.mark.parametrize(
@@ -370,8 +370,8 @@ def test_credentials_come_from_the_official_hook_and_are_renewed(rgw, monkeypatc
         await write(store, f"{far.root}/f", b"x")
         await write(store, f"{far.root}/g", b"x")
         assert len(asked) == 1  # and not for every request
-        monkeypatch.setattr(s3_wire_requests, "_ASKED_EVERY", 0.0)
-        store.objects._credentials._until = 0.0
+        monkeypatch.setattr(s3_wire_requests, "_CACHE_SECONDS", 0.0)
+        store.objects._credentials._cached_until = 0.0
         with pytest.raises(AccessDenied):
             await write(store, f"{far.root}/h", b"x")
         await asyncio.gather(*(write(store, f"{far.root}/{name}", b"x") for name in "ij"))

@@ -27,7 +27,7 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.core.retry import Backoff, RetryPlan
 from flowrunner_provider.files.stores import s3_wire_pool
 from flowrunner_provider.files.stores.s3_objects import Found, Proof, Stored
-from flowrunner_provider.files.stores.s3_wire import TICKS, Answer, Violation, Wire, answer, at_once
+from flowrunner_provider.files.stores.s3_wire import TICKS, Answer, Violation, Wire, answer, answer_in_one_packet
 from flowrunner_provider.files.stores.s3_wire_lines import Lines
 from flowrunner_provider.files.stores.s3_wire_objects import WireObjects
 from flowrunner_provider.files.stores.s3_wire_place import Place
@@ -172,15 +172,15 @@ def read(take: Callable[[], Answer | None]) -> Any:
 
 def test_what_comes_in_one_packet_is_read_as_what_comes_in_many():
     draw, short = random.Random("packets"), OK.replace(b"200", b"206").replace(b"OK", b"Partial Content")
-    assert at_once(OK, False, 3) == fed(OK, 1)
-    assert at_once(OK, False, 2) is None
-    assert at_once(OK, True, 3) is None
+    assert answer_in_one_packet(OK, False, 3) == fed(OK, 1)
+    assert answer_in_one_packet(OK, False, 2) is None
+    assert answer_in_one_packet(OK, True, 3) is None
     for _ in range(4_000):
         data = bytearray(draw.choice([OK, short, CHUNKED, EMPTY, error(404, "NoSuchKey"), OK[:30], OK + b"x"]))
         for _ in range(draw.randint(0, 2)):
             data[draw.randrange(len(data))] = draw.choice(b"\0\r\n :;09af\xff")
         head = draw.random() < 0.1
-        found = read(lambda: at_once(bytes(data), head, 50))  # noqa: B023 - called at once
+        found = read(lambda: answer_in_one_packet(bytes(data), head, 50))  # noqa: B023 - called at once
         assert found is None or found == read(lambda: fed(bytes(data), 9, head=head, most=50))  # noqa: B023
 
 
@@ -289,7 +289,7 @@ def test_one_connection_serves_many_requests():
 
 
 def test_no_more_connections_than_are_allowed(monkeypatch):
-    monkeypatch.setattr(s3_wire_pool, "_MOST", 4)
+    monkeypatch.setattr(s3_wire_pool, "_MAX_CONNECTIONS", 4)
     script = Script(*[[OK] * 40 for _ in range(10)])
 
     async def act(objects):
@@ -526,11 +526,11 @@ def test_ranges():
 @pytest.mark.parametrize(
     ("reply", "expected", "said"),
     [
-        (error(404, "NoSuchKey"), NotFound, "not there"),
+        (error(404, "NoSuchKey"), NotFound, "not found"),
         (error(403, "AccessDenied", "x-amz-request-id: <b>"), AccessDenied, "403 AccessDenied ->"),
-        (error(403, "RequestTimeTooSkewed"), AccessDenied, "set the clock"),
+        (error(403, "RequestTimeTooSkewed"), AccessDenied, "correct the clock"),
         (error(301, "PermanentRedirect", "x-amz-bucket-region: eu-west-1"), ConfigError, "it is in eu-west-1"),
-        (error(307, "TemporaryRedirect", "Location: http://evil/"), ConfigError, "sends us elsewhere"),
+        (error(307, "TemporaryRedirect", "Location: http://evil/"), ConfigError, "redirects to another address"),
         (error(412, "PreconditionFailed"), IntegrityError, "changed"),
         (error(400, "BadDigest"), Unavailable, "damaged in transit"),
         (error(403, "SignatureDoesNotMatch"), AccessDenied, "credentials"),

@@ -28,9 +28,17 @@ from flowrunner_provider.files.config import S3Config
 from flowrunner_provider.files.stores.s3 import S3Store, S3Target
 from flowrunner_provider.files.stores.s3_objects import ClientObjects
 from flowrunner_provider.files.stores.s3_wire_objects import WireObjects
-from flowrunner_provider.files.stores.s3_wire_place import place_of, trust
-from flowrunner_provider.files.stores.s3_wire_requests import Renewed
-from flowrunner_provider.files.stores.s3_wire_sign import UNSIGNED, Keys, encoded, payload_of, query_of, signed, written
+from flowrunner_provider.files.stores.s3_wire_place import place_of, tls_context
+from flowrunner_provider.files.stores.s3_wire_requests import RenewingCredentials
+from flowrunner_provider.files.stores.s3_wire_sign import (
+    UNSIGNED,
+    Keys,
+    encoded,
+    payload_of,
+    query_of,
+    request_head,
+    signed,
+)
 from tests.contracts.store_contract import ODD_NAMES, collect, write
 from tests.files.s3 import PART, Bucket, session, store_of
 from tests.support.rgw import S3Server
@@ -74,7 +82,7 @@ def test_botocore_signs_the_same(monkeypatch, token, data):
 def test_a_header_that_would_become_two_is_not_sent():
     for value in ("a\r\nb: c", "a\nb", "a\0", "\u00e9"):
         with pytest.raises(PermanentError):
-            written("GET", "/", "", {"host": "h", "x": value})
+            request_head("GET", "/", "", {"host": "h", "x": value})
     assert "secret" not in repr(Keys("a", "secret", "secret"))
 
 
@@ -149,7 +157,7 @@ def test_a_store_follows_its_bucket_to_its_region(monkeypatch):
     async def by_wire(self, stack, place, credentials):
         return Somewhere(place.host), None
 
-    monkeypatch.setattr(S3Store, "_by_wire", by_wire)
+    monkeypatch.setattr(S3Store, "_wire_requests", by_wire)
     config = S3Config(region_name="eu-west-1")
     store = S3Store(S3Target(bucket="raw", config=config, session=session))
 
@@ -201,13 +209,13 @@ def test_what_boto3_is_not_needed_for(monkeypatch, client_config, environment):
 
 
 def test_whom_it_trusts(tls, tmp_path):
-    assert trust(S3Config(ca_bundle=str(tls.ca_file))).check_hostname
-    assert trust(S3Config()) is trust(S3Config())
-    assert not trust(S3Config(verify=False)).check_hostname
+    assert tls_context(S3Config(ca_bundle=str(tls.ca_file))).check_hostname
+    assert tls_context(S3Config()) is tls_context(S3Config())
+    assert not tls_context(S3Config(verify=False)).check_hostname
     (tmp_path / "empty.pem").write_text("nothing")
-    for name, why in (("none.pem", "cannot be read"), ("empty.pem", "holds no certificate")):
+    for name, why in (("none.pem", "cannot be read"), ("empty.pem", "contains no certificate")):
         with pytest.raises(ConfigError, match=why) as caught:
-            trust(S3Config(ca_bundle=str(tmp_path / name)))
+            tls_context(S3Config(ca_bundle=str(tmp_path / name)))
         assert caught.value.field == "ca_bundle"
 
 
@@ -243,7 +251,7 @@ def test_through_a_proxy_boto3_does_it(moto: S3Server, monkeypatch):
 
     opened(store_of("http://127.0.0.2:9", conditional_writes=True), act)
     assert far.names() == ["large"]
-    with pytest.raises(ConfigError, match="no bucket 'nowhere'"):
+    with pytest.raises(ConfigError, match="bucket 'nowhere' does not exist"):
         opened(store_of("http://127.0.0.2:9", bucket="nowhere"), act)
 
 
@@ -261,7 +269,7 @@ def test_credentials_that_cannot_be_renewed(failure, expected):
             raise failure
 
     with pytest.raises(expected, match=r"^reading f: ") as caught:
-        asyncio.run(Renewed(Failing()).keys("reading f"))
+        asyncio.run(RenewingCredentials(Failing()).keys("reading f"))
     assert "secret" not in str(caught.value)
 
 

@@ -29,7 +29,7 @@ from flowrunner_provider.core.open_file import OpenFile
 from flowrunner_provider.core.retry import Backoff, RetryPlan
 from flowrunner_provider.files.stores.s3_body import Body, FileBody, PiecesBody
 from flowrunner_provider.files.stores.s3_objects import Proof, Stored
-from flowrunner_provider.files.stores.s3_uploads import Begun, Held, Part
+from flowrunner_provider.files.stores.s3_uploads import Part, PartsPage, UnfinishedUpload
 from flowrunner_provider.files.stores.s3_wire_lines import Lines
 from flowrunner_provider.files.stores.s3_wire_place import Place
 from flowrunner_provider.files.stores.s3_wire_pool import Pool, Server
@@ -221,7 +221,7 @@ def test_who_is_busy_early_is_asked_again_on_another_connection(body_of):
 def test_a_success_before_all_is_sent_is_none(body_of):
     script = Hasty([GOOD], takes=MIB)
     script.hold = True
-    with pytest.raises(IntegrityError, match="before it had got all"):
+    with pytest.raises(IntegrityError, match="before the request was complete"):
         run(script, part(body_of(bytes(SIZE))))
     assert len(script.requests) == 1
 
@@ -289,7 +289,7 @@ def test_a_damaged_part_is_not_sent_again_from_here(body_of, code):
 def test_a_file_that_has_become_shorter(in_a_file, tmp_path, tls, secure):
     script, body = Script([GOOD], tls=tls.server_context() if secure else None), in_a_file(bytes(SIZE))
     os.truncate(tmp_path / "file", 2 * MIB)
-    with pytest.raises(IntegrityError, match="become shorter"):
+    with pytest.raises(IntegrityError, match="was truncated"):
         run(script, part(body), tls=tls.client_context() if secure else None)
     assert script.connections <= 1  # and it may not have seen even that one
     assert not script.requests
@@ -349,8 +349,8 @@ def test_unfinished_uploads():
     rows = f"<Upload>{row}<Initiator><ID>me</ID></Initiator></Upload><Upload>{row}</Upload>"
     script = Script([xml(f"<ListMultipartUploadsResult {SPACE}>{rows}</ListMultipartUploadsResult>")])
     at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    found = run(script, lambda uploads: uploads.begun("writing", "a+b", 7))
-    assert found == [Begun("a+b%41&", "u", "me", at), Begun("a+b%41&", "u", "", at)]
+    found = run(script, lambda uploads: uploads.unfinished("writing", "a+b", 7))
+    assert found == [UnfinishedUpload("a+b%41&", "u", "me", at), UnfinishedUpload("a+b%41&", "u", "", at)]
     assert script.requests[0][0] == "GET /b?max-uploads=7&prefix=a%2Bb&uploads= HTTP/1.1"
 
 
@@ -366,9 +366,9 @@ def test_parts_that_are_held():
     )
 
     async def act(uploads):
-        return [await uploads.held("writing", "k", "u", after) for after in (7, 9)]
+        return [await uploads.parts_page("writing", "k", "u", after) for after in (7, 9)]
 
-    assert run(script, act) == [Held({8: Part("e8", 5, "c"), 9: Part("e9", 5)}, "CRC32", 9), Held({}, "", 0)]
+    assert run(script, act) == [PartsPage({8: Part("e8", 5, "c"), 9: Part("e9", 5)}, "CRC32", 9), PartsPage({}, "", 0)]
     assert script.requests[0][0] == "GET /b/k?max-parts=1000&part-number-marker=7&uploadId=u HTTP/1.1"
 
 
@@ -382,13 +382,13 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaa">]>'
 def test_answers_that_are_none(text):
     calls: dict[str, Act] = {
         "InitiateMultipartUploadResult": lambda uploads: uploads.create("writing", "k", ""),
-        "ListPartsResult": lambda uploads: uploads.held("writing", "k", "u", 0),
+        "ListPartsResult": lambda uploads: uploads.parts_page("writing", "k", "u", 0),
     }
     for name, act in calls.items():
-        with pytest.raises(IntegrityError, match=f"is no {name}"):
+        with pytest.raises(IntegrityError, match=f"not the document {name}"):
             run(Script([xml(text.format(name))]), act)
     listing = Script([xml(text.format("ListMultipartUploadsResult"))])
-    assert run(listing, lambda uploads: uploads.begun("writing", "k", 1)) == []  # then nothing is taken up
+    assert run(listing, lambda uploads: uploads.unfinished("writing", "k", 1)) == []  # then nothing is taken up
 
 
 # -- completion
@@ -405,7 +405,7 @@ def completion(*answers: bool, create: bool = False) -> tuple[Act, list[bool]]:
     async def there() -> bool:
         return left.pop(0)
 
-    return lambda uploads: uploads.complete("writing", "k", "u", PARTS, create=create, there=there), left
+    return lambda uploads: uploads.complete("writing", "k", "u", PARTS, create=create, is_complete=there), left
 
 
 @pytest.mark.parametrize("create", [False, True])

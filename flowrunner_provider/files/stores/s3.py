@@ -1,11 +1,11 @@
-"""Buckets of S3, and of what speaks its language, as stores."""
+"""S3 buckets, and those of compatible servers, as stores."""
 
 from __future__ import annotations
 
 import asyncio
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace as changed
+from dataclasses import replace as with_changes
 from hashlib import md5
 from typing import Any
 from zlib import crc32
@@ -31,13 +31,13 @@ _MIB = 1024 * 1024
 class S3Store(S3Bucket, ObjectStore):
     """One bucket.
 
-    :param where: how messages call it.
+    :param where: the name of the bucket in messages.
     """
 
     def __init__(self, target: S3Target, *, where: str = "") -> None:
         super().__init__(target, where=where)
         part, conditional = target.config.part_size * _MIB, target.config.conditional_writes
-        self.capabilities = changed(
+        self.capabilities = with_changes(
             CAPABILITIES,
             atomic_create=target.config.endpoint_url is None if conditional is None else conditional,
             presigns=True,
@@ -56,16 +56,16 @@ class S3Store(S3Bucket, ObjectStore):
             await self.refuse_existing(key)
         proof = self.proof(data) if len(data) < LARGE else await asyncio.to_thread(self.proof, data)
         stored = await self.objects.put(f"writing {self.label(key)}", key, data, proof, create=create)
-        self.check(data, proof, stored)
+        self.verify_stored(data, proof, stored)
 
     def proof(self, data: bytes) -> Proof:
-        """The checksum to send with an object: the quickest that the far side knows."""
+        """Return the checksum to send with an object: the fastest that the server supports."""
         if self.wants_crc:
             return Proof(crc32=b64encode(crc32(data).to_bytes(4, "big")).decode())
         return Proof(md5=b64encode(md5(data, usedforsecurity=False).digest()).decode())
 
-    def check(self, data: bytes, proof: Proof, stored: Stored) -> None:
-        """See by the answer that the bytes arrived: by the CRC-32 that it repeats, else by an ETag that is an MD5."""
+    def verify_stored(self, data: bytes, proof: Proof, stored: Stored) -> None:
+        """Raise unless the answer matches the sent bytes: its CRC-32, or else its ETag if that is an MD5."""
         wrong, etag = False, stored.etag.strip('"')
         if stored.crc32:
             wrong = stored.crc32 != proof.crc32
@@ -73,7 +73,7 @@ class S3Store(S3Bucket, ObjectStore):
             wrong = etag != (b64decode(proof.md5) or md5(data, usedforsecurity=False).digest()).hex()
         if wrong:
             raise IntegrityError(
-                f"{self.where}: an object arrived otherwise than it was sent",
+                f"{self.where}: the server stored other bytes than were sent",
                 remedy="retry; if the bucket encrypts with KMS, set server_side_encryption in the connection",
             )
 
@@ -87,16 +87,20 @@ class S3Store(S3Bucket, ObjectStore):
             arguments["Delimiter"] = "/"
         if most:
             arguments["MaxKeys"] = most
-        ahead = asyncio.ensure_future(self.objects.page(what, arguments))
+        next_page = asyncio.ensure_future(self.objects.page(what, arguments))
         try:
             while True:
-                answer = await ahead
-                more = not most and answer.get("IsTruncated")
-                following = str(answer.get("NextContinuationToken") or "") if more else ""
-                if more and following in ("", token):
-                    raise IntegrityError(f"{what}: the server does not give the next page", remedy="look at the server")
-                if token := following:  # on its way while this page is worked with
-                    ahead = asyncio.ensure_future(self.objects.page(what, {**arguments, "ContinuationToken": token}))
+                answer = await next_page
+                truncated = not most and answer.get("IsTruncated")
+                following = str(answer.get("NextContinuationToken") or "") if truncated else ""
+                if truncated and following in ("", token):
+                    raise IntegrityError(
+                        f"{what}: the server did not return the token of the next page", remedy="check the server"
+                    )
+                if token := following:  # fetched while this page is processed
+                    next_page = asyncio.ensure_future(
+                        self.objects.page(what, {**arguments, "ContinuationToken": token})
+                    )
                 page = [self.folder(row["Prefix"]) for row in answer.get("CommonPrefixes", [])]
                 page += [
                     self.entry(row["Key"], row["Size"], row["LastModified"], row["ETag"])
@@ -106,8 +110,8 @@ class S3Store(S3Bucket, ObjectStore):
                 if not token:
                     return
         finally:
-            ahead.cancel()
-            await asyncio.gather(ahead, return_exceptions=True)
+            next_page.cancel()
+            await asyncio.gather(next_page, return_exceptions=True)
 
     def parts(self, key: str, token: str, size: int | None) -> S3Parts:
         config = self._target.config

@@ -1,6 +1,6 @@
-"""Bodies of requests that are sent as they are, without a copy of them all: many pieces, or a range of a file.
+"""Request bodies that are sent without a copy in memory: a sequence of pieces, or a range of a file.
 
-A line of ours is given them by :meth:`Body.give`; botocore takes them for files.
+Our own connections send them with :meth:`Body.send_to`; botocore reads them as files.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _BUFFER = 1024 * 1024
 
 
 class Body(ABC):
-    """A file for botocore and what is below it: they read to the end, go back to a beginning, and send what comes.
+    """The part of the file protocol that botocore and urllib3 use: read to the end, and seek to the start or the end.
 
-    ``read`` gives at most one piece, though that may be more than was asked for.
+    ``read`` returns at most one piece, which may be larger than requested.
     """
 
     @abstractmethod
@@ -43,28 +43,28 @@ class Body(ABC):
 
     @abstractmethod
     def pieces(self) -> Iterator[bytes | memoryview]:
-        """All of it, for its checksum; blocking. Each piece only until the next one."""
+        """Yield the body in pieces, each valid until the next one; blocking."""
 
     @abstractmethod
-    def give(self, line: Line) -> None:
-        """Send all of it; blocking."""
+    def send_to(self, line: Line) -> None:
+        """Send the body; blocking."""
 
     def md5(self) -> str:
-        """In hexadecimal; blocking."""
+        """Return the hexadecimal digest; blocking."""
         checksum = md5(usedforsecurity=False)
         for piece in self.pieces():
             checksum.update(piece)
         return checksum.hexdigest()
 
     def sha256(self) -> str:
-        """In hexadecimal; blocking."""
+        """Return the hexadecimal digest; blocking."""
         checksum = sha256(usedforsecurity=False)
         for piece in self.pieces():
             checksum.update(piece)
         return checksum.hexdigest()
 
     def crc32(self) -> int:
-        """Blocking."""
+        """Return the checksum; blocking."""
         checksum = 0
         for piece in self.pieces():
             checksum = zlib.crc32(piece, checksum)
@@ -72,7 +72,7 @@ class Body(ABC):
 
 
 class PiecesBody(Body):
-    """What has come in pieces."""
+    """A body in memory, in pieces."""
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
         self._pieces = pieces
@@ -98,16 +98,16 @@ class PiecesBody(Body):
     def pieces(self) -> Iterator[bytes]:
         return iter(self._pieces)
 
-    def give(self, line: Line) -> None:
-        """By few calls: each waits for the interpreter, which another thread is busy with."""
+    def send_to(self, line: Line) -> None:
+        """Send with few system calls, as each of them has to reacquire the GIL."""
         line.send_all(self._pieces)
 
 
 class FileBody(Body):
-    """A range of an open file, read when it is sent, through one small buffer.
+    """A range of an open file, read through one small buffer while it is sent.
 
-    A file that has become shorter since its checksum was taken is filled up with zeros, which the checksum refuses:
-    an answer comes sooner than by an end in the middle.
+    If the file was truncated after its checksum was taken, zeros are sent instead: the server then refuses the
+    checksum at once, while a request that ends early would only time out.
     """
 
     def __init__(self, file: OpenFile, offset: int, length: int) -> None:
@@ -142,13 +142,13 @@ class FileBody(Body):
             piece = buffer[: self._length - at]
             if self._file.read_into(piece, self._offset + at) < len(piece):
                 raise IntegrityError(
-                    f"{self._file.path} has become shorter while it was read", remedy="copy it when it is finished"
+                    f"{self._file.path} was truncated while it was read", remedy="copy it when its writer has finished"
                 )
             at += len(piece)
             yield piece
 
-    def give(self, line: Line) -> None:
-        """Straight from the file where that is possible: the checksum has been taken, and the far side compares it."""
+    def send_to(self, line: Line) -> None:
+        """Send straight from the file (sendfile) if possible: the server verifies the checksum taken before."""
         sent = line.send_file(self._file, self._offset, self._length) if line.plain else 0
         for piece in self.pieces(sent):
             line.send(piece)

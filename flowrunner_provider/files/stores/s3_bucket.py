@@ -1,6 +1,6 @@
-"""A bucket of S3, or of what speaks its language (AWS, Ceph, MinIO, R2 and others): the way to it, and its settings.
+"""The connections to one bucket of S3 or a compatible server (AWS, Ceph, MinIO, R2 and others), and its settings.
 
-All but copies goes by connections of our own; copies, and what only boto3 can reach, through its low-level client in
+Requests use our own HTTP connections. Copies, and buckets that only boto3 can address, use its low-level client in
 threads.
 """
 
@@ -23,9 +23,9 @@ from flowrunner_provider.files.stores.s3_objects import ClientObjects, S3Objects
 from flowrunner_provider.files.stores.s3_uploads import ClientUploads, S3Uploads
 from flowrunner_provider.files.stores.s3_wire_lines import Lines
 from flowrunner_provider.files.stores.s3_wire_objects import WireObjects
-from flowrunner_provider.files.stores.s3_wire_place import Place, place_of, trust
+from flowrunner_provider.files.stores.s3_wire_place import Place, place_of, tls_context
 from flowrunner_provider.files.stores.s3_wire_pool import Pool, Server
-from flowrunner_provider.files.stores.s3_wire_requests import Renewed
+from flowrunner_provider.files.stores.s3_wire_requests import RenewingCredentials
 from flowrunner_provider.files.stores.s3_wire_uploads import WireUploads
 
 __all__ = ["S3Bucket"]
@@ -36,7 +36,7 @@ _TRIES = 5
 class S3Bucket(Bucket):
     """One bucket.
 
-    :param where: how messages call it.
+    :param where: the name of the bucket in messages.
     """
 
     def __init__(self, target: S3Target, *, where: str = "") -> None:
@@ -53,21 +53,21 @@ class S3Bucket(Bucket):
 
     @property
     def client(self) -> S3Client:
-        """boto3's; only while the store is open."""
+        """The client of boto3; only while the store is open."""
         if self._client is None:
             raise ValueError("the store is not open")
         return self._client
 
     @property
     def objects(self) -> S3Objects:
-        """What is small and many; only while the store is open."""
+        """The requests on objects and listings; only while the store is open."""
         if self._objects is None:
             raise ValueError("the store is not open")
         return self._objects
 
     @property
     def uploads(self) -> S3Uploads:
-        """What is large; only while the store is open."""
+        """The requests on multipart uploads; only while the store is open."""
         if self._uploads is None:
             raise ValueError("the store is not open")
         return self._uploads
@@ -79,19 +79,19 @@ class S3Bucket(Bucket):
         with client_errors(what):
             place = place_of(self._target, session, self._target.style)
         if place is None:
-            self._objects = self._by_client()
+            self._objects = self._client_objects()
             self._uploads = ClientUploads(self.client, self.bucket, self.settings)
             await self._region(self._objects)
             return
         credentials = await self._credentials(what, session)
-        wire, self._uploads = await self._by_wire(stack, place, credentials)
+        wire, self._uploads = await self._wire_requests(stack, place, credentials)
         self._objects = wire
         if (moved := place.moved(await self._region(wire))) != place:
             wire.close()
-            self._objects, self._uploads = await self._by_wire(stack, moved, credentials)
+            self._objects, self._uploads = await self._wire_requests(stack, moved, credentials)
 
     async def _log_in(self, stack: AsyncExitStack) -> Any:
-        """A boto3 session; its client works in threads that end with ``stack``."""
+        """Return a boto3 session; the threads of its client end with ``stack``."""
         threads = ThreadPoolExecutor(THREADS, thread_name_prefix="s3")
         stack.callback(threads.shutdown, wait=False, cancel_futures=True)
         with client_errors(f"connecting to {self.where}"):
@@ -99,31 +99,31 @@ class S3Bucket(Bucket):
         self._client, self._threads = S3Client(self._target, session, threads), threads
         return session
 
-    async def _credentials(self, what: str, session: Any) -> Renewed | None:
+    async def _credentials(self, what: str, session: Any) -> RenewingCredentials | None:
         if self._target.anonymous:
             return None
         with client_errors(what):
             found = await asyncio.to_thread(session.get_credentials)
         if found is None:
             raise MissingCredential(
-                f"{self.where}: there are no credentials",
+                f"{self.where}: no credentials",
                 field="login",
-                remedy="put an access key into login and password, or a role_arn or profile_name into the extra",
+                remedy="set an access key as login and password, or role_arn or profile_name in the extra",
             )
-        return Renewed(found)
+        return RenewingCredentials(found)
 
     @property
     def _plan(self) -> RetryPlan:
         return RetryPlan(attempts=_TRIES, backoff=Backoff(base=0.1))
 
-    def _by_client(self) -> ClientObjects:
+    def _client_objects(self) -> ClientObjects:
         return ClientObjects(self.client, self.bucket, self.settings, self._plan, self._target.config.timeout)
 
-    async def _by_wire(
-        self, stack: AsyncExitStack, place: Place, credentials: Renewed | None
+    async def _wire_requests(
+        self, stack: AsyncExitStack, place: Place, credentials: RenewingCredentials | None
     ) -> tuple[WireObjects, WireUploads]:
         config = self._target.config
-        context = await asyncio.to_thread(trust, config) if place.secure or config.ca_bundle else None
+        context = await asyncio.to_thread(tls_context, config) if place.secure or config.ca_bundle else None
         server = Server(
             host=place.host, port=place.port, tls=context if place.secure else None,
             connect_timeout=config.conn_timeout, timeout=config.timeout,
@@ -136,31 +136,31 @@ class S3Bucket(Bucket):
         return objects, WireUploads(*shared, **more)
 
     async def _region(self, objects: S3Objects) -> str:
-        """Where the bucket is, if that is said; its absence is an error of the address."""
+        """Return the region of the bucket, or "" if it is not reported; a missing bucket is a ConfigError."""
         try:
             return await objects.region(f"connecting to {self.where}")
         except NotFound:
             raise ConfigError(
-                f"{self.where}: there is no bucket {self.bucket!r}",
+                f"{self.where}: the bucket {self.bucket!r} does not exist",
                 field="bucket",
-                remedy="correct the address, or the endpoint_url of the connection; buckets are not made",
+                remedy="correct the address, or the endpoint_url of the connection; buckets are not created",
             ) from None
-        except AccessDenied:  # the right to look at the bucket is not needed to use it
+        except AccessDenied:  # s3:ListBucket is not needed to use the bucket
             return ""
 
     async def buckets(self) -> list[str]:
-        """The names of all buckets that the credentials may see; the store need not be open."""
+        """Return the names of all buckets that the credentials may list; the store need not be open."""
         async with AsyncExitStack() as stack:
             await self._log_in(stack)
             answer = await self.client.call("listing the buckets", "list_buckets")
         return [str(row["Name"]) for row in answer.get("Buckets", [])]
 
     async def presign(self, path: str, method: str, expires: timedelta) -> str:
-        """A URL that is signed with version 4; see :class:`~flowrunner_provider.files.store.SigningStore`."""
+        """Return a URL signed with version 4; see :class:`~flowrunner_provider.files.store.SigningStore`."""
         load("boto3", extra="s3", needed_for="files in S3")
         if self._target.anonymous:
             raise ConfigError(
-                f"{self.where}: an anonymous connection cannot sign",
+                f"{self.where}: an anonymous connection cannot sign URLs",
                 field="signature_version",
                 remedy="use a connection with an access key or a role",
             )
@@ -169,7 +169,7 @@ class S3Bucket(Bucket):
         async with AsyncExitStack() as stack:
             session = await self._log_in(stack)
             known = self._target.config.region_name or self._target.config.endpoint_url
-            region = "" if known else await self._region(self._by_client())
+            region = "" if known else await self._region(self._client_objects())
             with client_errors(f"signing for {self.where}{path}"):
                 client = await asyncio.to_thread(self._target.client, session, region=region, signature_version="s3v4")
                 url = await asyncio.to_thread(
@@ -178,13 +178,13 @@ class S3Bucket(Bucket):
         return str(url)
 
     async def head(self, key: str) -> Entry:
-        what = f"looking at {self.label(key)}"
+        what = f"reading the metadata of {self.label(key)}"
         refuse_odd(key, what)
         found = await self.objects.head(what, key)
         return self.entry(key, found.size, found.modified, found.etag)
 
 
 def _encryption(config: S3Config) -> dict[str, str]:
-    """What is sent with everything that is written, as boto3 calls it."""
+    """Return the encryption parameters of every write, by their names in boto3."""
     given = {"ServerSideEncryption": config.server_side_encryption, "SSEKMSKeyId": config.kms_key_id}
     return {name: value for name, value in given.items() if value}

@@ -1,4 +1,4 @@
-"""How to reach a bucket, and the low-level S3 client of boto3, called in threads; its errors typed."""
+"""The address of a bucket, and the low-level S3 client of boto3, called in threads and with typed errors."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class S3Target:
-    """A bucket and how to reach it.
+    """A bucket and how to connect to it.
 
-    :param session: gives a boto3 session; called in a thread, as it may ask for a role's credentials.
-    :param client_config: arguments of ``botocore.config.Config`` that the connection asks for.
+    :param session: returns a boto3 session; called in a thread, as it may request the credentials of a role.
+    :param client_config: the ``botocore.config.Config`` of the connection.
     """
 
     bucket: str
@@ -46,21 +46,21 @@ class S3Target:
 
     @property
     def style(self) -> str:
-        """Where the bucket's name stands: ``path``, ``virtual`` or ``auto``."""
+        """The position of the bucket name in URLs: ``path``, ``virtual`` or ``auto``."""
         style = self.config.addressing_style
         return style if style != "auto" or not self.config.endpoint_url else "path"
 
     @property
     def anonymous(self) -> bool:
-        """Whether requests are not signed."""
+        """Whether requests are sent unsigned."""
         from botocore import UNSIGNED
 
         return getattr(self.client_config, "signature_version", None) is UNSIGNED
 
     def client(self, session: Any, *, region: str = "", **more: Any) -> Any:
-        """boto3's low-level client; blocking.
+        """Return a low-level client of boto3; blocking.
 
-        :param region: where the connection names none.
+        :param region: used if the connection names none.
         """
         from botocore.config import Config
 
@@ -70,7 +70,7 @@ class S3Target:
                 "addressing_style": self.style,
                 **({"payload_signing_enabled": False} if config.unsigned_payload else {}),
             },
-            request_checksum_calculation="when_required",  # what needs a checksum, is given one by us
+            request_checksum_calculation="when_required",  # ours are added explicitly
             response_checksum_validation="when_required",
             connect_timeout=config.conn_timeout,
             read_timeout=config.timeout,
@@ -90,32 +90,32 @@ class S3Target:
 
 
 class S3Client:
-    """A boto3 client that is made when it is needed, which takes longer than many a task, and its threads.
+    """A boto3 client, created on first use because that takes long, and the threads that call it.
 
-    :param session: boto3's; its clients may be used by several threads.
+    :param session: a boto3 session; its clients are thread-safe.
     """
 
     def __init__(self, target: S3Target, session: Any, threads: ThreadPoolExecutor) -> None:
         self._target, self._session, self._threads = target, session, threads
-        self._made: Any = None
-        self._making = Lock()
+        self._created: Any = None
+        self._lock = Lock()
 
     def _client(self) -> Any:
-        with self._making:
-            if self._made is None:
-                self._made = self._target.client(self._session)
-            return self._made
+        with self._lock:
+            if self._created is None:
+                self._created = self._target.client(self._session)
+            return self._created
 
     async def run(self, what: str, work: Callable[[Any], T]) -> T:
-        """What a thread does with the client.
+        """Run ``work`` with the client in a thread.
 
-        :param what: what is being done, on what; for messages.
+        :param what: the operation and its object, for messages.
         """
         with client_errors(what):
             return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(self._client()))
 
     async def call(self, what: str, operation: str, **arguments: Any) -> dict[str, Any]:
-        """One request, with the library's own repetitions.
+        """Send one request, with the retries of the library.
 
         :param operation: a method of the client, e.g. ``head_bucket``.
         """
@@ -123,9 +123,9 @@ class S3Client:
         return answer
 
     async def read(self, what: str, most: int, **arguments: Any) -> tuple[dict[str, Any], bytes]:
-        """``get_object`` with the bytes, which are not asked for again when the connection breaks.
+        """Call ``get_object`` and read its body once, without resuming a broken connection.
 
-        :param most: bytes that are asked for.
+        :param most: the bytes requested.
         """
 
         def work(client: Any) -> tuple[dict[str, Any], bytes]:
@@ -138,7 +138,7 @@ class S3Client:
 
 @contextmanager
 def client_errors(what: str) -> Iterator[None]:
-    """Errors of botocore as ours."""
+    """Convert the errors of botocore."""
     from botocore import exceptions
 
     try:
@@ -148,18 +148,18 @@ def client_errors(what: str) -> Iterator[None]:
         raise refusal(what, status, code) from None
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError):
         raise MissingCredential(
-            f"{what}: there are no credentials",
+            f"{what}: no credentials",
             field="login",
-            remedy="put an access key into login and password, or a role_arn or profile_name into the extra",
+            remedy="set an access key as login and password, or role_arn or profile_name in the extra",
         ) from None
     except exceptions.SSLError:
         raise ConfigError(
             f"{what}: the server's certificate is not trusted",
             field="ca_bundle",
-            remedy="name the CA's file as ca_bundle in the connection's flowrunner extra",
+            remedy="set ca_bundle in the flowrunner extra of the connection to the file of the CA",
         ) from None
     except (exceptions.ConnectTimeoutError, exceptions.ReadTimeoutError):
-        raise TimedOut(f"{what}: no answer in time", remedy="raise timeout, or look at the network") from None
+        raise TimedOut(f"{what}: no answer in time", remedy="raise timeout, or check the network") from None
     except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError):
         raise ConnectionLost(f"{what}: the connection failed", remedy="check host, port and network") from None
     except exceptions.BotoCoreError as error:

@@ -1,4 +1,4 @@
-"""Copies within S3: in one request up to 5 GiB, in parts beyond, which one request cannot do."""
+"""Copy within S3: in one request up to 5 GiB, its limit for one request, and in parts beyond."""
 
 from __future__ import annotations
 
@@ -19,27 +19,29 @@ ONE_REQUEST = 5 * 1024**3
 
 _PART = 512 * 1024**2
 _AT_ONCE = 8
-_KEPT = ("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType", "Metadata")
+_METADATA = ("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType", "Metadata")
 
 
 async def copy_object(bucket: S3Bucket, key: str, target: str, *, replace: bool, source: Entry) -> None:
-    """Copy a key; its metadata goes along.
+    """Copy an object with its metadata.
 
-    :raises IntegrityError: if ``key`` is another version by now.
-    :raises AlreadyExists: if ``target`` is taken and may not be replaced.
+    :raises IntegrityError: if ``key`` has changed since ``source`` was listed.
+    :raises AlreadyExists: if ``target`` exists and may not be replaced.
     """
     what = f"copying {bucket.label(key)} to {bucket.label(target)}"
-    more: dict[str, Any] = {"IfNoneMatch": "*"} if not replace and bucket.capabilities.atomic_create else {}
+    conditions: dict[str, Any] = {"IfNoneMatch": "*"} if not replace and bucket.capabilities.atomic_create else {}
     if (source.size or 0) > ONE_REQUEST:
-        await _in_parts(bucket, key, target, what, source, more)
+        await _copy_in_parts(bucket, key, target, what, source, conditions)
         return
     try:
-        await bucket.client.call(what, "copy_object", **_ends(bucket, key, target, source), **bucket.settings, **more)
+        await bucket.client.call(
+            what, "copy_object", **_source_and_target(bucket, key, target, source), **bucket.settings, **conditions
+        )
     except IntegrityError:
-        raise await _which(bucket, target, what, replace=replace) from None
+        raise await _failed_condition(bucket, target, what, replace=replace) from None
 
 
-def _ends(bucket: S3Bucket, key: str, target: str, source: Entry) -> dict[str, Any]:
+def _source_and_target(bucket: S3Bucket, key: str, target: str, source: Entry) -> dict[str, Any]:
     return {
         "Bucket": bucket.bucket,
         "Key": target,
@@ -48,25 +50,27 @@ def _ends(bucket: S3Bucket, key: str, target: str, source: Entry) -> dict[str, A
     }
 
 
-async def _which(bucket: S3Bucket, target: str, what: str, *, replace: bool) -> FlowRunnerError:
-    """Both conditions are refused by the same status: find out which one it was."""
+async def _failed_condition(bucket: S3Bucket, target: str, what: str, *, replace: bool) -> FlowRunnerError:
+    """Return the error for a failed condition: S3 answers both conditions with the same status."""
     if not replace:
         try:
             await bucket.refuse_existing(target)
         except AlreadyExists as error:
             return error
-    return IntegrityError(f"{what}: it has changed meanwhile", remedy="run the task again")
+    return IntegrityError(f"{what}: the source has changed since it was listed", remedy="run the task again")
 
 
-async def _in_parts(bucket: S3Bucket, key: str, target: str, what: str, source: Entry, more: dict[str, Any]) -> None:
+async def _copy_in_parts(
+    bucket: S3Bucket, key: str, target: str, what: str, source: Entry, conditions: dict[str, Any]
+) -> None:
     size = source.size or 0
-    about = await bucket.client.call(what, "head_object", Bucket=bucket.bucket, Key=key)
-    kept = {name: about[name] for name in _KEPT if about.get(name)}
+    head = await bucket.client.call(what, "head_object", Bucket=bucket.bucket, Key=key)
+    metadata = {name: head[name] for name in _METADATA if head.get(name)}
     where = {"Bucket": bucket.bucket, "Key": target}
     part_length = part_lengths(_PART, MOST_PARTS, size)
-    await S3Parts(bucket, target, part_length, _AT_ONCE).abort()  # what a killed attempt has left
-    upload = (await bucket.client.call(what, "create_multipart_upload", **where, **kept, **bucket.settings))["UploadId"]
-    where["UploadId"] = upload
+    await S3Parts(bucket, target, part_length, _AT_ONCE).abort()  # left by a killed attempt
+    created = await bucket.client.call(what, "create_multipart_upload", **where, **metadata, **bucket.settings)
+    where["UploadId"] = created["UploadId"]
     length = part_length(1)
     etags: dict[int, str] = {}
 
@@ -77,7 +81,7 @@ async def _in_parts(bucket: S3Bucket, key: str, target: str, what: str, source: 
             "upload_part_copy",
             PartNumber=number,
             CopySourceRange=f"bytes={start}-{min(start + length, size) - 1}",
-            **{**_ends(bucket, key, target, source), "UploadId": upload},
+            **{**_source_and_target(bucket, key, target, source), "UploadId": created["UploadId"]},
         )
         etags[number] = answer["CopyPartResult"]["ETag"]
 
@@ -85,7 +89,9 @@ async def _in_parts(bucket: S3Bucket, key: str, target: str, what: str, source: 
         await for_each(_AT_ONCE, part, range(0, size, length))
         parts = [{"PartNumber": number, "ETag": etags[number]} for number in sorted(etags)]
         failpoint("s3.before_complete_copy")
-        await bucket.client.call(what, "complete_multipart_upload", MultipartUpload={"Parts": parts}, **where, **more)
+        await bucket.client.call(
+            what, "complete_multipart_upload", MultipartUpload={"Parts": parts}, **where, **conditions
+        )
     except FlowRunnerError:
         await bucket.client.call(what, "abort_multipart_upload", **where)
         raise

@@ -1,7 +1,8 @@
-"""What is small and many in S3: requests on single objects, and pages of a listing.
+"""Requests on single objects, and pages of a listing.
 
-There are two ways: our own (:mod:`.s3_wire_objects`), and boto3 in threads, which is far dearer, for what only boto3
-knows: proxies, access points and so on (:func:`.s3_wire_place.place_of` says which).
+There are two implementations: our own connections (:mod:`.s3_wire_objects`), and boto3 in threads. The second one is
+much slower and only serves what only boto3 supports, such as proxies and access points
+(:func:`.s3_wire_place.place_of` decides).
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from flowrunner_provider.core.retry import RetryPlan
 from flowrunner_provider.files.stores.s3_client import S3Client
 from flowrunner_provider.files.stores.s3_span import Span
 
-__all__ = ["ClientObjects", "Found", "Proof", "S3Objects", "Stored", "taken"]
+__all__ = ["ClientObjects", "Found", "Proof", "S3Objects", "Stored", "already_exists"]
 
 
 class Found(NamedTuple):
-    """What is known of an object."""
+    """The metadata of an object."""
 
     size: int
     modified: datetime | None
@@ -29,16 +30,16 @@ class Found(NamedTuple):
 
 
 class Proof(NamedTuple):
-    """A checksum that goes along with an object, in base64; one of the two."""
+    """The checksum that is sent with an object, in base64; exactly one of the two is set."""
 
     crc32: str = ""
     md5: str = ""
 
 
 class Stored(NamedTuple):
-    """What the far side says of an object that it has taken.
+    """The answer to a write.
 
-    :param crc32: in base64, if it has compared it.
+    :param crc32: in base64; empty if the server has not verified it.
     """
 
     etag: str
@@ -46,48 +47,50 @@ class Stored(NamedTuple):
 
 
 class S3Objects(Protocol):
-    """Requests on one bucket, repeated while that may help. ``what`` is being done, on what; for messages."""
+    """Requests on one bucket, retried after transient errors; ``what`` names the operation in messages."""
 
     async def region(self, what: str) -> str:
-        """Where the bucket is; empty if it is not said. ``NotFound`` if there is none."""
+        """Return the region of the bucket, or "" if it is not reported; raise ``NotFound`` without a bucket."""
 
     async def head(self, what: str, key: str) -> Found:
-        """What is known of an object."""
+        """Return the metadata of an object."""
 
     async def get(self, what: str, key: str, offset: int, wanted: int, version: str) -> tuple[int, str, bytes] | None:
-        """Size and ETag of an object, and ``wanted`` bytes from ``offset``, fewer only at its end; None behind it.
+        """Return size and ETag of an object, and ``wanted`` bytes from ``offset`` or all up to its end.
 
-        :param version: the ETag that it must still have; empty for any.
+        None if ``offset`` is behind the end.
+
+        :param version: the ETag that the object must have; empty for any.
         """
 
     async def receive(self, what: str, key: str, span: Span, version: str) -> None:
-        """Ask once, in a thread, for what is left of a span; it says how much is left when that fails.
+        """Request the rest of a span once, in a thread; after an error the span knows what is still missing.
 
-        :param version: the ETag that the object must still have.
+        :param version: the ETag that the object must have.
         """
 
     async def put(self, what: str, key: str, data: bytes, proof: Proof, *, create: bool) -> Stored:
         """Put an object.
 
-        :param create: raise ``AlreadyExists`` if there is one.
+        :param create: raise ``AlreadyExists`` if the key exists.
         """
 
     async def delete(self, what: str, key: str) -> None:
-        """Delete an object; one that is not there is deleted."""
+        """Delete an object if it exists."""
 
-    async def page(self, what: str, question: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A page of a listing, both as boto3's ``list_objects_v2`` has them."""
+    async def page(self, what: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a page of a listing; arguments and result are those of ``list_objects_v2`` of boto3."""
 
 
-def taken(what: str) -> AlreadyExists:
-    """The error of :meth:`S3Objects.put` for a key that there is."""
-    return AlreadyExists(f"{what}: it is there already", remedy="choose another name, or replace it")
+def already_exists(what: str) -> AlreadyExists:
+    """Return the error for a key that exists."""
+    return AlreadyExists(f"{what}: already exists", remedy="choose another name, or set if_exists to 'overwrite'")
 
 
 class ClientObjects:
-    """The requests by boto3.
+    """The requests with boto3.
 
-    :param settings: what is sent with everything that is written.
+    :param settings: parameters of every write.
     """
 
     def __init__(
@@ -120,7 +123,7 @@ class ClientObjects:
         total = str(answer.get("ContentRange", "")).rpartition("/")[2]
         size = int(total) if total.isdecimal() else len(data)
         if len(data) != max(0, min(wanted, size - offset)):
-            raise IntegrityError(f"{what}: {len(data)} bytes came of {wanted}", remedy="retry")
+            raise IntegrityError(f"{what}: received {len(data)} of {wanted} bytes", remedy="retry")
         return size, str(answer.get("ETag", "")), data
 
     async def receive(self, what: str, key: str, span: Span, version: str) -> None:
@@ -128,17 +131,17 @@ class ClientObjects:
             from botocore.exceptions import IncompleteReadError
             from urllib3.exceptions import HTTPError
 
-            question = {"Bucket": self._bucket, "Key": key, "IfMatch": version, "Range": span.header}
-            answer = client.get_object(**question)
+            parameters = {"Bucket": self._bucket, "Key": key, "IfMatch": version, "Range": span.header}
+            answer = client.get_object(**parameters)
             with closing(answer["Body"]) as body:
                 if not str(answer.get("ContentRange", "")).startswith(f"{span.header.replace('=', ' ')}/"):
                     raise IntegrityError(
-                        f"{what}: another range came than was asked for", remedy="look at what stands between"
+                        f"{what}: the server sent another range than requested", remedy="check proxies in between"
                     )
                 try:
                     span.receive(body.readinto)
                 except (IncompleteReadError, HTTPError):
-                    raise ConnectionLost(f"{what}: the connection broke", remedy="check the network") from None
+                    raise ConnectionLost(f"{what}: the connection was lost", remedy="check the network") from None
 
         await self._client.run(what, work)
 
@@ -151,11 +154,11 @@ class ClientObjects:
                 what, "put_object", Bucket=self._bucket, Key=key, Body=data, **more, **self._settings
             )
         except IntegrityError:  # 412
-            raise taken(what) from None
+            raise already_exists(what) from None
         return Stored(str(answer.get("ETag", "")), str(answer.get("ChecksumCRC32", "")))
 
     async def delete(self, what: str, key: str) -> None:
         await self._client.call(what, "delete_object", Bucket=self._bucket, Key=key)
 
-    async def page(self, what: str, question: Mapping[str, Any]) -> Mapping[str, Any]:
-        return await self._client.call(what, "list_objects_v2", Bucket=self._bucket, **question)
+    async def page(self, what: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await self._client.call(what, "list_objects_v2", Bucket=self._bucket, **parameters)

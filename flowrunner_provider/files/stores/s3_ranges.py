@@ -1,4 +1,4 @@
-"""A range of an object into an open file, taken up where its connection broke."""
+"""Read a range of an object into an open file, and resume it after a lost connection."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from flowrunner_provider.files.stores.s3_span import Span
 
 __all__ = ["read_into"]
 
-_TRIES = 5
+_ATTEMPTS = 5
 
-_WHILE = 300.0
-"""Seconds within which a broken connection is gone on with; then it is the task's next attempt that does so."""
+_RETRY_SECONDS = 300.0
+"""Seconds for retries here; afterwards the next attempt of the task resumes the range."""
 
 
 async def read_into(
     objects: S3Objects, what: str, file: OpenFile, key: str, offset: int, length: int, version: str
 ) -> int:
-    """See :class:`~flowrunner_provider.files.store.RangeStore`. A connection that breaks is gone on with where it was.
+    """Return the CRC-32 of the range; see :class:`~flowrunner_provider.files.store.RangeStore`.
 
-    :param what: what is being done, on what; for messages.
-    :raises IntegrityError: if the object is another version by now, or the answer another range.
+    :param what: the operation and its object, for messages.
+    :raises IntegrityError: if the object has another version, or the server sends another range.
     """
     span = Span(what, file, offset, offset + length)
     try:
-        await RetryPlan(attempts=_TRIES).acall(lambda: objects.receive(what, key, span, version), Deadline(_WHILE))
+        await RetryPlan(attempts=_ATTEMPTS).acall(
+            lambda: objects.receive(what, key, span, version), Deadline(_RETRY_SECONDS)
+        )
     finally:
         span.given_up = True
     return span.checksum

@@ -1,4 +1,4 @@
-"""What is left of a range that is being received: summed and written by one thread, through one small buffer."""
+"""The missing rest of a range; one thread receives, checksums and writes it through one small buffer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ _BUFFER = 1024 * 1024
 
 
 class Span:
-    """What is left of a range.
+    """The missing rest of a range.
 
-    :param what: what is being done, on what; for messages.
-    :param start: the first byte that is missing; :attr:`at` goes on with what arrives.
-    :param end: the first byte behind it.
-    :param given_up: nobody waits for it any more.
+    :param what: the operation and its object, for messages.
+    :param start: the offset of the first byte; :attr:`at` is that of the next missing byte.
+    :param end: the offset behind the last byte.
+
+    Set :attr:`given_up` to stop the thread that receives.
     """
 
     def __init__(self, what: str, file: OpenFile, start: int, end: int) -> None:
@@ -30,24 +31,24 @@ class Span:
 
     @property
     def left(self) -> int:
-        """Bytes that are missing."""
+        """The number of missing bytes."""
         return self.end - self.at
 
     @property
     def header(self) -> str:
-        """The same as ``Range`` says it."""
+        """The value of the header ``Range``."""
         return f"bytes={self.at}-{self.end - 1}"
 
     def receive(self, read: Callable[[memoryview], int]) -> None:
-        """Blocking. Write what is missing.
+        """Receive and write the missing bytes; blocking.
 
-        :param read: fills a buffer, not always to its end; 0 at the end of all.
+        :param read: reads into a buffer and returns the number of bytes, 0 at the end of the answer.
         """
         buffer = memoryview(bytearray(min(_BUFFER, self.left)))
         while self.left and not self.given_up:
             got = read(buffer[: self.left])
             if not got:
-                raise ConnectionLost(f"{self._what}: the answer ended too early", remedy="check the network")
+                raise ConnectionLost(f"{self._what}: the answer was truncated", remedy="check the network")
             self._file.write(buffer[:got], self.at)
             self.checksum = zlib.crc32(buffer[:got], self.checksum)
             self.at += got

@@ -1,6 +1,6 @@
-"""Uploads in parts, request by request: what S3 keeps of one, and what can be asked of it.
+"""Requests on multipart uploads, and what S3 reports of them.
 
-As with :mod:`.s3_objects` there are two ways: our own (:mod:`.s3_wire_uploads`), and boto3 for what only boto3 knows.
+As in :mod:`.s3_objects` there are two implementations: our own (:mod:`.s3_wire_uploads`), and boto3.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Any, NamedTuple, Protocol
 from flowrunner_provider.core.errors import IntegrityError, Rejected, TransientError
 from flowrunner_provider.files.stores.s3_body import Body
 from flowrunner_provider.files.stores.s3_client import S3Client
-from flowrunner_provider.files.stores.s3_objects import Proof, Stored, taken
+from flowrunner_provider.files.stores.s3_objects import Proof, Stored, already_exists
 
-__all__ = ["CRC32", "PAGE", "Begun", "ClientUploads", "Held", "Part", "S3Uploads"]
+__all__ = ["CRC32", "PAGE", "ClientUploads", "Part", "PartsPage", "S3Uploads", "UnfinishedUpload"]
 
 CRC32 = "CRC32"
-"""What S3 calls the checksum."""
+"""The name of the algorithm in S3."""
 
 PAGE = 1_000
-"""Rows of a page."""
+"""Rows per page."""
 
 
-class Begun(NamedTuple):
+class UnfinishedUpload(NamedTuple):
     """An unfinished upload.
 
-    :param by: the principal.
+    :param by: the principal that created it.
     """
 
     key: str
@@ -36,10 +36,10 @@ class Begun(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part that the far side holds.
+    """An uploaded part.
 
     :param etag: without quotes.
-    :param crc32: in base64, where the upload has such.
+    :param crc32: in base64; empty if the upload has no such checksums.
     """
 
     etag: str
@@ -47,11 +47,11 @@ class Part(NamedTuple):
     crc32: str = ""
 
 
-class Held(NamedTuple):
-    """A page of the parts of an upload, by their number.
+class PartsPage(NamedTuple):
+    """A page of the parts of an upload, by number.
 
-    :param algorithm: of their checksums; empty where it is not said.
-    :param after: the number that the next page begins behind; 0 if there is none.
+    :param algorithm: of their checksums; empty if the server does not report it.
+    :param after: the part number to continue after; 0 on the last page.
     """
 
     parts: Mapping[int, Part]
@@ -60,41 +60,41 @@ class Held(NamedTuple):
 
 
 class S3Uploads(Protocol):
-    """Requests on one bucket, repeated while that may help. ``what`` is being done, on what; for messages."""
+    """Requests on one bucket, retried after transient errors; ``what`` names the operation in messages."""
 
     async def create(self, what: str, key: str, algorithm: str) -> tuple[str, str]:
-        """Begin an upload; its id, and the algorithm of checksums that the server says it will compare.
+        """Create an upload; return its id and the checksum algorithm that the server agreed to verify.
 
-        :param algorithm: that it is asked for; empty for none.
+        :param algorithm: the requested one; empty for none.
         """
 
-    async def begun(self, what: str, key: str, most: int) -> list[Begun]:
-        """Unfinished uploads of keys that start with ``key``, itself first; no more than one page."""
+    async def unfinished(self, what: str, key: str, most: int) -> list[UnfinishedUpload]:
+        """Return one page of the unfinished uploads whose keys start with ``key``, those of ``key`` first."""
 
-    async def held(self, what: str, key: str, upload: str, after: int) -> Held:
-        """The parts behind a number."""
+    async def parts_page(self, what: str, key: str, upload: str, after: int) -> PartsPage:
+        """Return the page of parts after the part number ``after``."""
 
     async def send(self, what: str, key: str, upload: str, number: int, data: Body, proof: Proof) -> Stored:
-        """Send a part. One that does not have its checksum there is ``Unavailable``, and not sent again from here."""
+        """Upload a part. Raise ``Unavailable`` if its checksum differs on the server; the caller must read it again."""
 
     async def complete(
         self, what: str, key: str, upload: str, parts: Mapping[int, Part], *, create: bool,
-        there: Callable[[], Awaitable[bool]],
+        is_complete: Callable[[], Awaitable[bool]],
     ) -> None:  # fmt: skip
-        """Make the object.
+        """Complete the upload.
 
-        :param create: raise ``AlreadyExists`` if there is one.
-        :param there: whether it is made already; asked when an answer may have been lost.
+        :param create: raise ``AlreadyExists`` if the key exists.
+        :param is_complete: returns whether the object is complete already; called if an answer may have been lost.
         """
 
     async def abort(self, what: str, key: str, upload: str) -> None:
-        """Remove an upload and its parts."""
+        """Abort an upload, which deletes its parts."""
 
 
 class ClientUploads:
-    """The requests by boto3.
+    """The requests with boto3.
 
-    :param settings: what is sent with everything that is written.
+    :param settings: parameters of every write.
     """
 
     def __init__(self, client: S3Client, bucket: str, settings: Mapping[str, str]) -> None:
@@ -108,14 +108,16 @@ class ClientUploads:
         answer = await self._call(what, "create_multipart_upload", Key=key, **self._settings, **more)
         return str(answer["UploadId"]), str(answer.get("ChecksumAlgorithm", ""))
 
-    async def begun(self, what: str, key: str, most: int) -> list[Begun]:
+    async def unfinished(self, what: str, key: str, most: int) -> list[UnfinishedUpload]:
         answer = await self._call(what, "list_multipart_uploads", Prefix=key, MaxUploads=most)
         return [
-            Begun(row["Key"], str(row["UploadId"]), str(row.get("Initiator", {}).get("ID", "")), row["Initiated"])
+            UnfinishedUpload(
+                row["Key"], str(row["UploadId"]), str(row.get("Initiator", {}).get("ID", "")), row["Initiated"]
+            )
             for row in answer.get("Uploads", [])
         ]
 
-    async def held(self, what: str, key: str, upload: str, after: int) -> Held:
+    async def parts_page(self, what: str, key: str, upload: str, after: int) -> PartsPage:
         answer = await self._call(
             what, "list_parts", Key=key, UploadId=upload, PartNumberMarker=after, MaxParts=PAGE
         )  # fmt: skip
@@ -126,7 +128,7 @@ class ClientUploads:
             for row in answer.get("Parts", [])
         }
         after = int(answer["NextPartNumberMarker"]) if answer.get("IsTruncated") else 0
-        return Held(parts, str(answer.get("ChecksumAlgorithm", "")), after)
+        return PartsPage(parts, str(answer.get("ChecksumAlgorithm", "")), after)
 
     async def send(self, what: str, key: str, upload: str, number: int, data: Body, proof: Proof) -> Stored:
         checksum = {"ChecksumCRC32": proof.crc32} if proof.crc32 else {"ContentMD5": proof.md5}
@@ -137,7 +139,7 @@ class ClientUploads:
 
     async def complete(
         self, what: str, key: str, upload: str, parts: Mapping[int, Part], *, create: bool,
-        there: Callable[[], Awaitable[bool]],
+        is_complete: Callable[[], Awaitable[bool]],
     ) -> None:  # fmt: skip
         rows = [
             {"PartNumber": number, "ETag": f'"{part.etag}"'} | ({"ChecksumCRC32": part.crc32} if part.crc32 else {})
@@ -149,9 +151,9 @@ class ClientUploads:
                 what, "complete_multipart_upload", Key=key, UploadId=upload, MultipartUpload={"Parts": rows}, **more
             )  # fmt: skip
         except IntegrityError:  # 412
-            raise taken(what) from None
+            raise already_exists(what) from None
         except (TransientError, Rejected):  # such as NoSuchUpload
-            if not await there():
+            if not await is_complete():
                 raise
 
     async def abort(self, what: str, key: str, upload: str) -> None:

@@ -1,4 +1,4 @@
-"""Connections to one server for threads: what is large goes by them, and no event loop sees it."""
+"""A pool of blocking connections to one server, for large bodies, which bypass the event loop."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import TypeVar
 
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.files.stores.s3_wire import Answer, Head, Stale
-from flowrunner_provider.files.stores.s3_wire_line import Give, Line
+from flowrunner_provider.files.stores.s3_wire_line import Line, SendBody
 from flowrunner_provider.files.stores.s3_wire_pool import Server
 
-__all__ = ["Lines", "Take"]
+__all__ = ["Lines", "ReceiveBody"]
 
-Take = Callable[[Head, Callable[[memoryview], int]], None]
-"""Gets the head of a success, and what fills a buffer with its body: to the buffer's end unless there is no more."""
+ReceiveBody = Callable[[Head, Callable[[memoryview], int]], None]
+"""Receives the head of a success, and a function that reads its body into a buffer, completely unless it ends."""
 
-_MOST = 64 * 1024
-"""Bytes that the answer to what was sent may have."""
+_MAX_ANSWER = 64 * 1024
+"""The largest answer to an upload, in bytes."""
 
 T = TypeVar("T")
 
 
 class Lines:
-    """Keeps connections to one server, as many as there are threads at work. To be closed.
+    """A pool with one connection per working thread; call :meth:`close` at the end.
 
-    :param threads: who waits for the answers.
+    :param threads: the executor whose threads do the blocking requests.
     """
 
     def __init__(self, server: Server, threads: Executor | None = None) -> None:
@@ -37,45 +37,45 @@ class Lines:
         self._all: set[Line] = set()
         self._lock, self._closed = Lock(), False
 
-    async def ask(self, request: bytes, take: Take) -> Answer | None:
-        """Send a request without a body. What is no success is returned.
+    async def ask(self, request: bytes, receive_body: ReceiveBody) -> Answer | None:
+        """Send a request without a body; return the answer unless it is a success.
 
-        A connection that its server has given up meanwhile is replaced, and the request goes out twice then.
+        If the server closed an idle connection meanwhile, the request is sent again on a new one.
 
-        :param take: called in the thread.
-        :raises Violation: for what is no answer of HTTP.
-        :raises OSError: for a connection that cannot be made or breaks, ``TimeoutError`` for silence.
+        :param receive_body: called in the thread.
+        :raises Violation: if the server violates HTTP.
+        :raises OSError: if the connection fails; ``TimeoutError`` if the server does not answer in time.
         """
 
         def work(line: Line) -> Answer | None:
             head = line.ask(request)
             if head.status >= 300:
-                return line.rest(head, 0)
+                return line.read_rest(head, 0)
             line.expect(head)
-            take(head, line.read)
+            receive_body(head, line.read)
             return None
 
         return await self._in_thread(work)
 
-    async def tell(self, request: bytes, give: Give) -> Answer:
-        """Send a request with a body; otherwise like :meth:`ask`.
+    async def ask_with_body(self, request: bytes, send_body: SendBody) -> Answer:
+        """Send a request with a body and return the answer; otherwise like :meth:`ask`.
 
-        :param give: called in the thread; the body goes out twice, too, where the request does.
+        :param send_body: called in the thread, again if the request is sent again.
         """
-        return await self._in_thread(lambda line: line.rest(line.tell(request, give), _MOST))
+        return await self._in_thread(lambda line: line.read_rest(line.ask_with_body(request, send_body), _MAX_ANSWER))
 
     async def _in_thread(self, work: Callable[[Line], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._once_or_twice, work)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._with_line, work)
 
-    def _once_or_twice(self, work: Callable[[Line], T]) -> T:
-        line = self._free()
+    def _with_line(self, work: Callable[[Line], T]) -> T:
+        line = self._take_idle()
         if line is not None:
             with suppress(Stale):
-                return self._done(line, work)
-            self._forget()  # the others are as old
-        return self._done(self._connect(), work)
+                return self._run(line, work)
+            self._close_idle()  # the others are as old
+        return self._run(self._connect(), work)
 
-    def _done(self, line: Line, work: Callable[[Line], T]) -> T:
+    def _run(self, line: Line, work: Callable[[Line], T]) -> T:
         try:
             return work(line)
         finally:
@@ -86,7 +86,7 @@ class Lines:
                 else:
                     self._drop(line)
 
-    def _free(self) -> Line | None:
+    def _take_idle(self) -> Line | None:
         with self._lock:
             while self._idle:
                 line = self._idle.pop()
@@ -101,21 +101,21 @@ class Lines:
             self._all.add(line)
             if self._closed:
                 self._drop(line)
-                raise ConnectionAbortedError("nobody waits any more")
+                raise ConnectionAbortedError("the pool was closed")
         return line
 
     def _drop(self, line: Line) -> None:
         self._all.discard(line)
         line.close()
 
-    def _forget(self) -> None:
+    def _close_idle(self) -> None:
         with self._lock:
             while self._idle:
                 self._drop(self._idle.pop())
 
     def close(self) -> None:
-        """End all connections; what is under way fails."""
-        self._forget()
+        """Close all connections; requests in flight fail."""
+        self._close_idle()
         with self._lock:
             self._closed = True
             for line in self._all:

@@ -1,4 +1,4 @@
-"""The connections to one server: taken one request long, kept a while, watched by one timer."""
+"""A pool of connections to one server: each is taken for one request, and one timer watches all of them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from flowrunner_provider.files.stores.s3_wire import TICKS, Answer, Stale, Wire
 
 __all__ = ["Pool", "Server"]
 
-_MOST = 64
-"""Connections at a time; who needs another one waits."""
+_MAX_CONNECTIONS = 64
+"""The most connections; further requests wait for one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """Where to connect to, and how long to wait.
+    """The address of a server, and the timeouts.
 
-    :param tls: whom to trust; None for no TLS.
-    :param connect_timeout: seconds for a connection to be there, TLS included.
-    :param timeout: seconds that a server may be silent; five times as long it may take for an answer.
+    :param tls: the TLS context; None for no TLS.
+    :param connect_timeout: seconds for a connection, including TLS.
+    :param timeout: seconds without progress; a complete answer may take five times as long.
     """
 
     host: str
@@ -31,55 +31,55 @@ class Server:
 
 
 class Pool:
-    """Keeps connections to one server. Used within one event loop; to be closed."""
+    """A pool of connections, for one event loop; call :meth:`close` at the end."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self._slots = asyncio.Semaphore(_MOST)
+        self._slots = asyncio.Semaphore(_MAX_CONNECTIONS)
         self._idle: list[Wire] = []
         self._all: set[Wire] = set()
-        self._watch: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def ask(
-        self, request: bytes, data: bytes = b"", *, bodiless: bool = False, most: int = 0, again: bool = True
+        self, request: bytes, data: bytes = b"", *, bodiless: bool = False, most: int = 0, resend: bool = True
     ) -> Answer:
         """Send a request on a free connection.
 
-        :param bodiless: it is ``HEAD``.
-        :param most: bytes that the body of a success may have.
-        :param again: replace a connection that its server has given up meanwhile. The request goes out twice then; it
-            is not known whether it was served the first time.
-        :raises Violation: for what is no answer of HTTP.
-        :raises OSError: for a connection that cannot be made or breaks, ``TimeoutError`` for silence.
+        :param bodiless: whether the request is ``HEAD``.
+        :param most: the largest body of a success, in bytes.
+        :param resend: send the request again on a new connection if the server closed the idle one meanwhile; it may
+            have executed the first one.
+        :raises Violation: if the server violates HTTP.
+        :raises OSError: if the connection fails; ``TimeoutError`` if the server does not answer in time.
         """
         await self._slots.acquire()
         try:
-            wire = self._free() or await self._connect()
+            wire = self._take_idle() or await self._connect()
             try:
                 return await wire.ask(request, data, bodiless=bodiless, most=most)
             except Stale:
-                self._forget()  # the others are as old
-                if not again:
+                self._close_idle()  # the others are as old
+                if not resend:
                     raise
             finally:
-                self._take_back(wire)
+                self._release(wire)
             wire = await self._connect()
             try:
                 return await wire.ask(request, data, bodiless=bodiless, most=most)
             finally:
-                self._take_back(wire)
+                self._release(wire)
         finally:
             self._slots.release()
 
-    def _take_back(self, wire: Wire) -> None:
-        if wire.busy:  # nobody waits for the answer any more
+    def _release(self, wire: Wire) -> None:
+        if wire.busy:  # the caller was cancelled
             wire.close()
         if wire.good:
             self._idle.append(wire)
         else:
             self._all.discard(wire)
 
-    def _free(self) -> Wire | None:
+    def _take_idle(self) -> Wire | None:
         while self._idle:
             wire = self._idle.pop()
             if wire.good:
@@ -94,7 +94,7 @@ class Pool:
                 Wire, server.host, server.port, ssl=server.tls, server_hostname=server.host if server.tls else None
             )
         self._all.add(wire)
-        if self._watch is None:
+        if self._timer is None:
             self._tick()
         return wire
 
@@ -102,19 +102,19 @@ class Pool:
         for wire in self._all:
             wire.tick()
         self._all = {wire for wire in self._all if wire.good or wire.busy}
-        self._watch = asyncio.get_running_loop().call_later(self.server.timeout / TICKS, self._tick)
+        self._timer = asyncio.get_running_loop().call_later(self.server.timeout / TICKS, self._tick)
 
-    def _forget(self) -> None:
+    def _close_idle(self) -> None:
         while self._idle:
             wire = self._idle.pop()
             wire.close()
             self._all.discard(wire)
 
     def close(self) -> None:
-        """End all connections; what is under way fails."""
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        """Close all connections; requests in flight fail."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         for wire in self._all:
             wire.close()
         self._all.clear()

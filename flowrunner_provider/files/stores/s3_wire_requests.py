@@ -1,4 +1,4 @@
-"""Requests to one bucket by connections of our own, signed, and repeated while that may help: see :mod:`.s3_wire`."""
+"""Signed requests to one bucket over our own connections (:mod:`.s3_wire`), retried after transient errors."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from flowrunner_provider.files.stores.s3_wire import Answer, Violation
 from flowrunner_provider.files.stores.s3_wire_lines import Lines
 from flowrunner_provider.files.stores.s3_wire_place import Place
 from flowrunner_provider.files.stores.s3_wire_pool import Pool
-from flowrunner_provider.files.stores.s3_wire_sign import UNSIGNED, Keys, payload_of, signed, written
+from flowrunner_provider.files.stores.s3_wire_sign import UNSIGNED, Keys, payload_of, request_head, signed
 
-__all__ = ["LARGE", "Renewed", "WireRequests", "broken", "stored"]
+__all__ = ["LARGE", "RenewingCredentials", "WireRequests", "connection_error", "stored"]
 
-_ASKED_EVERY = 60.0
-"""Seconds; botocore renews what expires at the latest ten minutes before."""
+_CACHE_SECONDS = 60.0
+"""Seconds between two calls of botocore, which renews credentials at least ten minutes before they expire."""
 
-_SMALL = 64 * 1024
-"""Bytes that an answer may have of which none are wanted."""
+_MAX_ANSWER = 64 * 1024
+"""The largest body of an answer that has none to read, in bytes."""
 
 LARGE = 512 * 1024
-"""Bytes from which a body is digested in a thread."""
+"""Bytes from which a body is hashed in a thread."""
 
 _NONE: Mapping[str, str] = {}
 
-_UNTOUCHED = {"accept-encoding": "identity", "user-agent": "airflow-provider-flowrunner"}
-"""Not signed, as what stands between may change them."""
+_UNSIGNED_HEADERS = {"accept-encoding": "identity", "user-agent": "airflow-provider-flowrunner"}
+"""Headers that are not signed, as a proxy may change them."""
 
 _HEADERS = {
     "ServerSideEncryption": "x-amz-server-side-encryption",
@@ -49,52 +49,54 @@ _HEADERS = {
 }
 
 
-class Renewed:
-    """Credentials of botocore, which renews them; asked in a thread, as that may take requests of its own."""
+class RenewingCredentials:
+    """Credentials of botocore, which renews them; fetched in a thread, as a renewal sends requests."""
 
     def __init__(self, credentials: Any) -> None:
         self._credentials = credentials
         self._keys: Keys | None = None
-        self._until = 0.0
-        self._asking = asyncio.Lock()
+        self._cached_until = 0.0
+        self._lock = asyncio.Lock()
 
     def fresh(self) -> Keys | None:
-        """Those that were asked for not long ago."""
-        return self._keys if SYSTEM_CLOCK.monotonic() < self._until else None
+        """Return the cached keys unless they are too old."""
+        return self._keys if SYSTEM_CLOCK.monotonic() < self._cached_until else None
 
     async def keys(self, what: str) -> Keys:
-        """Those of now."""
-        async with self._asking:
+        """Return the current keys."""
+        async with self._lock:
             keys = self.fresh()
             if keys is None:
                 try:
                     with client_errors(what):
                         frozen = await asyncio.to_thread(self._credentials.get_frozen_credentials)
-                except RuntimeError:  # botocore's word for credentials that have expired as they came
-                    raise CredentialExpired(f"{what}: the credentials have expired", remedy="renew them") from None
+                except RuntimeError:  # botocore received credentials that had expired already
+                    raise CredentialExpired(
+                        f"{what}: the credentials have expired", remedy="renew the credentials of the connection"
+                    ) from None
                 keys = self._keys = Keys(frozen.access_key, frozen.secret_key, frozen.token)
-                self._until = SYSTEM_CLOCK.monotonic() + _ASKED_EVERY
+                self._cached_until = SYSTEM_CLOCK.monotonic() + _CACHE_SECONDS
             return keys
 
-    def forget(self) -> None:
-        """They were refused: ask before the next request."""
+    def invalidate(self) -> None:
+        """Fetch the keys again before the next request, as the server refused them."""
         self._keys = None
 
 
 class WireRequests:
-    """What all requests share.
+    """The base of all requests to one bucket.
 
     :param credentials: None for anonymous requests.
-    :param lines: for what is large.
-    :param settings: what is sent with everything that is written, as boto3 calls it.
-    :param sign_bodies: over a connection that somebody could change.
+    :param lines: the connections for large bodies.
+    :param settings: parameters of every write, by their names in boto3.
+    :param sign_bodies: sign the body too; needed without TLS.
     """
 
     def __init__(
         self,
         place: Place,
         pool: Pool,
-        credentials: Renewed | None,
+        credentials: RenewingCredentials | None,
         plan: RetryPlan,
         *,
         lines: Lines,
@@ -109,12 +111,12 @@ class WireRequests:
         return Deadline(2 * self._pool.server.timeout)
 
     async def _ask(self, what: str, method: str, key: str = "", **more: Any) -> Answer:
-        """A success, after some repetitions."""
+        """Send a request, with retries; return the answer if it is a success."""
 
-        async def once() -> Answer:
-            return self._good(what, await self._answer(what, method, key, **more))
+        async def attempt() -> Answer:
+            return self._raise_unless_success(what, await self._answer(what, method, key, **more))
 
-        return await self._plan.acall(once, self._deadline())
+        return await self._plan.acall(attempt, self._deadline())
 
     async def _answer(
         self,
@@ -125,42 +127,44 @@ class WireRequests:
         query: str = "",
         headers: Mapping[str, str] = _NONE,
         data: bytes = b"",
-        most: int = _SMALL,
-        again: bool = True,
+        most: int = _MAX_ANSWER,
+        resend: bool = True,
     ) -> Answer:
-        """Whatever the server says.
+        """Send a request once and return the answer, whatever its status.
 
-        :param again: repeat it at once if the connection was given up by the server meanwhile.
+        :param resend: send it again at once if the server closed the idle connection meanwhile.
         """
         request = await self._request(what, method, key, query=query, headers=headers, data=data)
         try:
-            return await self._pool.ask(request, data, bodiless=method == "HEAD", most=most, again=again)
+            return await self._pool.ask(request, data, bodiless=method == "HEAD", most=most, resend=resend)
         except (OSError, Violation) as error:
-            raise broken(what, error) from None
+            raise connection_error(what, error) from None
 
     async def _request(
         self, what: str, method: str, key: str, *, query: str = "", headers: Mapping[str, str], data: bytes | Body = b""
     ) -> bytes:
-        """The head of a request, signed.
+        """Return the head of a request, signed.
 
-        :param data: that will follow.
+        :param data: the body that will follow.
         """
         path = self.place.path(key)
-        every = {"host": self.place.netloc, **headers}
+        all_headers = {"host": self.place.netloc, **headers}
         if self._credentials is not None:
             keys, now = self._credentials.fresh() or await self._credentials.keys(what), SYSTEM_CLOCK.now()
             payload = await self._payload(data) if self._sign_bodies else UNSIGNED
-            every = signed(method, path, query, every, keys=keys, region=self.place.region, now=now, payload=payload)
+            all_headers = signed(
+                method, path, query, all_headers, keys=keys, region=self.place.region, now=now, payload=payload
+            )
         if method in ("PUT", "POST"):
-            every["content-length"] = str(len(data))
-        return written(method, path, query, {**every, **_UNTOUCHED})
+            all_headers["content-length"] = str(len(data))
+        return request_head(method, path, query, {**all_headers, **_UNSIGNED_HEADERS})
 
     async def _payload(self, data: bytes | Body) -> str:
         if isinstance(data, Body):
             return await asyncio.to_thread(data.sha256)
         return payload_of(data) if len(data) < LARGE else await asyncio.to_thread(payload_of, data)
 
-    def _good(self, what: str, answer: Answer) -> Answer:
+    def _raise_unless_success(self, what: str, answer: Answer) -> Answer:
         if answer.status < 300:
             return answer
         raise self._refused(what, answer)
@@ -171,38 +175,38 @@ class WireRequests:
         if answer.status in (301, 307):
             where = f"; it is in {region}" if region.replace("-", "").isalnum() else ""
             return ConfigError(
-                f"{what}: the server sends us elsewhere ({answer.status}{where})",
+                f"{what}: the server redirects to another address ({answer.status}{where})",
                 field="region_name",
-                remedy="set region_name, or the endpoint_url, to where the bucket is",
+                remedy="set region_name or endpoint_url to the location of the bucket",
             )
         wait = parse_retry_after(headers.get("retry-after"), SYSTEM_CLOCK.now())
         code, request = code_in(answer.body), headers.get("x-amz-request-id", "")
         error = refusal(what, answer.status, code, retry_after=wait, request=request)
         if isinstance(error, CredentialExpired) and self._credentials is not None:
-            self._credentials.forget()
+            self._credentials.invalidate()
         return error
 
     def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         self._pool.close()
         self._lines.close()
 
 
-def broken(what: str, error: Exception) -> FlowRunnerError:
-    """Why there is no answer."""
+def connection_error(what: str, error: Exception) -> FlowRunnerError:
+    """Return the error for a request without an answer."""
     if isinstance(error, Violation):
-        return IntegrityError(f"{what}: the server answered with {error}", remedy="look at what stands between")
+        return IntegrityError(f"{what}: the server answered with {error}", remedy="check proxies in between")
     if isinstance(error, ssl.SSLCertVerificationError):
         return ConfigError(
             f"{what}: the server's certificate is not trusted",
             field="ca_bundle",
-            remedy="name the CA's file as ca_bundle in the connection's flowrunner extra",
+            remedy="set ca_bundle in the flowrunner extra of the connection to the file of the CA",
         )
     if isinstance(error, TimeoutError):
-        return TimedOut(f"{what}: no answer in time", remedy="raise timeout, or look at the network")
+        return TimedOut(f"{what}: no answer in time", remedy="raise timeout, or check the network")
     return ConnectionLost(f"{what}: the connection failed", remedy="check host, port and network")
 
 
 def stored(answer: Answer) -> Stored:
-    """What is said of what was put."""
+    """Return the ETag and checksum of a write."""
     return Stored(answer.headers.get("etag", ""), answer.headers.get("x-amz-checksum-crc32", ""))
