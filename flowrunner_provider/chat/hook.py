@@ -49,14 +49,14 @@ class ChatHook(FlowRunnerHook[ChatConfig]):
     config_type: ClassVar[type] = ChatConfig
 
     def gateway(self, http: HttpTransport) -> ChatGateway:
-        """The platform's API over ``http``."""
+        """Return the platform's API over ``http``."""
         raise ConfigError("there is no platform", field="platform")
 
     @asynccontextmanager
     async def open(self, run: Run, *, mask_later: Mask = mask) -> AsyncIterator[ChatGateway]:
-        """The platform's API at the pace that all tasks of the connection share.
+        """Open the platform's API with the rate limit that all tasks of the connection share.
 
-        :param mask_later: told the secrets that turn up later.
+        :param mask_later: called with secrets that appear later, such as tokens.
         """
         async with masking_async():
             config = self.config
@@ -67,7 +67,7 @@ class ChatHook(FlowRunnerHook[ChatConfig]):
             yield self.gateway(http)
 
     def check(self) -> str:
-        """Ask the platform for something harmless; nothing is posted."""
+        """Test the connection with a harmless request; nothing is posted."""
 
         async def probe(run: Run) -> str:
             async with self.open(run) as gateway:

@@ -20,19 +20,19 @@ _ERROR = 300
 
 
 class TeamsNotifier(FlowRunnerNotifier):
-    """The workflow of the channel has taken the card: what has happened, DAG, task, run, try, error and links.
+    """On success, the channel's workflow has accepted a card with event, DAG, task, run, try, error and links.
 
-    There are three tries, within ``timeout``, while it is known not to have been taken; killed or called again for
-    the same try of the task, it is posted again. A failure is a typed error, which Airflow logs beside the task's
-    own outcome. Its buttons open the task's log, and the run, where it can be cleared to run again.
+    There are up to three attempts within ``timeout``, as long as the card was certainly not accepted. A notifier that
+    is killed, or called again for the same try of the task, posts the card again. A failure is a typed error, which
+    Airflow logs next to the task's own outcome. The buttons open the task's log, and the run, where it can be cleared.
 
-    :param teams_conn_id: a ``teams`` connection.
-    :param kind: ``failure``, ``success`` or ``sla``; by default what the callback is about.
-    :param language: of titles and labels: ``en`` or ``es``.
-    :param title: instead of the usual one.
-    :param facts: further rows of the table.
-    :param show_error: whether the error's own words are shown, cut at 300 characters, without known secrets; else
-        its class alone.
+    :param teams_conn_id: a connection of type ``teams``.
+    :param kind: ``failure``, ``success`` or ``sla``; by default derived from the callback.
+    :param language: language of titles and labels, ``en`` or ``es``.
+    :param title: overrides the default title.
+    :param facts: additional rows of the table.
+    :param show_error: show the error message, cut at 300 characters and with known secrets redacted; otherwise only the
+        error's class.
     """
 
     action: ClassVar[str] = "teams.notify"

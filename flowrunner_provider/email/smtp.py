@@ -254,13 +254,13 @@ class SmtpEnvelope:
         """Withdraw the envelope of a message that was not sent."""
         if self._ready:
             self.line.close()
-        await self._one(b"RSET")
+        await self._command(b"RSET")
 
     async def noop(self) -> None:
         """Check that the server still answers."""
-        await self._one(b"NOOP")
+        await self._command(b"NOOP")
 
-    async def _one(self, command: bytes) -> None:
+    async def _command(self, command: bytes) -> None:
         (reply,) = await self._ask([command])
         if reply.code != 250:
             raise self.errors.reply(reply.code, reply.text, f"refused {command.decode()}")

@@ -136,28 +136,28 @@ class SmtpLine(asyncio.Protocol):
 
     async def _wait(self, timeout: float) -> None:
         self._waiter = waiter = self._loop.create_future()
-        self._timer = self._loop.call_later(timeout, self._late, timeout, len(self._replies))
+        self._timer = self._loop.call_later(timeout, self._on_timeout, timeout, len(self._replies))
         try:
             await waiter
         finally:
             self._timer.cancel()
             self._waiter = None
 
-    def _late(self, timeout: float, heard: int) -> None:
+    def _on_timeout(self, timeout: float, heard: int) -> None:
         if len(self._replies) > heard:  # it is slow, but goes on
-            self._timer = self._loop.call_later(timeout, self._late, timeout, len(self._replies))
+            self._timer = self._loop.call_later(timeout, self._on_timeout, timeout, len(self._replies))
             return
         self._replies = []
         self._fail(TimeoutError("no answer in time"))
 
-    def _go_on(self) -> None:
+    def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def _fail(self, error: OSError) -> None:
         self._failure = self._failure or error
         self._wanted = 0
-        self._go_on()
+        self._wake()
 
     # What the transport tells
 
@@ -166,13 +166,13 @@ class SmtpLine(asyncio.Protocol):
         while (end := self._buffer.find(b"\n")) >= 0:
             line = bytes(self._buffer[:end]).rstrip()
             del self._buffer[: end + 1]
-            self._heard(line)
+            self._on_line(line)
         if len(self._buffer) > _LONGEST_REPLY:
             self._fail(Spoilt("its reply has no end"))
         if not self._wanted and not self._paused:
-            self._go_on()
+            self._wake()
 
-    def _heard(self, line: bytes) -> None:
+    def _on_line(self, line: bytes) -> None:
         found = _REPLY.fullmatch(line)
         if not self._wanted or found is None:
             self._fail(Spoilt(line.decode("utf-8", "replace")))
@@ -196,7 +196,7 @@ class SmtpLine(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._go_on()
+        self._wake()
 
     def eof_received(self) -> bool:
         self.connection_lost(None)

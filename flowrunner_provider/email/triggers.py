@@ -41,7 +41,7 @@ class MailTrigger(FlowRunnerTrigger):
         watch = MailWatch.from_json(self.watch)
         watch.check()
         connect = await FlowRunnerImapHook(self.imap_conn_id).aconnector()
-        found = await watch.look(connect, Deadline(POLL_SECONDS))
+        found = await watch.poll(connect, Deadline(POLL_SECONDS))
         return None if found is None else asdict(found)
 
 

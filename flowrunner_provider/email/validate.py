@@ -92,9 +92,9 @@ def validate(source: RowSource, column: str, check: Validator, valid: Path, inva
         rows = 0
         for batch in _batches(source):
             run.deadline.check("checking the addresses")
-            judged = [(row, *check(row.get(column))) for row in batch]
-            good.write_records([{**row, column: address} for row, address, reason in judged if not reason])
-            bad.write_records([{**row, REASON: reason} for row, _, reason in judged if reason])
+            checked = [(row, *check(row.get(column))) for row in batch]
+            good.write_records([{**row, column: address} for row, address, reason in checked if not reason])
+            bad.write_records([{**row, REASON: reason} for row, _, reason in checked if reason])
             rows += len(batch)
             progress.advance(len(batch))
         if not rows == source.total == good.rows + bad.rows:
@@ -103,9 +103,9 @@ def validate(source: RowSource, column: str, check: Validator, valid: Path, inva
                 remedy="keep the file as it is until the task has ended",
             )
         failpoint("email.validate.before_commit")
-        taken = good.commit()
+        valid_rows = good.commit()
         failpoint("email.validate.between_commits")
-        result = ValidateResult(rows=rows, valid=taken, invalid=bad.commit())
+        result = ValidateResult(rows=rows, valid=valid_rows, invalid=bad.commit())
         failpoint("email.validate.after_commit")
     progress.finish()
     return result

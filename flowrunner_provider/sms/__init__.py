@@ -1,7 +1,7 @@
-"""Text messages: sent once whatever dies, through the gateway that the connection names.
+"""Text messages, each sent exactly once through the vendor that the connection names.
 
-``numbers`` ``segments`` ``recipients``   who is written to, and what it takes
-``gateway`` ``gateways/<vendor>`` ``config``   the vendors behind one face
-``send`` ``delivery``   the engines, pure
+``numbers`` ``segments`` ``recipients``   validation of numbers and texts
+``gateway`` ``gateways/<vendor>`` ``config``   the vendors behind one interface
+``send`` ``delivery``   the engines, without Airflow
 ``hook`` ``operators`` ``sensors`` ``triggers`` ``notifier``   the Airflow side
 """

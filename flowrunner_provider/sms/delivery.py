@@ -40,7 +40,9 @@ class Watch:
 
     def check(self) -> None:
         """Raise :class:`ConfigError`, naming the parameter, unless the watch is valid."""
-        if not self.message_ids or not all(isinstance(each, str) and each for each in self.message_ids):
+        if not self.message_ids or not all(
+            isinstance(message_id, str) and message_id for message_id in self.message_ids
+        ):
             raise ConfigError(
                 "there is no message to wait for",
                 field="message_ids",
@@ -53,9 +55,13 @@ class Watch:
                 remedy="split them, e.g. with one mapped task for each part",
             )
         if both := set(self.success) & set(self.fail):
-            raise ConfigError(f"{sorted(both)[0]!r} is in both", field="fail", remedy="decide")
+            raise ConfigError(
+                f"{sorted(both)[0]!r} is in both success_states and fail_states",
+                field="fail",
+                remedy="remove it from one",
+            )
 
-    async def look(self, gateway: Gateway, settled: dict[str, str]) -> DeliveryReport | None:
+    async def poll(self, gateway: Gateway, settled: dict[str, str]) -> DeliveryReport | None:
         """Poll each unsettled message; return the report when all are delivered, None while some are under way.
 
         :param settled: message id -> final status from earlier polls; updated in place.
@@ -65,7 +71,7 @@ class Watch:
         success = frozenset(self.success) or capabilities.delivered
         fail = frozenset(self.fail) or capabilities.final - success
         if not capabilities.final:
-            await gateway.state(self.message_ids[0])  # says that it cannot
+            await gateway.state(self.message_ids[0])  # raises: this vendor cannot be polled
         for message_id in dict.fromkeys(self.message_ids):
             if message_id not in settled:
                 state = await gateway.state(message_id)
@@ -81,6 +87,6 @@ class Watch:
                 done=len(settled) - len(failed),
                 failed=dict(list(failed.items())[:20]),
                 retryable=False,
-                remedy="look the codes up at the vendor; write to these people another way",
+                remedy="look up the codes in the vendor's reference; contact these people another way",
             )
         return DeliveryReport(messages=len(settled), statuses=settled)

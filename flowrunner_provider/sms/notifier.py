@@ -19,18 +19,18 @@ _LONGEST_WAIT = 5.0
 
 
 class SmsNotifier(FlowRunnerNotifier):
-    """The vendor has taken the message for every number.
+    """On success, the vendor has accepted the message for every number.
 
-    There are three tries for each number, within ``timeout``, while the message is known not to have been taken;
-    killed or called again for the same try of the task, it may be sent again, but by Azure, which recognises its
-    token. A number that fails does not keep the others from their message; the failure is a typed error, which
-    Airflow logs beside the task's own outcome. For callbacks of tasks and runs, and for deadline alerts.
+    Each number gets up to three attempts within ``timeout``, as long as the message was certainly not accepted. A
+    notifier that is killed, or called again for the same try of the task, may send the message twice, except through
+    Azure, which recognises the repeated token. A failing number does not stop the others. A failure is a typed error,
+    which Airflow logs next to the task's own outcome. Works in callbacks of tasks and runs, and in deadline alerts.
 
-    :param to: a number in E.164, or a list.
-    :param body: the text; by default what has happened to which task of which DAG, without the error's own words.
-    :param sms_conn_id: the connection.
-    :param sender: by default the connection's.
-    :param max_segments: a longer text is cut to fit.
+    :param to: a number in E.164, or a list of them.
+    :param body: the text; by default the event, DAG and task, without the error message.
+    :param sms_conn_id: the connection to the vendor.
+    :param sender: the sender; by default the connection's.
+    :param max_segments: maximum segments; a longer text is cut.
     """
 
     action: ClassVar[str] = "sms.notify"

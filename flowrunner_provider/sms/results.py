@@ -9,15 +9,15 @@ __all__ = ["DeliveryReport", "SmsResult"]
 
 @dataclass(frozen=True, kw_only=True)
 class SmsResult:
-    """Messages of which each is settled; refusals are an error. ``recipients`` = sent + duplicates + unknown.
+    """The outcome of a complete task. ``recipients`` = sent + duplicates + unknown.
 
-    :param vendor: whose API took them.
-    :param recipients: how many rows there were.
-    :param sent: how many messages the vendor has taken, over all attempts.
-    :param duplicates: rows with the number and text of an earlier row, which were left out.
-    :param unknown: of whom nobody knows, after ``on_unknown="skip"``.
-    :param segments: what the sent messages are billed as.
-    :param message_ids: the vendor's ids, in the order of the rows; for ``sms.wait_delivery``.
+    :param vendor: display name of the vendor.
+    :param recipients: number of rows.
+    :param sent: number of messages that the vendor accepted, over all attempts.
+    :param duplicates: rows that were skipped because an earlier row has the same number and text.
+    :param unknown: messages whose outcome is unknown, after ``on_unknown="skip"``.
+    :param segments: number of billed segments.
+    :param message_ids: the vendor's ids in the order of the rows; for ``sms.wait_delivery``.
     """
 
     vendor: str
@@ -31,9 +31,9 @@ class SmsResult:
 
 @dataclass(frozen=True, kw_only=True)
 class DeliveryReport:
-    """What became of messages that the vendor had taken.
+    """The delivery statuses of the messages.
 
-    :param messages: how many.
+    :param messages: number of messages.
     :param statuses: message id -> the vendor's status, one of the success states.
     """
 

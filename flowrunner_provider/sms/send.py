@@ -25,10 +25,10 @@ __all__ = ["Rules", "send_all", "send_now"]
 _ACTION = "sms.send"
 
 _LOST = 3
-"""Answers lost in one attempt after which no further message is begun: it is the way and not the message."""
+"""Lost answers in one attempt after which no further message is sent: the network is at fault, not a message."""
 
 _SHOWN = 20
-_LOOK = "look for them at the vendor; then clear the task with on_unknown='resend' or 'skip'"
+_RECONCILE = "search the vendor's log for them; then clear the task with on_unknown='resend' or 'skip'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ async def send_all(gateway: Gateway, letters: Letters, rules: Rules, run: Run) -
     :raises OutcomeUnknown: when nobody knows whether some messages were sent.
     :raises TransientError: when the vendor or the rate limit demands a wait that is too long for a worker slot.
     """
-    return await _Sending(gateway, letters, rules, run).work()
+    return await _Sending(gateway, letters, rules, run).send()
 
 
 class _Sending:
@@ -65,7 +65,7 @@ class _Sending:
         self.stopped: FlowRunnerError | None = None
         self.lost = 0
 
-    async def work(self) -> SmsResult:
+    async def send(self) -> SmsResult:
         self.progress = self.run.progress("send", unit="messages", total=len(self.letters.texts))
         workers = [asyncio.create_task(self._worker()) for _ in range(self.rules.concurrency)]
         try:
@@ -75,23 +75,23 @@ class _Sending:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
         self.progress.finish()
-        return self._end()
+        return self._finish()
 
     async def _worker(self) -> None:
-        """One message after the other; an error that is not about one message ends the work of all."""
+        """Send one message after another; an error that does not concern a single message stops all workers."""
         while self.waiting and self.stopped is None and self.lost < _LOST:
             index, text = self.waiting.popleft()
             try:
-                await self._one(index, text)
+                await self._send_one(index, text)
             except FlowRunnerError as error:
                 self.stopped = self.stopped or error
                 return
             self.progress.advance()
 
-    async def _one(self, index: int, text: Text) -> None:
+    async def _send_one(self, index: int, text: Text) -> None:
         gateway = self.gateway
 
-        async def send(key: str, at: datetime) -> Any:
+        async def send_text(key: str, at: datetime) -> Any:
             return asdict(await gateway.send(text, key, at))
 
         async def find(key: str, at: datetime) -> Any:
@@ -108,7 +108,7 @@ class _Sending:
                 fingerprint=fingerprint(text.channel, text.sender, text.number, text.body),
                 exchange=gateway.http.settings.timeout,
                 on_unknown=self.rules.on_unknown,
-                send=send,
+                send=send_text,
                 find=find,
             )
         except OutcomeUnknown as error:
@@ -124,7 +124,7 @@ class _Sending:
 
     # The end
 
-    def _end(self) -> SmsResult:
+    def _finish(self) -> SmsResult:
         if self.stopped is not None:
             raise self.stopped
         if self.unknown and self.rules.on_unknown != "skip":
@@ -151,14 +151,14 @@ class _Sending:
             f"the first: {errors[0].message}",
             effect_key=errors[0].effect_key,
             reconcilable=any(error.reconcilable for error in errors),
-            remedy=_LOOK,
+            remedy=_RECONCILE,
         )
 
     def _partial(self) -> PartialFailure:
         rows = sorted(self.refused)
         failed = {str(row): self.refused[row] for row in rows}
         first = "; ".join(f"row {row}: {why}" for row, why in list(failed.items())[:3])
-        rest = f"{len(self.waiting)} were not tried, as answers are lost on the way" if self.waiting else ""
+        rest = f"{len(self.waiting)} were not tried, because several answers were lost" if self.waiting else ""
         return PartialFailure(
             f"{len(rows)} of {self.letters.rows} messages were refused: {'; '.join(filter(None, (first, rest)))}",
             done=len(self.sent),
@@ -174,10 +174,10 @@ async def send_now(gateway: Gateway, text: Text, run: Run, *, key: str) -> None:
     :param key: the token, where the vendor knows one.
     """
 
-    async def send(key: str, at: datetime) -> Any:
+    async def send_text(key: str, at: datetime) -> Any:
         return asdict(await gateway.send(text, key, at))
 
-    await deliver(run, gateway.capabilities.far, send, action=_ACTION, key=key, at=run.clock.now())
+    await deliver(run, gateway.capabilities.far, send_text, action=_ACTION, key=key, at=run.clock.now())
 
 
 def _named(rows: list[int]) -> str:

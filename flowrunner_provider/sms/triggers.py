@@ -1,4 +1,4 @@
-"""What the triggerer looks at for the SMS sensor. Triggers only observe, and carry no secret."""
+"""The trigger of the SMS sensor. It only observes, and serialises the connection id, never secrets."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from flowrunner_provider.sms.hook import asms_hook
 
 __all__ = ["SmsDeliveryTrigger"]
 
-_LOOK_SECONDS = 120.0
+_POLL_SECONDS = 120.0
 
 
 class SmsDeliveryTrigger(FlowRunnerTrigger):
-    """Asks the vendor about messages until all have arrived, or never will.
+    """Polls the vendor until the status of every message is final.
 
-    :param sms_conn_id: the connection.
+    :param sms_conn_id: the connection to the vendor.
     :param watch: a :class:`Watch` in its JSON form.
     """
 
@@ -30,7 +30,7 @@ class SmsDeliveryTrigger(FlowRunnerTrigger):
         super().__init__(**kwargs)
         self.sms_conn_id, self.watch = sms_conn_id, dict(watch)
         self.settled: dict[str, str] = {}
-        """What earlier looks saw; a triggerer that starts anew asks for all again."""
+        """Statuses from earlier polls; a restarted triggerer polls all messages again."""
 
     def arguments(self) -> dict[str, Any]:
         return {"sms_conn_id": self.sms_conn_id, "watch": self.watch}
@@ -39,7 +39,7 @@ class SmsDeliveryTrigger(FlowRunnerTrigger):
         watch = Watch.from_json(self.watch)
         watch.check()
         hook = await asms_hook(self.sms_conn_id)
-        run = Run.alone(timeout=_LOOK_SECONDS, retry=RetryPlan(attempts=1))
+        run = Run.alone(timeout=_POLL_SECONDS, retry=RetryPlan(attempts=1))
         async with hook.open(run, mask_later=mask_soon) as gateway:
-            found = await watch.look(gateway, self.settled)
+            found = await watch.poll(gateway, self.settled)
         return None if found is None else asdict(found)

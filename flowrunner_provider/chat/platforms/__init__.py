@@ -1,1 +1,1 @@
-"""One file for each platform; what is told of their APIs is from the platforms' own references."""
+"""One module per platform, written from the platform's API reference."""

@@ -42,9 +42,9 @@ class FlowRunnerImapHook(FlowRunnerHook[ImapConfig]):
         return {**official_imap_values(extra_of(found)), **super().values(found)}
 
     def connector(self, *, mask_later: Callable[..., None] = mask) -> Callable[[Deadline], Awaitable[ImapSession]]:
-        """Opens sessions of this connection. A token that is refused is renewed once.
+        """Return a function that opens sessions of this connection. A refused token is renewed once.
 
-        :param mask_later: told the secrets that turn up later, such as tokens.
+        :param mask_later: called with secrets that appear later, such as tokens.
         """
         config = self.config
         config.require_login()
@@ -57,7 +57,7 @@ class FlowRunnerImapHook(FlowRunnerHook[ImapConfig]):
         return _Connector(config, credentials, mask_later)
 
     async def aconnector(self) -> Callable[[Deadline], Awaitable[ImapSession]]:
-        """:meth:`connector` for the triggerer: the connection is read without blocking its event loop."""
+        """Return :meth:`connector` for the triggerer: the connection is read without blocking its event loop."""
         async with masking_async():
             await self.aload()
             return self.connector(mask_later=mask_soon)

@@ -28,7 +28,7 @@ Kind = Literal["none", "flag", "unflag", "copy", "move", "delete"]
 WINDOW = 100
 """Messages per command."""
 
-_SEEN = frozenset({"\\Seen", "\\Flagged", "\\Answered", "\\Deleted", "\\Draft"})
+_SYSTEM_FLAGS = frozenset({"\\Seen", "\\Flagged", "\\Answered", "\\Deleted", "\\Draft"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,13 @@ class Act:
         for flag in self.flags:
             word = flag.removeprefix("\\")
             if not word or not word.isascii() or not all(c.isalnum() or c in "$_.-" for c in word):
-                raise ConfigError(f"{flag!r} is no flag", field="flags", remedy="write '\\\\Flagged' or a plain word")
-            if flag.startswith("\\") and flag not in _SEEN:
-                raise ConfigError(f"there is no flag {flag!r}", field="flags", remedy=f"use {', '.join(sorted(_SEEN))}")
+                raise ConfigError(
+                    f"{flag!r} is not a valid flag", field="flags", remedy="write '\\\\Flagged' or a plain word"
+                )
+            if flag.startswith("\\") and flag not in _SYSTEM_FLAGS:
+                raise ConfigError(
+                    f"there is no flag {flag!r}", field="flags", remedy=f"use {', '.join(sorted(_SYSTEM_FLAGS))}"
+                )
         if self.kind in ("flag", "unflag") and not self.flags:
             raise ConfigError("no flags are given", field="flags", remedy="write ['\\\\Flagged']")
         if self.kind in ("copy", "move") and not self.target:
@@ -103,9 +107,9 @@ class Worker:
 
     async def expunges(self) -> bool:
         """Return whether the operation can remove messages; some servers can only flag them as deleted."""
-        if self._act.kind not in ("delete", "move") or (self._act.kind == "move" and await self._can("MOVE")):
+        if self._act.kind not in ("delete", "move") or (self._act.kind == "move" and await self._supports("MOVE")):
             return True
-        return await self._can("UIDPLUS")
+        return await self._supports("UIDPLUS")
 
     async def work(self, state: Any) -> None:
         """Continue with the window that ``state`` names."""
@@ -143,12 +147,12 @@ class Worker:
 
     async def _delete(self, uids: list[int]) -> None:
         await self._effect("flag_deleted", lambda session: session.flag(uids, ("\\Deleted",), add=True))
-        if await self._can("UIDPLUS"):  # a plain EXPUNGE would also remove what others have flagged
+        if await self._supports("UIDPLUS"):  # a plain EXPUNGE would also remove what others have flagged
             await self._effect("expunge", lambda session: session.expunge(uids))
 
     async def _move(self, window: list[tuple[int, str]], at: int, doubt: Any) -> None:
         uids = [uid for uid, _ in window]
-        if await self._can("MOVE"):
+        if await self._supports("MOVE"):
             await self._effect("move", lambda session: session.move(uids, self._act.target))
             return
         if not (doubt and doubt.get("copied")):
@@ -204,18 +208,18 @@ class Worker:
         """Copy the messages that an interrupted COPY has not brought to the target."""
         identities = [identity for _, identity in window]
 
-        async def there(session: ImapSession, selected: Selected) -> list[int]:
+        async def find_copies(session: ImapSession, selected: Selected) -> list[int]:
             same = selected.uidvalidity == doubted["uidvalidity"]
             return await found_again(session, identities, above=max(0, doubted["uidnext"] - 1) if same else 0)
 
-        found = await self._box.elsewhere(self._act.target, there)
+        found = await self._box.elsewhere(self._act.target, find_copies)
         missing = [pair for pair, uid in zip(window, found, strict=True) if not uid]
         failpoint("email.mailbox.before_copy")
         if missing and not await self._copied(missing):
             await self._copy_missing(missing, doubted)
         failpoint("email.mailbox.after_copy")
 
-    async def _can(self, capability: str) -> bool:
+    async def _supports(self, capability: str) -> bool:
         async def ask(session: ImapSession) -> bool:
             return session.can(capability)
 

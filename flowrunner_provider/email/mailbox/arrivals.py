@@ -19,8 +19,8 @@ from flowrunner_provider.email.mailbox.watch import MailWatch, news
 
 __all__ = ["arrivals"]
 
-MOST_EVENTS = 20
-"""In one look: what fits into a watcher's record."""
+MAX_EVENTS = 20
+"""Per poll: what fits into a watcher's record."""
 
 _REMEMBERED = 300
 _WINDOW = 100
@@ -40,7 +40,7 @@ async def arrivals(
         selected = await session.select(watch.folder, readonly=True)
         if cursor is None and not existing:
             return [], await _now(session, selected)
-        return await _Look(session, selected, watch, dict(cursor or {}), log).look()
+        return await _Poll(session, selected, watch, dict(cursor or {}), log).events()
     finally:
         await session.close()
 
@@ -55,7 +55,7 @@ async def _now(session: ImapSession, selected: Selected) -> dict[str, Json]:
     }  # fmt: skip
 
 
-class _Look:
+class _Poll:
     def __init__(
         self, session: ImapSession, selected: Selected, watch: MailWatch, cursor: dict[str, Any], log: Any
     ) -> None:
@@ -67,15 +67,15 @@ class _Look:
         self._floor: str | None = cursor.get("floor")
         if cursor and cursor["uidvalidity"] != selected.uidvalidity:
             log.warning(
-                "Folder %r has new UIDs (UIDVALIDITY %s, before %s); what was told is known by its Message-ID.",
+                "Folder %r was renumbered (UIDVALIDITY %s, before %s); reported messages are recognised by Message-ID.",
                 watch.folder, selected.uidvalidity, cursor["uidvalidity"],
             )  # fmt: skip
             self._uid, self._renumbered, self._floor = 0, selected.uidnext - 1, self._newest
 
-    async def look(self) -> tuple[list[dict[str, Json]], Json]:
+    async def events(self) -> tuple[list[dict[str, Json]], Json]:
         events: list[dict[str, Json]] = []
         criteria = MailSearch.of(self._watch.search).criteria(above=self._uid)
-        # What comes between opening the folder and searching it is left to the next look.
+        # Messages that arrive between SELECT and SEARCH are left to the next poll.
         end = self._selected.uidnext
         uids = [uid for uid in await self._session.search(criteria) if self._uid < uid and (uid < end or not end)]
         for start in range(0, len(uids), _WINDOW):
@@ -85,13 +85,13 @@ class _Look:
                 if message is not None and self._watch.wanted(message) and self._is_new(message):
                     events.append(self._event(message))
                 self._uid = uid
-                if len(events) == MOST_EVENTS:
+                if len(events) == MAX_EVENTS:
                     return events, self._cursor()
         self._uid = max([self._uid, end - 1, *uids])
         return events, self._cursor()
 
     def _is_new(self, message: Message) -> bool:
-        """Among messages that were numbered anew: whether it came after what was seen, and was not told."""
+        """Return whether a message is new, which after a renumbering its UID alone does not show."""
         if message.uid > self._renumbered:
             return True
         told = {self._told[start : start + 8] for start in range(0, len(self._told), 8)}

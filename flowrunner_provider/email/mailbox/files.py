@@ -90,7 +90,7 @@ class Shelf:
         try:
             for part in self.chosen(message):
                 path = self.store.join(self.folder, self.place(origin, part))
-                digest, fresh = await self._one(box, run, message.uid, part, path, resumed=resumed)
+                digest, fresh = await self._save_part(box, run, message.uid, part, path, resumed=resumed)
                 made += [path] if fresh else []
                 rows.append({
                     "name": part.name, "path": self.address(path), "content_type": part.content_type,
@@ -103,7 +103,7 @@ class Shelf:
             raise
         return rows
 
-    async def _one(
+    async def _save_part(
         self, box: Mailbox, run: Run, uid: int, part: Part, path: str, *, resumed: bool
     ) -> tuple[Digest, bool]:
         if self.if_exists != "overwrite" and await _stat(self.store, path) is not None:

@@ -264,7 +264,7 @@ SAVE_EVERY = 3.0
 
 @contextmanager
 def _left_to_none(writer: RowWriter, run: Run) -> Iterator[None]:
-    """After an error the part stays for the next attempt; one that has taken over already has a part of its own."""
+    """After an error, keep the temporary file for the next attempt, unless a newer attempt already has its own."""
     try:
         yield
     except FlowRunnerError:

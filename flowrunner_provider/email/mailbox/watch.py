@@ -19,7 +19,7 @@ __all__ = ["MailWatch", "check_folder", "news"]
 MOST = 10_000
 SHOWN = 50
 _WINDOW = 100
-_SHORT = 200
+_MAX_TEXT = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +54,8 @@ class MailWatch:
         check_folder(self.folder)
 
     @property
-    def _sure(self) -> bool:
-        """The server's answer says it all."""
+    def _server_decides(self) -> bool:
+        """Whether no message needs a check beyond the server's search."""
         return self.attachment_pattern is None and not MailSearch.of(self.search).needs_structure
 
     def wanted(self, message: Message | None) -> bool:
@@ -67,7 +67,7 @@ class MailWatch:
         pattern = self.attachment_pattern
         return pattern is None or any(matches(part.name, pattern) for part in message.attachments)
 
-    async def look(self, connect: Connect, deadline: Deadline) -> MailWaitResult | None:
+    async def poll(self, connect: Connect, deadline: Deadline) -> MailWaitResult | None:
         """Return the messages, or None while there are too few; opens its own connection."""
         session = await connect(deadline)
         try:
@@ -86,7 +86,7 @@ class MailWatch:
         found: list[dict[str, Any]] = []
         count = 0
         for start in range(0, len(uids), _WINDOW):
-            if self._sure and start >= SHOWN:
+            if self._server_decides and start >= SHOWN:
                 return len(uids), found
             described = await describe(session, uids[start : start + _WINDOW])
             for uid in sorted(described):
@@ -110,10 +110,10 @@ def news(message: Message) -> dict[str, Any]:
     sender = row["from"][0]["address"] if row["from"] else ""
     return {
         "uid": message.uid,
-        "message_id": message.message_id[:_SHORT],
-        "from": sender[:_SHORT],
-        "subject": row["subject"][:_SHORT],
+        "message_id": message.message_id[:_MAX_TEXT],
+        "from": sender[:_MAX_TEXT],
+        "subject": row["subject"][:_MAX_TEXT],
         "received": row["received"],
         "size": message.size,
-        "attachments": [part.name[:_SHORT] for part in message.attachments[:20]],
+        "attachments": [part.name[:_MAX_TEXT] for part in message.attachments[:20]],
     }

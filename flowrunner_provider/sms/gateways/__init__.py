@@ -1,1 +1,1 @@
-"""One file for each vendor; what is told of their APIs is from the vendors' own references."""
+"""One module per vendor, written from the vendor's API reference."""
