@@ -118,10 +118,10 @@ def _extract(what: str, answer: Answer, name: str, find: Callable[[ElementTree.E
 
 def _text(element: ElementTree.Element, namespace: str, *names: str) -> str:
     """Return the text of a descendant; raise ``KeyError`` if it is missing or empty."""
-    uploads = element.findtext("/".join(f"{namespace}{name}" for name in names))
-    if not uploads:
+    text = element.findtext("/".join(f"{namespace}{name}" for name in names))
+    if not text:
         raise KeyError(names)
-    return uploads
+    return text
 
 
 def _uploads(root: ElementTree.Element, namespace: str) -> list[UnfinishedUpload]:
