@@ -121,9 +121,7 @@ async def split(
                 raise _too_many(options.max_parts)
             await publisher.publish(target(publisher.next), produce, key=lambda _: [parts.position, parts.done])
     if entry.size not in (None, parts.position):
-        raise IntegrityError(
-            f"{path}: only {parts.position} of {entry.size} bytes were received", remedy="check the disk of the server"
-        )
+        raise IntegrityError(f"{path}: {parts.position} of {entry.size} bytes came", remedy="check the server's disk")
     progress.finish()
     into = (labels[1] or dest[1]).rstrip("/")
     return SplitResult(
