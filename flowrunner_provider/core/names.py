@@ -1,14 +1,14 @@
-"""Names that come from elsewhere: a remote listing, an attachment, a response header.
+"""Validation of names from elsewhere: a remote listing, an attachment, a response header.
 
-The far side chooses these names and we choose the folder, so a name must never choose a folder too.
-The rule is *use it exactly or refuse it*: :func:`safe_component` returns the name unchanged or raises
-:class:`~flowrunner_provider.core.errors.PathEscape`. Nothing is cleaned up, because two cleaned names
-may become one file, and a renamed file is one that nobody finds again.
+The far side chooses these names and we choose the folder, so a name must never choose a folder too. A name is *used
+exactly or refused*: :func:`safe_component` returns it unchanged or raises
+:class:`~flowrunner_provider.core.errors.PathEscape`. Names are never cleaned up, because two cleaned names may become
+one file, and a renamed file cannot be found again.
 
-A name is judged in every reading that some later program may give it: as it stands, folded by Unicode
-NFKC (``／`` becomes ``/``), and percent-decoded until nothing is left to decode (``%252e`` becomes ``.``).
-What is decoded may name a path below the folder: ``region=a%2Fb`` is what Hive, Spark and our own exports
-call the folder of a value with a slash, and one component wherever it is not decoded.
+A name is checked in every reading that a later program may apply: as it is, folded by Unicode NFKC (``／`` becomes
+``/``), and percent-decoded until nothing is left to decode (``%252e`` becomes ``.``). A decoded name may be a path
+below the folder: ``region=a%2Fb`` is what Hive, Spark and our own exports call the folder of a value with a slash, and
+it is one component unless it is decoded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 MAX_NAME_BYTES = 255
-"""What ext4, XFS, APFS and most SFTP servers allow for one component, in UTF-8."""
+"""Limit of ext4, XFS, APFS and most SFTP servers for one component, in UTF-8."""
 
 _MOST_FOLDERS = 10_000
 
@@ -50,7 +50,7 @@ _OVERLONG = re.compile(r"%c[01]%[89ab][0-9a-f]|%e0%[89][0-9a-f]%|%f0%8[0-9a-f]%"
 _U_ESCAPE = re.compile(r"%u([0-9a-f]{4})", re.IGNORECASE)  # the spelling of old IIS and of JavaScript's escape()
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}")
-"""Most names: they are read the same by everybody, and need no closer look."""
+"""Most names: unambiguous, so no further checks are needed."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PART = re.compile(r"\..+\.([A-Za-z0-9_-]{1,64})\.part", re.DOTALL)
@@ -85,7 +85,7 @@ def safe_component(name: str) -> str:
 
 
 def join_inside(root: str, relative: str) -> str:
-    """Return the path of ``relative`` below ``root`` in a store; every component has been checked.
+    """Return the path of ``relative`` below ``root`` in a store, after checking every component.
 
     :param root: the folder in the store, as the user configured it; empty for the top of the store.
     :param relative: a path with ``/`` between components, from a listing.
@@ -95,30 +95,31 @@ def join_inside(root: str, relative: str) -> str:
 
 
 def resolve_inside(root: Path, relative: str) -> Path:
-    """Return where ``relative`` really lies below ``root`` on this disk; no existing link leads out of it.
+    """Return the real path of ``relative`` below ``root`` on this disk; raise if an existing link leads out of it.
 
-    Links are looked at once, now. Against one that is swapped in later, open the result with ``O_NOFOLLOW``.
+    Links are resolved once, now. Open the result with ``O_NOFOLLOW`` to protect against a link that is swapped in
+    later.
 
-    :param root: a folder of ours; it may itself be reached through links.
+    :param root: the local folder; may itself be reached through links.
     :param relative: a path with ``/`` between components, from a listing.
     """
     return Path(_resolved(str(root), relative))
 
 
 class Insides:
-    """:func:`resolve_inside` for the files of a tree: a folder is followed once, as long as it is the same folder."""
+    """Cached :func:`resolve_inside` for the files of a tree: each folder is resolved once while it is unchanged."""
 
     def __init__(self) -> None:
         self._folders: dict[tuple[str, str], _Folder] = {}
 
     def resolve(self, root: str, relative: str) -> str:
-        """As :func:`resolve_inside`."""
+        """Like :func:`resolve_inside`."""
         name = relative[relative.rfind("/") + 1 :]
         key = root, relative[: len(relative) - len(name)]  # with its slash: "/x" has a folder, and a bad one
         known = self._folders.get(key)
         if known is not None:
             target = f"{known.path}/{safe_component(name)}"
-            if known.is_the_same() and (known.missing or not _is_link(target)):
+            if known.is_unchanged() and (known.missing or not _is_link(target)):
                 return target
         target = _resolved(root, relative)
         if len(self._folders) >= _MOST_FOLDERS:
@@ -128,7 +129,7 @@ class Insides:
 
 
 class _Folder:
-    """A folder that may be missing, and by what one sees that no link has come into its path since.
+    """A folder that may not exist yet, with what is needed to detect that its path has changed.
 
     :param path: without links.
     """
@@ -138,21 +139,21 @@ class _Folder:
     def __init__(self, path: str) -> None:
         self.path = self._existing = path
         self.missing = ""
-        while (status := self._look()) is None and self._existing:
+        while (status := self._identity()) is None and self._existing:
             self.missing = self._existing
             self._existing = self._existing.rpartition("/")[0]
         self._device, self._inode = status or (0, 0)
 
-    def _look(self) -> tuple[int, int] | None:
+    def _identity(self) -> tuple[int, int] | None:
         try:
             status = os.stat(self._existing or "/")  # noqa: PTH116 - asked for every file of a tree
         except OSError:
             return None
         return status.st_dev, status.st_ino
 
-    def is_the_same(self) -> bool:
-        """What is there is where it was, and what was missing still is."""
-        if self._look() != (self._device, self._inode):
+    def is_unchanged(self) -> bool:
+        """Return whether the existing folder is the same one, and the missing part still does not exist."""
+        if self._identity() != (self._device, self._inode):
             return False
         return not (self.missing and os.path.lexists(self.missing))
 
@@ -176,7 +177,7 @@ def _is_link(path: str) -> bool:
 
 
 def collisions(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Return the groups of names that a case-insensitive or normalising file system takes for one.
+    """Return groups of names that a case-insensitive or normalising file system treats as one.
 
     :param names: names or relative paths; a repeated spelling counts once.
     """
@@ -187,12 +188,12 @@ def collisions(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def part_name(name: str, token: str) -> str:
-    """Return the hidden sibling that holds the bytes until they are verified: ``.{name}.{token}.part``.
+    """Return the name of the hidden temporary sibling: ``.{name}.{token}.part``.
 
-    A name that would grow beyond 255 bytes is cut and gets a digest of the whole, which keeps it apart.
+    A name that would exceed 255 bytes is truncated and gets a digest of the full name.
 
     :param name: the final name.
-    :param token: tells attempts apart: 1 to 64 letters, digits, ``_`` or ``-``.
+    :param token: identifies the writer: 1 to 64 letters, digits, ``_`` or ``-``.
     """
     safe_component(name)
     if not _TOKEN.fullmatch(token):
@@ -205,20 +206,20 @@ def part_name(name: str, token: str) -> str:
 
 
 def is_part_name(name: str, token: str | None = None) -> bool:
-    """Tell whether ``name`` has the form that :func:`part_name` gives.
+    """Return whether ``name`` has the form of :func:`part_name`.
 
     :param name: a component from a listing.
-    :param token: with it, only siblings of this very attempt count; pass it before deleting anything.
+    :param token: if given, only siblings with this token match; pass it before deleting anything.
     """
     match = _PART.fullmatch(name)
     return match is not None and token in (None, match[1])
 
 
 def filename_from_disposition(header: str) -> str | None:
-    """Return the file name that a Content-Disposition header suggests, or None when it suggests none.
+    """Return the file name that a Content-Disposition header suggests, or None.
 
-    ``filename*`` (RFC 5987) goes before ``filename`` (RFC 6266 section 4.3). Of a path only the last
-    component is used; a path that steps up raises ``PathEscape``.
+    ``filename*`` (RFC 5987) takes precedence over ``filename`` (RFC 6266, section 4.3). Only the last component of a
+    path is used; a path that steps up raises ``PathEscape``.
 
     :param header: the value of the header.
     """
@@ -236,7 +237,7 @@ def filename_from_disposition(header: str) -> str | None:
 
 
 def _readings(name: str) -> Iterator[str]:
-    """Yield the name as every later decoder may read it, from no decoding to full decoding."""
+    """Yield the name as any later decoder may read it, from no decoding to full decoding."""
     before, text = None, unicodedata.normalize("NFKC", name)
     while text != before:
         yield text
@@ -245,7 +246,7 @@ def _readings(name: str) -> Iterator[str]:
 
 
 def _danger(text: str) -> str:
-    """Return why ``text`` is no plain component, or an empty string."""
+    """Return why ``text`` is not a plain component, or an empty string."""
     if not text.strip(". "):
         return "is empty or made of dots and blanks"
     if _SEPARATOR.search(text) or _OVERLONG.search(text):
@@ -258,7 +259,7 @@ def _danger(text: str) -> str:
 
 
 def _leads_elsewhere(text: str) -> str:
-    """Return why a decoded name is no path below its folder, or an empty string."""
+    """Return why a decoded name is not a path below its folder, or an empty string."""
     segments = _SEPARATOR.split(text)
     if not segments[0] or _DRIVE.match(text):
         return "is an absolute path when it is decoded"
@@ -272,7 +273,7 @@ def _components(relative: str) -> list[str]:
 
 
 def caseless(name: str) -> str:
-    """The spelling under which a case-insensitive or normalising file system keeps a name.
+    """Return the spelling by which a case-insensitive or normalising file system identifies a name.
 
     Canonical caseless matching, Unicode section 3.13, definition D145.
     """

@@ -1,14 +1,14 @@
-"""Where a connection may go, and what it must not take along.
+"""Network policy: where a connection may go, and which credentials may travel there.
 
-A server can name the next address: in a redirect, a next-page link, an upload session. It must not be able to
-send us into the private network (SSRF), nor to collect our credentials for somebody else.
+A server can choose the next address: in a redirect, a next-page link, an upload session. It must not be able to direct
+us into the private network (SSRF), nor to collect our credentials for another server.
 
-An address is checked twice. :func:`check_url` judges it as written, before each request and each hop, and
-:func:`check_address` what the name resolved to, just before connecting, because the answer may be another one
-each time (DNS rebinding). The home of the connection, which the user typed in, is always allowed.
+An address is checked twice. :func:`check_url` checks it as written, before each request and each hop.
+:func:`check_address` checks the resolved IP address just before connecting, because each resolution may differ (DNS
+rebinding). The connection's own host, configured by the user, is always allowed.
 
-A host is judged by the machine that it means, not by its spelling: ``2130706433``, ``0x7f.1``,
-``127.0.0.1.``, ``１２７.0.0.1`` and ``[::ffff:7f00:1]`` are all the loopback address.
+A host is identified by the machine it refers to, not by its spelling: ``2130706433``, ``0x7f.1``, ``127.0.0.1.``,
+``１２７.0.0.1`` and ``[::ffff:7f00:1]`` are all the loopback address.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _IP: TypeAlias = IPv4Address | IPv6Address
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_ODD_AUTHORITY = re.compile(r"[\s\\%]|@.*@")  # where parsers disagree on which part is the host
+_ODD_AUTHORITY = re.compile(r"[\s\\%]|@.*@")  # parsers disagree on which part is the host
 _HOST = re.compile(r"[a-z0-9_](?:[a-z0-9._-]{0,251}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _PRIVATE_ENDINGS = (".localhost", ".localdomain", ".local", ".internal", ".intranet", ".lan", ".home.arpa")
 
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _ISATAP = (0x00005EFE, 0x02005EFE)
-# Not to be reached over the Internet, and not known as such to every supported Python.
+# Not reachable over the Internet, but unknown to some supported Python versions.
 _SPECIAL = (
     ip_network("168.63.129.16"),  # Azure's host agent: a public number that never leaves the machine
     ip_network("192.0.0.0/24"),  # protocol assignments, among them a cloud's metadata service
@@ -65,12 +65,12 @@ _V4_IN_V6 = {
 
 @dataclass(frozen=True, kw_only=True)
 class NetPolicy:
-    """Where one connection may go.
+    """The addresses that one connection may access.
 
-    :param home: ``scheme://host:port`` of the connection: always allowed, even when it is private.
-    :param allow_hosts: host names, ``*.suffix``, addresses or CIDRs that are allowed too, even when private.
-    :param allow_public: whether any other public host may be reached.
-    :param schemes: the schemes that may be used.
+    :param home: ``scheme://host:port`` of the connection: always allowed, even if private.
+    :param allow_hosts: additional host names, ``*.suffix``, addresses or CIDRs, allowed even if private.
+    :param allow_public: whether any other public host may be accessed.
+    :param schemes: allowed schemes.
     """
 
     home: str
@@ -82,7 +82,7 @@ class NetPolicy:
         try:
             _parse(self.home)
         except ValueError as error:
-            raise ConfigError(f"the connection's address cannot be used: {error}", field="host") from None
+            raise ConfigError(f"the connection's address is invalid: {error}", field="host") from None
         _allow_list(self.allow_hosts)
 
 
@@ -119,7 +119,7 @@ def check_url(url: str, policy: NetPolicy) -> None:
         return
     if target.user_info:
         raise TargetForbidden(
-            f"the address of {target.shown()} brings its own user name",
+            f"the address of {target.shown()} contains a user name",
             remedy="put credentials in a connection",
         )
     if isinstance(target.host, str):
@@ -129,7 +129,8 @@ def check_url(url: str, policy: NetPolicy) -> None:
 
 
 def check_redirect(from_url: str, to_url: str, policy: NetPolicy) -> None:
-    """Raise ``TargetForbidden`` unless the hop may be made: as :func:`check_url`, and never https to http.
+    """Raise ``TargetForbidden`` unless the redirect may be followed: as :func:`check_url`, and never from https to
+    http.
 
     :param from_url: the URL that answered.
     :param to_url: the absolute URL that it points to.
@@ -138,8 +139,8 @@ def check_redirect(from_url: str, to_url: str, policy: NetPolicy) -> None:
     check_url(to_url, policy)
     if _target(from_url).scheme in ("https", "wss") and _target(to_url).scheme not in ("https", "wss"):
         raise TargetForbidden(
-            f"the redirect to {_target(to_url).shown()} gives up encryption",
-            remedy="ask the server's owner to mend it",
+            f"the redirect to {_target(to_url).shown()} drops encryption",
+            remedy="ask the server's owner to correct the redirect",
         )
 
 
@@ -160,7 +161,7 @@ def check_address(host: str, ip: str, policy: NetPolicy) -> None:
 
 
 def same_origin(a: str, b: str) -> bool:
-    """Tell whether two URLs have the same scheme, host and effective port; False if either cannot be read.
+    """Return whether two URLs have the same scheme, host and effective port; False if either is malformed.
 
     :param a: an absolute URL.
     :param b: an absolute URL.
@@ -174,12 +175,12 @@ def same_origin(a: str, b: str) -> bool:
 def strip_credentials(
     headers: Mapping[str, str], from_url: str, to_url: str, secret_headers: Collection[str] = ()
 ) -> dict[str, str]:
-    """Return the headers that may travel on: all of them within one origin, else those without credentials.
+    """Return the headers for the next request: all of them within one origin, otherwise those without credentials.
 
     :param headers: the headers of the request to ``from_url``.
-    :param from_url: where they were meant for.
-    :param to_url: where the next request goes.
-    :param secret_headers: more names that carry credentials, such as the connection's own headers.
+    :param from_url: the URL they were meant for.
+    :param to_url: the URL of the next request.
+    :param secret_headers: additional names that carry credentials, such as the connection's own headers.
     """
     if same_origin(from_url, to_url):
         return dict(headers)
@@ -188,9 +189,9 @@ def strip_credentials(
 
 
 def strip_query_credentials(url: str, names: Collection[str]) -> str:
-    """Return ``url`` without the query parameters in ``names``; the rest stays as it is, byte for byte.
+    """Return ``url`` without the query parameters in ``names``; the rest is unchanged, byte for byte.
 
-    Only the connection's own parameters go: a pre-signed address needs the signature that it brings.
+    Only the connection's own parameters are removed: a presigned URL needs its signature.
 
     :param url: a URL of another origin.
     :param names: the parameters that carry the connection's credentials, in any case.
@@ -209,7 +210,7 @@ def _check_name(target: _Target, name: str, home: _Target, policy: NetPolicy) ->
     if _is_listed(name, policy):
         return
     if name == home.host:
-        # Its address is not questioned later, so another port may be another service of a private machine.
+        # Its resolved address is not checked later, and another port may be another service of a private machine.
         if (target.scheme, target.port) != ("https", 443):
             raise _forbidden(f"{target.shown()}:{target.port} is another port of the connection's host", name)
     elif "." not in name or f".{name}".endswith(_PRIVATE_ENDINGS):
@@ -236,7 +237,7 @@ def _is_listed(name: str, policy: NetPolicy) -> bool:
 
 
 def _is_public(ip: _IP) -> bool:
-    """Tell whether ``ip`` is an ordinary unicast address of the Internet, by every meaning it has."""
+    """Return whether ``ip`` is an ordinary unicast address of the Internet in each of its interpretations."""
     inner = _inner(ip)
     if inner is not None:
         return _is_public(inner)
@@ -256,7 +257,7 @@ def _inner(ip: _IP) -> IPv4Address | None:
 
 
 def _plain(ip: _IP) -> _IP:
-    """Drop the zone of ``fe80::1%eth0``, which would make it unequal to itself."""
+    """Drop the zone of ``fe80::1%eth0``, which prevents comparisons."""
     return IPv6Address(int(ip)) if isinstance(ip, IPv6Address) else ip
 
 
@@ -279,9 +280,9 @@ def _allow_list(entries: tuple[str, ...]) -> _AllowList:
                 networks.append(IPv6Network((int(_mapped(network.network_address)), bits)))
         except ValueError:
             raise ConfigError(
-                f"`allow_hosts` holds {entry!r}",
+                f"invalid entry {entry!r} in `allow_hosts`",
                 field="allow_hosts",
-                remedy="write a host name, `*.example.com`, an address or a network such as `10.1.0.0/16`",
+                remedy="use a host name, `*.example.com`, an address or a network such as `10.1.0.0/16`",
             ) from None
     return _AllowList(frozenset(names), tuple(suffixes), tuple(networks))
 
@@ -290,26 +291,28 @@ def _target(url: str) -> _Target:
     try:
         return _parse(url)
     except ValueError as error:
-        raise TargetForbidden(f"an address cannot be read safely: {error}", remedy="see who sent it") from None
+        raise TargetForbidden(
+            f"an address is ambiguous or malformed: {error}", remedy="check where it comes from"
+        ) from None
 
 
 def _parse(url: str) -> _Target:
-    """Read a URL strictly; ``ValueError`` where two parsers may disagree on what it means."""
+    """Parse a URL strictly; raise ``ValueError`` if two parsers could interpret it differently."""
     if _CONTROL.search(url) or url != url.strip():
-        raise ValueError("it holds control characters or blanks around it")
+        raise ValueError("it contains control characters or surrounding spaces")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
         raise ValueError("its host or port is malformed") from None
     if not host or _ODD_AUTHORITY.search(parts.netloc) or ("[" in parts.netloc and ":" not in host):
-        raise ValueError("it has no host, or one that can be read in two ways")
+        raise ValueError("it has no host, or an ambiguous one")
     port = _DEFAULT_PORTS.get(parts.scheme) if port is None else port
     return _Target(parts.scheme, _host(host), port, "@" in parts.netloc)
 
 
 def _host(text: str) -> str | _IP:
-    """Return the one spelling of a host: an address, or a lower-case ASCII name without final dot."""
+    """Return the canonical host: an address, or a lower-case ASCII name without final dot."""
     if len(text) > 253 + 1:
         raise ValueError("its host is too long")
     text = unicodedata.normalize("NFKC", text).replace("\u3002", ".").lower()
@@ -321,7 +324,7 @@ def _host(text: str) -> str | _IP:
     if not _HOST.fullmatch(text) or ".." in text:
         raise ValueError("its host is malformed")
     try:
-        return IPv4Address(socket.inet_aton(text))  # every spelling that the resolver takes for a number
+        return IPv4Address(socket.inet_aton(text))  # every numeric spelling that the resolver accepts
     except OSError:
         if _NUMBER.fullmatch(text.rpartition(".")[2]):
             raise ValueError("its host is neither a name nor an address") from None

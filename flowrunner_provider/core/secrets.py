@@ -1,9 +1,8 @@
-"""Keeping secrets out of logs, errors and records.
+"""Redaction of secrets in logs, errors and records.
 
-Two ways, and both are needed. *By name*: what stands under ``password`` or ``X-Api-Key`` is hidden whatever
-it is (:func:`is_sensitive_key`, :func:`redact_mapping`, :func:`redact_url`). *By value*: a known secret is
-hidden wherever it turns up and however it was encoded on the way there (:class:`Redactor`). :class:`Secret`
-keeps a value from being printed in the first place.
+Secrets are hidden in two ways. *By name*: a value under ``password`` or ``X-Api-Key`` is hidden whatever it is
+(:func:`is_sensitive_key`, :func:`redact_mapping`, :func:`redact_url`). *By value*: a known secret is hidden wherever it
+appears and however it was encoded (:class:`Redactor`). :class:`Secret` prevents a value from being printed at all.
 """
 
 from __future__ import annotations
@@ -59,10 +58,10 @@ _COMMON = frozenset({
 
 
 def is_sensitive_key(name: str) -> bool:
-    """Tell whether what stands under ``name`` is a secret.
+    """Return whether a value under ``name`` is a secret.
 
-    The name is read word by word (``X-Api-Key``, ``clientSecret``, ``aws_secret_access_key``), so that
-    ``author`` and ``tokenizer`` are none. In doubt the answer is yes.
+    The name is split into words (``X-Api-Key``, ``clientSecret``, ``aws_secret_access_key``), so that ``author`` and
+    ``tokenizer`` do not match. In doubt the answer is yes.
 
     :param name: a header, parameter, field or environment variable.
     """
@@ -75,16 +74,16 @@ def is_sensitive_key(name: str) -> bool:
 def redact_url(url: str) -> str:
     """Return ``url`` without its user info and with the values of sensitive parameters hidden.
 
-    :param url: one URL; anything else in it stays as it is, byte for byte.
+    :param url: one URL; everything else in it is unchanged, byte for byte.
     """
     return _QUERY_ITEM.sub(_hide_item, _USER_INFO.sub(f"{MASK}@", url))
 
 
 def redact_mapping(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return a copy of ``mapping`` in the same shape with every value under a sensitive key hidden.
+    """Return a copy of ``mapping`` with every value under a sensitive key hidden.
 
-    URLs among the other values go through :func:`redact_url`. None, booleans and empty strings stay: that a
-    secret is missing is worth seeing.
+    URLs among the other values go through :func:`redact_url`. None, booleans and empty strings stay visible, because a
+    missing secret is worth seeing.
 
     :param mapping: JSON-like data; below 64 levels everything is hidden.
     """
@@ -92,13 +91,13 @@ def redact_mapping(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 class Redactor:
-    """Hides known secrets in any text, in plain and in the usual encodings.
+    """Hides known secrets in any text, in plain form and in the usual encodings.
 
-    Values shorter than 4 characters and everyday words are not hidden: that would wreck the text and protect
-    nothing. For HTTP Basic credentials add the pair ``user:password`` too, since it is encoded as one.
+    Values shorter than 4 characters and common words are not hidden, because that would garble the text and protect
+    nothing. For HTTP Basic credentials, also add the pair ``user:password``, since it is encoded as one.
 
-    At least the latest 1,000 values are hidden. What is used again counts as new; tokens that a triggerer has
-    renewed for weeks are let go of, as otherwise each new one would cost more than the one before.
+    At least the latest 1,000 values are hidden, and reuse refreshes a value. Older ones, such as tokens that a
+    triggerer has renewed for weeks, are dropped, so that the cost does not grow without bound.
     """
 
     def __init__(self, values: Iterable[str] = ()) -> None:
@@ -106,7 +105,7 @@ class Redactor:
         self.add_all(values)
 
     def add(self, value: str) -> None:
-        """Hide ``value`` from now on; of a long text such as a key file, also each long line by itself."""
+        """Hide ``value`` from now on; of a multi-line text such as a key file, also each long line."""
         body = [line for line in value.splitlines() if len(line) >= _SHORTEST_LINE and not line.startswith("-----")]
         for secret in {value, *body}:
             hidden = len(secret) >= _SHORTEST and secret.lower() not in _COMMON and len(set(secret)) > 1
@@ -123,9 +122,9 @@ class Redactor:
     def redact(self, text: str) -> str:
         """Return ``text`` with each secret replaced by ``***``.
 
-        A text that was cut off inside a secret loses that end too, once 8 characters of the secret show.
+        A secret that was cut off at the end of the text is hidden too, if at least 8 characters of it remain.
 
-        :param text: any text; the time it takes grows with its length only.
+        :param text: any text; the cost grows with its length only.
         """
         groups = [group for group in [*self._groups] if group.values]
         spans = sorted(match.span() for group in groups for match in group.pattern.finditer(text))
@@ -138,7 +137,7 @@ class Redactor:
 
 
 class _Group:
-    """Some secrets, hidden in one pass over a text."""
+    """A group of secrets that is hidden in one pass over a text."""
 
     def __init__(self) -> None:
         self.values: set[str] = set()
@@ -180,11 +179,11 @@ def _without_cut_end(text: str, groups: list[_Group]) -> str:
 
 @final
 class Secret:
-    """A string that does not show itself: ``str``, ``repr`` and formatting give ``***``.
+    """A string that does not show itself: ``str``, ``repr`` and formatting return ``***``.
 
-    It cannot be changed, pickled or turned into JSON; :meth:`reveal` is the only way to the value.
+    It cannot be changed, pickled or serialised as JSON; only :meth:`reveal` returns the value.
 
-    :param value: what to keep.
+    :param value: the secret.
     """
 
     __slots__ = ("_value",)
@@ -194,7 +193,7 @@ class Secret:
         object.__setattr__(self, "_value", value)
 
     def reveal(self) -> str:
-        """The value, to be handed straight to the one who needs it."""
+        """Return the value, to be passed directly to its consumer."""
         return self._value
 
     def __repr__(self) -> str:
@@ -254,7 +253,7 @@ def _raw(value: str) -> bytes:
 
 
 def _spellings(value: str) -> Iterator[str]:
-    """Yield ``value`` as it may show after the usual encodings."""
+    """Yield ``value`` in the forms it may take after the usual encodings."""
     raw = _raw(value)
     yield value
     for escaped in (quote(raw, safe=""), quote(raw), quote_plus(raw)):

@@ -122,7 +122,7 @@ async def bounded(chunks: AsyncIterator[bytes], *, max_bytes: int | None, what: 
                     yield fitting
                 if len(chunk) > left:
                     raise IntegrityError(
-                        f"{what} is larger than the {max_bytes} bytes agreed on",
+                        f"{what} is larger than {max_bytes} bytes",
                         remedy="raise `max_bytes` if this size is expected",
                     )
                 left -= len(chunk)
@@ -219,7 +219,7 @@ async def lines(chunks: AsyncIterator[bytes], *, max_line: int = MAX_LINE, what:
 def _line(pending: bytearray, max_line: int, what: str, *, ended: bool = True) -> bytes:
     if len(pending) > max_line:
         raise IntegrityError(
-            f"{what} holds a line longer than {max_line} bytes",
+            f"{what} contains a line longer than {max_line} bytes",
             remedy="raise `max_line`, or check its format",
         )
     return bytes(pending.removesuffix(b"\r") if ended else pending)

@@ -196,7 +196,7 @@ def test_a_redirect_never_gives_up_encryption() -> None:
     for target in ("http://example.org/", "http://api.example.com/"):
         with pytest.raises(TargetForbidden):
             check_redirect("https://example.org/", target, OPEN)
-    with pytest.raises(TargetForbidden, match="gives up encryption"):
+    with pytest.raises(TargetForbidden, match="drops encryption"):
         check_redirect("https://example.org/", "http://home.example/", NetPolicy(home="http://home.example"))
     with pytest.raises(TargetForbidden, match="private network"):
         check_redirect("http://example.org/", "http://169.254.169.254/", OPEN)
