@@ -78,7 +78,7 @@ def asked(scene: Scene) -> Any:
     from flowrunner_provider.http import batch
     from flowrunner_provider.http.operators import HttpBatchOperator
 
-    batch._LINES = 2
+    batch._LINES_PER_WRITE = 2
     return HttpBatchOperator(
         task_id="t",
         items=list(range(ITEMS)),

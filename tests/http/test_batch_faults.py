@@ -95,7 +95,7 @@ def run(scene: Scene, request, *, keyed: bool = False, **how) -> object:
 
 
 def get(scene: Scene) -> object:
-    batch._LINES = 2
+    batch._LINES_PER_WRITE = 2
     return run(scene, {"endpoint": scene.path("{item}")}, concurrency=2)
 
 
