@@ -185,7 +185,7 @@ def test_mixed_columns(tmp_path: Path, state: Path) -> None:
 @pytest.mark.parametrize(
     ("operator", "options", "error", "message"),
     [
-        (WriteCsvOperator, {"source": 7}, ConfigError, "must be a dataset or a path"),
+        (WriteCsvOperator, {"source": 7}, ConfigError, "source (must be a dataset or a path|is a number)"),
         (WriteCsvOperator, {"source": "/nowhere/a.csv"}, NotFound, "is not there"),
         (WriteCsvOperator, {"columns": ["x"]}, ConfigError, "no column 'x'"),
         (WriteCsvOperator, {"columns": []}, ConfigError, "columns is no list"),

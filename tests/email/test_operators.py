@@ -252,7 +252,7 @@ def test_bad_input_fails_before_anything_happens(
 
 def test_no_sender(scene: Scene, smtp_sink: SmtpSink) -> None:
     connect(smtp_sink, from_email="")
-    with pytest.raises(ConfigError, match="who sends"):
+    with pytest.raises(ConfigError, match="has a sender"):
         send(scene)
 
 
