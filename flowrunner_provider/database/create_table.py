@@ -20,7 +20,7 @@ from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.model import Table, Type
 from flowrunner_provider.database.dialects.structure import NOW, ColumnSpec, IndexSpec, Shape, TableSpec
 from flowrunner_provider.database.identifiers import Identifier, TableName
-from flowrunner_provider.database.ledger import aside, stand_in
+from flowrunner_provider.database.ledger import new_table_name, old_table_name
 from flowrunner_provider.database.once import Once
 from flowrunner_provider.database.results import CreateTableResult, SchemaDifference
 from flowrunner_provider.database.schema_check import compare, summary
@@ -179,9 +179,9 @@ def create_table(plan: CreatePlan, connect: Callable[[], Session], run: Run) -> 
         connect=connect,
         body=work.create,
         run=run,
-        point=lambda name: failpoint(f"sql.create_table.{name}"),
+        failpoint=lambda name: failpoint(f"sql.create_table.{name}"),
         publish=work.publish,
-        tidy=work.tidy,
+        remove_leftovers=work.remove_leftovers,
     ).perform()
     columns = {column.name: str(column.type) for column in plan.spec.columns}
     return CreateTableResult(
@@ -219,7 +219,7 @@ class _Creation:
 
     def _replace(self, session: Session, table: Table, target: TableName) -> None:
         try:
-            new = session.remake(table, self.plan.spec, stand_in(self.key), self.marker)
+            new = session.remake(table, self.plan.spec, new_table_name(self.key), self.marker)
         except ConfigError as error:
             if error.field != "mode":
                 raise
@@ -230,7 +230,7 @@ class _Creation:
             ) from None
         failpoint("sql.create_table.after_create")
         if new != table.name:
-            self.pending_swap = table, new, aside(target, self.key)
+            self.pending_swap = table, new, old_table_name(target, self.key)
 
     def publish(self, session: Session) -> None:
         """Swap the new table in, where that is a separate step."""
@@ -239,11 +239,11 @@ class _Creation:
             session.swap(*self.pending_swap)
             failpoint("sql.create_table.after_swap")
 
-    def tidy(self, session: Session, target: TableName, done: bool) -> None:
+    def remove_leftovers(self, session: Session, target: TableName, done: bool) -> None:
         """Drop what a replacement left behind; the old table only when the new one is known to be in its place."""
         if self.plan.if_exists == "replace":
-            new, old = target.beside(stand_in(self.key)), aside(target, self.key)
-            session.tidy(*((new, old) if done else (new,)))
+            new, old = target.beside(new_table_name(self.key)), old_table_name(target, self.key)
+            session.drop_leftovers(*((new, old) if done else (new,)))
 
     def _check_matches(self, session: Session, target: TableName) -> None:
         wanted, found = session.sketched(self.plan.spec, target), session.shape(target)

@@ -17,9 +17,9 @@ from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.model import Column
 from flowrunner_provider.database.identifiers import TableName
 
-__all__ = ["NAME", "Counts", "Ledger", "aside", "stand_in"]
+__all__ = ["LEDGER_TABLE", "Counts", "Ledger", "new_table_name", "old_table_name"]
 
-NAME = "flowrunner_ledger"
+LEDGER_TABLE = "flowrunner_ledger"
 
 _COUNTS = ("rows", "inserted", "updated", "skipped", "rejected")
 
@@ -35,14 +35,14 @@ class Counts:
     rejected: int = 0
 
 
-def stand_in(key: str) -> str:
+def new_table_name(key: str) -> str:
     """Return the name of a table that is to replace another one."""
     return f"flowrunner_{key[:16]}"
 
 
-def aside(target: TableName, key: str) -> TableName:
+def old_table_name(target: TableName, key: str) -> TableName:
     """Return the name of a replaced table until it is dropped."""
-    return target.beside(f"{stand_in(key)}_old")
+    return target.beside(f"{new_table_name(key)}_old")
 
 
 class Ledger:
@@ -53,7 +53,7 @@ class Ledger:
 
     def __init__(self, session: Session, target: TableName) -> None:
         self._session, self._target = session, target
-        self.table = target.beside(NAME)
+        self.table = target.beside(LEDGER_TABLE)
 
     def ensure(self) -> None:
         """Create the ledger table if it is missing; safe while others do the same.
@@ -77,13 +77,13 @@ class Ledger:
                 remedy="grant the login CREATE once, or create the table as described in the documentation",
             ) from None
 
-    def claim(self, key: str, fingerprint: str, other: str) -> dict[str, Any] | None:
+    def claim(self, key: str, fingerprint: str, other_work: str) -> dict[str, Any] | None:
         """Claim the work ``key`` in the open transaction; return its result if it is already done, else None.
 
         Waits while another transaction holds the key. A row without ``loaded_at`` was not completed. Where the database
         commits implicitly at DDL statements (MySQL), the table that a swap renamed tells whether the swap took place.
 
-        :param other: what the error says an earlier attempt did, if it did something else under this key.
+        :param other_work: what the error says an earlier attempt did, if it did something else under this key.
         :raises PermanentError: if it did.
         """
         sql = self._session
@@ -97,13 +97,13 @@ class Ledger:
             [key],
         )[0]
         if found[1] is None:
-            if sql.table(aside(self._target, key)) is None:
+            if sql.table(old_table_name(self._target, key)) is None:
                 self._update(key, row)
                 return None
             self.complete(key)
         if found[0] != fingerprint:
             raise PermanentError(
-                f"an earlier attempt of this task has {other}, which is kept",
+                f"an earlier attempt of this task has {other_work}, which is kept",
                 remedy="to run it again, clear the task after a success, or start a new run",
             )
         if found[2] is not None:

@@ -19,7 +19,7 @@ from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.model import Column, CsvFile, Merge, Row, Table, Type
 from flowrunner_provider.database.dialects.values import types_of
 from flowrunner_provider.database.identifiers import TableName
-from flowrunner_provider.database.ledger import Counts, aside, stand_in
+from flowrunner_provider.database.ledger import Counts, new_table_name, old_table_name
 from flowrunner_provider.database.once import Once
 from flowrunner_provider.database.plan import LoadPlan
 from flowrunner_provider.database.rejects import Rejects, store_fitting
@@ -84,11 +84,11 @@ def load(
         connect=connect,
         body=work.fill,
         run=run,
-        point=work.point,
-        other=f"loaded other data into {target}",
-        look=work.look,
+        failpoint=work.failpoint,
+        other_work=f"loaded other data into {target}",
+        check_target=work.check_target,
         publish=work.publish,
-        tidy=work.tidy,
+        remove_leftovers=work.remove_leftovers,
     )
     counts = Counts(**once.perform())
     return LoadResult(table=str(work.target), **asdict(counts))
@@ -113,14 +113,14 @@ class _Load:
         self.columns = [name for _, name in self.mapping]
         self._pending_swap: tuple[Table, TableName] | None = None
 
-    def point(self, name: str) -> None:
+    def failpoint(self, name: str) -> None:
         """Pass a failpoint of the action."""
         failpoint(f"{self.action}.{name}")
 
-    def look(self, session: Session, target: TableName) -> None:
+    def check_target(self, session: Session, target: TableName) -> None:
         """Check the target table before anything is written."""
         self.target = target
-        self._check_target(session, target)
+        self._find_target(session, target)
 
     def fill(self, session: Session) -> dict[str, Any]:
         """Load all rows in the open transaction and return the counts."""
@@ -132,16 +132,16 @@ class _Load:
         """Swap the new table in."""
         if self._pending_swap is not None:
             self.run.lease.check()
-            session.swap(*self._pending_swap, aside(self.target, self.key))
-            self.point("after_swap")
+            session.swap(*self._pending_swap, old_table_name(self.target, self.key))
+            self.failpoint("after_swap")
 
-    def tidy(self, session: Session, target: TableName, done: bool) -> None:
+    def remove_leftovers(self, session: Session, target: TableName, done: bool) -> None:
         """Drop what a replacement left behind; the old table only when the new one is known to be in its place."""
         if self.plan.mode == "replace":
-            new, old = target.beside(stand_in(self.key)), aside(target, self.key)
-            session.tidy(*((new, old) if done else (new,)))
+            new, old = target.beside(new_table_name(self.key)), old_table_name(target, self.key)
+            session.drop_leftovers(*((new, old) if done else (new,)))
 
-    def _check_target(self, session: Session, target: TableName) -> Table | None:
+    def _find_target(self, session: Session, target: TableName) -> Table | None:
         """Return the target table, or None if it is to be created."""
         table = session.table(target)
         if table is None:
@@ -167,12 +167,12 @@ class _Load:
     def _fill(self, session: Session, target: TableName, rows: Rows) -> Counts:
         batches = self._batches(rows)
         first = next(batches, [])
-        table = self._check_target(session, target)
+        table = self._find_target(session, target)
         created = self._new_columns(first) if self.plan.create_table else []
         if table is None:
             session.create(target, created, keys=self.plan.keys)
             table = Table(name=target, columns={})
-            self.point("after_create")
+            self.failpoint("after_create")
         batches = chain([first] if first else [], batches)
         if self.plan.mode == "upsert":
             counts = self._upsert(session, table.name, batches)
@@ -182,7 +182,7 @@ class _Load:
             if self.plan.mode == "truncate":
                 session.lock(table.name)
                 session.empty(table.name)
-                self.point("after_empty")
+                self.failpoint("after_empty")
             counts = self._insert(session, table.name, batches)
         self._check_counts(counts)
         return counts
@@ -203,7 +203,7 @@ class _Load:
             self.run.deadline.check("the load")
             yield batch if unchanged else [tuple([row[source_index] for source_index in indexes]) for row in batch]
             progress.advance(len(batch))
-            self.point("after_batch")
+            self.failpoint("after_batch")
         progress.finish()
 
     def _insert(self, session: Session, table: TableName, batches: Iterable[list[Row]]) -> Counts:
@@ -232,7 +232,7 @@ class _Load:
         def on_block(lines: int) -> None:
             self.run.deadline.check("the load")
             progress.advance(lines)
-            self.point("after_batch")
+            self.failpoint("after_batch")
 
         copied = session.copy_file(table, self.columns, self.csv, on_block)
         if copied is not None:
@@ -258,8 +258,8 @@ class _Load:
         self, session: Session, table: Table, columns: list[Column] | None, batches: Iterable[list[Row]]
     ) -> Counts:
         session.lock(table.name)
-        new = session.replacement(table, columns, stand_in(self.key))
-        self.point("after_replacement")
+        new = session.create_replacement(table, columns, new_table_name(self.key))
+        self.failpoint("after_replacement")
         counts = self._insert(session, new, batches)
         self._check_stored(session.count(new), counts.inserted)
         self._pending_swap = table, new
@@ -268,7 +268,7 @@ class _Load:
     def _upsert(self, session: Session, table: TableName, batches: Iterable[list[Row]]) -> Counts:
         stage = session.stage(table, self.columns)
         staged = self._insert(session, stage, batches).rows
-        self.point("after_stage")
+        self.failpoint("after_stage")
         if session.has_null(stage, self.plan.keys):
             raise Rejected(
                 f"a row has no value in a key column ({', '.join(self.plan.keys)})",
@@ -279,7 +279,7 @@ class _Load:
         plan = self.plan
         merge = Merge(stage=stage, table=table, columns=self.columns, keys=plan.keys, updates=plan.updates)
         merged = session.merge(merge)
-        self.point("after_merge")
+        self.failpoint("after_merge")
         skipped = merged.skipped + replaced
         self._check_stored(merged.inserted + merged.updated + skipped, staged)
         return Counts(rows=staged, inserted=merged.inserted, updated=merged.updated, skipped=skipped)

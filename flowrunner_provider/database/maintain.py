@@ -15,7 +15,7 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.database.choices import Upkeep
 from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.identifiers import TableName
-from flowrunner_provider.database.ledger import NAME, aside, stand_in
+from flowrunner_provider.database.ledger import LEDGER_TABLE, new_table_name, old_table_name
 from flowrunner_provider.database.once import Once
 from flowrunner_provider.database.results import MaintainResult
 
@@ -54,12 +54,12 @@ class MaintainPlan:
         names = [TableName.parse(table, "tables") for table in self.tables]
         if len(set(names)) != len(names):
             raise _config_error("tables", "tables names a table twice", "name each table once")
-        if any(name.name.text.lower() == NAME for name in names) and self.operation in (
+        if any(name.name.text.lower() == LEDGER_TABLE for name in names) and self.operation in (
             *_DESTRUCTIVE,
             "swap_partition",
         ):
             raise _config_error(
-                "tables", f"{NAME} records completed work and must not be changed", "remove it from tables"
+                "tables", f"{LEDGER_TABLE} records completed work and must not be changed", "remove it from tables"
             )
         self._check_guards()
         if (self.operation == "swap_partition") != (self.replacement is not None):
@@ -117,7 +117,7 @@ class _Maintenance:
         self.plan, self.connect, self.run = plan, connect, run
         self.key = run.effects.key("sql.maintain")
         self.tables: list[TableName] = []
-        self.aside_names: list[TableName] = []
+        self.old_names: list[TableName] = []
 
     def count_rows(self) -> MaintainResult:
         with self.connect() as session:
@@ -158,9 +158,9 @@ class _Maintenance:
             connect=self.connect,
             body=self._change,
             run=self.run,
-            point=lambda name: failpoint(f"sql.maintain.{name}"),
+            failpoint=lambda name: failpoint(f"sql.maintain.{name}"),
             publish=self._drop,
-            tidy=self._tidy,
+            remove_leftovers=self._remove_leftovers,
         ).perform()
         return MaintainResult(
             operation=self.plan.operation, tables=list(done["tables"]), rows=int(done["rows"]), dry_run=False
@@ -178,7 +178,7 @@ class _Maintenance:
             replacement = session.locate(TableName.parse(str(self.plan.replacement), "replacement"))
             if session.table(replacement) is None:
                 raise NotFound(f"the table {replacement} does not exist", remedy="create and fill it first")
-            session.swap_partition(self.tables[0], replacement, stand_in(self.key))
+            session.swap_partition(self.tables[0], replacement, new_table_name(self.key))
             failpoint("sql.maintain.after_swap")
         return {"tables": list(map(str, self.tables)), "rows": rows}
 
@@ -205,18 +205,18 @@ class _Maintenance:
     def _drop(self, session: Session) -> None:
         if self.plan.operation == "drop":
             self.run.lease.check()
-            session.drop(self.tables, self.aside_names)
+            session.drop(self.tables, self.old_names)
             failpoint("sql.maintain.after_drop")
 
-    def _tidy(self, session: Session, target: TableName, done: bool) -> None:
+    def _remove_leftovers(self, session: Session, target: TableName, done: bool) -> None:
         if self.plan.operation == "drop" and done:
-            session.tidy(*self._aside_names([target, *map(session.locate, self.plan.names[1:])]))
+            session.drop_leftovers(*self._old_table_names([target, *map(session.locate, self.plan.names[1:])]))
 
-    def _aside_names(self, tables: Sequence[TableName]) -> list[TableName]:
+    def _old_table_names(self, tables: Sequence[TableName]) -> list[TableName]:
         """Return the temporary names of dropped tables; the ledger looks for the first one."""
         first, *rest = tables
-        others = [table.beside(f"{stand_in(self.key)}_{number}") for number, table in enumerate(rest, 2)]
-        return [aside(first, self.key), *others]
+        others = [table.beside(f"{new_table_name(self.key)}_{number}") for number, table in enumerate(rest, 2)]
+        return [old_table_name(first, self.key), *others]
 
     def _find_tables(self, session: Session) -> None:
         """Resolve the tables and raise unless all exist under exactly these names."""
@@ -234,7 +234,7 @@ class _Maintenance:
                         "write the name exactly as in the database",
                     )
             self.tables.append(table)
-        self.aside_names = self._aside_names(self.tables) if self.tables else []
+        self.old_names = self._old_table_names(self.tables) if self.tables else []
 
     def _result(self, rows: int) -> MaintainResult:
         return MaintainResult(

@@ -166,7 +166,7 @@ def modify(plan: ModifyPlan, connect: Callable[[], Session], run: Run) -> Modify
         connect=connect,
         body=lambda session: {"affected": _change_rows(session, plan)},
         run=run,
-        point=lambda name: failpoint(f"sql.modify.{name}"),
+        failpoint=lambda name: failpoint(f"sql.modify.{name}"),
     )
     affected = int(work.perform()["affected"])
     return ModifyResult(table=plan.table, operation=plan.operation, affected=affected, dry_run=False)

@@ -33,13 +33,14 @@ class Once:
     :param fingerprint: of the work; another fingerprint under the same key is rejected.
     :param connect: opens a connection; called again after a conflict, or when a connection broke at COMMIT.
     :param body: does the work in the open transaction and returns its result as a JSON object.
-    :param point: passes a failpoint of the action.
-    :param recorded: set to False to keep no ledger; then a retry repeats the work.
-    :param other: what the error says an earlier attempt did if its fingerprint differs.
-    :param look: checks preconditions before anything is written; receives the target with its schema.
+    :param failpoint: passes a failpoint of the action, given its name.
+    :param use_ledger: set to False to keep no ledger; then a retry repeats the work.
+    :param other_work: what the error says an earlier attempt did if its fingerprint differs.
+    :param check_target: checks preconditions before anything is written; receives the target with its schema.
     :param publish: the last step, after the result is recorded. Where the database commits implicitly at DDL
         statements, this step decides.
-    :param tidy: removes leftovers of a killed attempt; called after the work is done (True) or failed (False).
+    :param remove_leftovers: drops what a killed attempt left behind; called after the work is done (True) or
+        failed (False).
     """
 
     action: str
@@ -48,13 +49,13 @@ class Once:
     connect: Callable[[], Session]
     body: Callable[[Session], dict[str, Any]]
     run: Run
-    point: Callable[[str], None]
+    failpoint: Callable[[str], None]
     isolation: Isolation = "read committed"
-    recorded: bool = True
-    other: str = "done other work"
-    look: Callable[[Session, TableName], None] = _do_nothing
+    use_ledger: bool = True
+    other_work: str = "done other work"
+    check_target: Callable[[Session, TableName], None] = _do_nothing
     publish: Callable[[Session], None] = _do_nothing
-    tidy: Callable[[Session, TableName, bool], None] = _do_nothing
+    remove_leftovers: Callable[[Session, TableName, bool], None] = _do_nothing
 
     def __post_init__(self) -> None:
         self.key = self.run.effects.key(self.action)
@@ -81,52 +82,52 @@ class Once:
         raise AssertionError("count() does not end")
 
     def _attempt(self, session: Session) -> dict[str, Any]:
-        self.point("after_connect")
+        self.failpoint("after_connect")
         target = session.locate(self.target)
-        self.look(session, target)
+        self.check_target(session, target)
         ledger = Ledger(session, target)
-        if self.recorded:
+        if self.use_ledger:
             ledger.ensure()
-            self.point("after_ledger_table")
+            self.failpoint("after_ledger_table")
             session.hold(self.key)
         session.begin(self.isolation)
         try:
-            if self.recorded:
-                done = ledger.claim(self.key, self.fingerprint, self.other)
+            if self.use_ledger:
+                done = ledger.claim(self.key, self.fingerprint, self.other_work)
                 if done is not None:
                     session.commit()
-                    self.tidy(session, target, True)
+                    self.remove_leftovers(session, target, True)
                     return done
-                self.point("after_ledger")
+                self.failpoint("after_ledger")
             result = self._run_body(session, ledger)
         except OutcomeUnknown:
             raise
         except FlowRunnerError:
             with suppress(FlowRunnerError):  # keep the first error; closing the connection also rolls back
                 session.rollback()
-                self.tidy(session, target, False)
+                self.remove_leftovers(session, target, False)
             raise
         session.commit()
-        self.point("after_commit")
-        self.tidy(session, target, True)
+        self.failpoint("after_commit")
+        self.remove_leftovers(session, target, True)
         return result
 
     def _run_body(self, session: Session, ledger: Ledger) -> dict[str, Any]:
         result = self.body(session)
         session.check_constraints()
-        if self.recorded:
+        if self.use_ledger:
             ledger.record(self.key, result)
         self.publish(session)
-        if self.recorded:
+        if self.use_ledger:
             ledger.complete(self.key)
-        self.point("before_commit")
+        self.failpoint("before_commit")
         self.run.lease.check()
         return result
 
     def _resolve_unknown(self, unknown: OutcomeUnknown) -> dict[str, Any]:
         """Read from the ledger whether an unanswered COMMIT took effect."""
-        self.point("before_reconcile")
-        if not self.recorded:
+        self.failpoint("before_reconcile")
+        if not self.use_ledger:
             raise OutcomeUnknown(
                 f"{unknown.message}; without a ledger, it is unknown whether the changes were stored",
                 effect_key=self.key,
@@ -138,12 +139,12 @@ class Once:
                 target = session.locate(self.target)
                 session.hold(self.key)
                 session.begin()
-                done = Ledger(session, target).claim(self.key, self.fingerprint, self.other)
+                done = Ledger(session, target).claim(self.key, self.fingerprint, self.other_work)
                 if done is None:
                     session.rollback()
                 else:
                     session.commit()
-                self.tidy(session, target, done is not None)
+                self.remove_leftovers(session, target, done is not None)
         except TransientError as error:
             raise OutcomeUnknown(
                 f"{unknown.message}; the ledger cannot be read now ({error.message})",

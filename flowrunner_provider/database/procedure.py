@@ -37,7 +37,7 @@ from flowrunner_provider.database.dialects.calling import Argument, Call, Direct
 from flowrunner_provider.database.dialects.model import Type
 from flowrunner_provider.database.dialects.refusals import distinct
 from flowrunner_provider.database.identifiers import TableName
-from flowrunner_provider.database.ledger import NAME, Ledger
+from flowrunner_provider.database.ledger import LEDGER_TABLE, Ledger
 from flowrunner_provider.database.once import Once
 
 __all__ = ["ProcedurePlan", "call_in_transaction", "call_outside_transaction", "parse_argument"]
@@ -145,7 +145,7 @@ class _TransactionEnded(PermanentError):
 
 def call_in_transaction(plan: ProcedurePlan, connect: Callable[[], Session], run: Run) -> dict[str, Any]:
     """Call the routine and record its result in the ledger in one commit: exactly once over all attempts."""
-    target = TableName.of(NAME, plan.ledger_schema)
+    target = TableName.of(LEDGER_TABLE, plan.ledger_schema)
     try:
         return Once(
             action="sql.procedure",
@@ -154,7 +154,7 @@ def call_in_transaction(plan: ProcedurePlan, connect: Callable[[], Session], run
             connect=connect,
             body=lambda session: _call_with_ledger(session, plan, run),
             run=run,
-            point=lambda name: failpoint(f"sql.procedure.{name}"),
+            failpoint=lambda name: failpoint(f"sql.procedure.{name}"),
         ).perform()
     except _TransactionEnded as error:
         raise OutcomeUnknown(
@@ -164,7 +164,7 @@ def call_in_transaction(plan: ProcedurePlan, connect: Callable[[], Session], run
 
 def _call_with_ledger(session: Session, plan: ProcedurePlan, run: Run) -> dict[str, Any]:
     key = run.effects.key("sql.procedure")
-    ledger = Ledger(session, session.locate(TableName.of(NAME, plan.ledger_schema)))
+    ledger = Ledger(session, session.locate(TableName.of(LEDGER_TABLE, plan.ledger_schema)))
     if _has_open_call(session, ledger, key):
         raise _commit_error(plan)
     ledger.record(key, {"begun": True})  # a later attempt finds this only if the procedure commits

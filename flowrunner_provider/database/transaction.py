@@ -16,7 +16,7 @@ from flowrunner_provider.database.choices import Isolation, OnError
 from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.model import Params
 from flowrunner_provider.database.identifiers import Identifier, TableName
-from flowrunner_provider.database.ledger import NAME
+from flowrunner_provider.database.ledger import LEDGER_TABLE
 from flowrunner_provider.database.once import Once
 from flowrunner_provider.database.results import StatementResult, TransactionResult
 
@@ -130,7 +130,7 @@ class TransactionPlan:
     @property
     def ledger(self) -> TableName:
         """The ledger table; without a schema it is in the database's default one."""
-        return TableName.of(NAME, self.ledger_schema)
+        return TableName.of(LEDGER_TABLE, self.ledger_schema)
 
     def fingerprint(self) -> str:
         """Return a digest of the statements; the same in every attempt."""
@@ -148,9 +148,9 @@ def transact(plan: TransactionPlan, connect: Callable[[], Session], run: Run) ->
         connect=connect,
         body=lambda session: {"statements": [asdict(result) for result in _run_all(session, plan, run)]},
         run=run,
-        point=lambda name: failpoint(f"sql.transaction.{name}"),
+        failpoint=lambda name: failpoint(f"sql.transaction.{name}"),
         isolation=plan.isolation,
-        recorded=plan.once,
+        use_ledger=plan.once,
     )
     results = [StatementResult(**item) for item in work.perform()["statements"]]
     return TransactionResult(

@@ -176,7 +176,7 @@ class Session(SchemaOperations, SyncOperations, ABC):
         """Create an empty staging table with these columns of ``table`` and without its constraints."""
 
     @abstractmethod
-    def replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
+    def create_replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
         """Create an empty table to be swapped with ``table``, whose rows stay visible until then.
 
         :param columns: the new columns; None for those of ``table``.
@@ -184,11 +184,11 @@ class Session(SchemaOperations, SyncOperations, ABC):
         :raises ConfigError: if ``table`` has something that the new table would lack.
         """
 
-    def stand_in(self, table: Table, name: str) -> TableName | None:
-        """Create a :meth:`replacement` with the same columns; return None if it would lack something."""
+    def try_replacement(self, table: Table, name: str) -> TableName | None:
+        """Call :meth:`create_replacement` with the same columns; return None if the new table would lack something."""
         self.savepoint()
         try:
-            new = self.replacement(table, None, name)
+            new = self.create_replacement(table, None, name)
         except ConfigError:
             self.back()
             return None
@@ -196,13 +196,13 @@ class Session(SchemaOperations, SyncOperations, ABC):
         return new
 
     @abstractmethod
-    def swap(self, table: Table, replacement: TableName, aside: TableName) -> None:
+    def swap(self, table: Table, replacement: TableName, old_name: TableName) -> None:
         """Give the replacement the name of the table, and drop the table.
 
-        :param aside: the name for the old table where it cannot be dropped in the same step.
+        :param old_name: the name for the old table where it cannot be dropped in the same step.
         """
 
-    def tidy(self, *tables: TableName) -> None:
+    def drop_leftovers(self, *tables: TableName) -> None:
         """Drop tables that a killed attempt may have left, where its rollback does not."""
         del tables
 

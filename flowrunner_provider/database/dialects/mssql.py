@@ -336,11 +336,11 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
         self.run(mssql_swap.stage_statement(self, _STAGE, table, columns))
         return _STAGE
 
-    def replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
-        return mssql_swap.stand_in(self, table, columns, name)
+    def create_replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
+        return mssql_swap.create_replacement(self, table, columns, name)
 
-    def swap(self, table: Table, replacement: TableName, aside: TableName) -> None:
-        del aside
+    def swap(self, table: Table, replacement: TableName, old_name: TableName) -> None:
+        del old_name
         mssql_swap.put_in_place(self, table, replacement)
 
     def keep_last(self, stage: TableName, keys: Sequence[str]) -> int:

@@ -12,7 +12,16 @@ from flowrunner_provider.database.dialects.mssql_tables import identity_insert, 
 from flowrunner_provider.database.dialects.refusals import unsuitable
 from flowrunner_provider.database.identifiers import Identifier, TableName
 
-__all__ = ["BOUND", "ROW", "belongings_lost", "indexes_of", "merged", "put_in_place", "stage_statement", "stand_in"]
+__all__ = [
+    "BOUND",
+    "ROW",
+    "belongings_lost",
+    "create_replacement",
+    "indexes_of",
+    "merged",
+    "put_in_place",
+    "stage_statement",
+]
 
 ROW = "flowrunner_row"
 """The column that numbers the rows of a staging table."""
@@ -105,7 +114,7 @@ def indexes_of(session: Session, table: TableName, new: TableName) -> Iterator[t
             yield f"{head} ON {session.sql(new)} ({keys}){include}", str(name), str(name), False
 
 
-def stand_in(session: Session, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
+def create_replacement(session: Session, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
     """Create an empty table with the columns and indexes of ``table``.
 
     :param columns: other columns instead, without indexes.

@@ -312,15 +312,15 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, MysqlSync):
         )
         return stage
 
-    def replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
-        return mysql_swap.stand_in(self, table, columns, name)
+    def create_replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
+        return mysql_swap.create_replacement(self, table, columns, name)
 
-    def swap(self, table: Table, replacement: TableName, aside: TableName) -> None:
+    def swap(self, table: Table, replacement: TableName, old_name: TableName) -> None:
         try:
-            self._run_irrevocably(mysql_swap.swap_statement(self, table.name, replacement, aside), "RENAME TABLE")
+            self._run_irrevocably(mysql_swap.swap_statement(self, table.name, replacement, old_name), "RENAME TABLE")
         except Rejected as error:
             if error.code == "1050":
-                raise AlreadyExists(f"the table {aside} already exists", remedy="drop it") from None
+                raise AlreadyExists(f"the table {old_name} already exists", remedy="drop it") from None
             raise
         self._begin_again()
 
@@ -331,7 +331,7 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, MysqlSync):
         self._run_irrevocably(statement, name)
         self._begin_again()
 
-    def tidy(self, *tables: TableName) -> None:
+    def drop_leftovers(self, *tables: TableName) -> None:
         self.run(f"DROP TABLE IF EXISTS {', '.join(map(self.sql, tables))}")
         self._begin_again()
 

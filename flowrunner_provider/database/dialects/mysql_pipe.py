@@ -50,9 +50,9 @@ class MysqlSync(MysqlBulkLoad):
             yield sink
         sink.rows = stream.affected
 
-    def stand_in(self, table: Table, name: str) -> TableName | None:
+    def try_replacement(self, table: Table, name: str) -> TableName | None:
         try:
-            return self.replacement(table, None, name)
+            return self.create_replacement(table, None, name)
         except ConfigError:
             return None
 

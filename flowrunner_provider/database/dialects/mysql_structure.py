@@ -133,11 +133,11 @@ class MysqlStructure(MysqlCalls):
         if lost := belongings_lost(self._session, table.name):
             raise unsuitable(table.name, lost)
         new = table.name.beside(name)
-        self._session.tidy(new)
+        self._session.drop_leftovers(new)
         self.make(new, spec, mark)
         return new
 
-    def drop(self, tables: Sequence[TableName], asides: Sequence[TableName]) -> None:
+    def drop(self, tables: Sequence[TableName], old_names: Sequence[TableName]) -> None:
         before: set[tuple[str, ...]] = set()
         for table in tables:
             before.add(tuple(_where(table)))
@@ -147,7 +147,7 @@ class MysqlStructure(MysqlCalls):
                     code="1451",
                     remedy="drop those tables first, or name them before it",
                 )
-        moves = [f"{self.sql(table)} TO {self.sql(place)}" for table, place in zip(tables, asides, strict=True)]
+        moves = [f"{self.sql(table)} TO {self.sql(place)}" for table, place in zip(tables, old_names, strict=True)]
         self.decide(f"RENAME TABLE {', '.join(moves)}", "RENAME TABLE")
 
     def analyze(self, name: TableName) -> None:

@@ -17,7 +17,7 @@ from flowrunner_provider.database.dialects.mysql_tables import sees_triggers
 from flowrunner_provider.database.dialects.refusals import unsuitable
 from flowrunner_provider.database.identifiers import TableName
 
-__all__ = ["ROW", "belongings_lost", "delete_superseded", "merged", "stand_in", "swap_statement"]
+__all__ = ["ROW", "belongings_lost", "create_replacement", "delete_superseded", "merged", "swap_statement"]
 
 ROW = "flowrunner_row"
 """The column that numbers the rows of a staging table."""
@@ -45,7 +45,7 @@ def belongings_lost(session: Session, name: TableName) -> list[str]:
     return lost
 
 
-def stand_in(session: Session, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
+def create_replacement(session: Session, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
     """Create an empty table with the columns, defaults, checks, indexes and partitions of ``table``.
 
     :param columns: other columns instead, without defaults, checks and indexes.
@@ -54,7 +54,7 @@ def stand_in(session: Session, table: Table, columns: Sequence[Column] | None, n
     if lost := belongings_lost(session, table.name):
         raise unsuitable(table.name, lost)
     new = table.name.beside(name)
-    session.tidy(new)
+    session.drop_leftovers(new)
     if columns is not None:
         session.create(new, columns)
         return new
@@ -62,9 +62,9 @@ def stand_in(session: Session, table: Table, columns: Sequence[Column] | None, n
     return new
 
 
-def swap_statement(session: Session, table: TableName, replacement: TableName, aside: TableName) -> str:
+def swap_statement(session: Session, table: TableName, replacement: TableName, old_name: TableName) -> str:
     """Return the statement that renames both tables atomically."""
-    old, new, place = session.sql(table), session.sql(replacement), session.sql(aside)
+    old, new, place = session.sql(table), session.sql(replacement), session.sql(old_name)
     return f"RENAME TABLE {old} TO {place}, {new} TO {old}"
 
 

@@ -43,7 +43,7 @@ from flowrunner_provider.database.dialects.postgres_query import (
     settle,
 )
 from flowrunner_provider.database.dialects.postgres_structure import PostgresStructure
-from flowrunner_provider.database.dialects.postgres_swap import put_in_place, stand_in
+from flowrunner_provider.database.dialects.postgres_swap import create_replacement, put_in_place
 from flowrunner_provider.database.dialects.refusals import duplicate_keys
 from flowrunner_provider.database.dialects.remote import Remote, shut
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
@@ -292,11 +292,11 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, PostgresSync):
         )
         return TableName.of("flowrunner_stage", "pg_temp")
 
-    def replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
-        return stand_in(self, table, columns, name)
+    def create_replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
+        return create_replacement(self, table, columns, name)
 
-    def swap(self, table: Table, replacement: TableName, aside: TableName) -> None:
-        del aside
+    def swap(self, table: Table, replacement: TableName, old_name: TableName) -> None:
+        del old_name
         put_in_place(self, table, replacement)
 
     @contextmanager

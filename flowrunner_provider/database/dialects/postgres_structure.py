@@ -117,8 +117,8 @@ class PostgresStructure(PostgresCalls):
         self.run(f"TRUNCATE TABLE {self.sql(name)}")
         return rows
 
-    def drop(self, tables: Sequence[TableName], asides: Sequence[TableName]) -> None:
-        del asides
+    def drop(self, tables: Sequence[TableName], old_names: Sequence[TableName]) -> None:
+        del old_names
         self.run(f"DROP TABLE {', '.join(map(self.sql, tables))}")
 
     def analyze(self, name: TableName) -> None:
@@ -150,7 +150,7 @@ class PostgresStructure(PostgresCalls):
             raise ConfigError(f"{name} is not a materialized view", field="tables", remedy="name a materialized view")
         self.run(f"REFRESH MATERIALIZED VIEW {'CONCURRENTLY ' if concurrently else ''}{self.sql(name)}")
 
-    def swap_partition(self, partition: TableName, replacement: TableName, aside: str) -> None:
+    def swap_partition(self, partition: TableName, replacement: TableName, old_name: str) -> None:
         found = self.run(_PARTITION, [self.sql(partition)])
         if not found:
             raise ConfigError(f"{partition} is not a partition", field="tables", remedy="name a partition of a table")
@@ -162,7 +162,7 @@ class PostgresStructure(PostgresCalls):
                 remedy="create the replacement beside the partition",
             )
         parent, old, new = TableName.of(name, schema), self.sql(partition), self.sql(replacement)
-        middle = partition.beside(aside)
+        middle = partition.beside(old_name)
         self.run(f"LOCK TABLE {self.sql(parent)} IN ACCESS EXCLUSIVE MODE")
         self.run(f"ALTER TABLE {self.sql(parent)} DETACH PARTITION {old}")
         self._rename(old, middle.name)

@@ -11,7 +11,7 @@ from flowrunner_provider.database.dialects.refusals import unsuitable
 from flowrunner_provider.database.dialects.structure import SchemaOperations
 from flowrunner_provider.database.identifiers import Identifier, TableName
 
-__all__ = ["HERE", "belongings_lost", "grants", "put_in_place", "stand_in"]
+__all__ = ["HERE", "belongings_lost", "create_replacement", "grants", "put_in_place"]
 
 _LOST = """
 WITH t AS (SELECT to_regclass($1)::oid AS oid)
@@ -64,7 +64,7 @@ def grants(session: SchemaOperations, name: TableName) -> list[str]:
     return statements
 
 
-def stand_in(session: Session, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
+def create_replacement(session: Session, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
     """Create an empty table with the columns, defaults, checks, indexes and grants of ``table``.
 
     :param columns: other columns instead, without defaults, checks and indexes.

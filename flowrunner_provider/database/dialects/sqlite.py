@@ -235,7 +235,7 @@ class SqliteSession(SqliteStructure, Session):
             self.run(f"CREATE TABLE {self.sql(stage)} ({', '.join(parts)})")
         return stage
 
-    def replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
+    def create_replacement(self, table: Table, columns: Sequence[Column] | None, name: str) -> TableName:
         """Recreate the table itself: others see the old one until the write transaction commits."""
         del name
         listed = belongings(self, table.name)
@@ -251,7 +251,7 @@ class SqliteSession(SqliteStructure, Session):
                 self.run(statement)
         return table.name
 
-    def swap(self, table: Table, replacement: TableName, aside: TableName) -> None:
+    def swap(self, table: Table, replacement: TableName, old_name: TableName) -> None:
         """Do nothing: the replacement already has its name."""
 
     def check_constraints(self) -> None:

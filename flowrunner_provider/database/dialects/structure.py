@@ -179,12 +179,12 @@ class SchemaOperations(RoutineCalls):
         """Delete every row in the fastest way that can be rolled back; return how many there were."""
         return self.execute(f"DELETE FROM {self.sql(name)}")
 
-    def drop(self, tables: Sequence[TableName], asides: Sequence[TableName]) -> None:
+    def drop(self, tables: Sequence[TableName], old_names: Sequence[TableName]) -> None:
         """Drop the tables in the transaction.
 
-        :param asides: a name for each, to rename it to where a drop cannot be rolled back.
+        :param old_names: a name for each, to rename it to where a drop cannot be rolled back.
         """
-        del asides
+        del old_names
         for table in tables:
             self.run(f"DROP TABLE {self.sql(table)}")
 
@@ -204,6 +204,6 @@ class SchemaOperations(RoutineCalls):
         """Refresh a materialized view."""
         raise self.unknown("materialized views")
 
-    def swap_partition(self, partition: TableName, replacement: TableName, aside: str) -> None:
+    def swap_partition(self, partition: TableName, replacement: TableName, old_name: str) -> None:
         """Exchange a partition and another table; each gets the name of the other."""
         raise self.unknown("swapping partitions in a transaction")

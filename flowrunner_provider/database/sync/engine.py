@@ -15,7 +15,7 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.model import Column, Merge, Params, Table, Type
 from flowrunner_provider.database.identifiers import TableName
-from flowrunner_provider.database.ledger import aside, stand_in
+from flowrunner_provider.database.ledger import new_table_name, old_table_name
 from flowrunner_provider.database.once import Once
 from flowrunner_provider.database.pipe import Pipe, Pumped
 from flowrunner_provider.database.sync.deletes import check_keys, remove_unlisted
@@ -59,11 +59,11 @@ def sync(
         connect=connect,
         body=work.fill,
         run=run,
-        point=lambda name: failpoint(f"sql.sync.{name}"),
-        other=f"synced otherwise into {work.target}",
-        look=work.look,
+        failpoint=lambda name: failpoint(f"sql.sync.{name}"),
+        other_work=f"synced otherwise into {work.target}",
+        check_target=work.check_target,
         publish=work.publish,
-        tidy=work.tidy,
+        remove_leftovers=work.remove_leftovers,
     )
     return SyncResult(**{**once.perform(), "table": str(work.target), "mode": plan.mode})
 
@@ -98,7 +98,7 @@ class _Work:
         self.target = TableName.parse(self.plan.table)
         self.key = self.run.effects.key("sql.sync")
 
-    def look(self, session: Session, target: TableName) -> None:
+    def check_target(self, session: Session, target: TableName) -> None:
         """Raise unless the table exists and the query only reads."""
         self.target = target
         if session.table(target) is None:
@@ -142,9 +142,9 @@ class _Work:
         if self.plan.replace_by == "delete" or self.same_file:
             return None
         if self.plan.replace_by == "swap":
-            new: TableName | None = session.replacement(table, None, stand_in(self.key))
+            new: TableName | None = session.create_replacement(table, None, new_table_name(self.key))
         else:
-            new = session.stand_in(table, stand_in(self.key))
+            new = session.try_replacement(table, new_table_name(self.key))
         if new is not None:
             self._swap = table, new
             failpoint("sql.sync.after_replacement")
@@ -154,14 +154,14 @@ class _Work:
         """Swap the filled table with the old one."""
         if self._swap is not None:
             self.run.lease.check()
-            session.swap(*self._swap, aside(self.target, self.key))
+            session.swap(*self._swap, old_table_name(self.target, self.key))
             failpoint("sql.sync.after_swap")
 
-    def tidy(self, session: Session, target: TableName, done: bool) -> None:
+    def remove_leftovers(self, session: Session, target: TableName, done: bool) -> None:
         """Drop the leftovers of a swap; the old table only after the new one has taken its place."""
         if self.plan.mode == "full" and self.plan.replace_by != "delete":
-            new, old = target.beside(stand_in(self.key)), aside(target, self.key)
-            session.tidy(*((new, old) if done else (new,)))
+            new, old = target.beside(new_table_name(self.key)), old_table_name(target, self.key)
+            session.drop_leftovers(*((new, old) if done else (new,)))
 
 
 class _Transfer:

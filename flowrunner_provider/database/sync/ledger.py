@@ -9,7 +9,7 @@ from typing import Any
 from flowrunner_provider.core.errors import Json
 from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.identifiers import TableName
-from flowrunner_provider.database.ledger import NAME
+from flowrunner_provider.database.ledger import LEDGER_TABLE
 from flowrunner_provider.database.sync.watermark import from_json, to_json
 
 __all__ = ["Watermark"]
@@ -25,7 +25,7 @@ class Watermark:
     def __init__(self, session: Session, table: TableName, identity: str) -> None:
         self._session, self._table = session, table
         self.key = f"sync:{identity}"
-        self._ledger = table.beside(NAME)
+        self._ledger = table.beside(LEDGER_TABLE)
 
     def read(self) -> Any:
         """Return the watermark, or None; other runs of the sync wait here until the transaction ends."""
