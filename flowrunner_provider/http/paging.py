@@ -14,6 +14,7 @@ from flowrunner_provider.core.net_guard import same_origin, strip_query_credenti
 from flowrunner_provider.core.secrets import redact_url
 from flowrunner_provider.http.choices import Strategy
 from flowrunner_provider.http.client import compile_path
+from flowrunner_provider.http.missing_cursor import check_end, is_missing, warn_of_end
 from flowrunner_provider.transport.http import HttpTransport, Response
 
 __all__ = ["PagePlan", "Pager", "Position", "next_link"]
@@ -201,6 +202,8 @@ class Pager:
             found = next_link(list(getall("Link", [])) if getall else [answer.headers.get("Link", "")])
         else:
             found = self._cursor(body) if self._cursor else None
+            if found is None and position is None:
+                self._check_end(http, body, count)
         if found in (None, "", False):
             return None
         if not isinstance(found, str | int):
@@ -210,6 +213,15 @@ class Pager:
                 remedy="it must lead to a string or a number",
             )
         return found if plan.strategy == "cursor" else _own_url(http, answer.url, str(found))
+
+    def _check_end(self, http: HttpTransport, body: Any, count: int) -> None:
+        """Judge a first page in which ``cursor_path`` finds nothing: the end, or a misspelt path."""
+        path = self.plan.cursor_path or ODATA_NEXT
+        if not count or self.stops(body) or not is_missing(path, body):
+            return
+        check_end(path, body)
+        if self.plan.cursor_path:
+            warn_of_end(path, count, self.plan.page_size, http.run.log)
 
 
 def _own_url(http: HttpTransport, page: str, target: str) -> str:

@@ -37,7 +37,9 @@ class HttpPaginateOperator(FlowRunnerOperator):
         requested again.
     :param json: request body of every page. If set, cursor, page number, offset and page size are put into the body.
     :param records_path: JMESPath expression for the list of records in a page; ``value`` by default for ``odata``.
-    :param cursor_path: JMESPath expression for the next cursor or URL; null, empty, false or 0 ends the listing.
+    :param cursor_path: JMESPath expression for the next cursor or URL; null, empty, false or 0 ends the listing. If its
+        key is not in the first page, the task logs a warning, and fails if the page announces a next one, e.g. with
+        ``has_more`` or ``next``.
     :param cursor_param: name of the parameter that carries the cursor.
     :param page_param: name of the parameter that carries the page number.
     :param first_page: number of the first page.
