@@ -50,6 +50,9 @@ _RESOURCES = frozenset(
 _DENIED = frozenset({229, 230, 262, 297, 300, 916, 1088, 2760, 3906, 3930, 15151, 15247, 18456})
 _LOST = frozenset({64, 121, 233, 596, 1236, 6005, 10053, 10054, 10060, 40143})
 
+_WRONG_SQL = frozenset({102, 103, 105, 107, 137, 145, 156, 170, 174, 195, 205, 207, 209, 319, 4104, 4121, 8120, 8155})
+"""Syntax error; ambiguous or unknown column, function or variable; wrong use of groups, unions or arguments."""
+
 
 def connect_failed(error: Exception, number: int, where: str, *, expired: bool) -> FlowRunnerError:
     """Return the error of a failed connection attempt."""
@@ -123,4 +126,7 @@ def classified(number: int, where: str, *, broken: bool, deadline: Deadline) -> 
         )
     if str(number) in OF_A_ROW:
         return refused_row(number)
-    return Rejected(f"{where}: the server refused a statement ({number})", code=str(number), remedy="check the table")
+    remedy = "check the table"
+    if number in _WRONG_SQL:
+        remedy = "correct the SQL; each placeholder such as %(day)s needs its value in `parameters`"
+    return Rejected(f"{where}: the server refused a statement ({number})", code=str(number), remedy=remedy)

@@ -54,6 +54,9 @@ _OF_THE_SERVER = {
 }  # fmt: skip
 """Numbers of statements that a server setting forbids -> problem and remedy."""
 
+_WRONG_SQL = frozenset({1052, 1054, 1055, 1056, 1064, 1066, 1111, 1149, 1222, 1241, 1305, 1582, 1630})
+"""Syntax error; ambiguous or unknown column, alias or function; wrong use of groups, unions or arguments."""
+
 
 def connect_failed(number: int, where: str) -> FlowRunnerError:
     """Return the error of a failed connection attempt."""
@@ -127,7 +130,10 @@ def classified(number: int, text: str, where: str, *, broken: bool, deadline: De
         return IntegrityError(f"{where}: the transaction failed ({number})", remedy="check the server's log")
     if str(number) in OF_A_ROW:
         return refused_row(number, text)
-    return Rejected(f"{where}: the server refused a statement ({number})", code=str(number), remedy="check the table")
+    remedy = "check the table"
+    if number in _WRONG_SQL:
+        remedy = "correct the SQL; each placeholder such as %(day)s needs its value in `parameters`"
+    return Rejected(f"{where}: the server refused a statement ({number})", code=str(number), remedy=remedy)
 
 
 def number_of(error: Exception) -> int:

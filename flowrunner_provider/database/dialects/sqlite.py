@@ -59,6 +59,10 @@ _CONVERTERS: Mapping[type, Callable[[Any], Any]] = MappingProxyType(
         memoryview: bytes,
     }
 )
+_WRONG_SQL = (
+    "no such column", "no such function", "ambiguous column name", "incomplete input", "unrecognized token",
+    "wrong number of arguments", "misuse of", "Incorrect number of bindings", "You did not supply a value",
+)  # fmt: skip
 _OPCODES = 20_000  # virtual machine instructions between two checks of the deadline: about 100 microseconds
 
 
@@ -328,7 +332,11 @@ def _classified(error: sqlite3.Error, path: str, verb: str, deadline: Deadline) 
     if code.startswith("SQLITE_INTERRUPT"):
         return TimedOut(f"{what} within {deadline.seconds:g} s", remedy="raise `timeout`")
     if code.startswith("SQLITE_CANTOPEN"):
-        return NotFound(what, remedy="check the path in the connection's host, or pass create_table=True")
+        return NotFound(
+            what,
+            remedy="check the path in the connection's host, and that its folder exists; to create the file, set mode "
+            "to rwc in the extra",
+        )
     if code.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")):
         return AccessDenied(what, remedy="check the owner of file and folder, and the connection's mode")
     if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
@@ -344,4 +352,6 @@ def _classified(error: sqlite3.Error, path: str, verb: str, deadline: Deadline) 
         )
     if str(error).startswith("no such table"):
         return NotFound(f"{what}: a table does not exist", remedy="create it, or correct its name")
+    if str(error).startswith(_WRONG_SQL) or "syntax error" in str(error):
+        return Rejected(what, code=code, remedy="correct the SQL; each placeholder needs its value in `parameters`")
     return Rejected(what, code=code, remedy="check the table against the source")
