@@ -12,8 +12,8 @@ from typing import Any
 from flowrunner_provider.core.errors import ConfigError, Json
 from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.identifiers import Identifier
-from flowrunner_provider.database.sync.source import Origin, Text
-from flowrunner_provider.database.sync.watermark import from_json, shown, to_json
+from flowrunner_provider.database.sync.source import Origin, QueryBuilder
+from flowrunner_provider.database.sync.watermark import display_text, from_json, to_json
 
 __all__ = ["Growth"]
 
@@ -52,7 +52,7 @@ class Growth:
             or null for the beginning. With ``hold_back``, rows after ``seen``, where the last poll ended, are not
             reported yet.
         """
-        known = self.origin.described(session)
+        known = self.origin.column_types(session)
         for name in self._columns:
             if name not in known:
                 field = "watermark" if name == self.watermark else "tie_break"
@@ -85,7 +85,7 @@ class Growth:
         digest = hashlib.sha256(json.dumps([name, bounds], sort_keys=True).encode()).hexdigest()[:32]
 
         def shown_bound(bound: Any) -> Json:
-            return None if bound is None else dict(zip(self._columns, map(shown, bound), strict=True))
+            return None if bound is None else dict(zip(self._columns, map(display_text, bound), strict=True))
 
         return {
             "id": digest,
@@ -104,28 +104,28 @@ class _WatermarkQuery:
 
     def find_bound(self, after: Any, until: Any, *, last: bool) -> list[Any] | None:
         """Return the last row's bound, or that of the row that ends a batch, between two bounds."""
-        text = Text(self._session, self._origin, binds=after is not None or until is not None)
-        expressions = [self._session.exact(kind, f"q.{text.name(column)}") for column, kind in self._kinds.items()]
-        where = self._between(text, after, until)
+        builder = QueryBuilder(self._session, self._origin, binds=after is not None or until is not None)
+        expressions = [self._session.exact(kind, f"q.{builder.name(column)}") for column, kind in self._kinds.items()]
+        where = self._between(builder, after, until)
         order = ", ".join(f"{name} DESC" if last else name for name in expressions)
         selected = ", ".join(f"{name} AS bound_{number}" for number, name in enumerate(expressions))
-        query = f"SELECT {selected} FROM {text.source} WHERE {where}"
-        found = text.first(self._session.nth(query, order, 0 if last else self._batch - 1))
+        query = f"SELECT {selected} FROM {builder.source} WHERE {where}"
+        found = builder.first(self._session.nth_row(query, order, 0 if last else self._batch - 1))
         return None if found is None else list(found)
 
     def count(self, after: Any, until: Any) -> int:
-        text = Text(self._session, self._origin, binds=True)
-        where = self._between(text, after, until)
-        found = text.first(f"SELECT {self._session.counts} AS counted FROM {text.source} WHERE {where}")
+        builder = QueryBuilder(self._session, self._origin, binds=True)
+        where = self._between(builder, after, until)
+        found = builder.first(f"SELECT {self._session.count_sql} AS counted FROM {builder.source} WHERE {where}")
         return int(found[0]) if found else 0
 
-    def _between(self, text: Text, after: Any, until: Any) -> str:
+    def _between(self, builder: QueryBuilder, after: Any, until: Any) -> str:
         """Return the condition for rows between two bounds, in a form that can use an index."""
-        columns = [(kind, f"q.{text.name(column)}") for column, kind in self._kinds.items()]
+        columns = [(kind, f"q.{builder.name(column)}") for column, kind in self._kinds.items()]
         parts = [f"{name} IS NOT NULL" for _, name in columns]
 
         def condition(column_index: int, sign: str, bound: Any) -> str:
-            return self._session.bounded(*columns[column_index], sign, lambda: text.value(bound[column_index]))
+            return self._session.bounded(*columns[column_index], sign, lambda: builder.value(bound[column_index]))
 
         for bound, sign, equal in ((after, ">", ""), (until, "<", "=")):
             if bound is None:

@@ -204,10 +204,10 @@ class _Creation:
         target = session.locate(TableName.parse(self.plan.table))
         table = session.table(target)
         if table is None:
-            session.make(target, self.plan.spec, self.marker)
+            session.create_from_spec(target, self.plan.spec, self.marker)
             failpoint("sql.create_table.after_create")
             return {"table": str(target), "created": True, "replaced": False}
-        if session.maker(target) == self.marker:  # by an earlier attempt that was killed before it recorded this
+        if session.creator_of(target) == self.marker:  # by an earlier attempt that was killed before it recorded this
             return {"table": str(target), "created": True, "replaced": False}
         if self.plan.if_exists == "fail":
             raise AlreadyExists(f"the table {target} exists already", remedy="drop it, or change if_exists")
@@ -219,7 +219,7 @@ class _Creation:
 
     def _replace(self, session: Session, table: Table, target: TableName) -> None:
         try:
-            new = session.remake(table, self.plan.spec, new_table_name(self.key), self.marker)
+            new = session.recreate_from_spec(table, self.plan.spec, new_table_name(self.key), self.marker)
         except ConfigError as error:
             if error.field != "mode":
                 raise
@@ -246,7 +246,7 @@ class _Creation:
             session.drop_leftovers(*((new, old) if done else (new,)))
 
     def _check_matches(self, session: Session, target: TableName) -> None:
-        wanted, found = session.sketched(self.plan.spec, target), session.shape(target)
+        wanted, found = session.expected_shape(self.plan.spec, target), session.shape(target)
         if differences := incompatibilities(str(target), wanted, found or Shape(columns={})):
             raise IntegrityError(
                 f"{target} exists and does not match: {summary(differences)}",

@@ -77,9 +77,9 @@ class _Export:
             server_count = session.copy_out(
                 self._query,
                 plan.parameters,
-                most=self._block_limit,
-                passed=self._write_block,
-                apart=len(plan.partition_by),
+                block_limit=self._block_limit,
+                on_block=self._write_block,
+                shared_columns=len(plan.partition_by),
             )
         self._server_formats = server_count is not None
         if server_count is None:
@@ -95,16 +95,16 @@ class _Export:
     def _describe(self) -> None:
         plan, session = self._plan, self._session
         source = plan.sql if plan.sql is not None else f"SELECT * FROM {session.sql(TableName.parse(str(plan.table)))}"
-        columns = session.described(source, plan.parameters)
+        columns = session.column_types(source, plan.parameters)
         self._query = build_query(session, source, columns, plan)
-        found = session.described(self._query, plan.parameters)
+        found = session.column_types(self._query, plan.parameters)
         for name, kind in found.items():
             self.kinds[name] = _column_kind(kind, columns[name], plan.format)
         check_kinds({name: self.kinds.pop(name) for name in plan.partition_by})
         if plan.format == "parquet" and "" in self.kinds.values():
             self._infer_kinds()
         if plan.format == "parquet" and "decimal" in self.kinds.values():
-            self._options = ParquetOptions(decimals=session.digits(self._query, plan.parameters))
+            self._options = ParquetOptions(decimals=session.decimal_precisions(self._query, plan.parameters))
 
     def _infer_kinds(self) -> None:
         """Infer column types from the values: Parquet needs them first, and this database declares none."""
@@ -214,7 +214,8 @@ def build_query(session: Session, source: str, columns: dict[str, str], plan: Ex
     chosen += plan.partition_by
     formats = ["csv" if name in plan.partition_by else plan.format for name in chosen]
     parts = [
-        session.castable(columns[name], quoted(name), target) for name, target in zip(chosen, formats, strict=True)
+        session.select_for_format(columns[name], quoted(name), target)
+        for name, target in zip(chosen, formats, strict=True)
     ]
     sort_columns = list(dict.fromkeys((*plan.partition_by, *plan.order_by)))
     if parts == [quoted(name) for name in columns] and not sort_columns:

@@ -117,7 +117,7 @@ class Ledger:
 
     def complete(self, key: str) -> None:
         """Mark the work as done, with the time of the database."""
-        self._update(key, {}, f"{self._session.sql('loaded_at')} = {self._session.moment}")
+        self._update(key, {}, f"{self._session.sql('loaded_at')} = {self._session.now_sql}")
 
     def _update(self, key: str, values: Mapping[str, Any], *more: str) -> None:
         sql = self._session

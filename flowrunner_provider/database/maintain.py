@@ -189,11 +189,11 @@ class _Maintenance:
         return rows
 
     def _check_size(self, session: Session, table: TableName) -> None:
-        session.seclude(table)
+        session.lock_exclusively(table)
         if self.plan.max_rows is None:
             return
-        limited = session.limited(f"SELECT 1 AS one FROM {session.sql(table)}", self.plan.max_rows + 1)
-        if int(session.run(f"SELECT {session.counts} FROM ({limited}) AS q")[0][0]) > self.plan.max_rows:
+        limited = session.limit_rows(f"SELECT 1 AS one FROM {session.sql(table)}", self.plan.max_rows + 1)
+        if int(session.run(f"SELECT {session.count_sql} FROM ({limited}) AS q")[0][0]) > self.plan.max_rows:
             raise self._too_many(table)
 
     def _too_many(self, table: TableName) -> IntegrityError:

@@ -122,10 +122,10 @@ class _StatementBuilder:
     def value(self, value: Any) -> str:
         if self._named is None:
             self._positional.append(value)
-            return self._session.mark
+            return self._session.user_placeholder
         key = f"flowrunner_set_{len(self._named)}"
         self._named[key] = value
-        return self._session.named_mark.format(key)
+        return self._session.user_named_placeholder.format(key)
 
     def params(self, more: Params = None) -> Params:
         return self._named if self._named is not None else [*self._positional, *(more or ())]
@@ -178,7 +178,7 @@ def _count_matches(session: Session, plan: ModifyPlan) -> int:
     where = builder.where(plan)
     query = f"SELECT 1 FROM {builder.name(TableName.parse(plan.table))} WHERE ({where}\n)"
     if plan.max_affected is not None and not plan.dry_run:
-        query = session.limited(query, plan.max_affected + 1)
+        query = session.limit_rows(query, plan.max_affected + 1)
     positional = plan.params if isinstance(plan.params, list | tuple) else None
     return session.execute(query, builder.params(positional))
 

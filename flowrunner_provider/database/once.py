@@ -89,7 +89,7 @@ class Once:
         if self.use_ledger:
             ledger.ensure()
             self.failpoint("after_ledger_table")
-            session.hold(self.key)
+            session.acquire_lock(self.key)
         session.begin(self.isolation)
         try:
             if self.use_ledger:
@@ -137,7 +137,7 @@ class Once:
         try:
             with self.connect() as session:
                 target = session.locate(self.target)
-                session.hold(self.key)
+                session.acquire_lock(self.key)
                 session.begin()
                 done = Ledger(session, target).claim(self.key, self.fingerprint, self.other_work)
                 if done is None:

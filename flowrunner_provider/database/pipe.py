@@ -17,7 +17,7 @@ from flowrunner_provider.database.dialects.model import Params, Row
 from flowrunner_provider.database.dialects.syncing import Form
 from flowrunner_provider.database.identifiers import TableName
 
-__all__ = ["Ahead", "Pipe", "Pumped"]
+__all__ = ["Pipe", "ReadAhead", "TransferCounts"]
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ _POLL_SECONDS = 0.5  # between two checks of the deadline, or of the other side 
 
 
 @dataclass(frozen=True)
-class Pumped:
+class TransferCounts:
     """The number of rows the source sent and the target stored."""
 
     read: int
@@ -40,7 +40,7 @@ class Pipe:
     :param select: builds the query and its parameters from one pattern per column, with ``{}`` for its name.
     :param columns: the columns of the target, in the order of the query.
     :param batch_rows: the number of rows in memory at a time, where they travel as Python values.
-    :param passed: called with the number of rows after each block.
+    :param on_rows: called with the number of rows after each block.
     """
 
     source: Session
@@ -48,51 +48,51 @@ class Pipe:
     target: Session
     columns: Sequence[str]
     deadline: Deadline
-    passed: Callable[[int], None]
+    on_rows: Callable[[int], None]
     batch_rows: int = 5_000
 
-    def into(self, table: TableName) -> Pumped:
+    def append_to(self, table: TableName) -> TransferCounts:
         """Append all rows, in a wire format that both databases know or else value by value."""
         shared = self._find_shared_form(table)
         return self._by_value(table) if shared is None else self._by_block(table, *shared)
 
     def _find_shared_form(self, table: TableName) -> tuple[Form, Sequence[str]] | None:
-        if not self.target.takes or self.source is self.target:
+        if not self.target.readable_forms or self.source is self.target:
             return None
-        codes = self.source.wire_types(*self.select(["{}"] * len(self.columns)))
-        if not codes:
+        source_types = self.source.wire_types(*self.select(["{}"] * len(self.columns)))
+        if not source_types:
             return None
-        wanted = self.target.wanted(table, self.columns)
+        encodings = self.target.wire_encodings(table, self.columns)
         names = self.target.names(self.columns)
-        theirs = self.target.wire_types(f"SELECT {names} FROM {self.target.sql(table)}", None)
-        for form in self.target.takes:
-            if patterns := self.source.expressed(form, codes, wanted, theirs):
+        target_types = self.target.wire_types(f"SELECT {names} FROM {self.target.sql(table)}", None)
+        for form in self.target.readable_forms:
+            if patterns := self.source.select_patterns(form, source_types, encodings, target_types):
                 return form, patterns
         return None
 
-    def _by_block(self, table: TableName, form: Form, patterns: Sequence[str]) -> Pumped:
+    def _by_block(self, table: TableName, form: Form, patterns: Sequence[str]) -> TransferCounts:
         query, params = self.select(patterns)
         read = 0
         with (
-            self.target.take(table, self.columns, form) as sink,
-            closing(self._read_ahead(self.source.give(query, params, form))) as blocks,
+            self.target.open_sink(table, self.columns, form) as sink,
+            closing(self._read_ahead(self.source.read_blocks(query, params, form))) as blocks,
         ):
             for block, rows in blocks:
                 if block:
                     sink.write(block)
-                    self.passed(rows)
+                    self.on_rows(rows)
                 else:
                     read = rows
-        return Pumped(read, sink.rows)
+        return TransferCounts(read, sink.rows)
 
-    def _by_value(self, table: TableName) -> Pumped:
+    def _by_value(self, table: TableName) -> TransferCounts:
         read = 0
         with self.target.copy(table, self.columns) as copier, closing(self._read_ahead(self._batches())) as batches:
             for batch in batches:
                 copier.write(batch)
                 read += len(batch)
-                self.passed(len(batch))
-        return Pumped(read, copier.rows)
+                self.on_rows(len(batch))
+        return TransferCounts(read, copier.rows)
 
     def _batches(self) -> Generator[list[Row], None, None]:
         query, params = self.select(["{}"] * len(self.columns))
@@ -102,10 +102,10 @@ class Pipe:
     def _read_ahead(self, items: Generator[T, None, None]) -> Generator[T, None, None]:
         if self.source is self.target:  # one connection does one thing at a time
             return items
-        return Ahead(items, self.source.interrupt, self.deadline).read()
+        return ReadAhead(items, self.source.interrupt, self.deadline).read()
 
 
-class Ahead(Generic[T]):
+class ReadAhead(Generic[T]):
     """Reads items in a thread, a few ahead of the consumer; errors of the thread are raised in the consumer."""
 
     def __init__(self, items: Generator[T, None, None], interrupt: Callable[[], None], deadline: Deadline) -> None:

@@ -37,7 +37,7 @@ class _Pool:
         except BaseException:
             self._slots.release()
             raise
-        session.home = self._release
+        session.return_to_pool = self._release
         return session
 
     def _resume_idle(self, deadline: Deadline) -> Session | None:
@@ -47,7 +47,7 @@ class _Pool:
             except IndexError:  # another thread took the last one
                 return None
             try:
-                session.resume(deadline)
+                session.prepare(deadline)
             except FlowRunnerError:  # the server has closed it meanwhile
                 session.end()
             else:
@@ -58,7 +58,7 @@ class _Pool:
         reusable = False
         try:
             with suppress(FlowRunnerError):
-                reusable = session.park()
+                reusable = session.reset()
             if reusable:
                 self._idle.append(session)
             else:

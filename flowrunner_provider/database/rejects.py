@@ -85,7 +85,7 @@ def store_fitting(
             with session.copy(table, columns) as copier:
                 copier.write(rows)
         except Rejected as error:
-            session.back()
+            session.rollback_to_savepoint()
             if not error.code.startswith(session.row_errors):
                 raise
             if len(rows) == 1:
@@ -94,6 +94,6 @@ def store_fitting(
                 half = len(rows) // 2
                 pending += [(rows[half:], number + half), (rows[:half], number)]
         else:
-            session.keep()
+            session.release_savepoint()
             stored += copier.rows
     return stored

@@ -178,7 +178,7 @@ def _run_all(session: Session, plan: TransactionPlan, run: Run) -> list[Statemen
                 if savepoint is None:
                     raise
                 skipping = True
-                session.back(savepoint)
+                session.rollback_to_savepoint(savepoint)
                 run.log.warning("%s The statements since the savepoint were undone.", error.message)
                 results[start:] = [StatementResult(name=done.name, rows=0, undone=True) for done in results[start:]]
         results.append(StatementResult(name=statement.name, rows=rows, undone=skipping))

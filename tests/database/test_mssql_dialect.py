@@ -516,17 +516,17 @@ def test_a_lock_timeout_of_months(server: TdsFake, tls: Tls) -> None:
     config = {"host": "127.0.0.1", "port": server.port, "login": USER, "password": PASSWORD}
     patient = MssqlConfig(**config, ca_file=str(tls.ca_file), lock_timeout=timedelta(days=90))
     with MssqlSession(patient, Deadline(90 * 86400)) as made:
-        made.hold("key")
+        made.acquire_lock("key")
     assert f"SET LOCK_TIMEOUT {2**31 - 1}" in server.texts
 
 
 def test_two_attempts_wait_for_each_other(server: TdsFake, tls: Tls) -> None:
     options = {"ca_file": str(tls.ca_file), "lock_timeout": timedelta(milliseconds=200)}
     with session(server, **options) as one, session(server, **options) as other:
-        one.hold("key")
+        one.acquire_lock("key")
         with pytest.raises(Unavailable, match="still running"):
-            other.hold("key")
-        other.hold("another")
+            other.acquire_lock("key")
+        other.acquire_lock("another")
 
 
 @pytest.mark.parametrize(

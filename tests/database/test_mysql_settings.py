@@ -83,7 +83,7 @@ def test_a_query_outlives_a_pause_of_its_reader(far: MysqlFarSide) -> None:
 def test_a_lock_outlives_a_long_silence(far: MysqlFarSide) -> None:
     """The session that holds the lock of a migration says nothing while scripts run in others."""
     with server_set(far, "wait_timeout", 1), hook_for(CONN_ID).open(Deadline(60)) as session:
-        session.hold("silence")
+        session.acquire_lock("silence")
         time.sleep(2.5)
         assert far.run("SELECT IS_USED_LOCK('flowrunner:silence')")[0][0] is not None
 

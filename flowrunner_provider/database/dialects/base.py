@@ -22,8 +22,8 @@ from flowrunner_provider.database.dialects.model import (
     CsvFile,
     Merge,
     Merged,
+    OnBlock,
     Params,
-    Passed,
     Row,
     Table,
 )
@@ -40,15 +40,15 @@ class Session(SchemaOperations, SyncOperations, ABC):
 
     placeholder: ClassVar[str]
     """The placeholder of the n-th parameter in our own statements; ``{}`` is n."""
-    mark: ClassVar[str] = "?"
+    user_placeholder: ClassVar[str] = "?"
     """A positional placeholder in users' statements."""
-    named_mark: ClassVar[str] = ":{}"
+    user_named_placeholder: ClassVar[str] = ":{}"
     """A named placeholder in users' statements; ``{}`` is the name."""
-    home: Callable[[Session], None] | None = None
-    """Takes the connection back when it is closed: the pool that lent it."""
-    counts: ClassVar[str] = "count(*)"
+    return_to_pool: Callable[[Session], None] | None = None
+    """Returns the connection to the pool that lent it; None if no pool did."""
+    count_sql: ClassVar[str] = "count(*)"
     """The SQL that counts rows without overflow."""
-    moment: ClassVar[str] = "CURRENT_TIMESTAMP"
+    now_sql: ClassVar[str] = "CURRENT_TIMESTAMP"
     """The SQL for the current time in UTC."""
     row_errors: ClassVar[tuple[str, ...]]
     """Prefixes of the error codes that concern a single row."""
@@ -62,18 +62,18 @@ class Session(SchemaOperations, SyncOperations, ABC):
         :param read_only: refuse writes; with ``repeatable read``, read everything from one snapshot.
         """
 
-    def hold(self, key: str) -> None:
+    def acquire_lock(self, key: str) -> None:
         """Acquire the advisory lock ``key``; needed where the server commits in the middle of the work."""
         del key
 
     @abstractmethod
-    def described(self, query: str, params: Params) -> dict[str, str]:
+    def column_types(self, query: str, params: Params) -> dict[str, str]:
         """Return the columns of a query without running it: name -> dataset type, or empty if it has none.
 
         :raises ConfigError: if it is not a query, or two columns have the same name.
         """
 
-    def digits(self, query: str, params: Params) -> dict[str, tuple[int, int]]:
+    def decimal_precisions(self, query: str, params: Params) -> dict[str, tuple[int, int]]:
         """Return precision and scale of the decimal columns of a query that declare them."""
         del query, params
         return {}
@@ -83,22 +83,22 @@ class Session(SchemaOperations, SyncOperations, ABC):
         """Return the rows of a query in batches, from a server-side cursor."""
 
     def copy_out(
-        self, query: str, params: Params, *, most: Callable[[], int], passed: Passed, apart: int = 0
+        self, query: str, params: Params, *, block_limit: Callable[[], int], on_block: OnBlock, shared_columns: int = 0
     ) -> int | None:
         """Pass on the rows of a query as CSV without a header, where the database itself writes CSV.
 
-        :param most: returns the row limit of the next block.
-        :param passed: receives each block of complete rows, their number, and the values that they share.
-        :param apart: how many trailing columns to keep out of the blocks; the rows of a block share their values.
+        :param block_limit: returns the row limit of the next block.
+        :param on_block: receives each block of complete rows, their number, and the values that they share.
+        :param shared_columns: the number of trailing columns to keep out of the blocks; a block shares their values.
         :return: the row count that the database reports; None if it does not write CSV.
         """
-        del query, params, most, passed, apart
+        del query, params, block_limit, on_block, shared_columns
         return None
 
-    def castable(self, kind: str, name: str, target: str) -> str:
+    def select_for_format(self, kind: str, name: str, target: str) -> str:
         """Return the SQL that selects a column for a file of the format ``target``.
 
-        :param kind: the column's type, from :meth:`described`.
+        :param kind: the column's type, from :meth:`column_types`.
         :param name: its quoted name.
         """
         del kind, target
@@ -126,21 +126,21 @@ class Session(SchemaOperations, SyncOperations, ABC):
 
     def close(self) -> None:
         """End the connection, or return it to its pool."""
-        home, self.home = self.home, None
-        if home is None:
+        return_to_pool, self.return_to_pool = self.return_to_pool, None
+        if return_to_pool is None:
             self.end()
         else:
-            home(self)
+            return_to_pool(self)
 
     @abstractmethod
     def end(self) -> None:
         """End the connection."""
 
-    def park(self) -> bool:
+    def reset(self) -> bool:
         """Roll back and reset the session for reuse; return whether the connection can be reused."""
         return False
 
-    def resume(self, deadline: Deadline) -> None:
+    def prepare(self, deadline: Deadline) -> None:
         """Prepare a parked connection for use.
 
         :raises TransientError: if it ended in the meantime.
@@ -190,9 +190,9 @@ class Session(SchemaOperations, SyncOperations, ABC):
         try:
             new = self.create_replacement(table, None, name)
         except ConfigError:
-            self.back()
+            self.rollback_to_savepoint()
             return None
-        self.keep()
+        self.release_savepoint()
         return new
 
     @abstractmethod
@@ -246,7 +246,7 @@ class Session(SchemaOperations, SyncOperations, ABC):
 
     def count(self, table: TableName) -> int:
         """Return the number of rows of a table."""
-        return int(self.run(f"SELECT {self.counts} FROM {self.sql(table)}")[0][0])
+        return int(self.run(f"SELECT {self.count_sql} FROM {self.sql(table)}")[0][0])
 
     def empty(self, table: TableName) -> None:
         """Delete every row; other transactions see them until the commit."""
@@ -256,27 +256,27 @@ class Session(SchemaOperations, SyncOperations, ABC):
         """Create a savepoint."""
         self.run(f"SAVEPOINT {self.sql(name)}")
 
-    def keep(self, name: str = "flowrunner") -> None:
+    def release_savepoint(self, name: str = "flowrunner") -> None:
         """Release a savepoint and keep what followed it."""
         self.run(f"RELEASE SAVEPOINT {self.sql(name)}")
 
-    def back(self, name: str = "flowrunner") -> None:
+    def rollback_to_savepoint(self, name: str = "flowrunner") -> None:
         """Roll back to a savepoint and release it."""
         self.run(f"ROLLBACK TO SAVEPOINT {self.sql(name)}")
-        self.keep(name)
+        self.release_savepoint(name)
 
-    def limited(self, query: str, rows: int) -> str:
+    def limit_rows(self, query: str, rows: int) -> str:
         """Limit a query that begins with SELECT to so many rows."""
         return f"{query} LIMIT {rows}"
 
-    def nth(self, query: str, order: str, skipped: int) -> str:
+    def nth_row(self, query: str, order: str, skipped: int) -> str:
         """Limit a query to the one row that follows ``skipped`` others in that order."""
         return f"{query} ORDER BY {order} LIMIT 1 OFFSET {skipped}"
 
     def has_null(self, table: TableName, keys: Sequence[str]) -> bool:
         """Return whether a row has NULL in one of ``keys``."""
         condition = " OR ".join(f"{self.sql(key)} IS NULL" for key in keys)
-        return bool(self.run(self.limited(f"SELECT 1 AS one FROM {self.sql(table)} WHERE {condition}", 1)))
+        return bool(self.run(self.limit_rows(f"SELECT 1 AS one FROM {self.sql(table)} WHERE {condition}", 1)))
 
     def duplicates(self, table: TableName, keys: Sequence[str]) -> int:
         """Return how many rows have the keys of another row."""
@@ -299,7 +299,7 @@ class Session(SchemaOperations, SyncOperations, ABC):
         if count := self.duplicates(stage, keys):
             raise duplicate_keys(keys, count)
 
-    def known(self, stage: TableName, table: TableName, keys: Sequence[str]) -> int:
+    def count_known(self, stage: TableName, table: TableName, keys: Sequence[str]) -> int:
         """Return how many staged rows have keys that exist in the table."""
         exists = f"EXISTS (SELECT 1 FROM {self.sql(table)} AS t WHERE {self.same(keys)})"
         return int(self.run(f"SELECT count(*) FROM {self.sql(stage)} AS s WHERE {exists}")[0][0])

@@ -10,7 +10,17 @@ from flowrunner_provider.core.errors import Unavailable
 from flowrunner_provider.database.identifiers import TableName
 
 __all__ = [
-    "Column", "Conflict", "Copier", "CsvFile", "Merge", "Merged", "Params", "Passed", "Row", "Table", "Type",
+    "Column",
+    "Conflict",
+    "Copier",
+    "CsvFile",
+    "Merge",
+    "Merged",
+    "OnBlock",
+    "Params",
+    "Row",
+    "Table",
+    "Type",
 ]  # fmt: skip
 
 Row = tuple[Any, ...]
@@ -18,7 +28,7 @@ Row = tuple[Any, ...]
 Params = Sequence[Any] | Mapping[str, Any] | None
 """Values for the placeholders of a user's statement, positional or named; None if it has none."""
 
-Passed = Callable[[bytes, int, tuple[str | None, ...]], None]
+OnBlock = Callable[[bytes, int, tuple[str | None, ...]], None]
 """Receives a block of rows, their number, and the text of the values that they share."""
 
 Type = Literal[

@@ -96,8 +96,8 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
             number = getattr(error, "number", 0) or 0
             raise connect_failed(error, number, self._where, expired=deadline.expired) from None
 
-    def resume(self, deadline: Deadline) -> None:
-        super().resume(deadline)
+    def prepare(self, deadline: Deadline) -> None:
+        super().prepare(deadline)
         for statement in SETTINGS:
             self.run(statement)
         self.run(f"SET LOCK_TIMEOUT {self._lock_milliseconds}")
@@ -193,7 +193,7 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
         self.run("BEGIN TRANSACTION")
         self._transaction_open = True
 
-    def hold(self, key: str) -> None:
+    def acquire_lock(self, key: str) -> None:
         parameters = {
             "@Resource": f"flowrunner:{key}"[:255], "@LockMode": "Exclusive", "@LockOwner": "Session",
             "@LockTimeout": self._lock_milliseconds,
@@ -232,10 +232,10 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
                 remedy="check the procedures and triggers that it calls for COMMIT or ROLLBACK",
             )
 
-    def described(self, query: str, params: Params) -> dict[str, str]:
+    def column_types(self, query: str, params: Params) -> dict[str, str]:
         return {name: kind_of(declaration) for name, declaration in self._declared(query, params).items()}
 
-    def digits(self, query: str, params: Params) -> dict[str, tuple[int, int]]:
+    def decimal_precisions(self, query: str, params: Params) -> dict[str, tuple[int, int]]:
         found = {name: digits_of(declaration) for name, declaration in self._declared(query, params).items()}
         return {name: digits for name, digits in found.items() if digits is not None}
 
@@ -282,11 +282,11 @@ class MssqlSession(Remote[MssqlConfig], MssqlCalls):
     def savepoint(self, name: str = "flowrunner") -> None:
         self.run(f"SAVE TRANSACTION {self._savepoint_name(name)}")
 
-    def keep(self, name: str = "flowrunner") -> None:
+    def release_savepoint(self, name: str = "flowrunner") -> None:
         """Do nothing: the next savepoint of this name replaces it."""
         del name
 
-    def back(self, name: str = "flowrunner") -> None:
+    def rollback_to_savepoint(self, name: str = "flowrunner") -> None:
         self._check_open()
         self.run(f"ROLLBACK TRANSACTION {self._savepoint_name(name)}")
 

@@ -30,7 +30,7 @@ class MssqlScripts(Scripts[MssqlSession]):
 
     def exclusive(self) -> None:
         try:
-            self.session.hold("migrations")
+            self.session.acquire_lock("migrations")
         except Unavailable as error:
             error.message = f"{self.session.where}: another run of migrations is active"
             raise

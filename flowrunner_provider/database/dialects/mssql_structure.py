@@ -95,32 +95,32 @@ class MssqlStructure(MssqlSync):
         foreign = [] if name is _SKETCH else _foreign_keys(self.run(_FOREIGN, named))
         return Shape(columns=columns, primary_key=keys, indexes=indexes, foreign_keys=foreign)
 
-    def sketched(self, spec: TableSpec, near: TableName) -> Shape:
+    def expected_shape(self, spec: TableSpec, near: TableName) -> Shape:
         del near
         self.run(f"DROP TABLE IF EXISTS {self.sql(_SKETCH)}")
-        self.make(_SKETCH, spec, "")
+        self.create_from_spec(_SKETCH, spec, "")
         shape = self._shape(_SKETCH)
         self.run(f"DROP TABLE {self.sql(_SKETCH)}")
         return shape
 
-    def remake(self, table: Table, spec: TableSpec, name: str, mark: str) -> TableName:
+    def recreate_from_spec(self, table: Table, spec: TableSpec, name: str, creator: str) -> TableName:
         del name
-        self.seclude(table.name)
+        self.lock_exclusively(table.name)
         if lost := belongings_lost(self, table.name, with_columns=False):
             raise unsuitable(table.name, lost)
         self.run(f"DROP TABLE {self.sql(table.name)}")
-        self.make(table.name, spec, mark)
+        self.create_from_spec(table.name, spec, creator)
         return table.name
 
-    def seclude(self, name: TableName) -> None:
+    def lock_exclusively(self, name: TableName) -> None:
         self.run(f"SELECT TOP (1) 1 AS one FROM {self.sql(name)} WITH (TABLOCKX, HOLDLOCK)")
 
     def clear(self, name: TableName) -> int:
         """Delete row by row where the table is referenced or has an identity column, whose numbers then continue."""
         if self.run(_NEEDS_DELETE, [object_text(self, name)]):
             return super().clear(name)
-        self.seclude(name)
-        rows = int(self.run(f"SELECT {self.counts} FROM {self.sql(name)}")[0][0])
+        self.lock_exclusively(name)
+        rows = int(self.run(f"SELECT {self.count_sql} FROM {self.sql(name)}")[0][0])
         self.run(f"TRUNCATE TABLE {self.sql(name)}")
         return rows
 

@@ -25,8 +25,8 @@ class MssqlSync(Session):
 
     delete_from: ClassVar[str] = "DELETE t FROM {} AS t"
     update_from: ClassVar[str] = "UPDATE t SET {1} FROM {0} AS t"
-    counts: ClassVar[str] = "COUNT_BIG(*)"
-    moment: ClassVar[str] = "SYSUTCDATETIME()"
+    count_sql: ClassVar[str] = "COUNT_BIG(*)"
+    now_sql: ClassVar[str] = "SYSUTCDATETIME()"
 
     def add_column(self, table: TableName, column: Column) -> None:
         self.run(f"ALTER TABLE {self.sql(table)} ADD {self.sql(column.name)} {self.types[column.type]} NULL")
@@ -35,7 +35,7 @@ class MssqlSync(Session):
         if kind.lower() == "bit":
             return Flag("1", "0", "coalesce({}, 0) = 1")
         if kind.lower().startswith(("date", "smalldatetime")):
-            return Flag(self.moment, "NULL", "{} IS NOT NULL")
+            return Flag(self.now_sql, "NULL", "{} IS NOT NULL")
         return None
 
     def exact(self, kind: str, name: str) -> str:
@@ -56,10 +56,10 @@ class MssqlSync(Session):
         """Return the sort key; ``uniqueidentifier`` counts as text, but has its own order and no collation."""
         return f"CONVERT(nvarchar(max), {name}) COLLATE Latin1_General_100_BIN2" if kind == "string" else name
 
-    def limited(self, query: str, rows: int) -> str:
+    def limit_rows(self, query: str, rows: int) -> str:
         return query.replace("SELECT ", f"SELECT TOP ({rows}) ", 1)
 
-    def nth(self, query: str, order: str, skipped: int) -> str:
+    def nth_row(self, query: str, order: str, skipped: int) -> str:
         return f"{query} ORDER BY {order} OFFSET {skipped} ROWS FETCH NEXT 1 ROWS ONLY"
 
     def insert_all(self, source: TableName, table: TableName, columns: Sequence[str]) -> None:

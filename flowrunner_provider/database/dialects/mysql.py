@@ -114,13 +114,13 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, MysqlSync):
                 remedy="pip install cryptography, or enable TLS (ssl_mode) on the connection",
             ) from None
 
-    def resume(self, deadline: Deadline) -> None:
-        super().resume(deadline)
+    def prepare(self, deadline: Deadline) -> None:
+        super().prepare(deadline)
         limit_waits(self._connection, self._silence)
         version = str(self._connection.server_version)
         self.run(settings(self._config, deadline, self._silence, version=version))
 
-    def park(self) -> bool:
+    def reset(self) -> bool:
         self._guard.cancel()
         if not self._connection.open:
             return False
@@ -169,7 +169,7 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, MysqlSync):
         if self._isolation is not None:
             self.begin(self._isolation)
 
-    def hold(self, key: str) -> None:
+    def acquire_lock(self, key: str) -> None:
         wait = max(1, int(self._lock_wait))
         if self.run("SELECT GET_LOCK(\x001\0, \x002\0)", [f"flowrunner:{key}"[:64], wait])[0][0] != 1:
             raise Unavailable(
@@ -200,14 +200,14 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, MysqlSync):
             fields: Sequence[Any] = cursor._result.fields
         return fields
 
-    def digits(self, query: str, params: Params) -> dict[str, tuple[int, int]]:
+    def decimal_precisions(self, query: str, params: Params) -> dict[str, tuple[int, int]]:
         return {
             field.name: (decimal_digits(field.length, field.scale, field.flags), field.scale)
             for field in self._fields(query, params)
             if kind_of(field.type_code, field.charsetnr) == "decimal"
         }
 
-    def described(self, query: str, params: Params) -> dict[str, str]:
+    def column_types(self, query: str, params: Params) -> dict[str, str]:
         fields = self._fields(query, params)
         names = distinct([field.name for field in fields])
         return {name: kind_of(field.type_code, field.charsetnr) for name, field in zip(names, fields, strict=True)}

@@ -18,7 +18,7 @@ from flowrunner_provider.database.dialects.mysql_tables import wire_encodings
 from flowrunner_provider.database.dialects.mysql_wire import LoadStream, load_data
 from flowrunner_provider.database.dialects.postgres_csv import Unfit, count_rows
 from flowrunner_provider.database.identifiers import TableName
-from flowrunner_provider.database.pipe import Ahead
+from flowrunner_provider.database.pipe import ReadAhead
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
@@ -61,16 +61,16 @@ class MysqlBulkLoad(Session):
             with (
                 self._bulk_stream(table, columns, style, kinds) as stream,
                 # a thread checks the next blocks while the server stores the previous ones
-                closing(Ahead(csv_blocks(file), lambda: None, self._deadline).read()) as read,
+                closing(ReadAhead(csv_blocks(file), lambda: None, self._deadline).read()) as read,
             ):
                 for block, found in read:
                     stream.write(block)
                     lines += found
                     passed(found)
         except Unfit:
-            self.back()
+            self.rollback_to_savepoint()
             return None
-        self.keep()
+        self.release_savepoint()
         return (rows := stream.affected), lines if rows == lines else sum(
             count_rows(block) for block, _ in csv_blocks(file)
         )

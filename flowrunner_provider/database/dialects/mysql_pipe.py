@@ -25,7 +25,7 @@ _PREFIX = "(191)"  # characters of a long text in an index
 class MysqlSync(MysqlBulkLoad):
     """The part of a session for syncs."""
 
-    takes: ClassVar[tuple[Form, ...]] = ("mysql-text",)
+    readable_forms: ClassVar[tuple[Form, ...]] = ("mysql-text",)
     delete_from: ClassVar[str] = "DELETE t FROM {} AS t"
 
     @abstractmethod
@@ -39,11 +39,11 @@ class MysqlSync(MysqlBulkLoad):
     def interrupt(self) -> None:
         self._shut_socket()
 
-    def wanted(self, table: TableName, columns: Sequence[str]) -> list[str]:
+    def wire_encodings(self, table: TableName, columns: Sequence[str]) -> list[str]:
         return wire_encodings(self, table, columns)
 
     @contextmanager
-    def take(self, table: TableName, columns: Sequence[str], form: Form) -> Iterator[Sink]:
+    def open_sink(self, table: TableName, columns: Sequence[str], form: Form) -> Iterator[Sink]:
         del form
         with self._bulk_stream(table, columns, TEXT_FORMAT, wire_encodings(self, table, columns)) as stream:
             sink = _BulkSink(stream.write)

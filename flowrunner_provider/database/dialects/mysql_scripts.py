@@ -33,7 +33,7 @@ class MysqlScripts(Scripts[MysqlSession]):
 
     def exclusive(self) -> None:
         try:
-            self.session.hold("migrations:" + str(self.session.run("SELECT DATABASE()")[0][0])[:40])
+            self.session.acquire_lock("migrations:" + str(self.session.run("SELECT DATABASE()")[0][0])[:40])
         except Unavailable as error:
             error.message = f"{self.session._where}: another run of migrations is active"
             raise

@@ -107,19 +107,19 @@ class MysqlStructure(MysqlCalls):
         ]
         return [*super().definitions(spec), *indexes]
 
-    def make(self, name: TableName, spec: TableSpec, mark: str) -> None:
+    def create_from_spec(self, name: TableName, spec: TableSpec, creator: str) -> None:
         """Create a table, which commits the transaction."""
         self.run(
             f"CREATE TABLE {self.sql(name)} ({', '.join(self.definitions(spec))}) ENGINE=InnoDB"
-            f" DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin COMMENT={self.quoted(mark)}"
+            f" DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin COMMENT={self.quoted(creator)}"
         )
         self._begin_again()
 
-    def maker(self, name: TableName) -> str | None:
+    def creator_of(self, name: TableName) -> str | None:
         found = self.run(_COMMENT, _where(name))
         return str(found[0][0]) if found else None
 
-    def sketched(self, spec: TableSpec, near: TableName) -> Shape:
+    def expected_shape(self, spec: TableSpec, near: TableName) -> Shape:
         name = near.beside("flowrunner_sketch")
         self.run(
             f"CREATE TEMPORARY TABLE {self.sql(name)} ({', '.join(self.definitions(spec))}) ENGINE=InnoDB"
@@ -129,12 +129,12 @@ class MysqlStructure(MysqlCalls):
         self.run(f"DROP TEMPORARY TABLE {self.sql(name)}")
         return shape
 
-    def remake(self, table: Table, spec: TableSpec, name: str, mark: str) -> TableName:
+    def recreate_from_spec(self, table: Table, spec: TableSpec, name: str, creator: str) -> TableName:
         if lost := belongings_lost(self._session, table.name):
             raise unsuitable(table.name, lost)
         new = table.name.beside(name)
         self._session.drop_leftovers(new)
-        self.make(new, spec, mark)
+        self.create_from_spec(new, spec, creator)
         return new
 
     def drop(self, tables: Sequence[TableName], old_names: Sequence[TableName]) -> None:

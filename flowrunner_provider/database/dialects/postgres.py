@@ -22,8 +22,8 @@ from flowrunner_provider.database.dialects.model import (
     CsvFile,
     Merge,
     Merged,
+    OnBlock,
     Params,
-    Passed,
     Row,
     Table,
 )
@@ -105,11 +105,11 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, PostgresSync):
             raise connect_failed(error, self._where) from None
         self._cursor = self._connection.cursor()
 
-    def resume(self, deadline: Deadline) -> None:
-        super().resume(deadline)
+    def prepare(self, deadline: Deadline) -> None:
+        super().prepare(deadline)
         self.run("SET TimeZone = 'UTC'")  # a pooler carries this over to another connection
 
-    def park(self) -> bool:
+    def reset(self) -> bool:
         self._guard.cancel()
         if self._broken:
             return False
@@ -144,12 +144,12 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, PostgresSync):
         if self._config.statement_timeout is not None:
             longest = min(longest, self._config.statement_timeout.total_seconds())
         # for this transaction only: behind a pooler the next one may belong to another client
-        self.run(_LIMITS, [_milliseconds(longest), _milliseconds(self._lock_wait), self.outlived])
+        self.run(_LIMITS, [_milliseconds(longest), _milliseconds(self._lock_wait), self.idle_timeout])
         if read_only:
             settle(self)
 
     @property
-    def outlived(self) -> str:
+    def idle_timeout(self) -> str:
         """Milliseconds of silence after which the server may end a transaction: no attempt uses it any more."""
         return _milliseconds(self._silence)
 
@@ -163,11 +163,11 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, PostgresSync):
             raise IntegrityError("a statement has ended the transaction", remedy="remove COMMIT and ROLLBACK")
         return max(0, rows)
 
-    def described(self, query: str, params: Params) -> dict[str, str]:
+    def column_types(self, query: str, params: Params) -> dict[str, str]:
         with self.typed():
             return columns_of(self._connection, query, params)
 
-    def digits(self, query: str, params: Params) -> dict[str, tuple[int, int]]:
+    def decimal_precisions(self, query: str, params: Params) -> dict[str, tuple[int, int]]:
         with self.typed():
             return digits_of(self._connection, query, params)
 
@@ -177,15 +177,15 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, PostgresSync):
             yield iter(lambda: cursor.fetchmany(batch_rows), [])
 
     def copy_out(
-        self, query: str, params: Params, *, most: Callable[[], int], passed: Passed, apart: int = 0
+        self, query: str, params: Params, *, block_limit: Callable[[], int], on_block: OnBlock, shared_columns: int = 0
     ) -> int | None:
         with self.typed():
-            if params is not None or apart:
-                return lines_out(self._connection, query, params, most, passed, apart)
+            if params is not None or shared_columns:
+                return lines_out(self._connection, query, params, block_limit, on_block, shared_columns)
             with self._cursor.copy(f"COPY ({query}\n) TO STDOUT (FORMAT csv)"):
-                return copied_out(self._connection, most, passed)
+                return copied_out(self._connection, block_limit, on_block)
 
-    def castable(self, kind: str, name: str, target: str) -> str:
+    def select_for_format(self, kind: str, name: str, target: str) -> str:
         return cast_for(kind, name, target)
 
     def sort_key(self, kind: str, name: str) -> str:
@@ -273,10 +273,10 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, PostgresSync):
                     lines += found
                     passed(found)
         except Unfit:
-            self.back()
+            self.rollback_to_savepoint()
             return None
         rows = int(self._cursor.rowcount)
-        self.keep()
+        self.release_savepoint()
         # there are at least as many lines as rows: if both counts agree, no value has a line break and no row is lost
         return rows, lines if rows == lines else sum(map(count_rows, blocks(file)))
 
@@ -328,7 +328,7 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, PostgresSync):
         if not rest:
             self.check_unique(stage, keys)
         partitioned = self.run(_PLACE, [table])[0][1] == "p"  # a partitioned table returns no system columns
-        known = self.known(stage, merge.table, keys) if partitioned and rest else 0
+        known = self.count_known(stage, merge.table, keys) if partitioned and rest else 0
         names, fresh = self.names(merge.columns), "true" if partitioned else "xmax = 0"
         insert = (
             f"INSERT INTO {table} ({names}) SELECT {names} FROM {self.sql(stage)}"

@@ -47,7 +47,7 @@ class _BulkSink:
 class PostgresSync(Session):
     """The part of a session for syncs."""
 
-    takes: ClassVar[tuple[Form, ...]] = ("pg-binary", "pg-text")
+    readable_forms: ClassVar[tuple[Form, ...]] = ("pg-binary", "pg-text")
     _connection: psycopg.Connection[Row]
     _driver: Any
 
@@ -66,16 +66,18 @@ class PostgresSync(Session):
         with self.typed(), opened(self._connection, query, params) as cursor:
             return [column.type_code for column in cursor.description or ()]
 
-    def expressed(self, form: Form, codes: Sequence[int], wanted: Sequence[str], target: Sequence[int]) -> list[str]:
+    def select_patterns(
+        self, form: Form, codes: Sequence[int], encodings: Sequence[str], target: Sequence[int]
+    ) -> list[str]:
         if form == "pg-binary":
             same = list(codes) == list(target) and _SAME_BYTES.issuperset(codes)
             return ["{}"] * len(codes) if same else []
         if form == "pg-text":
             return ["{}"] * len(codes) if target else []
-        found = [_for_mysql(code, want) for code, want in zip(codes, wanted, strict=True)]
+        found = [_for_mysql(code, encoding) for code, encoding in zip(codes, encodings, strict=True)]
         return found if all(found) else []
 
-    def give(self, query: str, params: Params, form: Form) -> Generator[tuple[bytes, int], None, None]:
+    def read_blocks(self, query: str, params: Params, form: Form) -> Generator[tuple[bytes, int], None, None]:
         statement = f"COPY ({self._filled(query, params)}\n) TO STDOUT (FORMAT {_FORMATS[form]})"
         with self.typed(), self._connection.cursor() as cursor, cursor.copy(statement):
             count = yield from gathered(self._connection, made=_portable if form == "mysql-text" else bytes)
@@ -88,7 +90,7 @@ class PostgresSync(Session):
         return str(self._driver.ClientCursor(self._connection).mogrify(query, adapted(params)))
 
     @contextmanager
-    def take(self, table: TableName, columns: Sequence[str], form: Form) -> Iterator[Sink]:
+    def open_sink(self, table: TableName, columns: Sequence[str], form: Form) -> Iterator[Sink]:
         statement = f"COPY {self.sql(table)} ({self.names(columns)}) FROM STDIN (FORMAT {_FORMATS[form]})"
         with self.typed(), self._connection.cursor() as cursor:
             with cursor.copy(statement) as stream:
@@ -97,9 +99,9 @@ class PostgresSync(Session):
             sink.rows = cursor.rowcount
 
 
-def _for_mysql(code: int, wanted: str) -> str:
+def _for_mysql(code: int, encoding: str) -> str:
     """Return the SQL that selects a column for MySQL; empty if there is none."""
-    if wanted == "binary":
+    if encoding == "binary":
         return "encode({}, 'hex')" if code == _BYTES else "encode(convert_to({}::text, 'UTF8'), 'hex')"
     return _TO_MYSQL.get(code, "")
 

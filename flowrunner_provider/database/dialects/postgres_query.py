@@ -17,7 +17,7 @@ from flowrunner_provider.core.errors import ConnectionLost
 from flowrunner_provider.core.extras import load
 from flowrunner_provider.database.choices import Isolation
 from flowrunner_provider.database.dialects.base import Session
-from flowrunner_provider.database.dialects.model import Params, Passed, Row
+from flowrunner_provider.database.dialects.model import OnBlock, Params, Row
 from flowrunner_provider.database.dialects.refusals import distinct
 from flowrunner_provider.database.dialects.values import as_json
 
@@ -112,19 +112,19 @@ def cast_for(kind: str, name: str, target: str) -> str:
 def gathered(
     connection: psycopg.Connection[Row],
     *,
-    most: Callable[[], int] = lambda: sys.maxsize,
+    block_limit: Callable[[], int] = lambda: sys.maxsize,
     made: Callable[[bytearray], bytes] = bytes,
 ) -> Generator[tuple[bytes, int], None, int]:
     """Collect the messages of a running COPY, one per row, into blocks; return the server's count.
 
     Each message is read from libpq directly: the driver's own loop would cost more than everything else.
 
-    :param most: returns the row limit of the next block.
+    :param block_limit: returns the row limit of the next block.
     :param made: converts a block before it is yielded.
     """
     wire = connection.pgconn
     receive = wire.get_copy_data
-    block, rows, limit = bytearray(), 0, most()
+    block, rows, limit = bytearray(), 0, block_limit()
     while True:
         size, data = receive(1)
         if size > 0:
@@ -134,7 +134,7 @@ def gathered(
                 continue
             yield made(block), rows
             block.clear()
-            rows, limit = 0, most()
+            rows, limit = 0, block_limit()
         elif size == 0:
             _readable(wire.socket)
             wire.consume_input()
@@ -163,12 +163,12 @@ def _ended(connection: psycopg.Connection[Row]) -> int:
     return int(results[-1].command_tuples or 0)
 
 
-def copied_out(connection: psycopg.Connection[Row], most: Callable[[], int], passed: Passed) -> int:
+def copied_out(connection: psycopg.Connection[Row], block_limit: Callable[[], int], on_block: OnBlock) -> int:
     """Pass on the rows of a running COPY; return the server's count."""
-    blocks = gathered(connection, most=most)
+    blocks = gathered(connection, block_limit=block_limit)
     while True:
         try:
-            passed(*next(blocks), ())
+            on_block(*next(blocks), ())
         except StopIteration as ended:
             return int(ended.value)
 
@@ -177,21 +177,21 @@ def lines_out(
     connection: psycopg.Connection[Row],
     query: str,
     params: Params,
-    most: Callable[[], int],
-    passed: Passed,
-    apart: int,
+    block_limit: Callable[[], int],
+    on_block: OnBlock,
+    shared_columns: int,
 ) -> int:
     """Pass on the same lines as :func:`copied_out` for a query with parameters, which ``COPY`` does not take.
 
-    :param apart: how many trailing columns to keep out of the lines.
+    :param shared_columns: how many trailing columns to keep out of the lines.
     """
     count = 0
     with opened(connection, query, params, as_text=True) as cursor:
-        width = len(cursor.description or ()) - apart
-        while batch := cursor.fetchmany(most()):
+        width = len(cursor.description or ()) - shared_columns
+        while batch := cursor.fetchmany(block_limit()):
             for common, found in groupby(batch, lambda row: row[width:]):
-                rows = [row[:width] for row in found] if apart else batch
-                passed("".join(_lines(rows)).encode(), len(rows), common)
+                rows = [row[:width] for row in found] if shared_columns else batch
+                on_block("".join(_lines(rows)).encode(), len(rows), common)
             count += len(batch)
     return count
 

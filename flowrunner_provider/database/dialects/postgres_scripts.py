@@ -30,7 +30,7 @@ class PostgresScripts(Scripts[PostgresSession]):
         """
         session = self.session
         session.begin()
-        session.run("SELECT set_config('idle_in_transaction_session_timeout', $1, true)", [session.outlived])
+        session.run("SELECT set_config('idle_in_transaction_session_timeout', $1, true)", [session.idle_timeout])
         patience = session._lock_wait
         clock = session._deadline.clock
         end = clock.monotonic() + patience

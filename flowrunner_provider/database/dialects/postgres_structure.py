@@ -87,7 +87,7 @@ class PostgresStructure(PostgresCalls):
             foreign_keys=[row[0] for row in self.run(_FOREIGN, quoted)],
         )
 
-    def sketched(self, spec: TableSpec, near: TableName) -> Shape:
+    def expected_shape(self, spec: TableSpec, near: TableName) -> Shape:
         name = TableName.of("flowrunner_sketch", "pg_temp")
         self.run(f"CREATE TEMP TABLE {self.sql(name.name)} ({', '.join(self.definitions(spec))}) ON COMMIT DROP")
         for index in spec.indexes:
@@ -96,23 +96,23 @@ class PostgresStructure(PostgresCalls):
         self.run(f"DROP TABLE {self.sql(name)}")
         return shape or Shape(columns={})
 
-    def remake(self, table: Table, spec: TableSpec, name: str, mark: str) -> TableName:
+    def recreate_from_spec(self, table: Table, spec: TableSpec, name: str, creator: str) -> TableName:
         del name
-        self.seclude(table.name)
+        self.lock_exclusively(table.name)
         if lost := belongings_lost(self, table.name):
             raise unsuitable(table.name, lost)
         again = grants(self, table.name)
         self.run(f"DROP TABLE {self.sql(table.name)}")
-        self.make(table.name, spec, mark)
+        self.create_from_spec(table.name, spec, creator)
         for grant in again:
             self.run(grant.replace(HERE, self.sql(table.name)))
         return table.name
 
-    def seclude(self, name: TableName) -> None:
+    def lock_exclusively(self, name: TableName) -> None:
         self.run(f"LOCK TABLE {self.sql(name)} IN ACCESS EXCLUSIVE MODE")
 
     def clear(self, name: TableName) -> int:
-        self.seclude(name)
+        self.lock_exclusively(name)
         rows = int(self.run(f"SELECT count(*) FROM {self.sql(name)}")[0][0])  # noqa: S608 - the name is quoted
         self.run(f"TRUNCATE TABLE {self.sql(name)}")
         return rows

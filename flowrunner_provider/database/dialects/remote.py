@@ -25,8 +25,8 @@ class Remote(ABC, Generic[C]):
     :raises TransientError: if no time is left, or the server cannot be reached now.
     """
 
-    mark: ClassVar[str] = "%s"
-    named_mark: ClassVar[str] = "%({})s"
+    user_placeholder: ClassVar[str] = "%s"
+    user_named_placeholder: ClassVar[str] = "%({})s"
 
     def __init__(self, config: C, deadline: Deadline) -> None:
         self._config, self._deadline = config, deadline
@@ -34,7 +34,7 @@ class Remote(ABC, Generic[C]):
         deadline.check(f"connecting to {self._where}")
         self._connect(config, deadline)
         try:
-            self.resume(deadline)
+            self.prepare(deadline)
         except BaseException:
             self.end()
             raise
@@ -65,7 +65,7 @@ class Remote(ABC, Generic[C]):
         """See :meth:`Session.user_text`: for these drivers ``%`` begins a placeholder."""
         return text.replace("%", "%%")
 
-    def resume(self, deadline: Deadline) -> None:
+    def prepare(self, deadline: Deadline) -> None:
         """Start using the connection; it is cut shortly after the deadline if the server is silent."""
         self._deadline = deadline
         self._guard = _guarded(deadline, self._shut_socket)

@@ -135,7 +135,7 @@ class SqliteSession(SqliteStructure, Session):
                 return returned
             return int(self._connection.execute("SELECT changes()").fetchone()[0])  # WITH ... UPDATE
 
-    def described(self, query: str, params: Params) -> dict[str, str]:
+    def column_types(self, query: str, params: Params) -> dict[str, str]:
         with self._typed("run a query in"):
             cursor = self._connection.execute(query, _bound(params))
             names = [column[0] for column in cursor.description or ()]
@@ -272,7 +272,7 @@ class SqliteSession(SqliteStructure, Session):
 
     def merge(self, merge: Merge) -> Merged:
         self.check_unique(merge.stage, merge.keys)
-        known = self.known(merge.stage, merge.table, merge.keys)
+        known = self.count_known(merge.stage, merge.table, merge.keys)
         stage, names = self.sql(merge.stage), self.names(merge.columns)
         new = self.count(merge.stage) - known
         # "WHERE true" keeps SQLite's parser from reading ON as part of a join

@@ -60,21 +60,21 @@ class SqliteStructure(SchemaOperations):
         place = TableName(Identifier(index.name), name.schema)
         return f"CREATE {unique}INDEX {self.sql(place)} ON {self.sql(name.name)} ({self.names(index.columns)})"
 
-    def sketched(self, spec: TableSpec, near: TableName) -> Shape:
+    def expected_shape(self, spec: TableSpec, near: TableName) -> Shape:
         name = TableName.of("flowrunner_sketch", "temp")
-        self.make(name, spec, "")
+        self.create_from_spec(name, spec, "")
         shape = self.shape(name)
         self.run(f"DROP TABLE {self.sql(name)}")
         return shape or Shape(columns={})
 
-    def remake(self, table: Table, spec: TableSpec, name: str, mark: str) -> TableName:
+    def recreate_from_spec(self, table: Table, spec: TableSpec, name: str, creator: str) -> TableName:
         del name
         if any(kind == "trigger" for kind, _ in belongings(self, table.name)):
             raise unsuitable(table.name, ["triggers"])
         if self.run("PRAGMA foreign_keys")[0][0] and referenced(self, table.name):
             raise unsuitable(table.name, ["foreign keys of other tables"])
         self.run(f"DROP TABLE {self.sql(table.name)}")
-        self.make(table.name, spec, mark)
+        self.create_from_spec(table.name, spec, creator)
         return table.name
 
     def vacuum(self, name: TableName | None) -> None:

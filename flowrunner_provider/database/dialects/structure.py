@@ -137,12 +137,12 @@ class SchemaOperations(RoutineCalls):
             parts.append(part + (self.may_be_empty if empty else " NOT NULL"))
         return [*parts, f"PRIMARY KEY ({self.names(spec.keys)})"] if spec.keys else parts
 
-    def make(self, name: TableName, spec: TableSpec, mark: str) -> None:
+    def create_from_spec(self, name: TableName, spec: TableSpec, creator: str) -> None:
         """Create a table with its indexes.
 
-        :param mark: identifies the creator; stored where :meth:`maker` has to return it.
+        :param creator: identifies the creating task; stored where :meth:`creator_of` has to return it.
         """
-        del mark
+        del creator
         self.run(f"CREATE TABLE {self.sql(name)} ({', '.join(self.definitions(spec))})")
         for index in spec.indexes:
             self.run(self.index_statement(name, index))
@@ -152,26 +152,26 @@ class SchemaOperations(RoutineCalls):
         unique = "UNIQUE " if index.unique else ""
         return f"CREATE {unique}INDEX {self.sql(index.name)} ON {self.sql(name)} ({self.names(index.columns)})"
 
-    def maker(self, name: TableName) -> str | None:
-        """Return the mark of the table's creator where ``CREATE TABLE`` commits; None elsewhere."""
+    def creator_of(self, name: TableName) -> str | None:
+        """Return the table's creator where ``CREATE TABLE`` commits; None elsewhere."""
         del name
         return None
 
-    def sketched(self, spec: TableSpec, near: TableName) -> Shape:
+    def expected_shape(self, spec: TableSpec, near: TableName) -> Shape:
         """Return the structure that such a table would have, by creating a temporary one.
 
         :param near: a table whose schema it is created in, where a temporary table needs one.
         """
         raise self.unknown("creating tables")
 
-    def remake(self, table: Table, spec: TableSpec, name: str, mark: str) -> TableName:
+    def recreate_from_spec(self, table: Table, spec: TableSpec, name: str, creator: str) -> TableName:
         """Replace ``table`` by an empty one: at once, or under ``name`` for a later swap.
 
         :raises ConfigError: if something that belongs to the table would be lost.
         """
         raise self.unknown("replacing tables")
 
-    def seclude(self, name: TableName) -> None:
+    def lock_exclusively(self, name: TableName) -> None:
         """Lock the table exclusively until the transaction ends, where the database can."""
         self.lock(name)
 

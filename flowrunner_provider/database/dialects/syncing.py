@@ -47,7 +47,7 @@ class Sink(Protocol):
 class SyncOperations(StatementRunner):
     """The sync part of every session. The SQL is what PostgreSQL and SQLite share; the others override it."""
 
-    takes: ClassVar[tuple[Form, ...]] = ()
+    readable_forms: ClassVar[tuple[Form, ...]] = ()
     """The wire formats that the database reads, fastest first."""
     delete_from: ClassVar[str] = "DELETE FROM {} AS t"
     update_from: ClassVar[str] = "UPDATE {} AS t SET {}"
@@ -57,26 +57,28 @@ class SyncOperations(StatementRunner):
         del query, params
         return []
 
-    def wanted(self, table: TableName, columns: Sequence[str]) -> list[str]:
+    def wire_encodings(self, table: TableName, columns: Sequence[str]) -> list[str]:
         """Return for each column how its values must be encoded in the wire format; empty for plain text."""
         del table
         return [""] * len(columns)
 
-    def expressed(self, form: Form, codes: Sequence[int], wanted: Sequence[str], target: Sequence[int]) -> list[str]:
+    def select_patterns(
+        self, form: Form, codes: Sequence[int], encodings: Sequence[str], target: Sequence[int]
+    ) -> list[str]:
         """Return the SQL that selects each column for ``form``, with ``{}`` for its name; empty if there is none.
 
         :param codes: :meth:`wire_types` of the source columns.
-        :param wanted: :meth:`wanted` of the target columns.
+        :param encodings: :meth:`wire_encodings` of the target columns.
         :param target: :meth:`wire_types` of the target columns.
         """
-        del form, codes, wanted, target
+        del form, codes, encodings, target
         return []
 
-    def give(self, query: str, params: Params, form: Form) -> Generator[tuple[bytes, int], None, None]:
+    def read_blocks(self, query: str, params: Params, form: Form) -> Generator[tuple[bytes, int], None, None]:
         """Yield the rows of a query in blocks with their row counts; finally no bytes and the server's total."""
         raise ConfigError(f"{type(self).__name__} does not write {form}", field="form")
 
-    def take(self, table: TableName, columns: Sequence[str], form: Form) -> AbstractContextManager[Sink]:
+    def open_sink(self, table: TableName, columns: Sequence[str], form: Form) -> AbstractContextManager[Sink]:
         """Return a context that appends rows in that format."""
         raise ConfigError(f"{type(self).__name__} does not read {form}", field="form")
 

@@ -95,7 +95,7 @@ class History:
         }  # fmt: skip
         marks = ", ".join(sql.placeholder.format(number) for number in range(1, len(values) + 1))
         sql.run(
-            f"INSERT INTO {sql.sql(self.table)} ({sql.names([*values, 'applied_at'])}) VALUES ({marks}, {sql.moment})",
+            f"INSERT INTO {sql.sql(self.table)} ({sql.names([*values, 'applied_at'])}) VALUES ({marks}, {sql.now_sql})",
             list(values.values()),
         )
         return int(values["position"])
@@ -105,7 +105,7 @@ class History:
         sql = self._session
         sets = [f"{sql.sql(name)} = {sql.placeholder.format(n)}" for n, name in enumerate(_FINISHED, 2)]
         sql.run(
-            f"UPDATE {sql.sql(self.table)} SET {', '.join(sets)}, {sql.sql('applied_at')} = {sql.moment}"
+            f"UPDATE {sql.sql(self.table)} SET {', '.join(sets)}, {sql.sql('applied_at')} = {sql.now_sql}"
             f" WHERE {sql.sql('position')} = {sql.placeholder.format(1)}",
             [position, "done", checksum, duration_ms],
         )

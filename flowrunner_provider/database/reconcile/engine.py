@@ -19,10 +19,10 @@ from flowrunner_provider.data.writers import RowWriter, open_writer, part_token
 from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.model import Row
 from flowrunner_provider.database.identifiers import Identifier
-from flowrunner_provider.database.pipe import Ahead
+from flowrunner_provider.database.pipe import ReadAhead
 from flowrunner_provider.database.reconcile.results import ColumnSum, Compare, OnMismatch, ReconcileResult
 from flowrunner_provider.database.reconcile.values import Sameness, aligned
-from flowrunner_provider.database.sync.source import Origin, Text
+from flowrunner_provider.database.sync.source import Origin, QueryBuilder
 
 __all__ = ["ReconcilePlan", "reconcile"]
 
@@ -107,27 +107,28 @@ class _Side:
 
     def __init__(self, session: Session, origin: Origin, plan: ReconcilePlan) -> None:
         self.session, self.origin, self._plan = session, origin, plan
-        self.kinds = origin.described(session)
+        self.kinds = origin.column_types(session)
         for name, names in (("keys", plan.keys), ("columns", plan.columns or ())):
             if unknown := [column for column in names if column not in self.kinds]:
                 raise _bad(name, f"{origin.name} has no column {unknown[0]!r}", f"it has {', '.join(self.kinds)}")
 
     def aggregates(self, columns: Sequence[str]) -> Row:
         """Return the row count and the sum of each column."""
-        text = Text(self.session, self.origin, binds=False)
-        sums = [self.session.summed(self.kinds[column], f"q.{text.name(column)}") for column in columns]
-        parts = [f"{expression} AS value_{number}" for number, expression in enumerate([self.session.counts, *sums])]
-        return text.first(f"SELECT {', '.join(parts)} FROM {text.source}") or ()
+        builder = QueryBuilder(self.session, self.origin, binds=False)
+        sums = [self.session.summed(self.kinds[column], f"q.{builder.name(column)}") for column in columns]
+        parts = [f"{expression} AS value_{number}" for number, expression in enumerate([self.session.count_sql, *sums])]
+        return builder.first(f"SELECT {', '.join(parts)} FROM {builder.source}") or ()
 
     def rows(self, columns: Sequence[str]) -> Generator[list[Row], None, None]:
         """Yield batches of rows in key order, texts by their code points."""
-        text = Text(self.session, self.origin, binds=False)
+        builder = QueryBuilder(self.session, self.origin, binds=False)
         order = [
-            text.plain(self.session.sort_key(self.kinds[key], f"q.{self.session.sql(key)}")) for key in self._plan.keys
+            builder.plain(self.session.sort_key(self.kinds[key], f"q.{self.session.sql(key)}"))
+            for key in self._plan.keys
         ]
-        chosen = ", ".join(f"q.{text.name(column)}" for column in columns)
-        query = f"SELECT {chosen} FROM {text.source} ORDER BY {', '.join(order)}"
-        with self.session.stream(query, text.params, batch_rows=self._plan.batch_size) as batches:
+        chosen = ", ".join(f"q.{builder.name(column)}" for column in columns)
+        query = f"SELECT {chosen} FROM {builder.source} ORDER BY {', '.join(order)}"
+        with self.session.stream(query, builder.params, batch_rows=self._plan.batch_size) as batches:
             yield from batches
 
 
@@ -234,7 +235,7 @@ class _RowComparison:
             with ExitStack() as stack:
                 readers = []
                 for side in self._sides:
-                    ahead = Ahead(side.rows(columns), side.session.interrupt, self._run.deadline)
+                    ahead = ReadAhead(side.rows(columns), side.session.interrupt, self._run.deadline)
                     readers.append(_KeyedReader(side, stack.enter_context(closing(ahead.read())), len(plan.keys)))
                 self._merge(*readers)
         except BaseException:

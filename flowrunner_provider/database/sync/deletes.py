@@ -48,7 +48,7 @@ def remove_unlisted(session: Session, table: Table, listing: TableName, plan: Sy
         restored = session.execute(f"{restore} WHERE {marked} AND NOT ({condition})")
         change = session.update_from.format(target, f"{column} = {flag.deleted}")
         condition = f"{condition} AND NOT ({marked})"
-    count = int(session.run(f"SELECT {session.counts} FROM {target} AS t WHERE {condition}")[0][0])
+    count = int(session.run(f"SELECT {session.count_sql} FROM {target} AS t WHERE {condition}")[0][0])
     if plan.max_deletes is not None and count > plan.max_deletes:
         raise IntegrityError(
             f"{count} rows of {table.name} are not in the source, more than max_deletes={plan.max_deletes};"

@@ -17,13 +17,13 @@ from flowrunner_provider.database.dialects.model import Column, Merge, Params, T
 from flowrunner_provider.database.identifiers import TableName
 from flowrunner_provider.database.ledger import new_table_name, old_table_name
 from flowrunner_provider.database.once import Once
-from flowrunner_provider.database.pipe import Pipe, Pumped
+from flowrunner_provider.database.pipe import Pipe, TransferCounts
 from flowrunner_provider.database.sync.deletes import check_keys, remove_unlisted
 from flowrunner_provider.database.sync.ledger import Watermark
 from flowrunner_provider.database.sync.plan import SyncPlan
 from flowrunner_provider.database.sync.results import SyncResult
-from flowrunner_provider.database.sync.source import Text
-from flowrunner_provider.database.sync.watermark import check_not_ahead, earlier, shown
+from flowrunner_provider.database.sync.source import QueryBuilder
+from flowrunner_provider.database.sync.watermark import check_not_ahead, display_text, earlier
 
 __all__ = ["sync"]
 
@@ -104,8 +104,8 @@ class _Work:
         if session.table(target) is None:
             raise NotFound(f"the table {target} does not exist", remedy="create it, for example with sql.create_table")
         if self.same_file:
-            with self._source(session, apart=True) as source:
-                self.plan.origin.described(source)
+            with self._source(session, own_connection=True) as source:
+                self.plan.origin.column_types(source)
 
     def fill(self, session: Session) -> dict[str, Any]:
         """Apply rows, deletes and watermark in the open transaction; return the result."""
@@ -124,12 +124,12 @@ class _Work:
         return asdict(done)
 
     @contextmanager
-    def _source(self, session: Session, *, apart: bool = False) -> Iterator[Session]:
+    def _source(self, session: Session, *, own_connection: bool = False) -> Iterator[Session]:
         """Open a snapshot of the source.
 
-        :param apart: use a separate connection, also for the same file.
+        :param own_connection: use a separate connection, also for the same file.
         """
-        if self.same_file and not apart:
+        if self.same_file and not own_connection:
             yield session
             return
         with self.read_from() as source:
@@ -178,7 +178,7 @@ class _Transfer:
     ) -> None:
         self._plan, self._run, self._source, self._target = plan, run, source, target
         self._table, self._create_replacement = table, create_replacement
-        self._types = plan.origin.described(source)
+        self._types = plan.origin.column_types(source)
         self._mapping = plan.columns(self._types)
         self._window: tuple[Any, Any] | None = None
         self._columns_added: list[str] = []
@@ -197,8 +197,8 @@ class _Transfer:
             after = self._set_window(before)
         done = self._merge(nothing_new=self._plan.mode == "incremental" and self._window is None)
         if self._window is not None:
-            done = replace(done, since=shown(self._window[0]))
-        return replace(done, columns_added=self._columns_added, until=shown(after)), after
+            done = replace(done, since=display_text(self._window[0]))
+        return replace(done, columns_added=self._columns_added, until=display_text(after)), after
 
     # -- columns -----------------------------------------------------------------------------------------
 
@@ -246,15 +246,15 @@ class _Transfer:
     def _set_window(self, before: Any) -> Any:
         """Set the range of watermarks to read; return the watermark after this run."""
         column = str(self._plan.watermark)
-        text = Text(self._source, self._plan.origin, binds=False)
-        name = f"q.{text.name(column)}"
-        if text.first(self._source.limited(f"SELECT 1 AS one FROM {text.source} WHERE {name} IS NULL", 1)):
+        builder = QueryBuilder(self._source, self._plan.origin, binds=False)
+        name = f"q.{builder.name(column)}"
+        if builder.first(self._source.limit_rows(f"SELECT 1 AS one FROM {builder.source} WHERE {name} IS NULL", 1)):
             raise IntegrityError(
                 f"a row of the source has no {column}, so that no run would ever read it",
                 remedy="give it a value, or exclude such rows with sql",
             )
         exact = self._source.exact(self._types[column], name)
-        found = text.first(f"SELECT max({exact}) AS latest FROM {text.source}")
+        found = builder.first(f"SELECT max({exact}) AS latest FROM {builder.source}")
         upper = found[0] if found else None
         if upper is None:
             return before
@@ -266,49 +266,49 @@ class _Transfer:
         """Return a function that builds the query for these source columns within the window."""
 
         def build(patterns: Sequence[str]) -> tuple[str, Params]:
-            text = Text(self._source, self._plan.origin, binds=self._window is not None)
+            builder = QueryBuilder(self._source, self._plan.origin, binds=self._window is not None)
             parts = [
-                pattern.format(f"q.{text.name(column)}") for pattern, column in zip(patterns, columns, strict=True)
+                pattern.format(f"q.{builder.name(column)}") for pattern, column in zip(patterns, columns, strict=True)
             ]
-            query = f"SELECT {', '.join(parts)} FROM {text.source}"
+            query = f"SELECT {', '.join(parts)} FROM {builder.source}"
             if self._window is not None:
                 watermark = str(self._plan.watermark)
-                kind, name = self._types[watermark], f"q.{text.name(watermark)}"
+                kind, name = self._types[watermark], f"q.{builder.name(watermark)}"
                 bounds = [
-                    self._source.bounded(kind, name, sign, lambda value=value: text.value(value))  # type: ignore[misc]
+                    self._source.bounded(kind, name, sign, lambda value=value: builder.value(value))  # type: ignore[misc]
                     for sign, value in zip((">=", "<="), self._window, strict=True)
                     if value is not None
                 ]
                 query += f" WHERE {' AND '.join(bounds)}"
-            return query, text.params
+            return query, builder.params
 
         return build
 
     def _copy(self, table: TableName, chosen: Mapping[str, str], what: str) -> int:
         """Append the chosen columns of the source to a table; return the row count."""
         progress = self._run.progress(what, unit="rows")
-        pumped = Pipe(
+        counts = Pipe(
             source=self._source,
             select=self._query(list(chosen)),
             target=self._target,
             columns=list(chosen.values()),
             deadline=self._run.deadline,
-            passed=lambda rows: self._on_block(progress, rows),
+            on_rows=lambda rows: self._on_block(progress, rows),
             batch_rows=self._plan.batch_size,
-        ).into(table)
+        ).append_to(table)
         progress.finish()
-        self._check_stored(pumped)
-        return pumped.read
+        self._check_stored(counts)
+        return counts.read
 
     def _on_block(self, progress: Progress, rows: int) -> None:
         self._run.deadline.check("the sync")
         progress.advance(rows)
         failpoint("sql.sync.after_block")
 
-    def _check_stored(self, pumped: Pumped) -> None:
-        if pumped.read != pumped.stored:
+    def _check_stored(self, counts: TransferCounts) -> None:
+        if counts.read != counts.stored:
             raise IntegrityError(
-                f"the destination stored {pumped.stored} of {pumped.read} rows; everything was rolled back",
+                f"the destination stored {counts.stored} of {counts.read} rows; everything was rolled back",
                 remedy="check for a trigger or rule that drops or redirects rows",
             )
 
@@ -333,7 +333,7 @@ class _Transfer:
         rows = self._copy(new or table.name, self._mapping, "sync")
         self._check_not_empty(rows)
         if new is not None and target.count(new) != rows:
-            self._check_stored(Pumped(rows, target.count(new)))
+            self._check_stored(TransferCounts(rows, target.count(new)))
         return _Outcome(rows=rows, inserted=rows)
 
     def _replace_over_one_connection(self) -> _Outcome:

@@ -30,7 +30,7 @@ class Watermark:
     def read(self) -> Any:
         """Return the watermark, or None; other runs of the sync wait here until the transaction ends."""
         session = self._session
-        session.hold(self.key)
+        session.acquire_lock(self.key)
         found = self._lock_and_read()
         if not found:
             row = {"effect_key": self.key, "fingerprint": "", "target": str(self._table)}
@@ -42,7 +42,7 @@ class Watermark:
     def write(self, watermark: Any) -> None:
         """Store the watermark where the next run continues."""
         kept: Json = {"watermark": to_json(watermark)}
-        self._update(f"details = {self._placeholder(2)}, loaded_at = {self._session.moment}", json.dumps(kept))
+        self._update(f"details = {self._placeholder(2)}, loaded_at = {self._session.now_sql}", json.dumps(kept))
 
     def _lock_and_read(self) -> list[tuple[Any, ...]]:
         self._update("target = target")

@@ -12,7 +12,7 @@ from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.model import Params, Row
 from flowrunner_provider.database.identifiers import Identifier, TableName
 
-__all__ = ["Origin", "Text"]
+__all__ = ["Origin", "QueryBuilder"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +41,11 @@ class Origin:
                 remedy=f"give one value per placeholder of {sql}, or remove them",
             )
 
-    def described(self, session: Session) -> dict[str, str]:
+    def column_types(self, session: Session) -> dict[str, str]:
         """Return the columns: name -> dataset type, or empty if it has none."""
         if self.sql is not None:
-            return session.described(self.sql.rstrip().rstrip(";"), self.params)
-        return session.described(f"SELECT * FROM {session.sql(TableName.parse(str(self.table)))}", None)
+            return session.column_types(self.sql.rstrip().rstrip(";"), self.params)
+        return session.column_types(f"SELECT * FROM {session.sql(TableName.parse(str(self.table)))}", None)
 
     @property
     def name(self) -> str:
@@ -53,7 +53,7 @@ class Origin:
         return self.table if self.table is not None else self.names[0]
 
 
-class Text:
+class QueryBuilder:
     """Builds a query over an origin.
 
     :param binds: whether :meth:`value` will be called.
@@ -77,10 +77,10 @@ class Text:
         """Return a placeholder for the value; positional ones must be requested in the order of the text."""
         if self._named is None:
             self._listed.append(value)
-            return self._session.mark
+            return self._session.user_placeholder
         key = f"flowrunner_{len(self._named)}"
         self._named[key] = value
-        return self._session.named_mark.format(key)
+        return self._session.user_named_placeholder.format(key)
 
     @property
     def source(self) -> str:

@@ -12,7 +12,7 @@ from uuid import UUID
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, Json
 from flowrunner_provider.core.spec import parse_duration
 
-__all__ = ["check_not_ahead", "earlier", "from_json", "shown", "to_json"]
+__all__ = ["check_not_ahead", "display_text", "earlier", "from_json", "to_json"]
 
 _AHEAD = timedelta(days=1)
 
@@ -50,7 +50,7 @@ def from_json(kept: Json) -> Any:
     return read[kind](str(text))
 
 
-def shown(value: Any) -> str | None:
+def display_text(value: Any) -> str | None:
     """Return the value for display."""
     return None if value is None else value.isoformat() if isinstance(value, date) else str(value)
 
