@@ -39,7 +39,7 @@ __all__ = [
 MAX_NAME_BYTES = 255
 """Limit of ext4, XFS, APFS and most SFTP servers for one component, in UTF-8."""
 
-_MOST_FOLDERS = 10_000
+_MAX_FOLDERS = 10_000
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SEPARATOR = re.compile(r"[/\\]")
@@ -122,7 +122,7 @@ class Insides:
             if known.is_unchanged() and (known.missing or not _is_link(target)):
                 return target
         target = _resolved(root, relative)
-        if len(self._folders) >= _MOST_FOLDERS:
+        if len(self._folders) >= _MAX_FOLDERS:
             self._folders.clear()
         self._folders[key] = _Folder(target[: -len(name) - 1])
         return target

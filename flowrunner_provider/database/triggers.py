@@ -94,7 +94,7 @@ class SqlRowTrigger(FlowRunnerWatcher):
             "tie_break": self.tie_break, "batch": self.batch, "start": self.start, "hold_back": self.hold_back,
         }  # fmt: skip
 
-    async def look(self, cursor: Json) -> Seen:
+    async def poll(self, cursor: Json) -> Seen:
         from flowrunner_provider.database.changed import Growth
         from flowrunner_provider.database.sync.source import Origin
 

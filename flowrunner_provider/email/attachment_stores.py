@@ -21,7 +21,7 @@ from flowrunner_provider.email.attachments import (
 )
 
 if TYPE_CHECKING:
-    from flowrunner_provider.files.plan import Item
+    from flowrunner_provider.files.items import Item
     from flowrunner_provider.files.store import Store
 
 __all__ = ["gather"]
@@ -63,10 +63,10 @@ async def gather(
 async def _opened(
     patterns: Sequence[str], inline: Mapping[str, str], stack: AsyncExitStack, run: Run
 ) -> Mapping[str, Store]:
-    from flowrunner_provider.files.hook import opened
+    from flowrunner_provider.files.hook import open_stores
     from flowrunner_provider.files.uri import parse
 
-    return await opened(
+    return await open_stores(
         run,
         stack,
         attachments=[parse(path, field="attachments") for path in patterns if _is_address(path)],
@@ -119,7 +119,7 @@ def _is_address(path: str) -> bool:
 async def _files(path: str, field: str, stores: Mapping[str, Store], run: Run) -> list[_File]:
     if not _is_address(path):
         return [*found_here(path, field)]
-    from flowrunner_provider.files.plan import Source, find
+    from flowrunner_provider.files.items import Source, find
     from flowrunner_provider.files.uri import parse
 
     location = parse(path, field=field)

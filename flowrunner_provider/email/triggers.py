@@ -90,7 +90,7 @@ class MailMessageTrigger(FlowRunnerWatcher):
             "attachment_pattern": self.attachment_pattern, "start": self.start,
         }  # fmt: skip
 
-    async def look(self, cursor: Json) -> Seen:
+    async def poll(self, cursor: Json) -> Seen:
         from flowrunner_provider.email.hooks.imap import FlowRunnerImapHook
         from flowrunner_provider.email.mailbox.arrivals import arrivals
         from flowrunner_provider.email.mailbox.search import MailSearch

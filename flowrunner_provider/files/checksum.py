@@ -12,7 +12,7 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.files.concurrency import for_each
 from flowrunner_provider.files.content import write_once
-from flowrunner_provider.files.plan import Item, Source, find
+from flowrunner_provider.files.items import Item, Source, find
 from flowrunner_provider.files.results import Algorithm, Checked, ChecksumResult
 from flowrunner_provider.files.sidecar import sidecar_line, sidecar_of
 from flowrunner_provider.files.spool import Rows, Spool

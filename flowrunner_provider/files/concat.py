@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, Json, NotFound, PermanentError
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import MAX_LINE
-from flowrunner_provider.files.derived import ConcatResult
-from flowrunner_provider.files.plan import Source, find
+from flowrunner_provider.files.derived_results import ConcatResult
+from flowrunner_provider.files.items import Source, find
 from flowrunner_provider.files.publish import IfExists, Publisher, Sink, one_of, pinned
 from flowrunner_provider.files.records import BOM, refuse_binary
 from flowrunner_provider.files.store import Store

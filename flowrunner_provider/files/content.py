@@ -21,13 +21,13 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
-from flowrunner_provider.files.guard import Guard
+from flowrunner_provider.files.guard import FencingGuard
 from flowrunner_provider.files.results import WriteResult
 from flowrunner_provider.files.session import token_of
 from flowrunner_provider.files.store import Entry, Store, Upload, identity
 from flowrunner_provider.files.transfer import digest_of
 
-__all__ = ["Appending", "ReadAs", "as_bytes", "decoded", "read_whole", "text_encoding", "write_once"]
+__all__ = ["AppendOnce", "ReadAs", "decode_content", "encode_content", "read_whole", "text_encoding", "write_once"]
 
 ReadAs = Literal["text", "lines", "base64", "json"]
 Newline = Literal["keep", "lf", "crlf"]
@@ -76,7 +76,7 @@ async def read_whole(store: Store, path: str, max_bytes: int) -> bytes:
     return bytes(data)
 
 
-def decoded(data: bytes, read_as: ReadAs, encoding: str, what: str) -> Any:
+def decode_content(data: bytes, read_as: ReadAs, encoding: str, what: str) -> Any:
     """Return ``data`` in the form ``read_as``.
 
     :param what: the file, for messages.
@@ -108,7 +108,7 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def as_bytes(content: Any, encoding: str, newline: Newline) -> bytes:
+def encode_content(content: Any, encoding: str, newline: Newline) -> bytes:
     """Return the bytes of ``content``: a text as it is, any other value as JSON.
 
     :raises ConfigError: if it cannot be written as JSON, or not in that encoding.
@@ -144,7 +144,7 @@ async def write_once(store: Store, path: str, data: bytes, if_exists: IfExists, 
                 return written  # by an attempt that was killed after the commit
             return _skip_or_fail(label, present, len(data), if_exists)
         checkpoint.save(True, force=True)
-    guard = Guard(run)
+    guard = FencingGuard(run)
     upload = await _upload(store, path, run, data, guard)
     try:
         guard.check_now()
@@ -155,7 +155,7 @@ async def write_once(store: Store, path: str, data: bytes, if_exists: IfExists, 
         await upload.discard()
         return _skip_or_fail(label, await store.stat(path), len(data), if_exists)
     except BaseException as error:
-        await guard.let_go(upload, error)
+        await guard.clean_up(upload, error)
         raise
     finally:
         await upload.close()
@@ -184,7 +184,7 @@ async def _holds(store: Store, path: str, offset: int, data: bytes) -> bool:
     return b"".join([chunk async for chunk in store.read(path, offset, len(data))]) == data
 
 
-async def _upload(store: Store, path: str, run: Run, data: bytes, guard: Guard, base: int = 0) -> Upload:
+async def _upload(store: Store, path: str, run: Run, data: bytes, guard: FencingGuard, base: int = 0) -> Upload:
     """Upload the first ``base`` bytes of the present file and then ``data``; synced and counted, but not committed."""
     folder = path.rpartition("/")[0]
     if folder:
@@ -207,13 +207,13 @@ async def _upload(store: Store, path: str, run: Run, data: bytes, guard: Guard, 
                 remedy="check the disk of the server",
             )
     except BaseException as error:
-        await guard.let_go(upload, error)
+        await guard.clean_up(upload, error)
         await upload.close()
         raise
     return upload
 
 
-class Appending:
+class AppendOnce:
     """Appends ``data`` to a file exactly once.
 
     The file is replaced by one with the old bytes followed by the new ones. Before that, the length and digest of the
@@ -271,12 +271,12 @@ class Appending:
         digest = Digest() if present is None else await digest_of(store.read(self._path, 0, base))
         if digest.size != base:
             raise Unavailable(f"{self._label} changed while it was read", remedy="nothing to do: the task is retried")
-        guard = Guard(self._run)
+        guard = FencingGuard(self._run)
         upload = await _upload(store, self._path, self._run, self._data, guard, base)
         try:
             await self._refuse_changed(present)
         except (PermanentError, Unavailable) as error:
-            await guard.let_go(upload, error, keep=False)
+            await guard.clean_up(upload, error, keep=False)
             await upload.close()
             raise
         try:
@@ -294,7 +294,7 @@ class Appending:
                 f"{self._label} was created by somebody else", remedy="nothing to do: the task is retried"
             ) from error
         except BaseException as error:
-            await guard.let_go(upload, error)
+            await guard.clean_up(upload, error)
             raise
         finally:
             await upload.close()

@@ -33,9 +33,9 @@ from flowrunner_provider.files.copy_preview import preview
 from flowrunner_provider.files.copy_targets import CopyTargets, target_exists
 from flowrunner_provider.files.disposition import SourceDisposition
 from flowrunner_provider.files.failures import Failures
+from flowrunner_provider.files.items import Destination, Item, Key, Source
 from flowrunner_provider.files.ledger import Announced, Ledger
 from flowrunner_provider.files.options import CopyOptions
-from flowrunner_provider.files.plan import Destination, Item, Key, Source
 from flowrunner_provider.files.results import CopiedFile, CopyResult
 from flowrunner_provider.files.session import SKIPPED, Batch, TransferSession, split_into_batches, token_of
 from flowrunner_provider.files.sidecar import sidecar_line, sidecar_of
@@ -65,7 +65,7 @@ async def copy(
     With ``dry_run`` nothing is written to either side, and no checkpoint.
 
     :param sources: open stores, each with a path: a file, a folder, or a glob.
-    :param dest: an open store and a path; see :class:`~flowrunner_provider.files.plan.Destination`.
+    :param dest: an open store and a path; see :class:`~flowrunner_provider.files.items.Destination`.
     :param identity_of_work: JSON that must be unchanged for a retry to resume.
     :param label: the destination as the result names it.
     :param ledger: with ``only_new`` the path of the ledger, if it is not in the destination.

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from flowrunner_provider.core.errors import ConfigError, NotFound
 from flowrunner_provider.core.retry import apause
 from flowrunner_provider.core.run import Run
+from flowrunner_provider.files.items import Destination, Item, Key, Source, too_many
 from flowrunner_provider.files.options import CopyOptions
-from flowrunner_provider.files.plan import Destination, Item, Key, Source, too_many
 from flowrunner_provider.files.results import LeftBecause, LeftFile
 from flowrunner_provider.files.spool import Rows, Spellings, Spool
 

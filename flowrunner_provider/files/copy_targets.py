@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from flowrunner_provider.core.errors import AlreadyExists, NotFound
 from flowrunner_provider.files.concurrency import for_each
+from flowrunner_provider.files.items import Destination, Item, Source
 from flowrunner_provider.files.options import CopyOptions
-from flowrunner_provider.files.plan import Destination, Item, Source
 from flowrunner_provider.files.session import SKIPPED
 from flowrunner_provider.files.spool import Rows
 from flowrunner_provider.files.store import Entry, identity

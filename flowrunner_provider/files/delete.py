@@ -17,15 +17,15 @@ from flowrunner_provider.core.errors import ConfigError, FlowRunnerError, Json, 
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.concurrency import for_each
-from flowrunner_provider.files.guard import Guard
+from flowrunner_provider.files.guard import FencingGuard
+from flowrunner_provider.files.items import Item
 from flowrunner_provider.files.listing import matcher, selection, walk
-from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.results import DeleteResult
 from flowrunner_provider.files.session import split_into_batches
 from flowrunner_provider.files.store import Entry, Store, identity
 from flowrunner_provider.files.uri import split_glob
 
-__all__ = ["DeleteOptions", "Place", "delete"]
+__all__ = ["DeleteOptions", "DeleteTarget", "delete"]
 
 BATCH_SIZE = 128
 BATCH_NAMES = 24_000
@@ -54,7 +54,7 @@ class DeleteOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class DeleteTarget:
     """An open store and a path in it: a file, a folder, or a glob.
 
     :param root: the address of the store, as results spell it.
@@ -85,7 +85,7 @@ class _Selection:
             self._choose(root, item)
             return
         if (root, item.relative) in self._kept:
-            return  # listed twice, as servers may do; it must not take the place of another file
+            return  # listed twice, as servers may do; it must not take the target of another file
         when = item.modified.timestamp() if item.modified else 0.0
         heapq.heappush(self._newest, (when, root, item.relative, item))
         self._kept.add((root, item.relative))
@@ -108,19 +108,21 @@ class _Selection:
 
 
 async def delete(
-    places: Sequence[Place], run: Run, options: DeleteOptions, *, identity_of_work: Json = None
+    targets: Sequence[DeleteTarget], run: Run, options: DeleteOptions, *, identity_of_work: Json = None
 ) -> DeleteResult:
-    """Delete the files that ``places`` match.
+    """Delete the files that ``targets`` match.
 
     :param identity_of_work: JSON that must be unchanged for a retry to resume.
     """
-    return await _Delete(places, run, options, identity_of_work).run()
+    return await _Delete(targets, run, options, identity_of_work).run()
 
 
 class _Delete:
-    def __init__(self, places: Sequence[Place], run: Run, options: DeleteOptions, identity_of_work: Json) -> None:
-        self._places, self._run, self._options = places, run, options
-        self._stores = {place.root: place.store for place in places}
+    def __init__(
+        self, targets: Sequence[DeleteTarget], run: Run, options: DeleteOptions, identity_of_work: Json
+    ) -> None:
+        self._targets, self._run, self._options = targets, run, options
+        self._stores = {target.root: target.store for target in targets}
         self._roots = list(self._stores)
         self._checkpoint = run.checkpoint("delete", fingerprint(identity_of_work))
         state = self._checkpoint.state or {}
@@ -129,7 +131,7 @@ class _Delete:
         self._preview: list[str] = state.get("preview", [])
         self._batch = [Item.from_json(row) for row in state.get("batch", [])]
         self._done: set[int] = set()
-        self._guard = Guard(run)
+        self._guard = FencingGuard(run)
 
     async def run(self) -> DeleteResult:
         if self._batch:
@@ -172,61 +174,61 @@ class _Delete:
         now = self._run.clock.now().timestamp()
         found = _Selection(self._options, now, self._options.max_deletes - self._deleted)
         seen: set[tuple[str, str]] = set()
-        has_several = len(self._places) > 1
-        for place in self._places:
+        has_several = len(self._targets) > 1
+        for target in self._targets:
             try:
-                async for entry in self._entries(place):
-                    if has_several and (place.root, entry.path) in seen:
+                async for entry in self._entries(target):
+                    if has_several and (target.root, entry.path) in seen:
                         continue
                     if has_several:
-                        seen.add((place.root, entry.path))
-                    found.add(place.root, Item.of(self._roots.index(place.root), entry.path, entry))
+                        seen.add((target.root, entry.path))
+                    found.add(target.root, Item.of(self._roots.index(target.root), entry.path, entry))
             except NotFound:
                 if not (self._options.missing_ok or self._resumed):
                     raise
-                await self._check_absent(place)
+                await self._check_absent(target)
         if not (found.matched or self._resumed or self._options.missing_ok):
-            wanted = ", ".join(place.root + place.path for place in self._places)
+            wanted = ", ".join(target.root + target.path for target in self._targets)
             raise NotFound(f"no file matches {wanted}", remedy="correct the path, or set missing_ok=True to allow that")
         return found
 
-    async def _check_absent(self, place: Place) -> None:
+    async def _check_absent(self, target: DeleteTarget) -> None:
         """Raise ``Unavailable`` if a folder disappeared during the listing, which does not mean that it is empty."""
-        folder = split_glob(place.path)[0].rstrip("/") or "/"
+        folder = split_glob(target.path)[0].rstrip("/") or "/"
         try:
-            await place.store.stat(folder)
+            await target.store.stat(folder)
         except NotFound:
             return
         raise Unavailable(
-            f"{place.root}{folder} changed while it was listed; nothing was deleted", remedy="run the task again"
+            f"{target.root}{folder} changed while it was listed; nothing was deleted", remedy="run the task again"
         )
 
-    async def _entries(self, place: Place) -> AsyncIterator[Entry]:
-        folder, pattern, deep = selection(place.path, None, recursive=self._options.recursive)
+    async def _entries(self, target: DeleteTarget) -> AsyncIterator[Entry]:
+        folder, pattern, deep = selection(target.path, None, recursive=self._options.recursive)
         if not pattern:
-            entry = await place.store.stat(folder)
+            entry = await target.store.stat(folder)
             if entry.is_link:
-                raise ConfigError(f"{place.path} is a symbolic link", field="path", remedy="use the path it points to")
+                raise ConfigError(f"{target.path} is a symbolic link", field="path", remedy="use the path it points to")
             if not entry.is_dir:
                 yield entry
                 return
             if not self._options.recursive:
                 raise ConfigError(
-                    f"{place.path} is a folder",
+                    f"{target.path} is a folder",
                     field="path",
-                    remedy=f"write {place.path.rstrip('/')}/* for the files in it, or set recursive=True",
+                    remedy=f"write {target.path.rstrip('/')}/* for the files in it, or set recursive=True",
                 )
         accept = matcher(pattern, "glob", field="path") if pattern else None
         links: list[Entry] = []
         async for relative, entry in walk(
-            place.store,
+            target.store,
             folder,
             lambda relative, entry: accept is None or accept(relative),
             recursive=deep,
             skipped_link=lambda entry: links.append(entry) if not links else None,
         ):
             if {"", ".", ".."} & set(relative.split("/")):
-                raise PathEscape(f"{place.store.where} lists the name {relative!r}", remedy="check that server")
+                raise PathEscape(f"{target.store.where} lists the name {relative!r}", remedy="check that server")
             yield entry
         if links:
             self._run.log.warning("Symbolic links such as %s were not deleted.", links[0].path)

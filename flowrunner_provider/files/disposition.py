@@ -8,8 +8,8 @@ from typing import cast
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, NotFound
 from flowrunner_provider.core.failpoints import failpoint
+from flowrunner_provider.files.items import Item, Source
 from flowrunner_provider.files.options import CopyOptions
-from flowrunner_provider.files.plan import Item, Source
 from flowrunner_provider.files.session import TransferSession
 from flowrunner_provider.files.store import FolderStore, Store, identity
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flowrunner_provider.core.checkpoint import fingerprint
 from flowrunner_provider.core.errors import FlowRunnerError, IntegrityError, Json, NotFound, PartialFailure
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.files.plan import Item
+from flowrunner_provider.files.items import Item
 
 __all__ = ["Failures"]
 

@@ -13,13 +13,13 @@ from typing import Protocol
 from flowrunner_provider.core.errors import ConfigError, Fenced, FlowRunnerError, PermanentError, Unavailable
 from flowrunner_provider.core.run import Run
 
-__all__ = ["ASK_EVERY", "Guard", "Unnamed"]
+__all__ = ["ASK_EVERY", "FencingGuard", "UncommittedUpload"]
 
 ASK_EVERY = 1.0
 """Seconds between two checks, which are calls to the state store."""
 
 
-class Unnamed(Protocol):
+class UncommittedUpload(Protocol):
     """The methods of :class:`~flowrunner_provider.files.store.Upload` that end it without a final name."""
 
     async def discard(self) -> None: ...
@@ -27,7 +27,7 @@ class Unnamed(Protocol):
     async def withdraw(self) -> None: ...
 
 
-class Guard:
+class FencingGuard:
     """Checks whether a newer attempt has taken over."""
 
     def __init__(self, run: Run) -> None:
@@ -56,7 +56,7 @@ class Guard:
             self._lost = True
             raise
 
-    async def let_go(self, upload: Unnamed, error: BaseException, *, keep: bool = True) -> None:
+    async def clean_up(self, upload: UncommittedUpload, error: BaseException, *, keep: bool = True) -> None:
         """Clean up after a failed upload: delete what it has written, unless a later attempt can resume it.
 
         If this attempt is fenced, everything is deleted once the newer attempt has finished; before that, only what

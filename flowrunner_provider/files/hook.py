@@ -18,9 +18,9 @@ from flowrunner_provider.registry import STORES
 if TYPE_CHECKING:
     from flowrunner_provider.files.hooks.base import StoreHook
 
-__all__ = ["Place", "aopen_store", "open_store", "opened", "places"]
+__all__ = ["StorePath", "aopen_store", "open_locations", "open_store", "open_stores"]
 
-Place = tuple[Store, str]
+StorePath = tuple[Store, str]
 """An open store, and a path in it."""
 
 
@@ -60,7 +60,7 @@ def _rate_limited_store(location: Location, field: str, run: Run) -> Store:
     return RateLimitedStore(store, replace(run, pacer=pacer).paced) if pacer else store
 
 
-async def opened(run: Run, stack: AsyncExitStack, **locations: Sequence[Location]) -> dict[str, Store]:
+async def open_stores(run: Run, stack: AsyncExitStack, **locations: Sequence[Location]) -> dict[str, Store]:
     """Open one store per root; all connections are read before the first one is opened.
 
     :param locations: by the parameter that they were passed as.
@@ -80,11 +80,11 @@ async def opened(run: Run, stack: AsyncExitStack, **locations: Sequence[Location
 
 
 @asynccontextmanager
-async def places(run: Run, **locations: Sequence[Location]) -> AsyncIterator[dict[str, list[Place]]]:
+async def open_locations(run: Run, **locations: Sequence[Location]) -> AsyncIterator[dict[str, list[StorePath]]]:
     """Open the stores for the duration of a block, and yield each location as its store and path.
 
     :param locations: by the parameter that they were passed as; the result has the same keys.
     """
     async with AsyncExitStack() as stack:
-        stores = await opened(run, stack, **locations)
+        stores = await open_stores(run, stack, **locations)
         yield {field: [(stores[one.root], one.path) for one in several] for field, several in locations.items()}

@@ -16,8 +16,8 @@ from flowrunner_provider.core.errors import ConfigError, NotFound
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import lines
-from flowrunner_provider.files.guard import Guard
-from flowrunner_provider.files.plan import Item
+from flowrunner_provider.files.guard import FencingGuard
+from flowrunner_provider.files.items import Item
 from flowrunner_provider.files.session import token_of
 from flowrunner_provider.files.spool import Rows
 from flowrunner_provider.files.store import Store
@@ -97,7 +97,7 @@ class Ledger:
         folder = path.rpartition("/")[0]
         if folder:
             await self._store.mkdir(folder, parents=True)
-        guard = Guard(self._run)
+        guard = FencingGuard(self._run)
         upload = await self._store.begin(path, token_of(self._run))
         try:
             block = bytearray()
@@ -112,7 +112,7 @@ class Ledger:
             await upload.commit(replace=True, durable=True)
             failpoint("files.copy.after_ledger")
         except BaseException as error:
-            await guard.let_go(upload, error)
+            await guard.clean_up(upload, error)
             raise
         finally:
             await upload.close()

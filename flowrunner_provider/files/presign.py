@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import cast
 
 from flowrunner_provider.core.errors import ConfigError
-from flowrunner_provider.files.derived import PresignedFile
+from flowrunner_provider.files.derived_results import PresignedFile
 from flowrunner_provider.files.publish import one_of
 from flowrunner_provider.files.store import SigningStore, Store
 

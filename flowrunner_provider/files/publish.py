@@ -25,7 +25,7 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.files.concurrency import for_each
-from flowrunner_provider.files.guard import Guard
+from flowrunner_provider.files.guard import FencingGuard
 from flowrunner_provider.files.store import Entry, Store, Upload, identity
 from flowrunner_provider.files.transfer import digest_of
 
@@ -41,7 +41,7 @@ class Sink:
     :param action: the id of the action, for the failpoints.
     """
 
-    def __init__(self, upload: Upload, action: str, guard: Guard) -> None:
+    def __init__(self, upload: Upload, action: str, guard: FencingGuard) -> None:
         self._upload, self._action, self._guard = upload, action, guard
         self.digest = Digest()
 
@@ -98,7 +98,7 @@ class Publisher:
         self, run: Run, store: Store, action: str, work: Json, if_exists: IfExists, *, announce: bool, keep: int = 20
     ) -> None:
         self.run, self.store, self._action, self._if_exists = run, store, action, if_exists
-        self._guard, self._announce = Guard(run), announce or if_exists != "overwrite"
+        self._guard, self._announce = FencingGuard(run), announce or if_exists != "overwrite"
         self._keep, self._token, self._folders = keep, fingerprint("files", *run.scope)[:16], set[str]()
         self._checkpoint = run.checkpoint(action.partition(".")[2], fingerprint(work))
         state = self._checkpoint.state or {}
@@ -208,7 +208,7 @@ class Publisher:
             await upload.commit(replace=self._if_exists == "overwrite", modified=modified)
             failpoint(f"{self._action}.after_commit")
         except BaseException as error:
-            await self._guard.let_go(upload, error)
+            await self._guard.clean_up(upload, error)
             raise
         finally:
             await upload.close()

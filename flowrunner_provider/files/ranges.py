@@ -13,8 +13,8 @@ from typing import cast
 
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.streams import Crc32, Digest
-from flowrunner_provider.files.job import Transfer
 from flowrunner_provider.files.store import DiskStore, DiskUpload, RangeStore, RangeUpload, Upload
+from flowrunner_provider.files.transfer_job import Transfer
 
 __all__ = ["fetch", "fetches", "send", "sends"]
 

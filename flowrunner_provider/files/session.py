@@ -20,11 +20,11 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.progress import Progress
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
-from flowrunner_provider.files.guard import Guard
-from flowrunner_provider.files.job import Transfer
-from flowrunner_provider.files.plan import Item
+from flowrunner_provider.files.guard import FencingGuard
+from flowrunner_provider.files.items import Item
 from flowrunner_provider.files.store import Store
 from flowrunner_provider.files.transfer import transfer
+from flowrunner_provider.files.transfer_job import Transfer
 
 __all__ = [
     "BATCH_NAMES", "BATCH_SIZE", "SAVE_EVERY", "SKIPPED", "Batch", "TransferSession", "split_into_batches", "token_of",
@@ -123,7 +123,7 @@ class TransferSession:
         self.open_batches = [Batch.from_json(record) for record in self.state.get("batches", [])]
         self.progress: Progress | None = None
         self._saved_at = run.clock.monotonic()
-        self.guard = Guard(run)
+        self.guard = FencingGuard(run)
         self._existing_folders: set[str] = set()
         self._folder_locks: dict[str, asyncio.Lock] = {}
         self._write_lock = threading.Lock()
@@ -177,7 +177,7 @@ class TransferSession:
     async def copy_file(self, batch: Batch, index: int, **fields: Any) -> Digest:
         """Copy a file of the batch, resuming where an earlier attempt stopped.
 
-        :param fields: further fields of :class:`~flowrunner_provider.files.job.Transfer`.
+        :param fields: further fields of :class:`~flowrunner_provider.files.transfer_job.Transfer`.
         """
         clock, due_at = self._run.clock, self._run.clock.monotonic() + SAVE_EVERY
 

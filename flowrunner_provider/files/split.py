@@ -11,7 +11,7 @@ from typing import Literal
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, Json, NotFound, PermanentError
 from flowrunner_provider.core.names import join_inside
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.files.derived import SplitResult
+from flowrunner_provider.files.derived_results import SplitResult
 from flowrunner_provider.files.publish import IfExists, Publisher, Sink, one_of
 from flowrunner_provider.files.records import first_record, read_from, records, refuse_binary
 from flowrunner_provider.files.store import Entry, Store, identity

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.names import caseless
-from flowrunner_provider.files.plan import Item
+from flowrunner_provider.files.items import Item
 from flowrunner_provider.files.spool_memory import MemoryRows
 from flowrunner_provider.files.spool_sqlite import SqliteRows, open_database
 

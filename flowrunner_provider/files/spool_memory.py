@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from operator import attrgetter
 
-from flowrunner_provider.files.plan import Item, Key
+from flowrunner_provider.files.items import Item, Key
 
 __all__ = ["MemoryRows"]
 

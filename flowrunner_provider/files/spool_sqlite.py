@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from flowrunner_provider.core.errors import PermanentError
-from flowrunner_provider.files.plan import EPOCH, Item, Key, micros
+from flowrunner_provider.files.items import EPOCH, Item, Key, micros
 
 __all__ = ["SqliteRows", "open_database"]
 

@@ -12,8 +12,8 @@ from flowrunner_provider.core.errors import FlowRunnerError, IntegrityError, Not
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.streams import Crc32, Digest
 from flowrunner_provider.files import ranges
-from flowrunner_provider.files.job import Transfer
 from flowrunner_provider.files.store import CopyingStore, FinishingUpload, ModeUpload, Upload, WholeStore, identity
+from flowrunner_provider.files.transfer_job import Transfer
 
 __all__ = ["digest_of", "transfer"]
 
@@ -46,7 +46,7 @@ async def transfer(job: Transfer) -> Digest:
         await upload.commit(replace=job.replace, modified=job.modified, durable=job.durable)
         failpoint("files.copy.after_commit")
     except BaseException as error:
-        await job.guard.let_go(upload, error)
+        await job.guard.clean_up(upload, error)
         raise
     finally:
         await upload.close()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from flowrunner_provider.core.errors import ConfigError, NotFound, PathEscape, Unavailable
+from flowrunner_provider.files.items import Item
 from flowrunner_provider.files.listing import matcher, walk
-from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.store import Entry, Store
 
-__all__ = ["OWN_FOLDER", "Tree", "chooser", "side_by_side"]
+__all__ = ["OWN_FOLDER", "Tree", "path_filter", "side_by_side"]
 
 OWN_FOLDER = ".flowrunner"
 """A folder of this name at the top of a tree is reserved for us and not part of the tree."""
@@ -17,7 +17,7 @@ OWN_FOLDER = ".flowrunner"
 _OURS = f"{OWN_FOLDER}/"
 
 
-def chooser(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
+def path_filter(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
     """Return a function that selects paths: matched by one of ``include`` (if any), and by none of ``exclude``.
 
     A glob without ``/`` matches the name in any folder, otherwise the complete relative path. Files in

@@ -48,7 +48,7 @@ class FileTrigger(FlowRunnerTrigger):
         watch.check()
         location = parse(watch.path, field="path")
         async with await aopen_store(location, field="path") as store:
-            found = await watch.look(store, location, self.memory, SYSTEM_CLOCK)
+            found = await watch.find_files(store, location, self.memory, SYSTEM_CLOCK)
         return None if found is None else asdict(found)
 
 
@@ -114,7 +114,7 @@ class FileArrivedTrigger(FlowRunnerWatcher):
             "batch": self.batch, "start": self.start,
         }  # fmt: skip
 
-    async def look(self, cursor: Json) -> Seen:
+    async def poll(self, cursor: Json) -> Seen:
         from flowrunner_provider.files.arrived.engine import Arrivals
         from flowrunner_provider.files.arrived.seen import Known
         from flowrunner_provider.files.hook import aopen_store
@@ -126,7 +126,7 @@ class FileArrivedTrigger(FlowRunnerWatcher):
         known = None if cursor is None else await Known.from_json(shelf, cursor, state_path)
         try:
             async with asyncio.timeout(LOOK_SECONDS), await aopen_store(location, field="path") as store:
-                events, known, more = await watch.look(store, location, known, self._pending, SYSTEM_CLOCK.monotonic())
+                events, known, more = await watch.poll(store, location, known, self._pending, SYSTEM_CLOCK.monotonic())
         except TimeoutError as error:
             raise TimedOut(
                 f"listing {location.path} took longer than {LOOK_SECONDS:g} s", remedy="watch a smaller folder"

@@ -62,7 +62,7 @@ class FileWatch:
         if self.pattern:
             matcher(self.pattern, "glob")
 
-    async def look(self, store: Store, location: Location, memory: Memory, clock: Clock) -> WaitResult | None:
+    async def find_files(self, store: Store, location: Location, memory: Memory, clock: Clock) -> WaitResult | None:
         """Return the files, or None if the wait goes on; updates ``memory``.
 
         Only what certainly does not exist is waited for; any failure to find out is raised.

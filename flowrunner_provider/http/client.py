@@ -24,7 +24,7 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.secrets import is_sensitive_key, redact_url
 from flowrunner_provider.core.spec import option
-from flowrunner_provider.files.guard import Guard
+from flowrunner_provider.files.guard import FencingGuard
 from flowrunner_provider.http.bodies import StreamedBody, encode_body, exchange, streaming_seconds
 from flowrunner_provider.http.choices import STRUCTURED, Format
 from flowrunner_provider.http.formats import detect, parse
@@ -272,7 +272,7 @@ async def _save_body(
     http: HttpTransport, spec: RequestSpec, run: Run, target: Target, repeatable: bool | None
 ) -> HttpResult:
     """Stream the body into a file that gets its final name only when it is complete."""
-    writing, body, guard = Writing(target, part_token(run)), spec.body, Guard(run)
+    writing, body, guard = Writing(target, part_token(run)), spec.body, FencingGuard(run)
     may_repeat = spec.method not in _NON_IDEMPOTENT or bool(repeatable)
     answered = False
 
@@ -309,7 +309,7 @@ async def _save_body(
         failpoint("http.request.after_commit")
     except FlowRunnerError as error:
         try:
-            await guard.let_go(writing, error, keep=False)
+            await guard.clean_up(writing, error, keep=False)
         except Unavailable:
             if may_repeat:
                 raise

@@ -16,7 +16,7 @@ from flowrunner_provider.core.retry import apause
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.secrets import redact_url
 from flowrunner_provider.core.streams import Digest
-from flowrunner_provider.files.guard import Guard
+from flowrunner_provider.files.guard import FencingGuard
 from flowrunner_provider.http.choices import IfExists
 from flowrunner_provider.http.client import part_token
 from flowrunner_provider.http.parts import Part, part_of
@@ -85,7 +85,7 @@ class _DownloadJob:
         self.digest: Digest | None = None
         self.progress: Progress | None = None
         self.saved_at = run.clock.monotonic()
-        self.guard = Guard(run)
+        self.guard = FencingGuard(run)
 
     @property
     def target(self) -> Target:
@@ -106,7 +106,7 @@ class _DownloadJob:
             await self._commit()
         except (IntegrityError, AlreadyExists, Fenced) as error:
             if self.part is not None:
-                await self.guard.let_go(self.part, error)
+                await self.guard.clean_up(self.part, error)
             raise
         finally:
             if self.part is not None:

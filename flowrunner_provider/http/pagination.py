@@ -19,10 +19,10 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.data.convert import convert
 from flowrunner_provider.data.dataset import Dataset, Format
 from flowrunner_provider.data.writers import RowWriter, open_writer
-from flowrunner_provider.files.guard import Guard
-from flowrunner_provider.files.job import Transfer
-from flowrunner_provider.files.plan import Item
+from flowrunner_provider.files.guard import FencingGuard
+from flowrunner_provider.files.items import Item
 from flowrunner_provider.files.transfer import transfer
+from flowrunner_provider.files.transfer_job import Transfer
 from flowrunner_provider.http.client import part_token
 from flowrunner_provider.http.paging import PagePlan, Pager, Position
 from flowrunner_provider.http.targets import Target, clean_staging, local_target, staging
@@ -126,7 +126,7 @@ async def _hand_over(
         source=source.store, path=source.path, item=Item.of(0, source.name, await source.store.stat(source.path)),
         dest=target.store, target=target.path, token=part_token(run), verify="size", replace=True,
         preserve_times=False, durable=True, resume=None, advance=progress.advance, due=lambda: False,
-        remember=_no_checkpoint, guard=Guard(run),
+        remember=_no_checkpoint, guard=FencingGuard(run),
     )  # fmt: skip
     await transfer(job)
     progress.finish()

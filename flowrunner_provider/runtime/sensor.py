@@ -63,8 +63,8 @@ class FlowRunnerSensor(NamedRendering, BaseSensorOperator):
         """Return the trigger that observes; its arguments are the sensor's rendered fields."""
         raise ConfigError(f"{type(self).__name__} does not implement trigger()", field="trigger")
 
-    def look(self) -> Json:
-        """One observation from this process."""
+    def observe(self) -> Json:
+        """Call the trigger's observation once in this process, and return its result."""
         trigger = self.trigger()
         result = run_to_end(trigger.observe(), Deadline(self.observation_timeout))
         self._pause_polling(trigger.asked)
@@ -87,7 +87,7 @@ class FlowRunnerSensor(NamedRendering, BaseSensorOperator):
             return False
         with boundary():
             try:
-                result = self.look()
+                result = self.observe()
             except TransientError as error:
                 self._pause_polling(error.retry_after or 0.0)
                 self._failures += 1
@@ -109,7 +109,7 @@ class FlowRunnerSensor(NamedRendering, BaseSensorOperator):
         with boundary():
             trigger = self.trigger()
             try:
-                result = self.look()
+                result = self.observe()
             except TransientError as error:
                 result = None
                 trigger.first_look = max(trigger.first_look, error.retry_after or 0.0)

@@ -65,13 +65,13 @@ class FlowRunnerWatcher(BaseEventTrigger):
         own = {"name": self.name, "poll_interval": self.poll_interval}
         return f"{type(self).__module__}.{type(self).__qualname__}", {**own, **self.arguments()}
 
-    async def look(self, cursor: Json) -> Seen:
+    async def poll(self, cursor: Json) -> Seen:
         """Poll once without side effects.
 
         :param cursor: of the last settled poll; None at first.
         :raises FlowRunnerError: if polling fails; nothing is emitted and the next poll starts from the same cursor.
         """
-        raise ConfigError(f"{type(self).__name__} does not implement look()", field="trigger")
+        raise ConfigError(f"{type(self).__name__} does not implement poll()", field="trigger")
 
     @property
     def _identity(self) -> str:
@@ -129,7 +129,7 @@ class FlowRunnerWatcher(BaseEventTrigger):
         try:
             if (begun := await record.begun()) is not None:
                 return begun
-            seen = await self.look(record.cursor)
+            seen = await self.poll(record.cursor)
             if seen.events:
                 await record.begin(seen)
             elif seen.cursor != record.cursor:

@@ -17,12 +17,12 @@ from typing import Any
 
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.copy_plan import CopyPlan
+from flowrunner_provider.files.items import Destination, Source
 from flowrunner_provider.files.options import CopyOptions, SyncOptions
-from flowrunner_provider.files.plan import Destination, Source
 from flowrunner_provider.files.store import Entry
 from flowrunner_provider.files.stores.local import LocalStore
 from flowrunner_provider.files.sync.plan import Plan
-from flowrunner_provider.files.tree import Tree, chooser
+from flowrunner_provider.files.tree import Tree, path_filter
 from tests.benchmarks.harness import Workload
 
 FILES = int(os.environ.get("FLOWRUNNER_PLAN_FILES", "1000000"))
@@ -58,7 +58,7 @@ class MadeUp(LocalStore):
 
 def _sync(scene: dict[str, Any]) -> Iterator[None]:
     run = Run.alone()
-    source, everything = MadeUp(changed=10), chooser([], [])
+    source, everything = MadeUp(changed=10), path_filter([], [])
     yield
     began = time.perf_counter()
 

@@ -30,7 +30,7 @@ def look(far: FarSide, cursor: Any = None, **more: Any) -> tuple[list[Any], Any]
     given = {"conn_id": CONN_ID, "table": far.name("orders"), "watermark": "at", "start": "existing"}
     if "sql" in more:
         del given["table"]
-    seen = asyncio.run(SqlRowTrigger(**{**given, **more}).look(cursor))
+    seen = asyncio.run(SqlRowTrigger(**{**given, **more}).poll(cursor))
     assert "canary" not in str(seen)
     return list(seen.events), seen.cursor
 
@@ -118,7 +118,7 @@ def test_the_number_of_ranges_per_poll_is_limited(far: FarSide) -> None:
 def test_bad_input(far: FarSide, arguments: dict[str, Any], field: str) -> None:
     given = {"conn_id": CONN_ID, "table": far.name("orders"), "watermark": "at"}
     with pytest.raises(ConfigError) as caught:
-        asyncio.run(SqlRowTrigger(**{**given, **arguments}).look(None))
+        asyncio.run(SqlRowTrigger(**{**given, **arguments}).poll(None))
     assert caught.value.field == field
     assert caught.value.remedy
 

@@ -122,7 +122,7 @@ class Inbox:
         self.cursor: Any = None
 
     def look(self) -> list[str]:
-        seen = asyncio.run(self.watcher.look(self.cursor))
+        seen = asyncio.run(self.watcher.poll(self.cursor))
         self.cursor = json.loads(json.dumps(seen.cursor))
         self.events: list[Any] = json.loads(json.dumps(list(seen.events)))
         assert len(json.dumps([seen.cursor, list(seen.events)])) < 48_000

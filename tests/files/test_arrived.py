@@ -37,14 +37,14 @@ class Watch:
         self.cursor = json.loads(json.dumps(self.cursor))
         self.trigger = FileArrivedTrigger(path=self.there.uri(self.path), **self.options)
 
-    def look(self) -> list[dict[str, Any]]:
-        seen = self.last = asyncio.run(self.trigger.look(self.cursor))
+    def poll(self) -> list[dict[str, Any]]:
+        seen = self.last = asyncio.run(self.trigger.poll(self.cursor))
         self.cursor = seen.cursor
         return [dict(event) for event in seen.events]
 
     def names(self) -> list[str]:
         """The names, each with its change, of one look."""
-        return sorted(f"{file['change']} {file['name']}" for event in self.look() for file in event["files"])
+        return sorted(f"{file['change']} {file['name']}" for event in self.poll() for file in event["files"])
 
 
 @pytest.fixture(params=["local", "sftp"])
@@ -84,7 +84,7 @@ def test_each_file_is_told_once_and_a_restart_goes_on(there):
     watch = Watch(there)
     assert watch.names() == []
     there.put("in/a.csv", "in/b.csv", "in/c.txt", "in/d/e.csv")
-    (event, _) = watch.look()
+    (event, _) = watch.poll()
     file = event["files"][0]
     assert (file["path"], file["size"], file["change"]) == (there.uri("in/a.csv"), len("in/a.csv"), "created")
     assert file["modified"] == "2020-09-13T12:26:40+00:00"
@@ -133,7 +133,7 @@ def test_what_is_told(there, on, told):
 
 def test_many_files_that_grow_are_told_when_they_have_been_left_alone(there, clock):
     watch = Watch(there, stable_for="60s")
-    watch.look()
+    watch.poll()
     for number in range(30):
         touch(there, f"in/{number:02}.csv", "x")
     assert watch.names() == []
@@ -153,7 +153,7 @@ def test_many_files_that_grow_are_told_when_they_have_been_left_alone(there, clo
 
 def test_a_file_that_is_written_slowly_is_no_update(here, clock):
     watch = Watch(here, stable_for=60, on="update")
-    watch.look()
+    watch.poll()
     for text in ("x", "xx"):
         touch(here, "in/a.csv", text)
         assert watch.names() == []
@@ -168,7 +168,7 @@ def test_a_file_that_is_written_slowly_is_no_update(here, clock):
 
 def test_nothing_is_told_without_the_marker(there):
     watch = Watch(there, "in", marker_file="_SUCCESS")
-    watch.look()
+    watch.poll()
     there.put("in/a", "in/b")
     assert watch.names() == []
     there.put("in/_SUCCESS")
@@ -177,11 +177,11 @@ def test_nothing_is_told_without_the_marker(there):
 
 def test_one_event_for_all_of_a_look(there):
     watch = Watch(there, batch="look")
-    assert watch.look() == []
+    assert watch.poll() == []
     there.put("in/a.csv", "in/b.csv")
-    (event,) = watch.look()
+    (event,) = watch.poll()
     assert [file["name"] for file in event["files"]] == ["a.csv", "b.csv"]
-    assert watch.look() == []
+    assert watch.poll() == []
 
 
 def test_one_file(there):
@@ -219,11 +219,11 @@ def test_a_file_that_is_gone_is_forgotten_the_second_time(there):
 def test_more_than_a_look_tells_comes_with_the_next_ones_the_oldest_first(here, monkeypatch):
     monkeypatch.setattr(arrived, "MAX_EVENTS", 3)
     watch = Watch(here)
-    watch.look()
+    watch.poll()
     names = [f"in/{number:03}.csv" for number in range(50)]
     here.put(*reversed(names))
     told = []
-    while events := watch.look():
+    while events := watch.poll():
         told += [file["name"] for event in events for file in event["files"]]
         assert watch.last is not None
         assert watch.last.more is (len(told) < 50)
@@ -234,13 +234,13 @@ def test_an_event_has_the_same_id_when_it_is_told_again(here):
     watch = Watch(here, on="both", start="beginning")
     here.put("in/a.csv")
     before = watch.cursor
-    (first,) = watch.look()
+    (first,) = watch.poll()
     watch.cursor = before  # killed before it was settled
     watch.restart()
-    (again,) = watch.look()
+    (again,) = watch.poll()
     assert again == first
     touch(here, "in/a.csv", "changed")
-    (changed,) = watch.look()
+    (changed,) = watch.poll()
     assert changed["id"] != first["id"]
 
 
@@ -251,10 +251,10 @@ def test_the_record_stays_small(here):
     watch.cursor = None
     watch.options["start"] = "now"
     watch.restart()
-    watch.look()
+    watch.poll()
     for number in range(40):
         (here.disk.path / f"in/n{number}-{'ü' * 100}.csv").touch()
-    seen = asyncio.run(watch.trigger.look(watch.cursor))
+    seen = asyncio.run(watch.trigger.poll(watch.cursor))
     assert seen.events
     assert len(json.dumps({"cursor": None, "open": {"events": list(seen.events), "cursor": seen.cursor}})) < 48_000
 
@@ -263,15 +263,15 @@ class TestManyFiles:
     @pytest.fixture(autouse=True)
     def small(self, monkeypatch) -> None:
         monkeypatch.setattr(arrived_seen, "INLINE", 5)
-        monkeypatch.setattr(arrived, "MOST_FILES", 30)
+        monkeypatch.setattr(arrived, "MAX_FILES", 30)
 
     def test_they_are_kept_on_the_disk_and_survive(self, here, state):
         here.put(*(f"in/{number}.csv" for number in range(10)))
         watch = Watch(here)
-        watch.look()
+        watch.poll()
         assert set(watch.cursor) == {"shelf", "check"}
         before = watch.cursor
-        assert watch.look() == []
+        assert watch.poll() == []
         assert watch.cursor == before
         here.put("in/new.csv")
         before = watch.cursor
@@ -283,8 +283,8 @@ class TestManyFiles:
         assert watch.names() == []
         for number in range(10):
             os.unlink(here.disk.path / f"in/{number}.csv")
-        watch.look()
-        watch.look()
+        watch.poll()
+        watch.poll()
         assert set(watch.cursor) == {"there", "gone"}
         assert len(list(state.rglob("*.json"))) == 2
 
@@ -302,33 +302,33 @@ class TestManyFiles:
         here.put(*(f"in/{number}.csv" for number in range(10)))
         frozen, other = Watch(here), Watch(here)
         frozen.trigger._record, other.trigger._record = first, _ = Record(1), Record(2)
-        frozen.look()
+        frozen.poll()
         other.cursor = frozen.cursor
         here.put("in/new.csv", "in/newer.csv")
-        assert len(other.look()) == 2
+        assert len(other.poll()) == 2
         assert other.cursor["shelf"] != frozen.cursor["shelf"]
         first.superseded = True
         before = {path: path.read_bytes() for path in state.rglob("*.json")}
         with pytest.raises(Superseded):
-            frozen.look()
+            frozen.poll()
         assert {path: path.read_bytes() for path in state.rglob("*.json")} == before
         first.superseded = False  # it froze behind that question
-        frozen.look()
-        assert other.look() == []
+        frozen.poll()
+        assert other.poll() == []
 
     def test_a_list_that_is_lost_is_an_error_and_no_fresh_start(self, here, state):
         here.put(*(f"in/{number}.csv" for number in range(10)))
         watch = Watch(here)
-        watch.look()
+        watch.poll()
         shutil.rmtree(state)
         with pytest.raises(ConfigError, match=r"missing in .*watcher-state") as caught:
-            watch.look()
+            watch.poll()
         assert "state_path" in caught.value.remedy
 
     def test_too_many(self, here):
         here.put(*(f"in/{number}.csv" for number in range(31)))
         with pytest.raises(ConfigError, match="more than 30 files") as caught:
-            Watch(here).look()
+            Watch(here).poll()
         assert caught.value.remedy
 
 
@@ -336,12 +336,12 @@ class TestFailuresAreNotGone:
     def test_a_folder_that_is_not_there(self, there):
         there.put("in/a.csv")
         watch = Watch(there, start="beginning")
-        watch.look()
+        watch.poll()
         away = there.disk.path / "away"
         (there.disk.path / "in").rename(away)
         for _ in range(3):
             with pytest.raises(NotFound):
-                watch.look()
+                watch.poll()
         away.rename(there.disk.path / "in")
         assert watch.names() == []
 
@@ -349,7 +349,7 @@ class TestFailuresAreNotGone:
     def test_a_listing_that_fails_in_the_middle(self, here, monkeypatch, error):
         here.put(*(f"in/{number}.csv" for number in range(5)))
         watch = Watch(here, start="beginning")
-        assert len(watch.look()) == 5
+        assert len(watch.poll()) == 5
         here.put("in/new.csv")
         real = LocalStore.list
 
@@ -362,18 +362,18 @@ class TestFailuresAreNotGone:
             patch.setattr(LocalStore, "list", broken)
             for _ in range(3):
                 with pytest.raises(Unavailable if isinstance(error, NotFound) else AccessDenied):
-                    watch.look()
+                    watch.poll()
         assert watch.names() == ["created new.csv"]
 
     def test_a_server_that_was_away(self, tmp_path, sshd):
         there = stage("sftp", tmp_path, sshd)
         there.put("in/a.csv")
         watch = Watch(there, start="beginning")
-        watch.look()
+        watch.poll()
         good = os.environ["AIRFLOW_CONN_PARTNER"]
         os.environ["AIRFLOW_CONN_PARTNER"] = json.dumps({**json.loads(good), "port": free_port()})
         with pytest.raises(FlowRunnerError):
-            watch.look()
+            watch.poll()
         os.environ["AIRFLOW_CONN_PARTNER"] = good
         there.put("in/b.csv")
         assert watch.names() == ["created b.csv"]
@@ -392,12 +392,12 @@ class TestFailuresAreNotGone:
 )
 def test_bad_input(here, options, field):
     with pytest.raises(ConfigError) as caught:
-        Watch(here, **options).look()
+        Watch(here, **options).poll()
     assert (caught.value.field, bool(caught.value.remedy)) == (field, True)
 
 
 def test_an_unknown_connection():
     trigger = FileArrivedTrigger(path="sftp://nobody@/out/*.csv")
     with pytest.raises(FlowRunnerError) as caught:
-        asyncio.run(trigger.look(None))
+        asyncio.run(trigger.poll(None))
     assert caught.value.remedy

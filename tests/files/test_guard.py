@@ -11,7 +11,7 @@ from flowrunner_provider.core.errors import ConnectionLost, Fenced, IntegrityErr
 from flowrunner_provider.core.journal import Journal, MemoryStore
 from flowrunner_provider.core.lease import Lease, Owner
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.files.guard import ASK_EVERY, Guard
+from flowrunner_provider.files.guard import ASK_EVERY, FencingGuard
 
 
 class Scene:
@@ -20,7 +20,7 @@ class Scene:
     def __init__(self) -> None:
         self.clock, self.store, self.end = ManualClock(), MemoryStore(), ""
         self.run = Run.open(self.store, ("d", "t", "r", "-1"), clock=self.clock)
-        self.guard = Guard(self.run)
+        self.guard = FencingGuard(self.run)
 
     async def discard(self) -> None:
         self.end += "discarded"
@@ -35,7 +35,7 @@ class Scene:
             Journal(self.store, max_tries=0).finish(None)
 
     def fails_with(self, error: BaseException, *, keep: bool = True) -> str:
-        asyncio.run(self.guard.let_go(self, error, keep=keep))
+        asyncio.run(self.guard.clean_up(self, error, keep=keep))
         return self.end
 
 

@@ -70,7 +70,7 @@ def by_ranges_only(monkeypatch):
 def way(request, monkeypatch):
     """Who fetches a range: connections of our own, or boto3 where only that knows the way."""
     if request.param == "boto3":
-        monkeypatch.setattr(s3_bucket, "place_of", lambda *_: None)
+        monkeypatch.setattr(s3_bucket, "bucket_address", lambda *_: None)
 
 
 def copy(tmp_path: Path, source: str, dest: str, **options: Any) -> Any:
@@ -153,7 +153,7 @@ def test_an_object_that_changes_while_it_is_fetched_is_refused(tmp_path, bucket,
 
 def test_another_range_than_was_asked_for_is_refused(tmp_path, bucket, monkeypatch):
     bucket.put("big", BIG)
-    monkeypatch.setattr(s3_bucket, "place_of", lambda *_: None)
+    monkeypatch.setattr(s3_bucket, "bucket_address", lambda *_: None)
     run = S3Client.run
 
     class Careless:

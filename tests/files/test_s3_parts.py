@@ -61,7 +61,7 @@ def put(store, path, data, *, commit=True, size=None):
 def uploads(request, monkeypatch):
     """Who makes the requests: connections of our own, or boto3 where only that knows the way."""
     if request.param == "boto3":
-        monkeypatch.setattr(s3_bucket, "place_of", lambda *_: None)
+        monkeypatch.setattr(s3_bucket, "bucket_address", lambda *_: None)
         return ClientUploads
     return WireUploads
 
@@ -102,8 +102,8 @@ def test_parts_of_a_known_size_are_equally_long(size):
 
 
 def test_an_unknown_size_outgrows_the_first_length(bucket, monkeypatch):
-    monkeypatch.setattr(s3, "MOST_PARTS", 5)
-    monkeypatch.setattr(s3_parts, "MOST_PARTS", 5)
+    monkeypatch.setattr(s3, "MAX_PARTS", 5)
+    monkeypatch.setattr(s3_parts, "MAX_PARTS", 5)
     monkeypatch.setattr(object_upload, "LARGEST", 40 * MIB)
     data = os.urandom(8 * PART)
     put(store_of(bucket.endpoint), f"{bucket.root}/grown", data)
@@ -113,7 +113,7 @@ def test_an_unknown_size_outgrows_the_first_length(bucket, monkeypatch):
 
 
 def test_a_later_attempt_finds_parts_that_have_grown(bucket, monkeypatch, uploads):
-    monkeypatch.setattr(s3, "MOST_PARTS", 5)
+    monkeypatch.setattr(s3, "MAX_PARTS", 5)
     monkeypatch.setattr(object_upload, "LARGEST", 40 * MIB)
     data = os.urandom(7 * PART)
     put(store_of(bucket.endpoint), f"{bucket.root}/grown", data, commit=False)

@@ -28,9 +28,9 @@ from flowrunner_provider.core.retry import Backoff, RetryPlan
 from flowrunner_provider.files.stores import s3_wire_pool
 from flowrunner_provider.files.stores.s3_objects import Found, Proof, Stored
 from flowrunner_provider.files.stores.s3_wire import TICKS, Answer, Violation, Wire, answer, answer_in_one_packet
-from flowrunner_provider.files.stores.s3_wire_lines import Lines
+from flowrunner_provider.files.stores.s3_wire_address import BucketAddress
+from flowrunner_provider.files.stores.s3_wire_blocking_pool import BlockingPool
 from flowrunner_provider.files.stores.s3_wire_objects import WireObjects
-from flowrunner_provider.files.stores.s3_wire_place import Place
 from flowrunner_provider.files.stores.s3_wire_pool import Pool, Server
 
 OK = b'HTTP/1.1 200 OK\r\nContent-Length: 3\r\nETag: "e"\r\n\r\nabc'
@@ -249,12 +249,12 @@ def run(
         async with asyncio.timeout(20), script:
             server = Server(host="127.0.0.1", port=script.port, tls=tls, connect_timeout=1.0, timeout=timeout)
             netloc = f"127.0.0.1:{script.port}"
-            place = Place(
+            address = BucketAddress(
                 secure=False, host="127.0.0.1", port=script.port, netloc=netloc, prefix="/b", region="us-east-1"
             )
             plan = RetryPlan(attempts=tries, backoff=Backoff(base=0.001))
-            lines = Lines(server)
-            objects = WireObjects(place, Pool(server), None, plan, lines=lines, settings={}, sign_bodies=False)
+            lines = BlockingPool(server)
+            objects = WireObjects(address, Pool(server), None, plan, blocking=lines, settings={}, sign_bodies=False)
             try:
                 return await act(objects)
             finally:

@@ -30,8 +30,8 @@ from flowrunner_provider.core.retry import Backoff, RetryPlan
 from flowrunner_provider.files.stores.s3_body import Body, FileBody, PiecesBody
 from flowrunner_provider.files.stores.s3_objects import Proof, Stored
 from flowrunner_provider.files.stores.s3_uploads import Part, PartsPage, UnfinishedUpload
-from flowrunner_provider.files.stores.s3_wire_lines import Lines
-from flowrunner_provider.files.stores.s3_wire_place import Place
+from flowrunner_provider.files.stores.s3_wire_address import BucketAddress
+from flowrunner_provider.files.stores.s3_wire_blocking_pool import BlockingPool
 from flowrunner_provider.files.stores.s3_wire_pool import Pool, Server
 from flowrunner_provider.files.stores.s3_wire_uploads import WireUploads
 from tests.files.test_s3_wire import GONE, SILENCE, Script, error
@@ -71,11 +71,11 @@ def run(
     async def body() -> Any:
         async with asyncio.timeout(30), script:
             server = Server(host="127.0.0.1", port=script.port, tls=tls, connect_timeout=2.0, timeout=timeout)
-            place = Place(secure=False, host="", port=0, netloc="host", prefix="/b", region="us-east-1")
+            address = BucketAddress(secure=False, host="", port=0, netloc="host", prefix="/b", region="us-east-1")
             plan = RetryPlan(attempts=tries, backoff=Backoff(base=0.001))
             settings = {"ServerSideEncryption": "AES256"}
             uploads = WireUploads(
-                place, Pool(server), None, plan, lines=Lines(server), settings=settings, sign_bodies=False
+                address, Pool(server), None, plan, blocking=BlockingPool(server), settings=settings, sign_bodies=False
             )
             try:
                 return await act(uploads)
@@ -208,7 +208,7 @@ def test_who_is_busy_early_is_asked_again_on_another_connection(body_of):
         with pytest.raises(Throttled):
             await part(body_of(data))(uploads)
         async with patient:
-            uploads._lines._server = Server(
+            uploads._blocking._server = Server(
                 host="127.0.0.1", port=patient.port, tls=None, connect_timeout=2.0, timeout=5.0
             )  # fmt: skip
             return await part(body_of(data))(uploads)
@@ -270,7 +270,7 @@ def test_what_nobody_waits_for_ends_with_the_store(body_of):
     script.hold = True
     uploads = run(script, act, timeout=60.0)
     assert time.monotonic() - begun < 10
-    assert uploads._lines._all == set()
+    assert uploads._blocking._all == set()
 
 
 # -- parts that do not arrive as they were sent

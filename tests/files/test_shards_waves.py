@@ -24,8 +24,8 @@ from flowrunner_provider.core.errors import (
 )
 from flowrunner_provider.core.journal import MemoryStore
 from flowrunner_provider.core.run import Run
+from flowrunner_provider.files.items import Item
 from flowrunner_provider.files.options import SyncOptions
-from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.shards import plan
 from flowrunner_provider.files.shards.balance import FILE_COST, Balancer
 from flowrunner_provider.files.shards.engine import finish, plan_is_complete, run_shard

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flowrunner_provider.core.errors import PermanentError
 from flowrunner_provider.files import spool, spool_sqlite
-from flowrunner_provider.files.plan import EPOCH, Item
+from flowrunner_provider.files.items import EPOCH, Item
 from flowrunner_provider.files.spool import Rows, Spool
 
 NAMES = st.sampled_from(["a", "a/b", "b", "B", "é", "\ud800", "\U0001f600", "\uffff", " ", "a\n"])

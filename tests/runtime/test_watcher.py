@@ -33,7 +33,7 @@ class Watcher(FlowRunnerWatcher):
 
     settle = 0.0
 
-    async def look(self, cursor: Json) -> Seen:
+    async def poll(self, cursor: Json) -> Seen:
         Far.looks += 1
         await asyncio.sleep(0)
         if Far.errors:
@@ -122,8 +122,8 @@ def test_what_was_on_its_way_when_the_triggerer_was_killed_is_told_again_with_th
 
 def test_when_there_is_more_to_tell_the_next_look_comes_at_once() -> None:
     class Busy(Watcher):
-        async def look(self, cursor: Json) -> Seen:
-            seen = await super().look(cursor)
+        async def poll(self, cursor: Json) -> Seen:
+            seen = await super().poll(cursor)
             return Seen(events=seen.events, cursor=seen.cursor, more=int(str(seen.cursor)) < len(Far.things))
 
     Far.things = ["a", "b", "c", "d", "e"]

@@ -46,7 +46,7 @@ class Growing(FlowRunnerWatcher):
             await self.frozen.step()
         await asyncio.sleep(0)
 
-    async def look(self, cursor: Json) -> Seen:
+    async def poll(self, cursor: Json) -> Seen:
         await self.step()
         Far.number = min(Far.number + 2, Far.limit)
         done, until = int(str(cursor or 0)), Far.number

@@ -112,10 +112,10 @@ class SqlExportOperator(FlowRunnerOperator):
 
     async def _upload(self, exported: ExportResult, folder: Path, location: Location, run: Run) -> ExportResult:
         from flowrunner_provider.database.export_store import upload
-        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.hook import open_stores
 
         async with AsyncExitStack() as stack:
-            store = (await opened(run, stack, dest=[location]))[location.root]
+            store = (await open_stores(run, stack, dest=[location]))[location.root]
             return await upload(exported, folder, store, location.path, self.dest, run)
 
     def _export(self, dest: str, run: Run) -> ExportResult:

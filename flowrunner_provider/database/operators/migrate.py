@@ -115,13 +115,13 @@ class SqlMigrateOperator(FlowRunnerOperator):
         from contextlib import AsyncExitStack
 
         from flowrunner_provider.database.migrate.scripts import read_folder
-        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.hook import open_stores
 
         location = self._folder()
 
         async def read() -> list[Script]:
             async with AsyncExitStack() as stack:
-                stores = await opened(run, stack, location=[location])
+                stores = await open_stores(run, stack, location=[location])
                 return await read_folder(stores[location.root], location)
 
         return run_to_end(read(), run.deadline)

@@ -145,12 +145,12 @@ class SqlSchemaCheckOperator(FlowRunnerOperator):
         from flowrunner_provider.database import schema_check as engine
         from flowrunner_provider.database.hook import hook_for
         from flowrunner_provider.files.content import write_once
-        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.hook import open_stores
 
         files = self._files()
         hook = hook_for(self.conn_id)
         async with AsyncExitStack() as stack:
-            stores = await opened(run, stack, **{field: [location] for field, location in files.items()})
+            stores = await open_stores(run, stack, **{field: [location] for field, location in files.items()})
             kind, expected = await self._expected(stores, files.get("expected"))
             tables = list(expected) if self.tables is None else self.tables
             actual_kind, found = await asyncio.to_thread(
@@ -209,10 +209,10 @@ class SqlSchemaCheckOperator(FlowRunnerOperator):
 
     async def _expected(self, stores: Mapping[str, Store], where: Location | None) -> tuple[str | None, Any]:
         from flowrunner_provider.database.schema_check import MAX_SNAPSHOT_BYTES, parse
-        from flowrunner_provider.files.content import decoded, read_whole
+        from flowrunner_provider.files.content import decode_content, read_whole
 
         if where is None:
             return None, {}
         data = await read_whole(stores[where.root], where.path, MAX_SNAPSHOT_BYTES)
         what = str(self.expected)
-        return parse(decoded(data, "json", "utf-8", what), what)
+        return parse(decode_content(data, "json", "utf-8", what), what)

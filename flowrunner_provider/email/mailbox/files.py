@@ -24,7 +24,7 @@ from flowrunner_provider.email.mailbox.description import Message, Part, matches
 from flowrunner_provider.email.mailbox.results import IfExists, Layout
 from flowrunner_provider.email.mailbox.session import Mailbox
 from flowrunner_provider.email.mailbox.text import decoder_for
-from flowrunner_provider.files.guard import Guard
+from flowrunner_provider.files.guard import FencingGuard
 from flowrunner_provider.files.store import Entry, Store
 from flowrunner_provider.files.transfer import digest_of
 
@@ -122,7 +122,7 @@ class Shelf:
         return digest, True
 
     async def _uploaded(self, box: Mailbox, run: Run, uid: int, part: Part, path: str) -> Digest:
-        guard = Guard(run)
+        guard = FencingGuard(run)
         upload, digest = await self.store.begin(path, part_token(run.scope)), Digest()
         try:
             async for chunk in decoded_part(box, uid, part):
@@ -139,7 +139,7 @@ class Shelf:
             await upload.commit(replace=self.if_exists == "overwrite")
             failpoint("email.read.after_commit")
         except BaseException as error:
-            await guard.let_go(upload, error, keep=False)
+            await guard.clean_up(upload, error, keep=False)
             raise
         finally:
             await upload.close()

@@ -172,11 +172,11 @@ class MailReadOperator(FlowRunnerOperator):
         if self.save_attachments_to is None:
             return None
         from flowrunner_provider.email.mailbox.files import Shelf
-        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.hook import open_stores
         from flowrunner_provider.files.uri import parse
 
         location = parse(self.save_attachments_to, field="save_attachments_to")
-        stores = await opened(run, stack, save_attachments_to=[location])
+        stores = await open_stores(run, stack, save_attachments_to=[location])
         return Shelf(
             store=stores[location.root],
             folder=location.path.rstrip("/") or "/",

@@ -12,8 +12,8 @@ from flowrunner_provider.core.errors import ConfigError, Json, NotFound
 from flowrunner_provider.core.names import join_inside
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.archives.writers import EPOCH, ArchiveWriter, format_of, writer_for
-from flowrunner_provider.files.derived import ArchiveResult
-from flowrunner_provider.files.plan import Item, Source, find
+from flowrunner_provider.files.derived_results import ArchiveResult
+from flowrunner_provider.files.items import Item, Source, find
 from flowrunner_provider.files.publish import IfExists, Publisher, Sink, one_of, pinned
 from flowrunner_provider.files.store import Store
 

@@ -15,11 +15,11 @@ from typing import TypeVar
 
 from flowrunner_provider.core.errors import ConfigError, IntegrityError, Json, PermanentError
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.files.archives.members import ArchiveReader, Guard, Limits, Member, Open
+from flowrunner_provider.files.archives.members import ArchiveReader, Limits, Member, MemberGuard, Open
 from flowrunner_provider.files.archives.tar_reader import SingleReader, TarReader, unpacked
 from flowrunner_provider.files.archives.zip_reader import ZipReader
 from flowrunner_provider.files.blocking import RangedFile
-from flowrunner_provider.files.derived import DerivedFile, ExtractResult
+from flowrunner_provider.files.derived_results import DerivedFile, ExtractResult
 from flowrunner_provider.files.publish import IfExists, Produce, Publisher, Sink, one_of
 from flowrunner_provider.files.store import Entry, Store, identity
 
@@ -148,7 +148,7 @@ class _Extraction:
     ) -> None:
         self._run, self._options, self._what = run, options, what
         self._store, self._folder = dest[0], dest[1].rstrip("/") or "/"
-        self._guard = Guard(what, size, options.limits, options.members, options.strip_prefix)
+        self._guard = MemberGuard(what, size, options.limits, options.members, options.strip_prefix)
         self.publisher = Publisher(run, dest[0], ACTION, work, options.if_exists, announce=False)
 
     async def check(self, reader: ArchiveReader) -> None:

@@ -17,9 +17,9 @@ from flowrunner_provider.core.errors import (
 )
 from flowrunner_provider.core.names import collisions, join_inside
 from flowrunner_provider.files.store import Store
-from flowrunner_provider.files.tree import chooser
+from flowrunner_provider.files.tree import path_filter
 
-__all__ = ["ArchiveReader", "Guard", "Limits", "Member", "Open", "damaged"]
+__all__ = ["ArchiveReader", "Limits", "Member", "MemberGuard", "Open", "damaged"]
 
 _RATIO_FROM = 1024 * 1024  # short and very regular data compresses well without being a bomb
 
@@ -77,7 +77,7 @@ def damaged(what: str, why: object) -> IntegrityError:
     return IntegrityError(f"{what} is damaged: {why}", remedy="fetch it again; if that does not help, ask the sender")
 
 
-class Guard:
+class MemberGuard:
     """Checks the entries of an archive one by one, and determines the target names of the selected ones.
 
     :param what: the archive, for messages.
@@ -88,7 +88,7 @@ class Guard:
 
     def __init__(self, what: str, size: int | None, limits: Limits, members: Sequence[str], strip_prefix: str) -> None:
         self._what, self._size, self._limits = what, size, limits
-        self._choose = chooser(list(members), [])
+        self._choose = path_filter(list(members), [])
         self._prefix = strip_prefix.strip("/") + "/" if strip_prefix.strip("/") else ""
         self._count = self._total = 0
         self.targets: dict[str, str] = {}

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from flowrunner_provider.core.checkpoint import fingerprint
 from flowrunner_provider.core.errors import ConfigError, Json, NotFound, Unavailable
 from flowrunner_provider.core.retry import apause
-from flowrunner_provider.files.arrived.seen import MOST_FILES, Known, digests
+from flowrunner_provider.files.arrived.seen import MAX_FILES, Known, digests
 from flowrunner_provider.files.listing import listed, matcher, selection, walk
 from flowrunner_provider.files.store import Entry, Store
 from flowrunner_provider.files.uri import Location
@@ -79,7 +79,7 @@ class Arrivals:
         if self.pattern:
             matcher(self.pattern, "glob")
 
-    async def look(
+    async def poll(
         self, store: Store, location: Location, known: Known | None, pending: Pending, now: float
     ) -> tuple[list[dict[str, Json]], Known, bool]:
         """Return the new events, the versions known after them, and whether more files are waiting.
@@ -97,15 +97,15 @@ class Arrivals:
         async for relative, entry in self._files(store, location):
             path, version = digests(relative, entry)
             listed_paths.add(path)
-            if len(listed_paths) > MOST_FILES:
+            if len(listed_paths) > MAX_FILES:
                 raise _too_many(location)
             if len(listed_paths) % _YIELD_EVERY == 0:
                 await apause(0)
             if baseline:
-                known.there[path] = version
+                known.listed[path] = version
             elif change := self._change_of(path, version, known, pending, now):
                 if change not in self._reported_changes:
-                    known.there[path] = version
+                    known.listed[path] = version
                 elif marked:
                     candidates.append(_Candidate(path=path, version=version, change=change, entry=entry))
             if len(candidates) > 8 * MAX_EVENTS:
@@ -116,7 +116,7 @@ class Arrivals:
             del pending[path]
         reported = _fitting(sorted(candidates, key=lambda candidate: candidate.order), location)
         for candidate in reported:
-            known.there[candidate.path] = candidate.version
+            known.listed[candidate.path] = candidate.version
             pending.pop(candidate.path, None)
         return self._events(reported, location), known, more or len(reported) < len(candidates)
 
@@ -126,11 +126,11 @@ class Arrivals:
 
     def _change_of(self, path: int, version: int, known: Known, pending: Pending, now: float) -> str:
         """Return ``created`` or ``updated``; empty if the file is unchanged or not yet stable."""
-        if known.there.get(path) == version:
+        if known.listed.get(path) == version:
             pending.pop(path, None)
             return ""
-        if path not in known.there and known.gone.get(path) == version:  # an earlier listing missed it
-            known.there[path] = version
+        if path not in known.listed and known.missing.get(path) == version:  # an earlier listing missed it
+            known.listed[path] = version
             return ""
         if self.stable_for:
             before = pending.get(path)
@@ -138,7 +138,7 @@ class Arrivals:
                 pending[path] = before = (version, now)
             if now - before[1] < self.stable_for:
                 return ""
-        return "updated" if path in known.there else "created"
+        return "updated" if path in known.listed else "created"
 
     async def _files(self, store: Store, location: Location) -> AsyncIterator[tuple[str, Entry]]:
         """Yield the matching files; a failed listing raises and never just ends early.
@@ -224,7 +224,7 @@ async def _is_folder(store: Store, folder: str) -> bool:
 
 def _too_many(location: Location) -> ConfigError:
     return ConfigError(
-        f"more than {MOST_FILES} files match {location.path}",
+        f"more than {MAX_FILES} files match {location.path}",
         field="pattern",
         remedy="narrow the pattern, watch one folder per day, or let the DAG move processed files elsewhere",
     )

@@ -18,12 +18,12 @@ from typing import Any, Protocol
 from flowrunner_provider.core.errors import ConfigError, Json
 from flowrunner_provider.files.store import Entry
 
-__all__ = ["INLINE", "MOST_FILES", "Known", "Shelf", "digests"]
+__all__ = ["INLINE", "MAX_FILES", "Known", "Shelf", "digests"]
 
 INLINE = 2_500
 """The most files kept in the state record, which must stay below 48 KB."""
 
-MOST_FILES = 100_000
+MAX_FILES = 100_000
 """The most files per watcher; they take about 50 MB of the triggerer's memory during a check."""
 
 _PATH, _VERSION = 6, 4
@@ -59,22 +59,21 @@ def digests(relative: str, entry: Entry) -> tuple[int, int]:
 class Known:
     """The known versions by path digest.
 
-    :param there: the files of the last listing.
-    :param gone: the files that the last listing was the first to miss; one that returns unchanged is not reported.
+    :param listed: the files of the last listing.
+    :param missing: the files that the last listing was the first to miss; one that returns unchanged is not reported.
     """
 
-    def __init__(self, there: dict[int, int] | None = None, gone: dict[int, int] | None = None) -> None:
-        self.there, self.gone = there or {}, gone or {}
+    def __init__(self, listed: dict[int, int] | None = None, missing: dict[int, int] | None = None) -> None:
+        self.listed, self.missing = listed or {}, missing or {}
 
-    def keep_only(self, listed: set[int]) -> None:
+    def keep_only(self, paths: set[int]) -> None:
         """Update the versions after a complete listing: files that are missing twice in a row are forgotten.
 
-        :param listed: the path digests of the listed files.
+        :param paths: the path digests of the listed files.
         """
-        missing = {path: version for path, version in self.there.items() if path not in listed}
-        for path in missing:
-            del self.there[path]
-        self.gone = missing
+        self.missing = {path: version for path, version in self.listed.items() if path not in paths}
+        for path in self.missing:
+            del self.listed[path]
 
     async def to_json(self, shelf: Shelf, cursor: Json, watcher: Watcher) -> Json:
         """Return the cursor for these versions.
@@ -83,17 +82,17 @@ class Known:
         :param cursor: the current cursor.
         :param watcher: the watcher that writes.
         """
-        there, gone = await asyncio.to_thread(lambda: (_pack(self.there), _pack(self.gone)))
-        if len(self.there) + len(self.gone) <= INLINE:
-            return {"there": there, "gone": gone}
-        check = hashlib.sha256(f"{there} {gone}".encode()).hexdigest()[:32]
+        listed, missing = await asyncio.to_thread(lambda: (_pack(self.listed), _pack(self.missing)))
+        if len(self.listed) + len(self.missing) <= INLINE:
+            return {"there": listed, "gone": missing}
+        check = hashlib.sha256(f"{listed} {missing}".encode()).hexdigest()[:32]
         before = cursor if isinstance(cursor, dict) else {}
         if before.get("check") == check:
             return cursor
         slots = "cd" if watcher.epoch % 2 else "ab"
         slot = slots[1] if before.get("shelf") == slots[0] else slots[0]
         await watcher.assure()
-        await asyncio.to_thread(shelf.set, slot, {"there": there, "gone": gone})
+        await asyncio.to_thread(shelf.set, slot, {"there": listed, "gone": missing})
         return {"shelf": slot, "check": check}
 
     @classmethod

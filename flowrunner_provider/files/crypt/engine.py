@@ -20,8 +20,8 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.content import read_whole
 from flowrunner_provider.files.crypt import child as crypt_child
 from flowrunner_provider.files.crypt.home import gnupg_home
-from flowrunner_provider.files.derived import CryptResult, DerivedFile
-from flowrunner_provider.files.plan import Item, Source, find
+from flowrunner_provider.files.derived_results import CryptResult, DerivedFile
+from flowrunner_provider.files.items import Item, Source, find
 from flowrunner_provider.files.publish import IfExists, Publisher, Sink, one_of, pinned
 from flowrunner_provider.files.store import Store
 

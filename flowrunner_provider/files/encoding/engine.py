@@ -13,9 +13,9 @@ from typing import Literal
 from flowrunner_provider.core.errors import ConfigError, Json, NotFound, PermanentError
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.content import text_encoding
-from flowrunner_provider.files.derived import ConvertedFile, EncodingResult
+from flowrunner_provider.files.derived_results import ConvertedFile, EncodingResult
 from flowrunner_provider.files.encoding.guess import Guess, guess, mark_of
-from flowrunner_provider.files.plan import Destination, Item, Source, find
+from flowrunner_provider.files.items import Destination, Item, Source, find
 from flowrunner_provider.files.publish import IfExists, Produce, Published, Publisher, Sink, one_of, pinned
 from flowrunner_provider.files.store import Store
 

@@ -29,7 +29,7 @@ _EXCLUDED = [
 ]  # fmt: skip
 _COMMON = ("cp1252", "cp1250", "cp1251", "cp932", "gb18030")  # preferred among encodings that decode the text alike
 _SINGLE_BYTE = 100  # an encoding that decodes this many single bytes above 127 has no multi-byte characters
-_MOST_CHAOS, _LEAST_LANGUAGE, _MARGIN = 0.08, 0.3, 0.05
+_MAX_CHAOS, _MIN_LANGUAGE, _MARGIN = 0.08, 0.3, 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ def _detect(sample: bytes, fallback: str, what: str) -> Guess:
     library = load("charset_normalizer", extra="encoding", needed_for="detecting an encoding")
     non_ascii = b"\n".join(line for line in sample.split(b"\n") if not line.isascii())[:_NON_ASCII_SAMPLE]
     best, *rivals = list(library.from_bytes(non_ascii, cp_exclusion=_EXCLUDED)) or [None]
-    clear = best is not None and best.chaos <= _MOST_CHAOS and best.coherence >= _LEAST_LANGUAGE
+    clear = best is not None and best.chaos <= _MAX_CHAOS and best.coherence >= _MIN_LANGUAGE
     if clear and all(rival.chaos >= best.chaos + _MARGIN for rival in rivals):
         equivalent = [name for name in best.could_be_from_charset if name not in _EXCLUDED]
         encoding = next((name for name in _COMMON if name in equivalent), best.encoding)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.files.derived import ArchiveResult, ExtractResult
+from flowrunner_provider.files.derived_results import ArchiveResult, ExtractResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 __all__ = ["FileArchiveOperator", "FileExtractOperator"]
@@ -70,7 +70,7 @@ class FileArchiveOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> ArchiveResult:
         from flowrunner_provider.files.archives.archive import ArchiveOptions, archive
-        from flowrunner_provider.files.hook import places
+        from flowrunner_provider.files.hook import open_locations
         from flowrunner_provider.files.hooks.keys import zip_password
         from flowrunner_provider.files.uri import one_file, several
 
@@ -86,7 +86,7 @@ class FileArchiveOperator(FlowRunnerOperator):
             if_exists=self.if_exists,
             max_files=self.max_files,
         )
-        async with places(run, source=sources, dest=[dest]) as found:
+        async with open_locations(run, source=sources, dest=[dest]) as found:
             return await archive(
                 found["source"],
                 found["dest"][0],
@@ -155,7 +155,7 @@ class FileExtractOperator(FlowRunnerOperator):
     async def perform(self, run: Run) -> ExtractResult:
         from flowrunner_provider.files.archives.extract import ExtractOptions, extract
         from flowrunner_provider.files.archives.members import Limits
-        from flowrunner_provider.files.hook import places
+        from flowrunner_provider.files.hook import open_locations
         from flowrunner_provider.files.hooks.keys import zip_password
         from flowrunner_provider.files.uri import no_pattern, one_file
 
@@ -169,7 +169,7 @@ class FileExtractOperator(FlowRunnerOperator):
             preserve_times=self.preserve_times,
             limits=Limits(max_ratio=self.max_ratio, max_size=self.max_size, max_entries=self.max_entries),
         )
-        async with places(run, archive=[source], dest=[dest]) as found:
+        async with open_locations(run, archive=[source], dest=[dest]) as found:
             return await extract(
                 found["archive"][0],
                 found["dest"][0],

@@ -57,7 +57,7 @@ class FileChecksumOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> ChecksumResult:
         from flowrunner_provider.files.checksum import check_files
-        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.hook import open_stores
         from flowrunner_provider.files.uri import parse
 
         uris = [self.path] if isinstance(self.path, str) else list(self.path)
@@ -79,7 +79,7 @@ class FileChecksumOperator(FlowRunnerOperator):
             return await self._compare(run, uris, self.compare_with)
         locations = [parse(uri, field="path") for uri in uris]
         async with AsyncExitStack() as stack:
-            stores = await opened(run, stack, path=locations)
+            stores = await open_stores(run, stack, path=locations)
             return await check_files(
                 [(stores[found.root], found.path, found.root) for found in locations],
                 run,
@@ -92,16 +92,16 @@ class FileChecksumOperator(FlowRunnerOperator):
 
     async def _compare(self, run: Run, uris: list[str], second: str) -> ChecksumResult:
         from flowrunner_provider.files.checksum import compare_trees
-        from flowrunner_provider.files.hook import opened
-        from flowrunner_provider.files.tree import Tree, chooser
+        from flowrunner_provider.files.hook import open_stores
+        from flowrunner_provider.files.tree import Tree, path_filter
         from flowrunner_provider.files.uri import no_pattern
 
         if len(uris) > 1:
             raise ConfigError("compare_with compares two folders", field="path", remedy="name one folder as path")
         first, other = no_pattern(uris[0], "path"), no_pattern(second, "compare_with")
         async with AsyncExitStack() as stack:
-            stores = await opened(run, stack, path=[first], compare_with=[other])
-            everything = chooser([], [])
+            stores = await open_stores(run, stack, path=[first], compare_with=[other])
+            everything = path_filter([], [])
             return await compare_trees(
                 Tree(stores[first.root], first.path, everything, field="path"),
                 Tree(stores[other.root], other.path, everything, field="compare_with"),

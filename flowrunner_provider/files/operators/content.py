@@ -50,8 +50,8 @@ class FileReadOperator(FlowRunnerOperator):
         self.max_bytes = max_bytes
 
     async def perform(self, run: Run) -> ReadResult:
-        from flowrunner_provider.files.content import decoded, read_whole, text_encoding
-        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.content import decode_content, read_whole, text_encoding
+        from flowrunner_provider.files.hook import open_stores
 
         location = _file(self.path)
         _one_of("read_as", self.read_as, ("text", "lines", "base64", "json"))
@@ -60,9 +60,9 @@ class FileReadOperator(FlowRunnerOperator):
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 10_000_000:
             raise ConfigError(f"max_bytes is {limit!r}", field="max_bytes", remedy="write a number from 1 to 10000000")
         async with AsyncExitStack() as stack:
-            store = (await opened(run, stack, path=[location]))[location.root]
+            store = (await open_stores(run, stack, path=[location]))[location.root]
             data = await read_whole(store, location.path, limit)
-        content = decoded(data, self.read_as, self.encoding, self.path)
+        content = decode_content(data, self.read_as, self.encoding, self.path)
         return ReadResult(path=self.path, size=len(data), content=content)
 
 
@@ -109,19 +109,19 @@ class FileWriteOperator(FlowRunnerOperator):
         self.if_exists = if_exists
 
     async def perform(self, run: Run) -> WriteResult:
-        from flowrunner_provider.files.content import Appending, as_bytes, write_once
-        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.content import AppendOnce, encode_content, write_once
+        from flowrunner_provider.files.hook import open_stores
 
         location = _file(self.path)
         _one_of("newline", self.newline, ("keep", "lf", "crlf"))
         _one_of("if_exists", self.if_exists, ("overwrite", "skip", "fail"))
         if self.append and self.if_exists != "overwrite":
             raise ConfigError("append and if_exists are both set", field="if_exists", remedy="remove one of them")
-        data = as_bytes(self._text(), self.encoding, self.newline)
+        data = encode_content(self._text(), self.encoding, self.newline)
         async with AsyncExitStack() as stack:
-            store = (await opened(run, stack, path=[location]))[location.root]
+            store = (await open_stores(run, stack, path=[location]))[location.root]
             if self.append:
-                return await Appending(store, location.path, data, run, self.path).run()
+                return await AppendOnce(store, location.path, data, run, self.path).run()
             return await write_once(store, location.path, data, self.if_exists, run, self.path)
 
     def _text(self) -> Any:

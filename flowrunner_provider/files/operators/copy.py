@@ -118,7 +118,7 @@ class FileCopyOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> CopyResult:
         from flowrunner_provider.files.copy import copy
-        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.hook import open_stores
         from flowrunner_provider.files.uri import no_pattern, several
 
         options = self._options()
@@ -126,7 +126,7 @@ class FileCopyOperator(FlowRunnerOperator):
         sources, dest = several(uris, "source"), no_pattern(self.dest, "dest")
         ledger = no_pattern(self.only_new, "only_new") if isinstance(self.only_new, str) and self.only_new else None
         async with AsyncExitStack() as stack:
-            stores = await opened(run, stack, source=sources, dest=[dest], only_new=[ledger] if ledger else [])
+            stores = await open_stores(run, stack, source=sources, dest=[dest], only_new=[ledger] if ledger else [])
             return await copy(
                 [(stores[location.root], location.path) for location in sources],
                 (stores[dest.root], dest.path),

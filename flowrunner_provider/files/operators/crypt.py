@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.files.derived import CryptResult
+from flowrunner_provider.files.derived_results import CryptResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 __all__ = ["FileCryptoOperator"]
@@ -80,7 +80,7 @@ class FileCryptoOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> CryptResult:
         from flowrunner_provider.files.crypt.engine import CryptOptions, crypt
-        from flowrunner_provider.files.hook import places
+        from flowrunner_provider.files.hook import open_locations
         from flowrunner_provider.files.hooks.keys import keys_for
         from flowrunner_provider.files.uri import no_pattern, several
 
@@ -108,7 +108,7 @@ class FileCryptoOperator(FlowRunnerOperator):
         sources = several(uris, "source")
         dests = [no_pattern(self.dest, "dest")] if self.dest else []
         options = replace(options, keys=keys_for(self.keys_conn_id, self.scheme, self.operation, signed))
-        async with places(run, source=sources, dest=dests) as found:
+        async with open_locations(run, source=sources, dest=dests) as found:
             return await crypt(
                 found["source"],
                 found["dest"][0] if dests else None,

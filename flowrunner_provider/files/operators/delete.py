@@ -65,8 +65,8 @@ class FileDeleteOperator(FlowRunnerOperator):
         self.only_plan = dry_run  # BaseOperator has a method of the other name
 
     async def perform(self, run: Run) -> DeleteResult:
-        from flowrunner_provider.files.delete import DeleteOptions, Place, delete
-        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.delete import DeleteOptions, DeleteTarget, delete
+        from flowrunner_provider.files.hook import open_stores
         from flowrunner_provider.files.uri import parse
 
         options = DeleteOptions(
@@ -82,9 +82,9 @@ class FileDeleteOperator(FlowRunnerOperator):
             raise ConfigError("path is empty", field="path", remedy="name at least one file or glob")
         locations = [parse(uri, field="path") for uri in uris]
         async with AsyncExitStack() as stack:
-            stores = await opened(run, stack, path=locations)
-            places = [Place(store=stores[found.root], path=found.path, root=found.root) for found in locations]
-            return await delete(places, run, options, identity_of_work=["files.delete", *uris])
+            stores = await open_stores(run, stack, path=locations)
+            targets = [DeleteTarget(store=stores[found.root], path=found.path, root=found.root) for found in locations]
+            return await delete(targets, run, options, identity_of_work=["files.delete", *uris])
 
 
 class MakeDirectoryOperator(FlowRunnerOperator):
@@ -108,13 +108,13 @@ class MakeDirectoryOperator(FlowRunnerOperator):
         self.exist_ok = exist_ok
 
     async def perform(self, run: Run) -> FolderResult:
-        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.hook import open_stores
         from flowrunner_provider.files.uri import no_pattern
 
         location = no_pattern(self.path, "path")
         path = location.path.rstrip("/") or "/"
         async with AsyncExitStack() as stack:
-            store = (await opened(run, stack, path=[location]))[location.root]
+            store = (await open_stores(run, stack, path=[location]))[location.root]
             return await self._make(store, path, run)
 
     async def _make(self, store: Store, path: str, run: Run) -> FolderResult:

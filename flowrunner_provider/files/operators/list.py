@@ -70,7 +70,7 @@ class FileListOperator(FlowRunnerOperator):
         self.limit = limit
 
     async def perform(self, run: Run) -> ListResult:
-        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.hook import open_stores
         from flowrunner_provider.files.listing import Filter, matcher, moment, selection
         from flowrunner_provider.files.uri import parse
 
@@ -91,7 +91,7 @@ class FileListOperator(FlowRunnerOperator):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise ConfigError(f"{field} is {value!r}", field=field, remedy=f"write a whole number from {least}")
         async with AsyncExitStack() as stack:
-            store = (await opened(run, stack, path=[location]))[location.root]
+            store = (await open_stores(run, stack, path=[location]))[location.root]
             return await self._list(store, location, folder, accept, recursive)
 
     async def _list(self, store: Store, location: Location, folder: str, accept: Filter, recursive: bool) -> ListResult:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.spec import parse_duration
-from flowrunner_provider.files.derived import PresignResult
+from flowrunner_provider.files.derived_results import PresignResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 __all__ = ["FilePresignOperator"]

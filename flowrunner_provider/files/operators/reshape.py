@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from flowrunner_provider.core.run import Run
-from flowrunner_provider.files.derived import ConcatResult, EncodingResult, SplitResult
+from flowrunner_provider.files.derived_results import ConcatResult, EncodingResult, SplitResult
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 __all__ = ["FileConcatOperator", "FileEncodingOperator", "FileSplitOperator"]
@@ -70,7 +70,7 @@ class FileSplitOperator(FlowRunnerOperator):
         self.max_parts = max_parts
 
     async def perform(self, run: Run) -> SplitResult:
-        from flowrunner_provider.files.hook import places
+        from flowrunner_provider.files.hook import open_locations
         from flowrunner_provider.files.split import SplitOptions, split
         from flowrunner_provider.files.uri import no_pattern, one_file
 
@@ -86,7 +86,7 @@ class FileSplitOperator(FlowRunnerOperator):
             max_parts=self.max_parts,
         )
         rules = [self.by, self.size, self.keep_header, self.whole_lines, self.quoted, self.names, self.if_exists]
-        async with places(run, source=[source], dest=[dest]) as found:
+        async with open_locations(run, source=[source], dest=[dest]) as found:
             return await split(
                 found["source"][0],
                 found["dest"][0],
@@ -138,7 +138,7 @@ class FileConcatOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> ConcatResult:
         from flowrunner_provider.files.concat import ConcatOptions, concat
-        from flowrunner_provider.files.hook import places
+        from flowrunner_provider.files.hook import open_locations
         from flowrunner_provider.files.uri import one_file, several
 
         uris = [self.source] if isinstance(self.source, str) else list(self.source)
@@ -150,7 +150,7 @@ class FileConcatOperator(FlowRunnerOperator):
             max_files=self.max_files,
         )
         rules = [self.skip_header_after_first, self.as_text, self.if_exists]
-        async with places(run, source=sources, dest=[dest]) as found:
+        async with open_locations(run, source=sources, dest=[dest]) as found:
             return await concat(
                 found["source"],
                 found["dest"][0],
@@ -220,7 +220,7 @@ class FileEncodingOperator(FlowRunnerOperator):
 
     async def perform(self, run: Run) -> EncodingResult:
         from flowrunner_provider.files.encoding.engine import EncodingOptions, convert
-        from flowrunner_provider.files.hook import places
+        from flowrunner_provider.files.hook import open_locations
         from flowrunner_provider.files.uri import no_pattern, several
 
         uris = [self.source] if isinstance(self.source, str) else list(self.source)
@@ -237,7 +237,7 @@ class FileEncodingOperator(FlowRunnerOperator):
         )
         encodings = [self.from_encoding, self.to_encoding, self.fallback_encoding]
         rules = [self.newline, self.bom, self.on_error, self.if_exists]
-        async with places(run, source=sources, dest=[dest]) as found:
+        async with open_locations(run, source=sources, dest=[dest]) as found:
             return await convert(
                 found["source"],
                 found["dest"][0],

@@ -116,10 +116,10 @@ class _Settings:
 
     async def open(self, stack: AsyncExitStack) -> tuple[tuple[Store, str], tuple[Store, str], PlanFolder]:
         """Open the stores; return source and destination, each with its path, and the folder of the plan."""
-        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.hook import open_stores
         from flowrunner_provider.files.shards.plan_folder import PlanFolder
 
-        stores = await opened(self._run, stack, source=[self.source], dest=[self.dest], plan_path=[self.plans])
+        stores = await open_stores(self._run, stack, source=[self.source], dest=[self.dest], plan_path=[self.plans])
 
         def at(location: Location) -> tuple[Store, str]:
             return stores[location.root], location.path
@@ -158,10 +158,10 @@ class FileSyncPlanOperator(_ShardedSync):
         self.only_plan = dry_run  # BaseOperator has a method of the other name
 
     async def perform(self, run: Run) -> SyncPlanResult:
-        from flowrunner_provider.files.shards.plan import MOST_FILES, plan_shards
-        from flowrunner_provider.files.shards.plan_folder import MOST_SHARDS
+        from flowrunner_provider.files.shards.plan import MAX_FILES, plan_shards
+        from flowrunner_provider.files.shards.plan_folder import MAX_SHARDS
 
-        for field, value, most in (("shards", self.shards, MOST_SHARDS), ("wave_size", self.wave_size, MOST_FILES)):
+        for field, value, most in (("shards", self.shards, MAX_SHARDS), ("wave_size", self.wave_size, MAX_FILES)):
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
                 raise ConfigError(f"{field} is {value!r}", field=field, remedy=f"write a whole number from 1 to {most}")
         settings = _Settings(self, run, dry_run=self.only_plan)

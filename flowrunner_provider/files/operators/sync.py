@@ -75,7 +75,7 @@ class FileSyncOperator(FlowRunnerOperator):
         self.only_plan = dry_run  # BaseOperator has a method of the other name
 
     async def perform(self, run: Run) -> SyncResult:
-        from flowrunner_provider.files.hook import opened
+        from flowrunner_provider.files.hook import open_stores
         from flowrunner_provider.files.options import SyncOptions
         from flowrunner_provider.files.sync.engine import sync
         from flowrunner_provider.files.uri import apart, no_pattern
@@ -103,7 +103,7 @@ class FileSyncOperator(FlowRunnerOperator):
             dry_run=self.only_plan,
         )
         async with AsyncExitStack() as stack:
-            stores = await opened(run, stack, source=[source], dest=[dest])
+            stores = await open_stores(run, stack, source=[source], dest=[dest])
             return await sync(
                 (stores[source.root], source.path),
                 (stores[dest.root], dest.path),

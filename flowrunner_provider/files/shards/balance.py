@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterable, Sequence
 
 from flowrunner_provider.core.streams import Digest
-from flowrunner_provider.files.plan import Item
+from flowrunner_provider.files.items import Item
 from flowrunner_provider.files.shards.plan_folder import Share, line_of
 
 __all__ = ["FILE_COST", "Balancer", "PlannedFile", "largest_first"]

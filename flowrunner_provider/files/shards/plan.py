@@ -17,8 +17,8 @@ from flowrunner_provider.core.errors import IntegrityError
 from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.retry import apause
 from flowrunner_provider.core.run import Run
+from flowrunner_provider.files.items import Item
 from flowrunner_provider.files.options import SyncOptions
-from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.results import SyncPlanResult
 from flowrunner_provider.files.session import token_of
 from flowrunner_provider.files.shards.balance import Balancer, PlannedFile, largest_first
@@ -26,11 +26,11 @@ from flowrunner_provider.files.shards.plan_folder import PlanFolder, Summary, Wa
 from flowrunner_provider.files.spool import Spool
 from flowrunner_provider.files.store import Store
 from flowrunner_provider.files.sync.plan import Plan
-from flowrunner_provider.files.tree import Tree, chooser
+from flowrunner_provider.files.tree import Tree, path_filter
 
-__all__ = ["MOST_FILES", "WAVE_BYTES", "WAVE_SECONDS", "plan_shards"]
+__all__ = ["MAX_FILES", "WAVE_BYTES", "WAVE_SECONDS", "plan_shards"]
 
-MOST_FILES = 100_000
+MAX_FILES = 100_000
 """The largest allowed wave size, in files; a wave is in memory until it is published."""
 
 WAVE_BYTES = 1 << 40
@@ -58,7 +58,7 @@ async def plan_shards(
     :param work: the fingerprint of the sync; all its tasks must have the same.
     :param label: the address of ``plan_folder``, for the result.
     """
-    choose = chooser(options.include, options.exclude)
+    choose = path_filter(options.include, options.exclude)
     trees = Tree(*source, choose, field="source"), Tree(*dest, choose, field="dest")
     plan = _SyncPlan(*trees, run, options, deleted_before=0)
     try:

@@ -22,14 +22,14 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.files.content import IfExists, read_whole, write_once
-from flowrunner_provider.files.plan import Item
+from flowrunner_provider.files.items import Item
 from flowrunner_provider.files.records import read_from
 from flowrunner_provider.files.session import token_of
 from flowrunner_provider.files.store import FolderStore, Store
 
-__all__ = ["MOST_SHARDS", "PlanFolder", "Share", "Summary", "Wave", "line_of"]
+__all__ = ["MAX_SHARDS", "PlanFolder", "Share", "Summary", "Wave", "line_of"]
 
-MOST_SHARDS = 256
+MAX_SHARDS = 256
 
 _MAX_HEAD, _MAX_JSON = 1 << 16, 1 << 20
 """The largest first line of a wave, and the largest JSON file, in bytes."""

@@ -26,7 +26,7 @@ from flowrunner_provider.core.retry import apause
 from flowrunner_provider.files.config import AzureBlobConfig
 from flowrunner_provider.files.store import Entry
 from flowrunner_provider.files.stores.azure_blob_client import AzureBlobClients, azure_errors, connect
-from flowrunner_provider.files.stores.azure_blob_parts import MOST_BLOCKS, AzureBlobParts
+from flowrunner_provider.files.stores.azure_blob_parts import MAX_BLOCKS, AzureBlobParts
 from flowrunner_provider.files.stores.azure_blob_ranges import read_into
 from flowrunner_provider.files.stores.object_errors import obstore_errors
 from flowrunner_provider.files.stores.object_upload import part_lengths
@@ -163,7 +163,7 @@ class AzureBlobStore(ObjectStore):
             await self.client.get_blob_client(key).delete_blob()
 
     def parts(self, key: str, token: str, size: int | None) -> AzureBlobParts:
-        length = part_lengths(self._config.part_size * _MIB, MOST_BLOCKS, size)
+        length = part_lengths(self._config.part_size * _MIB, MAX_BLOCKS, size)
         blob = self.client.get_blob_client(key)
         return AzureBlobParts(blob, self.label(key), token, length, self._config.parts_at_once)
 

@@ -31,9 +31,9 @@ from flowrunner_provider.files.stores.azure_blob_client import azure_errors
 if TYPE_CHECKING:
     from azure.storage.blob.aio import BlobClient
 
-__all__ = ["MOST_BLOCKS", "AzureBlobParts"]
+__all__ = ["MAX_BLOCKS", "AzureBlobParts"]
 
-MOST_BLOCKS = 50_000
+MAX_BLOCKS = 50_000
 
 
 class AzureBlobParts:
@@ -96,7 +96,7 @@ class AzureBlobParts:
         token = sha256(self._token.encode()).digest()[:16]
         return b64encode(token + number.to_bytes(4, "big") + checksum).decode()
 
-    async def held(self) -> int:
+    async def stored_size(self) -> int:
         staged = await self._staged()
         return sum(staged.get(block, 0) for block in self._ids.values())
 

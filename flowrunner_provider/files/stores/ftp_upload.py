@@ -51,7 +51,7 @@ class FtpUpload:
         """Resume the temporary file, or start a new one; a forgotten attempt keeps writing to the old one."""
         files, part = self._files, self._part
         if resume_at:
-            survived = await self._held()
+            survived = await self._stored_size()
             if survived and await files.appends(part, create=False):
                 self.offset, self._created, self._in_pieces = min(resume_at, survived), True, True
                 self._leftover = survived if survived > resume_at else 0
@@ -140,7 +140,7 @@ class FtpUpload:
         if self._in_pieces or (self._size is not None and self.offset >= self._size):
             await self._finish()
 
-    async def _held(self) -> int | None:
+    async def _stored_size(self) -> int | None:
         """Return the size of the temporary file, or None if it does not exist."""
         files, part = self._files, self._part
         size = await files.command(self._what, lambda control: control.length(control.absolute(part)))
@@ -156,7 +156,7 @@ class FtpUpload:
     async def size(self) -> int:
         """Return the size that the server reports, without the leftover of an earlier attempt."""
         await self._finish()
-        held = 0 if self._fenced else await self._held() or 0
+        held = 0 if self._fenced else await self._stored_size() or 0
         return self.offset if self.offset < held <= self._leftover else held
 
     async def read_back(self, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
@@ -170,7 +170,7 @@ class FtpUpload:
         await self._finish()
         if self._fenced:
             raise Fenced(f"{self._what}: another attempt has started this file again", remedy="see that attempt")
-        held = await self._held()
+        held = await self._stored_size()
         if held != self.offset:
             raise IntegrityError(
                 f"{self._what}: {self.offset} bytes were sent but the server has {held}",

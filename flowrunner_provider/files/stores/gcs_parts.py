@@ -93,7 +93,7 @@ class GcsParts:
             failpoint("gcs.before_send")
             self._sent[number] = _part(await self._bucket.upload(self._what, name, data, checksum=checksum))
 
-    async def held(self) -> int:
+    async def stored_size(self) -> int:
         existing = await self._list()
         return sum(part.size for part in self._sent.values() if existing.get(part.key) == part)
 

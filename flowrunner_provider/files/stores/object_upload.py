@@ -65,7 +65,7 @@ class Parts(Protocol):
     async def send(self, number: int, pieces: Sequence[bytes]) -> None:
         """Send a part and verify it, unless the server already has it with the same checksum."""
 
-    async def held(self) -> int:
+    async def stored_size(self) -> int:
         """Ask the server how many bytes it holds in parts."""
 
     async def complete(self, number: int, tail: Sequence[bytes], *, replace: bool) -> None:
@@ -201,7 +201,7 @@ class ObjectUpload:
             await self._wait_for_parts(asyncio.FIRST_EXCEPTION)
 
     async def size(self) -> int:
-        return (await self._parts.held() if self._started else 0) + self._buffered
+        return (await self._parts.stored_size() if self._started else 0) + self._buffered
 
     async def read_back(self, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         """Parts cannot be read (``readable_parts=False``)."""

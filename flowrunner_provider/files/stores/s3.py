@@ -19,7 +19,7 @@ from flowrunner_provider.files.stores.s3_bucket import S3Bucket
 from flowrunner_provider.files.stores.s3_client import S3Target
 from flowrunner_provider.files.stores.s3_copy import copy_object
 from flowrunner_provider.files.stores.s3_objects import Proof, Stored
-from flowrunner_provider.files.stores.s3_parts import MOST_PARTS, S3Parts, is_md5
+from flowrunner_provider.files.stores.s3_parts import MAX_PARTS, S3Parts, is_md5
 from flowrunner_provider.files.stores.s3_ranges import read_into
 from flowrunner_provider.files.stores.s3_wire_requests import LARGE
 
@@ -115,7 +115,7 @@ class S3Store(S3Bucket, ObjectStore):
 
     def parts(self, key: str, token: str, size: int | None) -> S3Parts:
         config = self._target.config
-        return S3Parts(self, key, part_lengths(config.part_size * _MIB, MOST_PARTS, size), config.parts_at_once)
+        return S3Parts(self, key, part_lengths(config.part_size * _MIB, MAX_PARTS, size), config.parts_at_once)
 
     @property
     def ranges_at_once(self) -> int:

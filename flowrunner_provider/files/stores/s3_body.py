@@ -16,7 +16,7 @@ from flowrunner_provider.core.errors import IntegrityError
 from flowrunner_provider.core.open_file import OpenFile
 
 if TYPE_CHECKING:
-    from flowrunner_provider.files.stores.s3_wire_line import Line
+    from flowrunner_provider.files.stores.s3_wire_blocking import BlockingConnection
 
 __all__ = ["Body", "FileBody", "PiecesBody"]
 
@@ -46,7 +46,7 @@ class Body(ABC):
         """Yield the body in pieces, each valid until the next one; blocking."""
 
     @abstractmethod
-    def send_to(self, line: Line) -> None:
+    def send_to(self, connection: BlockingConnection) -> None:
         """Send the body; blocking."""
 
     def md5(self) -> str:
@@ -98,9 +98,9 @@ class PiecesBody(Body):
     def pieces(self) -> Iterator[bytes]:
         return iter(self._pieces)
 
-    def send_to(self, line: Line) -> None:
+    def send_to(self, connection: BlockingConnection) -> None:
         """Send with few system calls, as each of them has to reacquire the GIL."""
-        line.send_all(self._pieces)
+        connection.send_all(self._pieces)
 
 
 class FileBody(Body):
@@ -147,8 +147,8 @@ class FileBody(Body):
             at += len(piece)
             yield piece
 
-    def send_to(self, line: Line) -> None:
+    def send_to(self, connection: BlockingConnection) -> None:
         """Send straight from the file (sendfile) if possible: the server verifies the checksum taken before."""
-        sent = line.send_file(self._file, self._offset, self._length) if line.plain else 0
+        sent = connection.send_file(self._file, self._offset, self._length) if connection.plain else 0
         for piece in self.pieces(sent):
-            line.send(piece)
+            connection.send(piece)

@@ -21,9 +21,9 @@ from flowrunner_provider.files.stores.object_bucket import Bucket, refuse_odd
 from flowrunner_provider.files.stores.s3_client import THREADS, S3Client, S3Target, client_errors
 from flowrunner_provider.files.stores.s3_objects import ClientObjects, S3Objects
 from flowrunner_provider.files.stores.s3_uploads import ClientUploads, S3Uploads
-from flowrunner_provider.files.stores.s3_wire_lines import Lines
+from flowrunner_provider.files.stores.s3_wire_address import BucketAddress, bucket_address, tls_context
+from flowrunner_provider.files.stores.s3_wire_blocking_pool import BlockingPool
 from flowrunner_provider.files.stores.s3_wire_objects import WireObjects
-from flowrunner_provider.files.stores.s3_wire_place import Place, place_of, tls_context
 from flowrunner_provider.files.stores.s3_wire_pool import Pool, Server
 from flowrunner_provider.files.stores.s3_wire_requests import RenewingCredentials
 from flowrunner_provider.files.stores.s3_wire_uploads import WireUploads
@@ -77,16 +77,16 @@ class S3Bucket(Bucket):
         what = f"connecting to {self.where}"
         session = await self._log_in(stack)
         with client_errors(what):
-            place = place_of(self._target, session, self._target.style)
-        if place is None:
+            address = bucket_address(self._target, session, self._target.style)
+        if address is None:
             self._objects = self._client_objects()
             self._uploads = ClientUploads(self.client, self.bucket, self.settings)
             await self._region(self._objects)
             return
         credentials = await self._credentials(what, session)
-        wire, self._uploads = await self._wire_requests(stack, place, credentials)
+        wire, self._uploads = await self._wire_requests(stack, address, credentials)
         self._objects = wire
-        if (moved := place.moved(await self._region(wire))) != place:
+        if (moved := address.moved(await self._region(wire))) != address:
             wire.close()
             self._objects, self._uploads = await self._wire_requests(stack, moved, credentials)
 
@@ -120,17 +120,17 @@ class S3Bucket(Bucket):
         return ClientObjects(self.client, self.bucket, self.settings, self._plan, self._target.config.timeout)
 
     async def _wire_requests(
-        self, stack: AsyncExitStack, place: Place, credentials: RenewingCredentials | None
+        self, stack: AsyncExitStack, address: BucketAddress, credentials: RenewingCredentials | None
     ) -> tuple[WireObjects, WireUploads]:
         config = self._target.config
-        context = await asyncio.to_thread(tls_context, config) if place.secure or config.ca_bundle else None
+        context = await asyncio.to_thread(tls_context, config) if address.secure or config.ca_bundle else None
         server = Server(
-            host=place.host, port=place.port, tls=context if place.secure else None,
+            host=address.host, port=address.port, tls=context if address.secure else None,
             connect_timeout=config.conn_timeout, timeout=config.timeout,
         )  # fmt: skip
-        signs = not (place.secure or config.unsigned_payload)
-        shared = (place, Pool(server), credentials, self._plan)
-        more: Any = {"lines": Lines(server, self._threads), "settings": self.settings, "sign_bodies": signs}
+        signs = not (address.secure or config.unsigned_payload)
+        shared = (address, Pool(server), credentials, self._plan)
+        more: Any = {"blocking": BlockingPool(server, self._threads), "settings": self.settings, "sign_bodies": signs}
         objects = WireObjects(*shared, **more)
         stack.callback(objects.close)
         return objects, WireUploads(*shared, **more)

@@ -10,7 +10,7 @@ from flowrunner_provider.files.concurrency import for_each
 from flowrunner_provider.files.store import Entry
 from flowrunner_provider.files.stores.object_upload import part_lengths
 from flowrunner_provider.files.stores.s3_bucket import S3Bucket
-from flowrunner_provider.files.stores.s3_parts import MOST_PARTS, S3Parts
+from flowrunner_provider.files.stores.s3_parts import MAX_PARTS, S3Parts
 
 __all__ = ["ONE_REQUEST", "copy_object"]
 
@@ -67,7 +67,7 @@ async def _copy_in_parts(
     head = await bucket.client.call(what, "head_object", Bucket=bucket.bucket, Key=key)
     metadata = {name: head[name] for name in _METADATA if head.get(name)}
     where = {"Bucket": bucket.bucket, "Key": target}
-    part_length = part_lengths(_PART, MOST_PARTS, size)
+    part_length = part_lengths(_PART, MAX_PARTS, size)
     await S3Parts(bucket, target, part_length, _AT_ONCE).abort()  # left by a killed attempt
     created = await bucket.client.call(what, "create_multipart_upload", **where, **metadata, **bucket.settings)
     where["UploadId"] = created["UploadId"]

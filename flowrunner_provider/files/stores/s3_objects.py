@@ -2,7 +2,7 @@
 
 There are two implementations: our own connections (:mod:`.s3_wire_objects`), and boto3 in threads. The second one is
 much slower and only serves what only boto3 supports, such as proxies and access points
-(:func:`.s3_wire_place.place_of` decides).
+(:func:`.s3_wire_address.bucket_address` decides).
 """
 
 from __future__ import annotations

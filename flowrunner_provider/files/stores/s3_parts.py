@@ -35,9 +35,9 @@ from flowrunner_provider.files.stores.s3_bucket import S3Bucket
 from flowrunner_provider.files.stores.s3_objects import Proof
 from flowrunner_provider.files.stores.s3_uploads import CRC32, PAGE, Part, UnfinishedUpload
 
-__all__ = ["MOST_PARTS", "S3Parts", "etag_of", "is_md5"]
+__all__ = ["MAX_PARTS", "S3Parts", "etag_of", "is_md5"]
 
-MOST_PARTS = 10_000
+MAX_PARTS = 10_000
 
 _CANNOT_LIST = (AccessDenied, NotFound, Rejected)
 
@@ -137,9 +137,9 @@ class S3Parts:
         await self._send(number, FileBody(file, offset, length))
 
     async def _send(self, number: int, data: Body) -> None:
-        if number > MOST_PARTS:
+        if number > MAX_PARTS:
             raise PermanentError(
-                f"{self._what}: more than {MOST_PARTS} parts",
+                f"{self._what}: more than {MAX_PARTS} parts",
                 remedy="raise part_size in the flowrunner extra of the connection",
             )
         uploaded = self._resumable.get(number)
@@ -177,7 +177,7 @@ class S3Parts:
             )
         return etag
 
-    async def held(self) -> int:
+    async def stored_size(self) -> int:
         return sum(part.size for number, part in (await self._list(self._upload)).items() if number in self._sent)
 
     async def complete(self, number: int, tail: Sequence[bytes], *, replace: bool) -> None:

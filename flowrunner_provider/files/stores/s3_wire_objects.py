@@ -82,7 +82,7 @@ class WireObjects(WireRequests):
         headers = {"range": span.header, "if-match": version}
         request = await self._request(what, "GET", key, headers=headers)
         try:
-            refused = await self._lines.ask(request, receive_body)
+            refused = await self._blocking.ask(request, receive_body)
         except (OSError, Violation) as error:
             raise connection_error(what, error) from None
         if refused is not None:

@@ -22,8 +22,8 @@ from flowrunner_provider.files.stores.s3_body import Body
 from flowrunner_provider.files.stores.s3_client import client_errors
 from flowrunner_provider.files.stores.s3_objects import Stored
 from flowrunner_provider.files.stores.s3_wire import Answer, Violation
-from flowrunner_provider.files.stores.s3_wire_lines import Lines
-from flowrunner_provider.files.stores.s3_wire_place import Place
+from flowrunner_provider.files.stores.s3_wire_address import BucketAddress
+from flowrunner_provider.files.stores.s3_wire_blocking_pool import BlockingPool
 from flowrunner_provider.files.stores.s3_wire_pool import Pool
 from flowrunner_provider.files.stores.s3_wire_sign import UNSIGNED, Keys, payload_of, request_head, signed
 
@@ -87,23 +87,23 @@ class WireRequests:
     """The base of all requests to one bucket.
 
     :param credentials: None for anonymous requests.
-    :param lines: the connections for large bodies.
+    :param blocking: the connections for large bodies.
     :param settings: parameters of every write, by their names in boto3.
     :param sign_bodies: sign the body too; needed without TLS.
     """
 
     def __init__(
         self,
-        place: Place,
+        address: BucketAddress,
         pool: Pool,
         credentials: RenewingCredentials | None,
         plan: RetryPlan,
         *,
-        lines: Lines,
+        blocking: BlockingPool,
         settings: Mapping[str, str],
         sign_bodies: bool,
     ) -> None:
-        self.place, self._lines = place, lines
+        self.address, self._blocking = address, blocking
         self._pool, self._credentials, self._plan, self._sign_bodies = pool, credentials, plan, sign_bodies
         self._settings = {_HEADERS[name]: value for name, value in settings.items()}
 
@@ -147,13 +147,13 @@ class WireRequests:
 
         :param data: the body that will follow.
         """
-        path = self.place.path(key)
-        all_headers = {"host": self.place.netloc, **headers}
+        path = self.address.path(key)
+        all_headers = {"host": self.address.netloc, **headers}
         if self._credentials is not None:
             keys, now = self._credentials.fresh() or await self._credentials.keys(what), SYSTEM_CLOCK.now()
             payload = await self._payload(data) if self._sign_bodies else UNSIGNED
             all_headers = signed(
-                method, path, query, all_headers, keys=keys, region=self.place.region, now=now, payload=payload
+                method, path, query, all_headers, keys=keys, region=self.address.region, now=now, payload=payload
             )
         if method in ("PUT", "POST"):
             all_headers["content-length"] = str(len(data))
@@ -189,7 +189,7 @@ class WireRequests:
     def close(self) -> None:
         """Close all connections."""
         self._pool.close()
-        self._lines.close()
+        self._blocking.close()
 
 
 def connection_error(what: str, error: Exception) -> FlowRunnerError:

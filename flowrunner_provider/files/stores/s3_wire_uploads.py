@@ -67,7 +67,7 @@ class WireUploads(WireRequests):
         async def attempt() -> Answer:
             request = await self._request(what, "PUT", key, query=query, headers=headers, data=data)
             try:
-                answer = await self._lines.ask_with_body(request, data.send_to)
+                answer = await self._blocking.ask_with_body(request, data.send_to)
             except (OSError, Violation) as error:
                 raise connection_error(what, error) from None
             return answer if code_in(answer.body) in _DAMAGED else self._raise_unless_success(what, answer)

@@ -15,15 +15,15 @@ from flowrunner_provider.core.failpoints import failpoint
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.core.streams import Digest
 from flowrunner_provider.files.concurrency import for_each, process_batches
-from flowrunner_provider.files.job import Transfer
+from flowrunner_provider.files.items import Item
 from flowrunner_provider.files.options import SyncOptions
-from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.results import SyncResult
 from flowrunner_provider.files.session import SKIPPED, Batch, TransferSession, split_into_batches
 from flowrunner_provider.files.store import Store, identity
 from flowrunner_provider.files.sync.plan import Plan
 from flowrunner_provider.files.transfer import transfer
-from flowrunner_provider.files.tree import Tree, chooser
+from flowrunner_provider.files.transfer_job import Transfer
+from flowrunner_provider.files.tree import Tree, path_filter
 
 __all__ = ["sync"]
 
@@ -44,7 +44,7 @@ async def sync(
     :param identity_of_work: JSON that must be unchanged for a retry to resume.
     :param plan: creates the plan; by default from the listings of both folders.
     """
-    choose = chooser(options.include, options.exclude)
+    choose = path_filter(options.include, options.exclude)
     trees = Tree(*source, choose, field="source"), Tree(*dest, choose, field="dest")
     return await _Sync(*trees, run, options, identity_of_work).run(plan)
 

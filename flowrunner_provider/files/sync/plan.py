@@ -15,8 +15,8 @@ from flowrunner_provider.core.errors import ConfigError, NotFound
 from flowrunner_provider.core.retry import apause
 from flowrunner_provider.core.run import Run
 from flowrunner_provider.files.concurrency import SMALL, for_each
+from flowrunner_provider.files.items import Item
 from flowrunner_provider.files.options import SyncOptions
-from flowrunner_provider.files.plan import Item
 from flowrunner_provider.files.session import BATCH_SIZE
 from flowrunner_provider.files.spool import Rows, Spellings, Spool
 from flowrunner_provider.files.transfer import digest_of

@@ -15,7 +15,7 @@ from flowrunner_provider.runtime.masking import mask
 from flowrunner_provider.runtime.operator import FlowRunnerOperator
 
 if TYPE_CHECKING:
-    from flowrunner_provider.files.plan import Item, Source
+    from flowrunner_provider.files.items import Item, Source
     from flowrunner_provider.http.bodies import Pinned
     from flowrunner_provider.http.targets import Target
     from flowrunner_provider.http.upload import UploadSpec
@@ -130,7 +130,7 @@ class HttpUploadOperator(FlowRunnerOperator):
         return [self.source] if isinstance(self.source, str) else list(self.source)
 
     async def _files(self, stores: Stores, run: Run) -> list[Pinned]:
-        from flowrunner_provider.files.plan import Source, find
+        from flowrunner_provider.files.items import Source, find
 
         for path in self._sources():
             location(path, "source")

@@ -27,8 +27,8 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.files.config import S3Config
 from flowrunner_provider.files.stores.s3 import S3Store, S3Target
 from flowrunner_provider.files.stores.s3_objects import ClientObjects
+from flowrunner_provider.files.stores.s3_wire_address import bucket_address, tls_context
 from flowrunner_provider.files.stores.s3_wire_objects import WireObjects
-from flowrunner_provider.files.stores.s3_wire_place import place_of, tls_context
 from flowrunner_provider.files.stores.s3_wire_requests import RenewingCredentials
 from flowrunner_provider.files.stores.s3_wire_sign import (
     UNSIGNED,
@@ -101,9 +101,9 @@ def _bare_environment(monkeypatch):
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-def place(bucket: str = "raw", found: Any = None, client_config: Any = None, **config: Any) -> Any:
+def address(bucket: str = "raw", found: Any = None, client_config: Any = None, **config: Any) -> Any:
     target = S3Target(bucket=bucket, config=S3Config(**config), session=Session, client_config=client_config)
-    return place_of(target, found or Session(), target.style)
+    return bucket_address(target, found or Session(), target.style)
 
 
 @pytest.mark.parametrize(
@@ -126,17 +126,17 @@ def place(bucket: str = "raw", found: Any = None, client_config: Any = None, **c
     ],
 )
 def test_where_it_goes(bucket, config, expected):
-    found = place(bucket, **config)
+    found = address(bucket, **config)
     assert (found.netloc, found.port, found.path("k"), found.region) == expected
     assert found.host in ("::1", found.netloc.partition(":")[0])
 
 
 def test_a_bucket_in_another_region():
-    found = place()
+    found = address()
     assert found.moved("ap-south-1").host == "raw.s3.ap-south-1.amazonaws.com"
     for odd in ("", "us-east-1", "evil.example/", "a\r\nb", "169"):
         assert found.moved(odd) is found
-    own = place(endpoint_url="http://h")
+    own = address(endpoint_url="http://h")
     assert own.moved("ap-south-1") is own
 
 
@@ -190,7 +190,7 @@ def test_a_store_follows_its_bucket_to_its_region(monkeypatch):
 def test_what_only_boto3_knows(monkeypatch, bucket, session, client_config, environment):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert place(bucket, session, client_config) is None
+    assert address(bucket, session, client_config) is None
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_what_only_boto3_knows(monkeypatch, bucket, session, client_config, envi
 def test_what_boto3_is_not_needed_for(monkeypatch, client_config, environment):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert place(client_config=client_config) is not None
+    assert address(client_config=client_config) is not None
 
 
 def test_whom_it_trusts(tls, tmp_path):

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Literal
 
 from flowrunner_provider.core.streams import Count, Crc32, Digest
-from flowrunner_provider.files.guard import Guard
-from flowrunner_provider.files.plan import Item
+from flowrunner_provider.files.guard import FencingGuard
+from flowrunner_provider.files.items import Item
 from flowrunner_provider.files.store import Store
 
 __all__ = ["Transfer"]
@@ -45,7 +45,7 @@ class Transfer:
     advance: Callable[[int], None]
     due: Callable[[], bool]
     remember: Callable[[int, str], None]
-    guard: Guard
+    guard: FencingGuard
     algorithm: str = "sha256"
     expected: str = ""
     digested: bool = False

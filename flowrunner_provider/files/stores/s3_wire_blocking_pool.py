@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from flowrunner_provider.core.deadline import Deadline
 from flowrunner_provider.files.stores.s3_wire import Answer, Head, Stale
-from flowrunner_provider.files.stores.s3_wire_line import Line, SendBody
+from flowrunner_provider.files.stores.s3_wire_blocking import BlockingConnection, SendBody
 from flowrunner_provider.files.stores.s3_wire_pool import Server
 
-__all__ = ["Lines", "ReceiveBody"]
+__all__ = ["BlockingPool", "ReceiveBody"]
 
 ReceiveBody = Callable[[Head, Callable[[memoryview], int]], None]
 """Receives the head of a success, and a function that reads its body into a buffer, completely unless it ends."""
@@ -25,7 +25,7 @@ _MAX_ANSWER = 64 * 1024
 T = TypeVar("T")
 
 
-class Lines:
+class BlockingPool:
     """A pool with one connection per working thread; call :meth:`close` at the end.
 
     :param threads: the executor whose threads do the blocking requests.
@@ -33,8 +33,8 @@ class Lines:
 
     def __init__(self, server: Server, threads: Executor | None = None) -> None:
         self._server, self._threads = server, threads
-        self._idle: list[Line] = []
-        self._all: set[Line] = set()
+        self._idle: list[BlockingConnection] = []
+        self._all: set[BlockingConnection] = set()
         self._lock, self._closed = Lock(), False
 
     async def ask(self, request: bytes, receive_body: ReceiveBody) -> Answer | None:
@@ -47,12 +47,12 @@ class Lines:
         :raises OSError: if the connection fails; ``TimeoutError`` if the server does not answer in time.
         """
 
-        def work(line: Line) -> Answer | None:
-            head = line.ask(request)
+        def work(connection: BlockingConnection) -> Answer | None:
+            head = connection.ask(request)
             if head.status >= 300:
-                return line.read_rest(head, 0)
-            line.expect(head)
-            receive_body(head, line.read)
+                return connection.read_rest(head, 0)
+            connection.expect(head)
+            receive_body(head, connection.read)
             return None
 
         return await self._in_thread(work)
@@ -62,51 +62,53 @@ class Lines:
 
         :param send_body: called in the thread, again if the request is sent again.
         """
-        return await self._in_thread(lambda line: line.read_rest(line.ask_with_body(request, send_body), _MAX_ANSWER))
+        return await self._in_thread(
+            lambda connection: connection.read_rest(connection.ask_with_body(request, send_body), _MAX_ANSWER)
+        )
 
-    async def _in_thread(self, work: Callable[[Line], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._with_line, work)
+    async def _in_thread(self, work: Callable[[BlockingConnection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._with_connection, work)
 
-    def _with_line(self, work: Callable[[Line], T]) -> T:
-        line = self._take_idle()
-        if line is not None:
+    def _with_connection(self, work: Callable[[BlockingConnection], T]) -> T:
+        connection = self._take_idle()
+        if connection is not None:
             with suppress(Stale):
-                return self._run(line, work)
+                return self._run(connection, work)
             self._close_idle()  # the others are as old
         return self._run(self._connect(), work)
 
-    def _run(self, line: Line, work: Callable[[Line], T]) -> T:
+    def _run(self, connection: BlockingConnection, work: Callable[[BlockingConnection], T]) -> T:
         try:
-            return work(line)
+            return work(connection)
         finally:
             with self._lock:
-                if line.good and not self._closed:
-                    line.fresh = Deadline(self._server.timeout)
-                    self._idle.append(line)
+                if connection.good and not self._closed:
+                    connection.fresh = Deadline(self._server.timeout)
+                    self._idle.append(connection)
                 else:
-                    self._drop(line)
+                    self._drop(connection)
 
-    def _take_idle(self) -> Line | None:
+    def _take_idle(self) -> BlockingConnection | None:
         with self._lock:
             while self._idle:
-                line = self._idle.pop()
-                if line.quiet and not line.fresh.expired:
-                    return line
-                self._drop(line)
+                connection = self._idle.pop()
+                if connection.quiet and not connection.fresh.expired:
+                    return connection
+                self._drop(connection)
         return None
 
-    def _connect(self) -> Line:
-        line = Line(self._server)
+    def _connect(self) -> BlockingConnection:
+        connection = BlockingConnection(self._server)
         with self._lock:
-            self._all.add(line)
+            self._all.add(connection)
             if self._closed:
-                self._drop(line)
+                self._drop(connection)
                 raise ConnectionAbortedError("the pool was closed")
-        return line
+        return connection
 
-    def _drop(self, line: Line) -> None:
-        self._all.discard(line)
-        line.close()
+    def _drop(self, connection: BlockingConnection) -> None:
+        self._all.discard(connection)
+        connection.close()
 
     def _close_idle(self) -> None:
         with self._lock:
@@ -118,5 +120,5 @@ class Lines:
         self._close_idle()
         with self._lock:
             self._closed = True
-            for line in self._all:
-                line.interrupt()
+            for connection in self._all:
+                connection.interrupt()

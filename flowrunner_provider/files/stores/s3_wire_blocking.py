@@ -21,10 +21,10 @@ from flowrunner_provider.files.stores import s3_wire
 from flowrunner_provider.files.stores.s3_wire import Answer, Head, Stale, Violation
 from flowrunner_provider.files.stores.s3_wire_pool import Server
 
-__all__ = ["Line", "SendBody"]
+__all__ = ["BlockingConnection", "SendBody"]
 
-SendBody = Callable[["Line"], None]
-"""Sends the body of a request with :meth:`Line.send`, :meth:`Line.send_all` and :meth:`Line.send_file`."""
+SendBody = Callable[["BlockingConnection"], None]
+"""Sends the body of a request with the ``send`` methods of :class:`BlockingConnection`."""
 
 _READ_SIZE = 64 * 1024
 """Bytes per read of a head."""
@@ -48,7 +48,7 @@ class _Answered(Exception):
     """The server answered, or closed the connection, before it received the complete request."""
 
 
-class Line:
+class BlockingConnection:
     """A blocking connection with one request at a time.
 
     It may be reused while it is :attr:`good` and :attr:`fresh` has not expired.
@@ -79,7 +79,7 @@ class Line:
 
     def ask(self, request: bytes) -> Head:
         """Send a request and return the head of its answer; call :meth:`read_rest` or :meth:`expect` next."""
-        return self.ask_with_body(request, lambda line: None)
+        return self.ask_with_body(request, lambda connection: None)
 
     def ask_with_body(self, request: bytes, send_body: SendBody) -> Head:
         """Send a request with a body and return the head of its answer, which may arrive before all is sent."""

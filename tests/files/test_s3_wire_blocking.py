@@ -136,7 +136,7 @@ def test_bytes_that_nobody_asked_for_end_the_connection(read):
 
     async def act(objects):
         await read(objects)
-        (line,) = objects._lines._idle
+        (line,) = objects._blocking._idle
         writer = script.writers[0]
         writer.write(part(3, 8))
         await writer.drain()
@@ -233,7 +233,7 @@ def test_what_nobody_waits_for_ends_with_the_store(read):
     script, begun = Script([SILENCE]), time.monotonic()
     objects = run(script, act, timeout=60.0)
     assert time.monotonic() - begun < 10
-    assert (objects._lines._all, objects._lines._idle) == (set(), [])
+    assert (objects._blocking._all, objects._blocking._idle) == (set(), [])
 
 
 # -- TLS

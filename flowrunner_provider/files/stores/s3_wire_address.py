@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flowrunner_provider.files.config import S3Config
     from flowrunner_provider.files.stores.s3_client import S3Target
 
-__all__ = ["Place", "place_of", "tls_context"]
+__all__ = ["BucketAddress", "bucket_address", "tls_context"]
 
 _DNS_LABEL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 """Bucket names that are one label of a host name, as a wildcard certificate covers only one."""
@@ -32,7 +32,7 @@ _BOTO3_ONLY = ("proxies", "client_cert", "use_dualstack_endpoint", "use_fips_end
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class BucketAddress:
     """The address of a bucket.
 
     :param host: the host name or address, as a socket takes it.
@@ -53,14 +53,14 @@ class Place:
         """Return the encoded path of a key, or of the bucket."""
         return f"{self.prefix}/{encoded(key, path=True)}" if key else self.prefix or "/"
 
-    def moved(self, region: str) -> Place:
+    def moved(self, region: str) -> BucketAddress:
         """Return the address in another region; unchanged if that is not a region, or not at AWS."""
         if not self.bucket or region == self.region or not _REGION.fullmatch(region):
             return self
         return replace(_address_at_aws(self.bucket, region, in_path=bool(self.prefix)), region=region)
 
 
-def place_of(target: S3Target, session: Any, style: str) -> Place | None:
+def bucket_address(target: S3Target, session: Any, style: str) -> BucketAddress | None:
     """Return the address of the bucket; None if only boto3 supports it.
 
     Only boto3 supports proxies, client certificates, endpoints in the configuration of AWS, signatures other than
@@ -74,15 +74,15 @@ def place_of(target: S3Target, session: Any, style: str) -> Place | None:
     if _needs_boto3(target.client_config) or ":" in bucket or bucket.endswith("--x-s3"):
         return None
     if config.endpoint_url:
-        place = _address_at(config.endpoint_url, bucket, region, in_path=style != "virtual")
+        address = _address_at(config.endpoint_url, bucket, region, in_path=style != "virtual")
     elif _has_other_endpoint(session) or not _REGION.fullmatch(region) or "iso" in region:
         return None
     else:
-        place = _address_at_aws(bucket, region, in_path=style == "path" or not _DNS_LABEL.fullmatch(bucket))
-    return None if _through_proxy(place) else place
+        address = _address_at_aws(bucket, region, in_path=style == "path" or not _DNS_LABEL.fullmatch(bucket))
+    return None if _through_proxy(address) else address
 
 
-def _address_at(endpoint: str, bucket: str, region: str, *, in_path: bool) -> Place:
+def _address_at(endpoint: str, bucket: str, region: str, *, in_path: bool) -> BucketAddress:
     try:
         parts = urlsplit(endpoint)
         host, port = parts.hostname or "", parts.port
@@ -95,16 +95,16 @@ def _address_at(endpoint: str, bucket: str, region: str, *, in_path: bool) -> Pl
     folder = encoded(parts.path.strip("/"), path=True)
     pieces = [piece for piece in (folder, encoded(bucket) if in_path else "") if piece]
     secure = parts.scheme == "https"
-    return Place(
+    return BucketAddress(
         secure=secure, host=name, port=port or (443 if secure else 80), region=region,
         netloc=shown if port is None else f"{shown}:{port}", prefix="".join(f"/{piece}" for piece in pieces),
     )  # fmt: skip
 
 
-def _address_at_aws(bucket: str, region: str, *, in_path: bool) -> Place:
+def _address_at_aws(bucket: str, region: str, *, in_path: bool) -> BucketAddress:
     suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
-    place = _address_at(f"https://s3.{region}.{suffix}", bucket, region, in_path=in_path)
-    return replace(place, bucket=bucket)
+    address = _address_at(f"https://s3.{region}.{suffix}", bucket, region, in_path=in_path)
+    return replace(address, bucket=bucket)
 
 
 def _needs_boto3(config: Any) -> bool:
@@ -130,11 +130,11 @@ def _has_other_endpoint(session: Any) -> bool:
     )
 
 
-def _through_proxy(place: Place) -> bool:
+def _through_proxy(address: BucketAddress) -> bool:
     from botocore.utils import get_environ_proxies
 
-    scheme = "https" if place.secure else "http"
-    return bool(get_environ_proxies(f"{scheme}://{place.netloc}/").get(scheme))
+    scheme = "https" if address.secure else "http"
+    return bool(get_environ_proxies(f"{scheme}://{address.netloc}/").get(scheme))
 
 
 def tls_context(config: S3Config) -> ssl.SSLContext:
