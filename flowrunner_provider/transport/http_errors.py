@@ -134,7 +134,7 @@ def _denied(
             text, field="auth", remedy='set login and password, or `auth` to "bearer" or "api_key", on the connection'
         )
     check = " and ".join(f"`{name}`" for name in fields) or "credentials"
-    return AccessDenied(text, remedy=f"check the connection's {check}, and what they are allowed to do")
+    return AccessDenied(text, remedy=f"check the connection's {check}, and the permissions of its account")
 
 
 def broken(what: str, error: BaseException, *, repeatable: bool) -> FlowRunnerError:

@@ -125,7 +125,7 @@ def test_digest_with_a_wrong_password_asks_twice_and_names_the_fields(http_serve
     http_server.route("*", "/x", Digest())
     (error,) = asks(settings(http_server.url, DigestCredentials(login="Mufasa", password="wrong")), ("GET", "/x"))
     assert isinstance(error, e.AccessDenied)
-    assert "`login` and `password`" in error.remedy
+    assert error.remedy == "check the connection's `login` and `password`, and the permissions of its account"
     assert len(http_server.requests) == 2
 
 
