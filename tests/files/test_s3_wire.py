@@ -339,8 +339,10 @@ def test_nobody_listens():
         await script._server.wait_closed()
         await get(objects)
 
-    with pytest.raises(ConnectionLost):
+    with pytest.raises(ConnectionLost) as caught:
         run(script, act)
+    assert f"127.0.0.1:{script.port}" in caught.value.message
+    assert "endpoint_url" in caught.value.remedy
 
 
 @pytest.mark.parametrize("cut", [1, 20, len(OK) - 1])

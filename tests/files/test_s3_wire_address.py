@@ -26,6 +26,7 @@ from flowrunner_provider.core.errors import (
 )
 from flowrunner_provider.files.config import S3Config
 from flowrunner_provider.files.stores.s3 import S3Store, S3Target
+from flowrunner_provider.files.stores.s3_client import client_errors
 from flowrunner_provider.files.stores.s3_objects import ClientObjects
 from flowrunner_provider.files.stores.s3_wire_address import bucket_address, tls_context
 from flowrunner_provider.files.stores.s3_wire_objects import WireObjects
@@ -271,6 +272,14 @@ def test_credentials_that_cannot_be_renewed(failure, expected):
     with pytest.raises(expected, match=r"^reading f: ") as caught:
         asyncio.run(RenewingCredentials(Failing()).keys("reading f"))
     assert "secret" not in str(caught.value)
+
+
+def test_a_connection_error_of_the_library_names_the_server_and_nothing_more():
+    url = "https://user:secret@s3.example:9000/raw?X-Amz-Signature=secret"
+    with pytest.raises(ConnectionLost) as caught, client_errors("connecting to s3://raw"):
+        raise EndpointConnectionError(endpoint_url=url)
+    assert caught.value.message == "connecting to s3://raw: the connection to s3.example:9000 failed"
+    assert "endpoint_url" in caught.value.remedy
 
 
 @pytest.mark.backend

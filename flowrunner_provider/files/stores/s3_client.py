@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from flowrunner_provider.core.errors import (
     ConfigError,
@@ -23,7 +24,7 @@ from flowrunner_provider.files.stores.s3_answers import attach
 if TYPE_CHECKING:
     from flowrunner_provider.files.config import S3Config
 
-__all__ = ["THREADS", "S3Client", "S3Target", "client_errors"]
+__all__ = ["THREADS", "S3Client", "S3Target", "client_errors", "connection_lost"]
 
 THREADS = 16
 _TRIES = 5
@@ -160,7 +161,28 @@ def client_errors(what: str) -> Iterator[None]:
         ) from None
     except (exceptions.ConnectTimeoutError, exceptions.ReadTimeoutError):
         raise TimedOut(f"{what}: no answer in time", remedy="raise timeout, or check the network") from None
-    except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError):
-        raise ConnectionLost(f"{what}: the connection failed", remedy="check host, port and network") from None
+    except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError) as error:
+        raise connection_lost(what, _server_of(error)) from None
     except exceptions.BotoCoreError as error:
         raise PermanentError(f"{what}: {type(error).__name__}", remedy="check the connection's settings") from None
+
+
+def connection_lost(what: str, server: str) -> ConnectionLost:
+    """Return the error of a connection that could not be established, or broke.
+
+    :param server: host and port; empty if unknown.
+    """
+    to = f" to {server}" if server else ""
+    return ConnectionLost(
+        f"{what}: the connection{to} failed",
+        remedy="check endpoint_url and region_name in the connection's extra, and the network",
+    )
+
+
+def _server_of(error: Any) -> str:
+    """Return host and port of the URL that botocore's error names; its path and query stay hidden."""
+    try:
+        url = urlsplit(str(error.kwargs.get("endpoint_url") or ""))
+        return f"{url.hostname}:{url.port}" if url.port else url.hostname or ""
+    except ValueError:
+        return ""

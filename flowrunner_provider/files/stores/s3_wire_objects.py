@@ -84,7 +84,7 @@ class WireObjects(WireRequests):
         try:
             refused = await self._blocking.ask(request, receive_body)
         except (OSError, Violation) as error:
-            raise connection_error(what, error) from None
+            raise connection_error(what, error, self.address) from None
         if refused is not None:
             raise self._refused(what, refused)
 

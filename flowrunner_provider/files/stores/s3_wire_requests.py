@@ -10,7 +10,6 @@ from typing import Any
 from flowrunner_provider.core.deadline import SYSTEM_CLOCK, Deadline
 from flowrunner_provider.core.errors import (
     ConfigError,
-    ConnectionLost,
     CredentialExpired,
     FlowRunnerError,
     IntegrityError,
@@ -19,7 +18,7 @@ from flowrunner_provider.core.errors import (
 from flowrunner_provider.core.retry import RetryPlan, parse_retry_after
 from flowrunner_provider.files.stores.object_errors import code_in, refusal
 from flowrunner_provider.files.stores.s3_body import Body
-from flowrunner_provider.files.stores.s3_client import client_errors
+from flowrunner_provider.files.stores.s3_client import client_errors, connection_lost
 from flowrunner_provider.files.stores.s3_objects import Stored
 from flowrunner_provider.files.stores.s3_wire import Answer, Violation
 from flowrunner_provider.files.stores.s3_wire_address import BucketAddress
@@ -138,7 +137,7 @@ class WireRequests:
         try:
             return await self._pool.ask(request, data, bodiless=method == "HEAD", most=most, resend=resend)
         except (OSError, Violation) as error:
-            raise connection_error(what, error) from None
+            raise connection_error(what, error, self.address) from None
 
     async def _request(
         self, what: str, method: str, key: str, *, query: str = "", headers: Mapping[str, str], data: bytes | Body = b""
@@ -192,7 +191,7 @@ class WireRequests:
         self._blocking.close()
 
 
-def connection_error(what: str, error: Exception) -> FlowRunnerError:
+def connection_error(what: str, error: Exception, address: BucketAddress) -> FlowRunnerError:
     """Return the error for a request without an answer."""
     if isinstance(error, Violation):
         return IntegrityError(f"{what}: the server answered with {error}", remedy="check proxies in between")
@@ -204,7 +203,7 @@ def connection_error(what: str, error: Exception) -> FlowRunnerError:
         )
     if isinstance(error, TimeoutError):
         return TimedOut(f"{what}: no answer in time", remedy="raise timeout, or check the network")
-    return ConnectionLost(f"{what}: the connection failed", remedy="check host, port and network")
+    return connection_lost(what, f"{address.host}:{address.port}")
 
 
 def stored(answer: Answer) -> Stored:

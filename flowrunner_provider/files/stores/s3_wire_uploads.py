@@ -69,7 +69,7 @@ class WireUploads(WireRequests):
             try:
                 answer = await self._blocking.ask_with_body(request, data.send_to)
             except (OSError, Violation) as error:
-                raise connection_error(what, error) from None
+                raise connection_error(what, error, self.address) from None
             return answer if code_in(answer.body) in _DAMAGED else self._raise_unless_success(what, answer)
 
         return stored(self._raise_unless_success(what, await self._plan.acall(attempt, Deadline(_RETRY_SECONDS))))
