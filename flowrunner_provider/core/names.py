@@ -64,8 +64,8 @@ def safe_component(name: str) -> str:
     """Return ``name`` unchanged if it is safe as one path component, else raise ``PathEscape``.
 
     Refused: empty and dots-only names, separators, control characters, drive letters and what looks like them, lone
-    surrogates (bytes that were not UTF-8), more than 255 bytes; and what becomes an absolute path, a step up, ``.`` or
-    a name with NUL when it is percent-decoded.
+    surrogates (bytes that were not UTF-8), more than 255 bytes; and names that percent-decode to an absolute path,
+    ``..``, ``.`` or a name with NUL.
 
     :param name: one component as the far side spelled it, never a path.
     """

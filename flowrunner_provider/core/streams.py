@@ -234,7 +234,7 @@ class _Inflater:
         self._max_ratio = max_ratio
         self._what = what
         self._decoder: zlib._Decompress | None = None
-        self._held = b""  # the first byte of a deflate stream, until the second tells its format
+        self._held = b""  # the first byte of a deflate stream, until the second shows its format
         self._ended = False  # a member is complete and nothing has followed it
         self._padding = False
         self._taken = 0

@@ -166,7 +166,7 @@ def _unreadable(path: Path, error: OSError) -> AccessDenied | NotFound:
 
 
 def content_type(name: str) -> str:
-    """The media type that the name tells."""
+    """Return the media type of the name's extension."""
     found, packing = _TYPES.guess_type(name)
     if packing:
         return _PACKED.get(packing, "application/octet-stream")

@@ -159,7 +159,7 @@ class SmtpLine(asyncio.Protocol):
         self._wanted = 0
         self._wake()
 
-    # What the transport tells
+    # Callbacks of the transport
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data

@@ -1,6 +1,6 @@
 """Phone numbers and senders: ITU-T E.164, and what carriers allow beside it.
 
-The syntax is judged, not the national numbering plan: whether somebody answers, the carrier tells.
+Only the syntax is checked, not the national numbering plan: whether a number is in use, only the carrier knows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Microsoft Teams through a Workflows webhook: it takes Adaptive Cards, and tells no id.
+"""Microsoft Teams through a Workflows webhook: it accepts Adaptive Cards and returns no id.
 
-The workflow answers 202 and posts afterwards; it knows no token and gives no list, so that of a lost answer nobody
-can tell. https://learn.microsoft.com/microsoftteams/platform/webhooks-and-connectors/
+The workflow answers 202 and posts afterwards. It has neither an idempotency key nor a list of messages, so nothing
+shows what happened after a lost answer. https://learn.microsoft.com/microsoftteams/platform/webhooks-and-connectors/
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Azure Communication Services, ``Sms - Send`` (2021-03-07): a token that is recognised for some minutes.
+"""Azure Communication Services, ``Sms - Send`` (2021-03-07): an idempotency key that is valid for some minutes.
 
-Each recipient carries a repeatability id and the time at which it was first sent. The service keeps track of both
-for five minutes and then answers 412, which tells nothing. Delivery is told to Event Grid alone.
+Each recipient carries a repeatability id and the time at which it was first sent. The service remembers both for five
+minutes and then answers 412, whether or not it has sent the message. Only Event Grid reports the delivery.
 https://learn.microsoft.com/rest/api/communication/dataplane/sms/send
 """
 
@@ -78,7 +78,7 @@ class AzureGateway(Gateway):
         raise self._refused(text, status, "", item.get("errorMessage"))
 
     async def probe(self) -> str:
-        """A message to nobody: the credentials are judged before the recipients are."""
+        """Send a message without recipients: the service checks the credentials first."""
         nobody = {"from": "+10000000000", "smsRecipients": [], "message": "test"}
         answer = await self.http.request(
             "POST",

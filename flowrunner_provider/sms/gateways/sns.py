@@ -73,7 +73,7 @@ class SnsGateway(Gateway):
         if answer.status != 200:
             code = _found(answer, "Code")
             raise AccessDenied(f"Amazon SNS refuses us ({code})", remedy="allow sns:GetSMSAttributes and sns:Publish")
-        return "Amazon SNS tells the account's settings for text messages"
+        return "Amazon SNS returned the account's settings for text messages"
 
     async def _call(self, form: dict[str, str]) -> Response:
         return await self.http.request(

@@ -1,4 +1,4 @@
-"""Twilio's Messages resource (API 2010-04-01): no token for repetitions, but a list that tells what was taken.
+"""Twilio's Messages resource (API 2010-04-01): no idempotency key, but a list of the accepted messages.
 
 https://www.twilio.com/docs/messaging/api/message-resource
 """
