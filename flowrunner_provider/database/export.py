@@ -21,6 +21,7 @@ from flowrunner_provider.database.export_files import ExportFiles
 from flowrunner_provider.database.export_plan import ExportPlan
 from flowrunner_provider.database.identifiers import TableName
 from flowrunner_provider.database.partitions import Key, check_kinds, key_of
+from flowrunner_provider.database.query_text import strip_terminator
 from flowrunner_provider.database.results import ExportFormat, ExportResult
 from flowrunner_provider.database.server_csv import ServerCsvWriter
 
@@ -94,7 +95,10 @@ class _Export:
 
     def _describe(self) -> None:
         plan, session = self._plan, self._session
-        source = plan.sql if plan.sql is not None else f"SELECT * FROM {session.sql(TableName.parse(str(plan.table)))}"
+        if plan.sql is not None:
+            source = strip_terminator(plan.sql)
+        else:
+            source = f"SELECT * FROM {session.sql(TableName.parse(str(plan.table)))}"
         columns = session.column_types(source, plan.parameters)
         self._query = build_query(session, source, columns, plan)
         found = session.column_types(self._query, plan.parameters)
@@ -219,11 +223,9 @@ def build_query(session: Session, source: str, columns: dict[str, str], plan: Ex
     ]
     sort_columns = list(dict.fromkeys((*plan.partition_by, *plan.order_by)))
     if parts == [quoted(name) for name in columns] and not sort_columns:
-        return source.rstrip().rstrip(";")
+        return source
     order = [session.sort_key(columns[name], f"q.{quoted(name)}") for name in sort_columns]
-    return f"SELECT {', '.join(parts)} FROM ({source.rstrip().rstrip(';')}\n) AS q" + (
-        f" ORDER BY {', '.join(order)}" if order else ""
-    )
+    return f"SELECT {', '.join(parts)} FROM ({source}\n) AS q" + (f" ORDER BY {', '.join(order)}" if order else "")
 
 
 def _column_kind(kind: str, original: str, format: ExportFormat) -> str:  # noqa: A002

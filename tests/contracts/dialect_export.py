@@ -72,6 +72,11 @@ class ExportContract:
         export(texts, "d.csv", sql=f"SELECT note FROM {name} WHERE id >= 1 ORDER BY id", context={"run_id": "4"})
         assert (texts.folder / "c.csv").read_bytes() == (texts.folder / "d.csv").read_bytes()
 
+    def test_a_comment_may_follow_the_final_semicolon(self, texts: FarSide) -> None:
+        query = f"SELECT id, note FROM {texts.name('orders')} WHERE note <> '; -- x'; -- don't export more;\n"
+        assert export(texts, "a.csv", sql=query)["rows"] > 0
+        assert export(texts, "b.csv", sql=query, order_by=["id"], context={"run_id": "2"})["rows"] > 0
+
     def test_what_is_exported_can_be_loaded(self, texts: FarSide) -> None:
         result = export(texts, "out.jsonl", columns=["note", "id"])
         load_rows(texts, result, "copy", create_table=True, context={"run_id": "2"})

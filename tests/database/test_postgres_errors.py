@@ -32,3 +32,16 @@ def test_the_remedy_of_wrong_sql_is_to_correct_the_sql(
     assert f"({code})" in caught.value.message
     assert "correct the SQL" in caught.value.remedy
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["'infinity'::timestamp", "'0044-03-15 BC'::date", "'-infinity'::timestamptz", "'24:00'::time"]
+)
+def test_dates_that_a_file_cannot_hold_are_named(
+    make_postgres: Callable[[], PostgresFarSide], monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    far = connected(make_postgres(), monkeypatch)
+    with pytest.raises(Rejected, match="infinite, BC, after the year 9999, or 24:00") as caught:
+        export(far, "out.jsonl", sql=f"SELECT {value} AS day")
+    assert "cast the column to text" in caught.value.remedy
+    assert value.split("'")[1] not in str(caught.value).replace("24:00", "", 1)

@@ -69,6 +69,7 @@ from flowrunner_provider.database.dialects.refusals import distinct
 from flowrunner_provider.database.dialects.remote import Remote, shut
 from flowrunner_provider.database.dialects.values import unencodable
 from flowrunner_provider.database.identifiers import Identifier, Quoting, TableName
+from flowrunner_provider.database.query_text import strip_terminator
 
 __all__ = ["MysqlSession"]
 
@@ -194,7 +195,7 @@ class MysqlSession(Remote[MysqlConfig], MysqlStructure, MysqlSync):
 
     def _fields(self, query: str, params: Params) -> Sequence[Any]:
         """Return the server's description of the columns of a query."""
-        text = filled(self._connection.literal, query.rstrip().rstrip(";"), params)
+        text = filled(self._connection.literal, strip_terminator(query), params)
         with self.typed(), self._connection.cursor() as cursor:
             cursor.execute(f"SELECT * FROM ({text}\n) AS q LIMIT 0")
             fields: Sequence[Any] = cursor._result.fields

@@ -27,6 +27,8 @@ __all__ = ["classified", "connect_failed"]
 _PLACE = re.compile(r"COPY .*?, line (\d+)")
 _WRONG_SQL = ("42601", "42702", "42703", "42883", "42P02")
 """Syntax error; ambiguous or unknown column, function or parameter."""
+_UNREADABLE_TIMES = ("date too ", "timestamp too ", "time not supported", "can't parse date", "can't parse time")
+"""How the driver's messages begin for values that Python cannot hold."""
 
 
 def connect_failed(error: psycopg.Error, where: str) -> FlowRunnerError:
@@ -93,7 +95,7 @@ def _refused(error: psycopg.Error, code: str, where: str) -> FlowRunnerError:
     if code == "21000":
         return IntegrityError("rows of the source have the same keys")
     if code == "":
-        return Rejected(f"{where}: the driver refused ({what})", remedy="check the source for NUL characters")
+        return _refused_by_driver(error, where)
     found = _PLACE.search(error.diag.context or "")
     line = f", near row {found[1]} of its batch" if found else ""
     if code.startswith(("22", "23")):
@@ -106,6 +108,17 @@ def _refused(error: psycopg.Error, code: str, where: str) -> FlowRunnerError:
     if code in _WRONG_SQL:
         remedy = "correct the SQL; each placeholder such as %(day)s needs its value in `parameters`"
     return Rejected(f"{where}: {what} ({_subject(error)}{code})", code=code, remedy=remedy)
+
+
+def _refused_by_driver(error: psycopg.Error, where: str) -> Rejected:
+    """Return the error for a value that the driver cannot convert; its own message may contain the value."""
+    if str(error).startswith(_UNREADABLE_TIMES):
+        return Rejected(
+            f"{where}: a date or time is infinite, BC, after the year 9999, or 24:00",
+            remedy="cast the column to text in `sql`, or exclude such rows",
+        )
+    what = type(error).__name__
+    return Rejected(f"{where}: the driver refused ({what})", remedy="check the source for NUL characters")
 
 
 def _subject(error: psycopg.Error) -> str:

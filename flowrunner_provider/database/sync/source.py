@@ -11,6 +11,7 @@ from flowrunner_provider.core.errors import ConfigError
 from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.model import Params, Row
 from flowrunner_provider.database.identifiers import Identifier, TableName
+from flowrunner_provider.database.query_text import strip_terminator
 
 __all__ = ["Origin", "QueryBuilder"]
 
@@ -44,7 +45,7 @@ class Origin:
     def column_types(self, session: Session) -> dict[str, str]:
         """Return the columns: name -> dataset type, or empty if it has none."""
         if self.sql is not None:
-            return session.column_types(self.sql.rstrip().rstrip(";"), self.params)
+            return session.column_types(strip_terminator(self.sql), self.params)
         return session.column_types(f"SELECT * FROM {session.sql(TableName.parse(str(self.table)))}", None)
 
     @property
@@ -88,7 +89,7 @@ class QueryBuilder:
         origin = self._origin
         if origin.sql is None:
             return f"{self.name(TableName.parse(str(origin.table)))} AS q"
-        text = origin.sql.rstrip().rstrip(";")
+        text = strip_terminator(origin.sql)
         return f"({text if origin.params is not None else self.plain(text)}\n) AS q"
 
     @property
