@@ -51,7 +51,7 @@ class disk_errors:  # noqa: N801 - used as a word of the language, like contextl
 
 def _typed(error: OSError, what: str) -> PermanentError:
     if isinstance(error, FileNotFoundError):
-        return NotFound(f"{what} is not there", remedy="check the path")
+        return NotFound(f"{what} does not exist", remedy="check the path")
     if isinstance(error, PermissionError):
         return AccessDenied(f"{what} is not accessible to this worker", remedy="check owner and mode")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

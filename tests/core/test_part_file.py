@@ -1,4 +1,4 @@
-"""A file is whole under its final name, or not there at all."""
+"""A file has its final name only when it is complete."""
 
 import errno
 import fcntl

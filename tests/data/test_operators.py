@@ -110,7 +110,7 @@ def test_documents_and_lines(
         (b'[{"a":1}]', {"flatten": -1}, ConfigError, "flatten is -1"),
         (b'[{"a":1}]', {"save_to": "s3://bucket/a.jsonl"}, ConfigError, "save_to is a URL"),
         (b'[{"a":1}]', {"save_to": "/tmp/a.csv"}, ConfigError, "says csv, and jsonl"),
-        (b'[{"a":1}]', {"path": "/nowhere/a.json"}, NotFound, "/nowhere/a.json is not there"),
+        (b'[{"a":1}]', {"path": "/nowhere/a.json"}, NotFound, "/nowhere/a.json does not exist"),
         (b'[{"a":1}]', {"path": ""}, ConfigError, "path is empty"),
     ],
 )
@@ -186,7 +186,7 @@ def test_mixed_columns(tmp_path: Path, state: Path) -> None:
     ("operator", "options", "error", "message"),
     [
         (WriteCsvOperator, {"source": 7}, ConfigError, "source (must be a dataset or a path|is a number)"),
-        (WriteCsvOperator, {"source": "/nowhere/a.csv"}, NotFound, "is not there"),
+        (WriteCsvOperator, {"source": "/nowhere/a.csv"}, NotFound, "does not exist"),
         (WriteCsvOperator, {"columns": ["x"]}, ConfigError, "no column 'x'"),
         (WriteCsvOperator, {"columns": []}, ConfigError, "columns is no list"),
         (WriteCsvOperator, {"columns": {"a": "b", "b": "b"}}, ConfigError, "two columns one name"),

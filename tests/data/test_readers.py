@@ -102,7 +102,7 @@ def test_an_empty_file_needs_columns(tmp_path: Path) -> None:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match=r"a\.csv is not there"):
+    with pytest.raises(NotFound, match=r"a\.csv does not exist"):
         read(tmp_path / "a.csv")
 
 

@@ -179,7 +179,7 @@ def test_what_is_known_has_a_type() -> None:
 def test_a_pattern_without_a_file_is_not_found(tmp_path: Path, pattern: str) -> None:
     (tmp_path / "folder").mkdir()
     for prefix in ("", "file://"):
-        with pytest.raises(NotFound, match=r"no file matches|not there"):
+        with pytest.raises(NotFound, match=r"no file matches|does not exist"):
             found([f"{prefix}{tmp_path}/{pattern}"])
 
 

@@ -107,7 +107,7 @@ def test_the_connection_test_says_what_the_server_cannot(monkeypatch, vsftpd, tl
 
 def test_the_connection_test_says_what_to_do(monkeypatch, proftpd, tls):
     ok, text = check(monkeypatch, proftpd, tls, test_folder="/nowhere/at/all")
-    assert (ok, "not there" in text) == (False, True)
+    assert (ok, "does not exist" in text) == (False, True)
     hook = given(monkeypatch, host=proftpd.host, port=proftpd.port, login="alice")
     ok, text = hook.test_connection()  # the real password is another one only in its place
     assert ok

@@ -528,7 +528,7 @@ def test_ranges():
 @pytest.mark.parametrize(
     ("reply", "expected", "said"),
     [
-        (error(404, "NoSuchKey"), NotFound, "not found"),
+        (error(404, "NoSuchKey"), NotFound, "does not exist"),
         (error(403, "AccessDenied", "x-amz-request-id: <b>"), AccessDenied, "403 AccessDenied ->"),
         (error(403, "RequestTimeTooSkewed"), AccessDenied, "correct the clock"),
         (error(301, "PermanentRedirect", "x-amz-bucket-region: eu-west-1"), ConfigError, "it is in eu-west-1"),

@@ -110,7 +110,7 @@ class Shelf:
             digest = await digest_of(decoded_part(box, uid, part))
             same = (await digest_of(self.store.read(path))).hexdigest() == digest.hexdigest()
             if self.if_exists == "fail" and not (same and resumed):
-                raise AlreadyExists(f"{self.address(path)} is there already", remedy="remove it, or set if_exists")
+                raise AlreadyExists(f"{self.address(path)} already exists", remedy="remove it, or set if_exists")
             await self.store.forget(path, part_token(run.scope))
             return digest, False
         await self.store.mkdir(path.rpartition("/")[0], parents=True)

@@ -49,7 +49,7 @@ class FilesystemErrors:
 def _typed(what: str, error: BaseException) -> FlowRunnerError | None:
     status = getattr(error, "status_code", None) or getattr(error, "status", None)
     if isinstance(error, FileNotFoundError) or status == 404:
-        return NotFound(f"{what}: not found", remedy="check the path")
+        return NotFound(f"{what}: does not exist", remedy="check the path")
     if isinstance(error, PermissionError) or status in (401, 403):
         return AccessDenied(f"{what}: access is denied", remedy="check the connection's credentials and their rights")
     if isinstance(error, FileExistsError):

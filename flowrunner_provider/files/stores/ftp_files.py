@@ -115,7 +115,7 @@ class FtpFiles(FolderPaths):
 
     def missing(self, path: str) -> NotFound:
         """Return the error for a path that does not exist."""
-        return NotFound(f"{self.label(path)} is not there", remedy="check the path")
+        return NotFound(f"{self.label(path)} does not exist", remedy="check the path")
 
     def denied(self, error: Rejected) -> AccessDenied:
         """Return the error for a refused operation on a path that exists."""

@@ -62,7 +62,7 @@ def refusal(
     if status in (401, 403):
         return AccessDenied(text, remedy="check the credentials and their permissions for this bucket")
     if status == 404 and code in ("", *_NOT_FOUND_CODES):
-        return NotFound(f"{what}: not found", remedy="check the path")
+        return NotFound(f"{what}: does not exist", remedy="check the path")
     if status == 404:
         return Rejected(text, status=status, code=code, remedy="check the bucket's name and its region")
     if status == 412:

@@ -129,7 +129,7 @@ class ObjectStore(Bucket):
         async for found in self.pages(f"{key}/", delimited=False, most=1):
             if found:
                 return self.folder(f"{key}/")
-        raise NotFound(f"{self.label(key)} is not there", remedy="check the path")
+        raise NotFound(f"{self.label(key)} does not exist", remedy="check the path")
 
     async def list(self, path: str, recursive: bool = False) -> AsyncIterator[Entry]:
         key = _folder_key(path)
