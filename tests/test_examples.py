@@ -1,4 +1,4 @@
-"""What a newcomer copies: the connections of the examples, and what the README says."""
+"""The connections of the examples, and the code and links of the README."""
 
 import ast
 import json
@@ -20,7 +20,7 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 @pytest.fixture
 def imported(tmp_path) -> dict[str, Any]:
-    """What ``airflow connections import`` makes of the file."""
+    """Return what ``airflow connections import`` reads from the file."""
     from airflow.secrets.local_filesystem import load_connections_dict
 
     found: dict[str, Any] = load_connections_dict(str(ROOT / "example_dags" / "connections.json"))

@@ -26,7 +26,7 @@ def module_name(path: Path) -> str:
 
 
 def is_pure(path: Path) -> bool:
-    """True for the files that must not know Airflow."""
+    """Return whether the file must not import Airflow."""
     inside = path.relative_to(PACKAGE).parts
     if len(inside) == 1:
         return inside[0] in ("__init__.py", "registry.py")

@@ -1,4 +1,4 @@
-"""Without any extra everything imports, and what is missing is told with the command that mends it."""
+"""Without extras, everything imports, and a missing package names the command that installs it."""
 
 import json
 
@@ -37,7 +37,7 @@ print(json.dumps(told))
 """
 
 
-def test_a_missing_extra_is_told_and_nothing_else_breaks(tmp_path) -> None:
+def test_a_missing_extra_names_its_install_command_and_breaks_nothing_else(tmp_path) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("a\n1\n")
     connections = {

@@ -73,7 +73,7 @@ def test_no_blanket_except_outside_the_boundary() -> None:
 
 
 def _raises_it_again(handler: ast.ExceptHandler) -> bool:
-    """Cleaning up on the way out is no swallowing."""
+    """A handler that cleans up and raises again is allowed."""
     last = handler.body[-1]
     return isinstance(last, ast.Raise) and last.exc is None
 
@@ -90,7 +90,7 @@ def test_no_airflow_exception_and_no_stub_is_raised() -> None:
     assert raised == []
 
 
-def test_no_timeout_is_endless_by_default() -> None:
+def test_every_default_timeout_is_finite() -> None:
     endless = []
     for path, tree in trees():
         for node in ast.walk(tree):
@@ -123,13 +123,13 @@ def test_files_and_functions_stay_small() -> None:
 
 
 def _statement_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of the body, the docstring not counted."""
+    """Return the number of lines of the body, without the docstring."""
     body = node.body[1:] if ast.get_docstring(node) else node.body
     return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
-def test_modules_import_each_other_in_no_circle() -> None:
-    """Neither for their types alone: who reads a room need not have read the one above it."""
+def test_there_are_no_import_cycles() -> None:
+    """Imports for type checking count too: a module can be read without those above it."""
     names = {module_name(path) for path in files()}
     needs = {module_name(path): _needed(tree, names) - {module_name(path)} for path, tree in trees()}
     while free := [name for name, needed in needs.items() if not needed & needs.keys()]:
@@ -150,13 +150,13 @@ def _needed(tree: ast.Module, names: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_every_module_says_what_it_is_and_what_it_offers(path: Path) -> None:
+def test_every_module_has_a_docstring_and_all(path: Path) -> None:
     module = importlib.import_module(module_name(path))
-    assert module.__doc__, "a module starts with what it is for"
+    assert module.__doc__, "a module needs a docstring"
     if path.name in ("__init__.py", "__main__.py"):
         return
     names = getattr(module, "__all__", None)
-    assert names is not None, "a module names what it offers in __all__"
+    assert names is not None, "a module needs __all__"
     for name in names:
         value = getattr(module, name)
         if inspect.isclass(value) or inspect.isfunction(value):

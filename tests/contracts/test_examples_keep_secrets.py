@@ -1,4 +1,4 @@
-"""Every example is parsed, its connections are tried, and every task runs into a far side that is not there.
+"""Every example is parsed, its connections are tested, and every task meets an unreachable far side.
 
 Every secret field of every connection holds a marker, and no marker is in what Airflow then has: in no table of its
 metadata database (rendered fields, XCom, logs, task state, serialised DAGs), in no log, and in no output.
@@ -38,11 +38,11 @@ WANTED = (
     else ["chat_messages", "email_actions", "http_jobs", "sms_oncall", "sql_actions", "webhook_actions"]
 )
 NOWHERE = 1
-"""A port of this machine on which nobody listens."""
+"""A local port on which nothing listens."""
 
 
 def marked(tree: Any, name: str, key: str = "") -> Any:
-    """The same with a marker in each place of a secret; its form stays, as many must have one."""
+    """Return the tree with a marker in place of each secret, in the form that the secret must have."""
     if isinstance(tree, dict):
         return {inner: marked(value, f"{name}-{inner}", inner) for inner, value in tree.items()}
     if not isinstance(tree, str) or key == "auth" or not (key == "password" or is_sensitive_key(key)):
@@ -60,7 +60,7 @@ def marked(tree: Any, name: str, key: str = "") -> Any:
 
 
 def connection(name: str) -> dict[str, Any]:
-    """An example's connection, full of markers, to a far side that is not there."""
+    """Return an example's connection with markers as its secrets, to an unreachable far side."""
     value: dict[str, Any] = marked(CONNECTIONS[name], name)
     text = json.dumps(value.get("extra", {})).replace("https://login", f"https://127.0.0.1:{NOWHERE}/login")
     value["extra"] = json.loads(text)
@@ -80,7 +80,7 @@ def connection(name: str) -> dict[str, Any]:
 
 
 def markers(value: Any) -> Iterator[str]:
-    """The markers of a connection, in what it says."""
+    """Yield the markers of a connection."""
     text = json.dumps(value)
     yield from filter(None, [value.get("password")])
     yield from re.findall(r"canary-[\w-]+-4711", text)
@@ -95,7 +95,7 @@ def spellings(marker: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def sinks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Everything that Airflow has after it has run the examples, by where it is."""
+    """Return everything that Airflow stored or printed while it ran the examples, by place."""
     root = tmp_path_factory.mktemp("examples")
     home, dags = root / "airflow", root / "dags"
     shutil.copytree(EXAMPLES, dags)
@@ -133,7 +133,7 @@ def sinks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_the_tasks_ran_and_failed(sinks: dict[str, str]) -> None:
-    """Otherwise the other test says nothing."""
+    """Otherwise the other test proves nothing."""
     ran = {}
     for line in sinks["stdout"].splitlines():
         if line.startswith("ran "):
@@ -147,7 +147,7 @@ def test_the_tasks_ran_and_failed(sinks: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", CONNECTIONS)
-def test_no_secret_is_anywhere(sinks: dict[str, str], name: str) -> None:
+def test_no_secret_appears_anywhere(sinks: dict[str, str], name: str) -> None:
     known = set(markers(connection(name)))
     secret = {"password"} & CONNECTIONS[name].keys() or "secret" in json.dumps(CONNECTIONS[name].get("extra", {}))
     assert bool(known) == bool(secret)

@@ -17,7 +17,7 @@ def make(base: dict[str, str] | None = None) -> dict[str, str]:
     return environment(Scratch(Path("/scratch")), PORTS, Secrets(), port=4, base=base or {})
 
 
-def test_an_outer_airflow_does_not_leak_in() -> None:
+def test_the_users_own_airflow_settings_do_not_leak_in() -> None:
     env = make(
         {
             "PATH": "/bin",
@@ -59,7 +59,7 @@ def test_official_hooks_understand_the_sqlite_connection(tmp_path: Path) -> None
     assert (tmp_path / "x.db").exists()
 
 
-def test_secrets_are_made_anew() -> None:
+def test_secrets_are_new_in_every_run() -> None:
     one, two = Secrets(), Secrets()
     assert one.api_token != two.api_token
     assert one.ui_password != two.ui_password
@@ -67,5 +67,5 @@ def test_secrets_are_made_anew() -> None:
     assert one.signing_key not in repr(make({}))
 
 
-def test_kills_are_given_on_request_only() -> None:
+def test_the_plan_of_kills_is_added_to_the_environment() -> None:
     assert with_kills({"A": "1"}, "[]") == {"A": "1", failpoints.ENVIRONMENT: "[]"}

@@ -64,7 +64,7 @@ def test_the_data_set_is_real_sorted_and_unique() -> None:
 
 
 @pytest.mark.parametrize("limit", [PAGE_LIMIT, 199, 1000])
-def test_following_the_cursor_gives_every_record_once(limit: int) -> None:
+def test_following_the_cursor_returns_every_record_once(limit: int) -> None:
     async def talk(session: aiohttp.ClientSession, url: str) -> list[Any]:
         records: list[Any] = []
         cursor: str | None = ""
@@ -81,7 +81,7 @@ def test_following_the_cursor_gives_every_record_once(limit: int) -> None:
 
 
 @pytest.mark.parametrize("header", ["", "Bearer wrong", "Basic t", "t", "Bearer ü"])
-def test_without_the_token_there_is_nothing(header: str) -> None:
+def test_a_request_without_the_token_is_refused(header: str) -> None:
     api = AirportsApi(AIRPORTS, "t", CALM)
 
     async def talk(session: aiohttp.ClientSession, url: str) -> int:
@@ -93,11 +93,11 @@ def test_without_the_token_there_is_nothing(header: str) -> None:
 
 
 @pytest.mark.parametrize("query", ["?cursor=%25", "?limit=x", "?limit=0", "?limit=-1", "?cursor=_w=="])
-def test_nonsense_is_refused(query: str) -> None:
+def test_an_invalid_query_is_refused(query: str) -> None:
     assert serve(AirportsApi(AIRPORTS, "t", CALM), lambda s, url: outcome(s, url + query)) == "400"
 
 
-def test_faults_come_by_schedule_and_are_counted() -> None:
+def test_faults_follow_the_schedule_and_are_counted() -> None:
     api = AirportsApi(AIRPORTS, "t", Faults(throttle=4, reset=3, cut=5, retry_after=0))
 
     async def talk(session: aiohttp.ClientSession, url: str) -> list[str]:
@@ -109,7 +109,7 @@ def test_faults_come_by_schedule_and_are_counted() -> None:
     assert (stats.requests, stats.pages, stats.throttled, stats.reset, stats.cut) == (10, 3, 2, 3, 2)
 
 
-def test_an_impatient_client_is_found_out() -> None:
+def test_a_client_that_ignores_retry_after_is_detected() -> None:
     clock = ManualClock()
     api = AirportsApi(AIRPORTS, "t", Faults(throttle=2, reset=0, cut=0, retry_after=7), clock)
 

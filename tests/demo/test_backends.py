@@ -42,7 +42,7 @@ def connect(ports: Ports, password: str = "p", key: str = "") -> Any:
     return asyncssh.connect("127.0.0.1", ports.sftp, username="u", password=password, known_hosts=known)
 
 
-def test_ready_file_tells_where(settings: Settings) -> None:
+def test_the_ready_file_holds_the_ports(settings: Settings) -> None:
     async def talk(ports: Ports) -> Ports:
         return ports
 
@@ -52,7 +52,7 @@ def test_ready_file_tells_where(settings: Settings) -> None:
     assert len({ports.api, ports.sftp, ports.smtp}) == 3
 
 
-def test_sftp_serves_its_folder_and_no_other(settings: Settings, tmp_path: Path) -> None:
+def test_sftp_serves_only_its_folder(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "local").write_bytes(b"\0\r\n data")
 
     async def talk(ports: Ports) -> None:
@@ -66,7 +66,7 @@ def test_sftp_serves_its_folder_and_no_other(settings: Settings, tmp_path: Path)
     assert (tmp_path / "sftp/archive/a").read_bytes() == b"\0\r\n data"
 
 
-def test_sftp_wants_the_password_and_shows_its_own_key(settings: Settings) -> None:
+def test_sftp_requires_the_password_and_presents_its_host_key(settings: Settings) -> None:
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
 
     async def talk(ports: Ports) -> None:

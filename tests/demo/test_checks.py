@@ -1,4 +1,4 @@
-"""Each check is broken once, and the command's exit code tells; no Airflow is needed for that."""
+"""Each check fails once, and the exit code shows it; this needs no Airflow."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def play(tmp_path: Path, breaks: Break | None = None, *options: str) -> tuple[in
     return command.run(args, performer), performances[0]
 
 
-def test_all_is_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_correct_run_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _ = play(tmp_path)
     shown = capsys.readouterr().out
     assert code == 0
@@ -133,7 +133,7 @@ def test_all_is_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_a_broken_far_side_is_found(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_far_side_fails_its_check(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check, breaks = BREAKS[name]
     code, performance = play(tmp_path, breaks)
     assert code == 1
@@ -152,7 +152,9 @@ def test_an_empty_far_side_fails_every_check(tmp_path: Path) -> None:
     assert failed == {check.name for check in evaluate(nothing)} - {"No leftovers"}
 
 
-def test_ui_stays_until_interrupted_and_keeps_the_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_ui_stays_until_interrupted_and_keeps_the_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, _ = play(tmp_path, None, "--ui")
     assert code == 0
     assert "http://127.0.0.1:1" in capsys.readouterr().out

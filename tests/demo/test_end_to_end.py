@@ -90,7 +90,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
             demo.process.wait(30)
 
 
-def test_the_pipeline_survives_and_nothing_is_left(start: Callable[..., Demo]) -> None:
+def test_the_pipeline_survives_and_leaves_nothing_behind(start: Callable[..., Demo]) -> None:
     demo = start("--ui")
     demo.until(lambda: "Ctrl-C stops it" in demo.text() or demo.over())
     assert "All 7 checks passed" in demo.text(), demo.text()
@@ -129,7 +129,7 @@ def test_no_secret_reaches_a_log_the_metadata_database_or_a_file(start: Callable
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_ending_it_in_mid_flight_leaves_nothing(start: Callable[..., Demo], signum: signal.Signals) -> None:
+def test_a_signal_during_the_run_leaves_nothing_behind(start: Callable[..., Demo], signum: signal.Signals) -> None:
     demo = start()
     demo.until(lambda: "fetch" in demo.text() or demo.over())
     assert not demo.over(), demo.text()
@@ -142,7 +142,7 @@ def test_ending_it_in_mid_flight_leaves_nothing(start: Callable[..., Demo], sign
     assert [one for one in demo.temp.iterdir() if one.name.startswith("flowrunner-demo-")] == []
 
 
-def test_a_dag_that_does_not_import_is_told_at_once(start: Callable[..., Demo], tmp_path: Path) -> None:
+def test_a_dag_import_error_is_reported_at_once(start: Callable[..., Demo], tmp_path: Path) -> None:
     broken = tmp_path / "recovery_pipeline.py"
     broken.write_text("from airflow.sdk import dag\nraise RuntimeError('sorry')\n")
     demo = start("--dag", str(broken), "--timeout", "90")

@@ -1,4 +1,4 @@
-"""Whatever ends the command, its processes end too, also those that lost their parent."""
+"""However the command ends, its processes end too, even orphans."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def gone(found: list[int], seconds: float) -> bool:
     return True
 
 
-def test_leaving_the_context_stops_all(tmp_path: Path) -> None:
+def test_leaving_the_context_stops_all_processes(tmp_path: Path) -> None:
     with Processes(tmp_path) as processes:
         processes.start("stubborn", [sys.executable, "-c", STUBBORN, str(tmp_path)], os.environ)
         found = [*pids(tmp_path), processes.guard.pid]
@@ -69,7 +69,7 @@ def test_leaving_the_context_stops_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
-def test_the_death_of_the_command_stops_all(signum: signal.Signals, tmp_path: Path) -> None:
+def test_the_death_of_the_command_stops_all_processes(signum: signal.Signals, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     (scratch / "deep").mkdir(parents=True)
     argv = [sys.executable, "-c", PARENT, str(tmp_path), str(scratch)]
@@ -81,14 +81,14 @@ def test_the_death_of_the_command_stops_all(signum: signal.Signals, tmp_path: Pa
     assert not scratch.exists()
 
 
-def test_an_end_that_was_not_expected_is_told_with_its_last_words(tmp_path: Path) -> None:
+def test_an_unexpected_exit_is_reported_with_its_last_output(tmp_path: Path) -> None:
     with Processes(tmp_path) as processes:
         processes.start("sad", [sys.executable, "-c", "import sys; sys.exit('no disk')"], os.environ)
         with pytest.raises(Unavailable, match=r"sad ended with code 1: no disk"):
             processes.finish("sad", Deadline(20))
 
 
-def test_waiting_has_an_end(tmp_path: Path) -> None:
+def test_waiting_times_out(tmp_path: Path) -> None:
     with Processes(tmp_path) as processes:
         processes.start("slow", [sys.executable, "-c", "import time; time.sleep(60)"], os.environ)
         with pytest.raises(TimedOut):

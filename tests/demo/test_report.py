@@ -21,7 +21,7 @@ def view(state: str, tries: int) -> RunView:
     return RunView(state="running", tasks=(task,))
 
 
-def test_plain_lines_come_in_bursts_and_none_is_lost() -> None:
+def test_plain_lines_are_batched_and_none_is_lost() -> None:
     clock, out = ManualClock(), io.StringIO()
     with Progress(Console(file=out, width=100), clock) as progress:
         progress.phase("Airflow")
