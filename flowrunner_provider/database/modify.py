@@ -15,6 +15,7 @@ from flowrunner_provider.core.run import Run
 from flowrunner_provider.database.choices import Operation
 from flowrunner_provider.database.dialects.base import Session
 from flowrunner_provider.database.dialects.model import Params
+from flowrunner_provider.database.dialects.values import as_json
 from flowrunner_provider.database.identifiers import Identifier, TableName
 from flowrunner_provider.database.once import Once
 from flowrunner_provider.database.results import ModifyResult
@@ -189,7 +190,8 @@ def _change_rows(session: Session, plan: ModifyPlan) -> int:
     builder = _StatementBuilder(session, plan.params)
     table = builder.name(TableName.parse(plan.table))
     if plan.operation == "update":
-        sets = ", ".join(f"{builder.name(name)} = {builder.value(value)}" for name, value in (plan.set or {}).items())
+        values = _encode_lists(session, plan)
+        sets = ", ".join(f"{builder.name(name)} = {builder.value(value)}" for name, value in values.items())
         head = f"UPDATE {table} SET {sets}"
     else:
         head = f"DELETE FROM {table}"
@@ -199,6 +201,17 @@ def _change_rows(session: Session, plan: ModifyPlan) -> int:
     failpoint("sql.modify.after_change")
     _check_limits(plan, affected)
     return affected
+
+
+def _encode_lists(session: Session, plan: ModifyPlan) -> dict[str, Any]:
+    """Return the values to set; a list for a column that is not an array becomes JSON, like an object."""
+    values = dict(plan.set or {})
+    lists = [name for name, value in values.items() if isinstance(value, list | tuple)]
+    if lists and session.has_arrays:
+        table = session.sql(TableName.parse(plan.table))
+        kinds = session.column_types(f"SELECT {session.names(lists)} FROM {table}", None)
+        lists = [name for name in lists if kinds[name] == "json"]
+    return values | {name: as_json(values[name]) for name in lists}
 
 
 def _check_limits(plan: ModifyPlan, affected: int, *, counted: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -120,6 +121,21 @@ def test_bad_arguments(far: FarSide, arguments: Any, field: str) -> None:
         modify(far, **{"set": {"n": 0}, **arguments})
     assert caught.value.field == field
     assert far.tables() == {"t"}
+
+
+@pytest.mark.backend
+def test_lists_are_stored_as_json_or_arrays(make_real: Callable[[], FarSide]) -> None:
+    far = make_real()
+    kind = {"postgres": "jsonb", "mysql": "json"}.get(far.kind, "varchar(99)")
+    array = ", tags text[]" if far.kind == "postgres" else ""
+    far.run(f"CREATE TABLE {far.name('t')} (id integer PRIMARY KEY, doc {kind}{array})")
+    far.run(f"INSERT INTO {far.name('t')} (id) VALUES (1)")
+    values = {"doc": ["a", {"b": [1, None]}], **({"tags": ["x", "y z"]} if array else {})}
+    assert modify(far, where={"id": 1}, set=values)["affected"] == 1
+    stored = far.rows("t")[0]
+    assert (json.loads(stored[1]) if isinstance(stored[1], str) else stored[1]) == values["doc"]
+    assert list(stored[2:]) == ([["x", "y z"]] if array else [])
+    assert modify(far, where={"id": 1}, set={"doc": []}, context={"run_id": "2"})["affected"] == 1
 
 
 def test_a_missing_table(far: FarSide) -> None:

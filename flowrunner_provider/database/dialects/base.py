@@ -50,6 +50,8 @@ class Session(SchemaOperations, SyncOperations, ABC):
     """The SQL that counts rows without overflow."""
     now_sql: ClassVar[str] = "CURRENT_TIMESTAMP"
     """The SQL for the current time in UTC."""
+    has_arrays: ClassVar[bool] = False
+    """Whether a column can be an array, so that a list is not always JSON."""
     row_errors: ClassVar[tuple[str, ...]]
     """Prefixes of the error codes that concern a single row."""
     key_errors: ClassVar[frozenset[str]] = frozenset()

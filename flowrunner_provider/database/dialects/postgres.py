@@ -83,6 +83,7 @@ class PostgresSession(Remote[PostgresConfig], PostgresStructure, PostgresSync):
     kind = "postgres"
     quoting = Quoting(max_bytes=63)
     placeholder = "${}"
+    has_arrays = True
     row_errors = ("22", "23")
     types = MappingProxyType(
         {

@@ -27,7 +27,8 @@ class SqlModifyOperator(FlowRunnerOperator):
     :param where: the rows to change: an object column -> value (a list matches any of its values, null matches NULL),
         or column -> object of operators, e.g. ``{">=": 5, "<": 9}``. All conditions must hold. The operators are
         ``= != < <= > >= like not_like in not_in``. Alternatively, an SQL condition with values in ``parameters``.
-    :param set: for ``update``: column -> new value.
+    :param set: for ``update``: column -> new value. Objects are stored as JSON; lists too, unless the column is an
+        array.
     :param parameters: values for the placeholders of a ``where`` text: ``%s`` and ``%(name)s`` for PostgreSQL and MySQL
         (write a literal ``%`` as ``%%`` when you pass parameters), ``?`` and ``:name`` for SQLite.
     :param max_affected: the maximum number of rows; with more, nothing is changed. Null for no limit.
