@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from flowrunner_provider.core.names import part_name
 __all__ = ["PartFile", "disk_errors"]
 
 _UMASK_LOCK = threading.Lock()
+_UMASK = re.compile(rb"^Umask:\s*([0-7]+)$", re.MULTILINE)
 _OPEN_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FLAGS = _OPEN_FLAGS | os.O_CREAT | os.O_EXCL
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -299,7 +301,20 @@ def _locked(file: int) -> bool | None:
 
 
 def _umask() -> int:
-    with _UMASK_LOCK:  # reading requires setting it, which must not happen in two threads at once
+    """Return the umask: from Linux, because ``umask`` can only set it, for the files of all threads at that moment."""
+    try:
+        status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return _umask_by_setting()
+    try:
+        found = _UMASK.search(os.read(status, 4096))
+    finally:
+        os.close(status)
+    return int(found[1], 8) if found else _umask_by_setting()
+
+
+def _umask_by_setting() -> int:
+    with _UMASK_LOCK:
         current = os.umask(0o077)
         os.umask(current)
     return current

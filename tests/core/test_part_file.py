@@ -4,7 +4,9 @@ import errno
 import fcntl
 import itertools
 import os
+import re
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,32 @@ def test_mode_and_umask(tmp_path: Path) -> None:
             assert stat.S_IMODE((tmp_path / name).stat().st_mode) == expected
     finally:
         os.umask(before)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux returns the umask without setting it")
+def test_reading_the_umask_does_not_change_the_files_of_other_threads(tmp_path: Path) -> None:
+    expected, stop = 0o777 & ~part_file._umask(), threading.Event()
+
+    def read_umask() -> None:
+        while not stop.is_set():
+            part_file._umask()
+
+    thread = threading.Thread(target=read_umask)
+    thread.start()
+    try:
+        folders = [tmp_path / f"folder{number}" for number in range(1000)]
+        for folder in folders:
+            folder.mkdir()
+    finally:
+        stop.set()
+        thread.join()
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {expected}
+
+
+def test_without_procfs_the_umask_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = part_file._umask()
+    monkeypatch.setattr(part_file, "_UMASK", re.compile(rb"^not in the file$"))
+    assert part_file._umask() == expected
 
 
 def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
