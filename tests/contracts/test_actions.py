@@ -217,7 +217,7 @@ class TestWatchers:
 
     def test_a_look_at_nothing_is_a_typed_error_that_says_what_to_do(self, spec: ActionSpec) -> None:
         with pytest.raises(FlowRunnerError) as caught:
-            asyncio.run(class_of(spec)(**ARGUMENTS[spec.id]).look(None))
+            asyncio.run(class_of(spec)(**ARGUMENTS[spec.id]).poll(None))
         assert caught.value.remedy
 
 

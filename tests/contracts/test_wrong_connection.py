@@ -50,7 +50,7 @@ def run(spec: ActionSpec, arguments: dict[str, Any], state: FileStateStore) -> N
     if spec.kind == "notifier":
         class_of(spec)(**arguments)(make_context())
     elif spec.kind == "trigger":
-        asyncio.run(class_of(spec)(**arguments).look(None))
+        asyncio.run(class_of(spec)(**arguments).poll(None))
     else:
         operator = class_of(spec)(task_id="t", **arguments)
         execute(operator, make_context(operator, state=state))
