@@ -73,7 +73,7 @@ class TeamsNotifier(FlowRunnerNotifier):
             title=self.title or "",
             more=mapping(self.facts, "facts"),
         )
-        run = Run.alone(timeout=self.timeout, retry=RetryPlan(attempts=_ATTEMPTS, in_place=_LONGEST_WAIT))
+        run = Run.alone(timeout=self.seconds, retry=RetryPlan(attempts=_ATTEMPTS, in_place=_LONGEST_WAIT))
         async with hook.open(run, mask_later=mask_soon) as gateway:
             await post_now(gateway, Message(card=card), run, action=self.action, key=id_of(context, self.action))
 

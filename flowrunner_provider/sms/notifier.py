@@ -60,7 +60,7 @@ class SmsNotifier(FlowRunnerNotifier):
         body = cut(self.body or summary(context), self.max_segments)
         draft = Draft(body=body, sender=self.sender or hook.config.sender, max_segments=self.max_segments)
         letters = addressed(self.to, draft)
-        run = Run.alone(timeout=self.timeout, retry=RetryPlan(attempts=_ATTEMPTS, in_place=_LONGEST_WAIT))
+        run = Run.alone(timeout=self.seconds, retry=RetryPlan(attempts=_ATTEMPTS, in_place=_LONGEST_WAIT))
         failed = dict(letters.invalid)
         last: FlowRunnerError | None = None
         async with hook.open(run, mask_later=mask_soon) as gateway:

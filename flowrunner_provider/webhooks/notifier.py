@@ -69,7 +69,7 @@ class WebhookNotifier(FlowRunnerNotifier):
             headers=strings(self.headers, "headers"),
             idempotent_receiver=True,
         )
-        run = Run.alone(timeout=self.timeout, retry=RetryPlan(attempts=_ATTEMPTS, in_place=_MAX_WAIT))
+        run = Run.alone(timeout=self.seconds, retry=RetryPlan(attempts=_ATTEMPTS, in_place=_MAX_WAIT))
         if self.sign is not None:
             one_of("sign", self.sign, Scheme)
         hook = FlowRunnerWebhookHook(self.http_conn_id)

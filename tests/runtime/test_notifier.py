@@ -1,11 +1,12 @@
 """One coroutine behind both faces of a notifier."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from flowrunner_provider.core.errors import TimedOut
+from flowrunner_provider.core.errors import ConfigError, TimedOut
 from flowrunner_provider.runtime.notifier import FlowRunnerNotifier
 
 
@@ -35,6 +36,16 @@ def test_the_triggerer_sends_the_same() -> None:
     assert note.sent == ["x"]
 
 
-def test_sending_has_an_end() -> None:
+@pytest.mark.parametrize("timeout", [0.1, "0.1s", timedelta(milliseconds=100)])
+def test_sending_has_a_time_limit(timeout: Any) -> None:
     with pytest.raises(TimedOut):
-        Note(text="slow", timeout=0.1).notify({})
+        Note(text="slow", timeout=timeout).notify({})
+
+
+@pytest.mark.parametrize("timeout", ["soon", 0, "-1s"])
+def test_a_bad_time_limit_is_refused_before_anything_is_sent(timeout: Any) -> None:
+    note = Note(text="x", timeout=timeout)
+    with pytest.raises(ConfigError) as caught:
+        note.notify({})
+    assert caught.value.field == "timeout"
+    assert note.sent == []
