@@ -125,7 +125,7 @@ def connection_test(monkeypatch, **fields) -> tuple[bool, str]:
         (200, True, "200"),
         (404, True, "check_endpoint"),
         (401, False, "login"),
-        (403, False, "allowed"),
+        (403, False, "permissions"),
         (500, False, "500"),
     ],
 )
